@@ -1,0 +1,38 @@
+# make demo   train on digits with half of the labels permuted, and measure
+# make test   everything that must hold
+# make lint   style
+PYTHON ?= python3
+VENV ?= .venv
+PY = $(VENV)/bin/python
+READY = $(VENV)/.ready
+OUT ?= runs/demo
+
+.PHONY: demo test quick lint format clean
+
+demo: $(READY)
+	$(PY) -m experiments.memorization --out=$(OUT)
+
+test: $(READY)
+	$(PY) -m pytest -n 2 --dist worksteal
+
+quick: $(READY)
+	$(PY) -m pytest -n 2 -m "not slow"
+
+lint: $(READY)
+	$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+format: $(READY)
+	$(PY) -m ruff check --fix . ; $(PY) -m ruff format .
+
+# Built once: a change of setup.py builds it again.
+$(READY): setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	  "geomem needs Python 3.11 or newer, and this is %s: name another \
+	with make PYTHON=python3.12" % sys.version.split()[0] or 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet --editable ".[test]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

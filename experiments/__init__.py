@@ -1,0 +1,1 @@
+"""Command-line experiments; each binary reproduces figures of the paper."""

@@ -1,0 +1,27 @@
+"""Redraws every figure of a run directory from its rows.
+
+python -m experiments.figures --run=runs/demo
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import flags as common
+from geomem import plots, runs
+
+_RUN = flags.DEFINE_string("run", None, "run directory", required=True)
+
+
+def main(argv) -> int:
+  """Draws, and prints what was written."""
+  del argv
+  path = pathlib.Path(_RUN.value)
+  runs.read_config(path)
+  for written in plots.draw_all(runs.read_rows(path), path / "figures"):
+    print(written)
+  return 0
+
+
+if __name__ == "__main__":
+  common.run(main)

@@ -1,0 +1,38 @@
+"""Analysis: what joins the rooms."""
+
+from geomem.analysis.experiment import (
+  Experiment,
+  ExperimentConfig,
+  Seed,
+  config_dict,
+  prepare,
+  prepare_seed,
+  resolve,
+)
+from geomem.analysis.findings import Finding, epoch_of, find, layer_means
+from geomem.analysis.memorization import (
+  checkpoints_of,
+  measure_layers,
+  measure_seed,
+  score_subsets,
+  train_seed,
+)
+
+__all__ = [
+  "Experiment",
+  "ExperimentConfig",
+  "Finding",
+  "Seed",
+  "checkpoints_of",
+  "config_dict",
+  "epoch_of",
+  "find",
+  "layer_means",
+  "measure_layers",
+  "measure_seed",
+  "prepare",
+  "prepare_seed",
+  "resolve",
+  "score_subsets",
+  "train_seed",
+]

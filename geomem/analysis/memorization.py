@@ -1,0 +1,242 @@
+"""The memorization experiment: train, score the subsets, measure the layers."""
+
+import shutil
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from geomem import geometry, runs, training
+from geomem.activations import layer_blocks
+from geomem.analysis import experiment as experiments
+
+METRICS = (
+  "capacity",
+  "radius",
+  "dimension",
+  "center_correlation",
+  "rank",
+  "interior",
+  "residual",
+)
+MEMORIZED = 0.99
+
+
+def score_subsets(experiment, seed, state) -> list[dict]:
+  """Rows of accuracy and loss of the four subsets."""
+  logits = {
+    split: training.predict_logits(
+      experiment.network,
+      state,
+      getattr(experiment, split).images,
+      experiment.mean,
+      experiment.std,
+    )
+    for split in ("train", "test")
+  }
+  rows = []
+  for name, subset in seed.subsets.items():
+    found = training.scores(
+      logits[subset.source][subset.indices], subset.labels
+    )
+    for metric, (value, stderr) in found.items():
+      rows.append(
+        {"subset": name, "metric": metric, "value": value, "stderr": stderr}
+      )
+  return rows
+
+
+def checkpoints_of(run: runs.Run | str, seed: int) -> training.Checkpoints:
+  """The saved networks of one seed, by epoch."""
+  path = getattr(run, "path", run)
+  return training.Checkpoints(path / "checkpoints" / f"seed{seed}")
+
+
+def train_seed(run, experiment, seed) -> Iterator[tuple[int, float]]:
+  """Trains one seed, or goes on where it was killed; hands on every epoch.
+
+  At the chosen epochs the network is saved first, then its scores, then the
+  state to resume from: whatever is cut off comes again, the same.
+
+  Yields:
+    The epoch, and the mean loss of its steps.
+  """
+  config = experiment.config
+  chosen = training.checkpoint_epochs(config.epochs)
+  resume_path = run.path / "resume" / f"seed{seed.seed}"
+  if _last_epoch(run.rows(), seed.seed) is not None:
+    shutil.rmtree(resume_path, ignore_errors=True)
+    return
+  with (
+    checkpoints_of(run, seed.seed) as saved,
+    training.Checkpoints(resume_path, keep=2) as resumable,
+  ):
+
+    def resume(state):
+      found = resumable.load_latest(_resume_tree(state))
+      if found is None:
+        return state
+      epoch, tree = found
+      structure = jax.tree.structure(state.optimizer)
+      optimizer = jax.tree.unflatten(structure, tree["optimizer"])
+      return training.TrainState(tree["network"], optimizer, epoch)
+
+    data = experiments.training_data(experiment, seed)
+    for state, loss in training.train(
+      seed.training_key,
+      experiment.network,
+      data,
+      experiment.recipe,
+      resume=resume,
+    ):
+      is_last = state.epoch == config.epochs
+      rows = []
+      if config.stop_when_memorized or state.epoch in chosen:
+        rows = score_subsets(experiment, seed, state.network)
+      if config.stop_when_memorized:
+        is_last |= _memorized(rows)
+      if state.epoch in chosen or is_last:
+        saved.save(state.epoch, state.network)
+        run.append(_tagged(rows, seed=seed.seed, epoch=state.epoch))
+        resumable.save(state.epoch, _resume_tree(state))
+      yield state.epoch, loss
+      if is_last:
+        break
+  run.append(_summary(run.rows(), seed, state.epoch))
+  shutil.rmtree(resume_path, ignore_errors=True)
+
+
+def _resume_tree(state: training.TrainState) -> dict:
+  leaves = jax.tree.leaves(state.optimizer)
+  return {"network": state.network, "optimizer": leaves}
+
+
+def _tagged(rows, **columns) -> list[dict]:
+  return [columns | row for row in rows]
+
+
+def _memorized(rows) -> bool:
+  return any(
+    row["value"] >= MEMORIZED
+    for row in rows
+    if (row["subset"], row["metric"]) == ("permuted", "accuracy")
+  )
+
+
+def _summary(rows, seed, last_epoch) -> list[dict]:
+  """Best epoch by test accuracy, last epoch, and facts about the labels."""
+  test = {
+    row["epoch"]: row["value"]
+    for row in rows
+    if row["seed"] == seed.seed
+    and (row["subset"], row["metric"]) == ("test", "accuracy")
+  }
+  facts = {
+    "best_epoch": max(test, key=test.get),
+    "last_epoch": last_epoch,
+    "manifold_points": next(iter(seed.manifolds.values())).shape[1],
+    "unchanged_labels": seed.labels.num_unchanged,
+  }
+  return [
+    {"seed": seed.seed, "metric": metric, "value": value}
+    for metric, value in facts.items()
+  ]
+
+
+def _last_epoch(rows, seed: int) -> int | None:
+  for row in rows:
+    if row["seed"] == seed and row["metric"] == "last_epoch":
+      return row["value"]
+  return None
+
+
+def _geometry_rows(measured, layer, layer_index, names) -> list[dict]:
+  columns = {
+    "capacity": (measured.mean_capacity, measured.mean_capacity_stderr),
+    "radius": (measured.mean_radius, measured.mean_radius_stderr),
+    "dimension": (measured.mean_dimension, measured.mean_dimension_stderr),
+    "center_correlation": (measured.center_correlation, None),
+    "rank": (measured.rank, None),
+    "interior": (measured.interior.mean(axis=-1), None),
+    "residual": (measured.residual.max(axis=-1), None),
+  }
+  return [
+    {
+      "layer": layer,
+      "layer_index": layer_index,
+      "subset": name,
+      "metric": metric,
+      "value": float(columns[metric][0][i]),
+      "stderr": None
+      if columns[metric][1] is None
+      else float(columns[metric][1][i]),
+    }
+    for i, name in enumerate(names)
+    for metric in METRICS
+  ]
+
+
+def measure_layers(experiment, seed, state) -> Iterator[list[dict]]:
+  """Geometry of every layer of one network; hands on each layer's rows."""
+  config, network = experiment.config, experiment.network
+  names = list(seed.subsets)
+  images = np.concatenate(
+    [
+      getattr(experiment, subset.source).images[seed.manifolds[name].ravel()]
+      for name, subset in seed.subsets.items()
+    ]
+  )
+  forward = experiments.measuring_forward(
+    network, tuple(experiment.mean.tolist()), tuple(experiment.std.tolist())
+  )
+  # The same probes in every layer and epoch: differences are of the layers.
+  measure = _measure(
+    config.kappa, config.num_probes, experiments.parse_centers(config.centers)
+  )
+  shape = next(iter(seed.manifolds.values())).shape
+  blocks = layer_blocks(forward, state, images, network.layer_names)
+  for index, (layer, points) in enumerate(blocks):
+    points = points.reshape(len(names), *shape, -1)
+    stats = [geometry.gram_statistics(p) for p in points]
+    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *stats)
+    measured = measure(seed.geometry_key, stacked)
+    yield _geometry_rows(measured, layer, index, names)
+
+
+def _measure(kappa, num_probes, centers):
+  def measure(key, stats):
+    return geometry.manifold_geometry(
+      key, stats, kappa=kappa, num_probes=num_probes, centers=centers
+    )
+
+  return jax.vmap(measure, (None, 0))
+
+
+def measure_seed(run, experiment, seed) -> Iterator[tuple[int, str]]:
+  """Measures every layer of every saved epoch that is not measured yet.
+
+  Yields:
+    The epoch and the layer that were just measured, or found measured.
+  """
+  layers = experiment.network.layer_names
+  expected = len(layers) * len(seed.subsets) * len(METRICS)
+  last = _last_epoch(run.rows(), seed.seed)
+  like = experiment.network.abstract_state
+  with checkpoints_of(run, seed.seed) as saved:
+    for epoch in [e for e in saved.epochs if e <= last]:
+      done = sum(
+        row["seed"] == seed.seed
+        and row["epoch"] == epoch
+        and row["layer"] is not None
+        for row in run.rows()
+      )
+      if done == expected:
+        yield from ((epoch, layer) for layer in layers)
+        continue
+      state = saved.load(epoch, like)
+      rows = []
+      for layer_rows in measure_layers(experiment, seed, state):
+        rows += layer_rows
+        yield epoch, layer_rows[0]["layer"]
+      run.append(_tagged(rows, seed=seed.seed, epoch=epoch))

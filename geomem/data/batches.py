@@ -1,0 +1,74 @@
+"""From uint8 images to what a network sees, under jit."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+
+def epoch_order(key: Key[Array, ""], num_examples: int) -> Int[Array, " n"]:
+  """The order of the examples in one epoch."""
+  return jax.random.permutation(key, num_examples)
+
+
+def pixel_moments(
+  images: UInt8[np.ndarray, "n H W C"],
+) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]]:
+  """Mean and standard deviation of each channel, in units of 0 to 255."""
+  num_channels = images.shape[-1]
+  # Exact integer histograms: no large float copy of the images.
+  counts = np.stack(
+    [
+      np.bincount(images[..., c].ravel(), minlength=256)
+      for c in range(num_channels)
+    ]
+  )
+  levels = np.arange(256)
+  total = counts.sum(axis=1)
+  mean = counts @ levels / total
+  variance = counts @ levels**2 / total - mean**2
+  std = np.sqrt(np.maximum(variance, 1e-6))
+  return mean.astype(np.float32), std.astype(np.float32)
+
+
+def normalize(
+  images: UInt8[Array, "n H W C"],
+  mean: Float[Array, " C"],
+  std: Float[Array, " C"],
+) -> Float[Array, "n H W C"]:
+  """Images with zero mean and unit variance by channel."""
+  shape = (1, 1, 1, -1)
+  return (images - mean.reshape(shape)) / std.reshape(shape)
+
+
+def augment(
+  key: Key[Array, ""],
+  images: UInt8[Array, "n H W C"],
+  *,
+  crop: int = 0,
+  flip: bool = False,
+) -> UInt8[Array, "n H W C"]:
+  """Random crops of the padded images, and random mirror images.
+
+  Args:
+    key: every image has a draw of its own.
+    images: the batch.
+    crop: pixels of zero padding on each side; 0 crops nothing.
+    flip: whether half of the images are mirrored left to right.
+  """
+  num_images, height, width, channels = images.shape
+  crop_key, flip_key = jax.random.split(key)
+  if crop:
+    margin = (crop, crop)
+    padded = jnp.pad(images, ((0, 0), margin, margin, (0, 0)))
+    corners = jax.random.randint(crop_key, (num_images, 2), 0, 2 * crop + 1)
+    cut = jax.vmap(
+      lambda image, corner: jax.lax.dynamic_slice(
+        image, (corner[0], corner[1], 0), (height, width, channels)
+      )
+    )
+    images = cut(padded, corners)
+  if flip:
+    mirrored = jax.random.bernoulli(flip_key, shape=(num_images, 1, 1, 1))
+    images = jnp.where(mirrored, images[:, :, ::-1], images)
+  return images

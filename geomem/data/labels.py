@@ -1,0 +1,86 @@
+"""Permuted training labels, with the truth kept beside them."""
+
+import io
+import os
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, Key
+
+
+class PermutedLabels(NamedTuple):
+  """Training labels of which a known part is permuted.
+
+  Attributes:
+    labels: `[n]` labels to train on.
+    true_labels: `[n]` labels as they were.
+    permuted: `[n]` whether an example was among the permuted ones; some of
+      these keep their label by chance.
+  """
+
+  labels: Int[np.ndarray, " n"]
+  true_labels: Int[np.ndarray, " n"]
+  permuted: Bool[np.ndarray, " n"]
+
+  @property
+  def num_unchanged(self) -> int:
+    """Permuted examples that kept their label by chance."""
+    return int((self.permuted & (self.labels == self.true_labels)).sum())
+
+  def save(self, path: pathlib.Path | str) -> None:
+    """Writes an npz file, whole or not at all."""
+    path = pathlib.Path(path)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **self._asdict())
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(buffer.getvalue())
+    os.replace(temporary, path)
+
+  @classmethod
+  def load(cls, path: pathlib.Path | str) -> "PermutedLabels":
+    """Reads what `save` wrote."""
+    with np.load(path, allow_pickle=False) as arrays:
+      return cls(**{name: arrays[name] for name in cls._fields})
+
+
+def permute_labels(
+  key: Key[Array, ""],
+  labels: Int[np.ndarray, " n"],
+  fraction: float,
+  *,
+  redraw: bool = False,
+) -> PermutedLabels:
+  """Permutes the labels of a random fraction of the examples.
+
+  Args:
+    key: decides which examples, and their labels.
+    labels: `[n]` true labels.
+    fraction: the part of the examples to permute, from 0 to 1.
+    redraw: whether labels are drawn anew, uniformly over the classes; by
+      default they are shuffled among the permuted examples, which keeps the
+      class counts.
+
+  Raises:
+    ValueError: the fraction is not between 0 and 1.
+  """
+  if not 0 <= fraction <= 1:
+    raise ValueError(
+      f"permuted_fraction is {fraction}; it must lie between 0 and 1."
+    )
+  labels = np.asarray(labels, np.int32)
+  choose_key, label_key = jax.random.split(key)
+  order = np.asarray(jax.random.permutation(choose_key, len(labels)))
+  chosen = np.sort(order[: round(fraction * len(labels))])
+  if redraw:
+    num_classes = int(labels.max()) + 1
+    drawn = jax.random.randint(label_key, (len(chosen),), 0, num_classes)
+  else:
+    drawn = jax.random.permutation(label_key, jnp.asarray(labels[chosen]))
+  training_labels = labels.copy()
+  training_labels[chosen] = np.asarray(drawn)
+  permuted = np.zeros(len(labels), bool)
+  permuted[chosen] = True
+  return PermutedLabels(training_labels, labels, permuted)

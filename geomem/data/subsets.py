@@ -1,0 +1,80 @@
+"""The paper's four kinds of examples, and manifolds sampled from them."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from geomem.data.labels import PermutedLabels
+
+SUBSETS = ("unpermuted", "permuted", "restored", "test")
+
+
+class Subset(NamedTuple):
+  """Examples, and the labels to analyse them by.
+
+  Attributes:
+    name: one of `SUBSETS`.
+    source: the split that the indices count in, `train` or `test`.
+    indices: `[m]` examples.
+    labels: `[m]` their labels for the analysis.
+  """
+
+  name: str
+  source: str
+  indices: Int[np.ndarray, " m"]
+  labels: Int[np.ndarray, " m"]
+
+
+def make_subsets(
+  permuted: PermutedLabels, test_labels: Int[np.ndarray, " k"]
+) -> dict[str, Subset]:
+  """Unpermuted, permuted, restored and test examples, by name.
+
+  Permuted and restored examples are the same images: permuted ones go by the
+  label they were trained on, restored ones by their true label. A subset
+  without examples (nothing permuted, or everything) is left out.
+  """
+  clean = np.flatnonzero(~permuted.permuted)
+  noisy = np.flatnonzero(permuted.permuted)
+  subsets = [
+    Subset("unpermuted", "train", clean, permuted.true_labels[clean]),
+    Subset("permuted", "train", noisy, permuted.labels[noisy]),
+    Subset("restored", "train", noisy, permuted.true_labels[noisy]),
+    Subset("test", "test", np.arange(len(test_labels)), test_labels),
+  ]
+  return {subset.name: subset for subset in subsets if len(subset.indices)}
+
+
+def sample_manifolds(
+  key: Key[Array, ""], subset: Subset, num_classes: int, num_points: int
+) -> Int[np.ndarray, "P M"]:
+  """Draws the same number of examples of every class.
+
+  Args:
+    key: decides which; the choice within a class depends on no other class.
+    subset: where from.
+    num_classes: P, the classes 0 to P - 1.
+    num_points: M, examples a class.
+
+  Returns:
+    Indices into the subset's split.
+
+  Raises:
+    ValueError: a class has fewer examples; it says which.
+  """
+  rows = []
+  for label in range(num_classes):
+    members = subset.indices[subset.labels == label]
+    if len(members) < num_points:
+      raise ValueError(
+        f"Class {label} has {len(members)} {subset.name} examples, fewer than"
+        f" the {num_points} points asked for; lower --manifold_points."
+      )
+    class_key = jax.random.fold_in(key, label)
+    chosen = jax.random.choice(
+      class_key, len(members), (num_points,), replace=False
+    )
+    rows.append(members[np.asarray(chosen)])
+  return np.stack(rows)

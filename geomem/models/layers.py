@@ -1,0 +1,125 @@
+"""Layers, each with its nonlinearity: what is measured, rewound and named."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+_HE = nnx.initializers.he_normal()
+
+
+class Conv(nnx.Module):
+  """Convolution, batch norm if asked for, and ReLU."""
+
+  def __init__(
+    self,
+    inputs: int,
+    outputs: int,
+    *,
+    rngs: nnx.Rngs,
+    size: int = 3,
+    stride: int = 1,
+    norm: bool = False,
+    relu: bool = True,
+    dtype=jnp.float32,
+  ):
+    self.conv = nnx.Conv(
+      inputs,
+      outputs,
+      (size, size),
+      strides=(stride, stride),
+      # The usual symmetric padding: SAME pads strided inputs on one side.
+      padding=[(size // 2, size // 2)] * 2,
+      use_bias=not norm,
+      kernel_init=_HE,
+      dtype=dtype,
+      rngs=rngs,
+    )
+    if norm:
+      self.norm = nnx.BatchNorm(outputs, momentum=0.9, dtype=dtype, rngs=rngs)
+    self.has_norm = norm
+    self.relu = relu
+
+  def __call__(self, x, *, train: bool):
+    x = self.conv(x)
+    if self.has_norm:
+      x = self.norm(x, use_running_average=not train)
+    return nnx.relu(x) if self.relu else x
+
+
+class Dense(nnx.Module):
+  """Flattening, a dense layer, and ReLU unless it gives the logits."""
+
+  def __init__(
+    self,
+    inputs: int,
+    outputs: int,
+    *,
+    rngs: nnx.Rngs,
+    relu: bool = True,
+    dtype=jnp.float32,
+  ):
+    init = _HE if relu else nnx.initializers.lecun_normal()
+    self.dense = nnx.Linear(
+      inputs, outputs, kernel_init=init, dtype=dtype, rngs=rngs
+    )
+    self.relu = relu
+
+  def __call__(self, x, *, train: bool):
+    del train
+    x = self.dense(x.reshape(x.shape[0], -1))
+    return nnx.relu(x) if self.relu else x
+
+
+class Function(nnx.Module):
+  """A layer without state, such as pooling."""
+
+  def __init__(self, function: Callable[[jax.Array], jax.Array]):
+    self.function = function
+
+  def __call__(self, x, *, train: bool):
+    del train
+    return self.function(x)
+
+
+def max_pool(x: jax.Array) -> jax.Array:
+  """2 x 2 pooling; a side of one stays as it is."""
+  return nnx.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
+
+
+def mean_pool(x: jax.Array) -> jax.Array:
+  """The mean over all positions: `[n, H, W, C]` to `[n, C]`."""
+  return x.mean(axis=(1, 2))
+
+
+class Block(nnx.Module):
+  """The basic residual block: two convolutions and a shortcut.
+
+  The shortcut is a 1 x 1 convolution with batch norm where the shape changes.
+  Source: He et al., "Deep residual learning", CVPR 2016.
+  """
+
+  def __init__(
+    self,
+    inputs: int,
+    outputs: int,
+    *,
+    stride: int,
+    rngs: nnx.Rngs,
+    dtype=jnp.float32,
+  ):
+    options = {"norm": True, "rngs": rngs, "dtype": dtype}
+    self.conv1 = Conv(inputs, outputs, stride=stride, **options)
+    self.conv2 = Conv(outputs, outputs, relu=False, **options)
+    self.projects = stride != 1 or inputs != outputs
+    if self.projects:
+      self.shortcut = Conv(
+        inputs, outputs, size=1, stride=stride, relu=False, **options
+      )
+
+  def __call__(self, x, *, train: bool):
+    y = self.conv2(self.conv1(x, train=train), train=train)
+    if self.projects:
+      x = self.shortcut(x, train=train)
+    return nnx.relu(x + y)

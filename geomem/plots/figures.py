@@ -1,0 +1,164 @@
+"""The figures of a memorization run, each from its rows alone."""
+
+import numpy as np
+from matplotlib import ticker
+from matplotlib.figure import Figure
+
+from geomem.plots import rows as table
+from geomem.plots import style
+
+_METRICS = ("capacity", "radius", "dimension")
+
+
+def _epoch_axis(ax, last: float) -> None:
+  """Epochs from 0 on, evenly spread in the logarithm."""
+  ax.set_xscale("symlog", linthresh=1, linscale=0.4)
+  ticks = [
+    t for t in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= last
+  ]
+  ax.set_xticks(ticks, [str(t) for t in ticks])
+  ax.minorticks_off()
+  ax.set_xlim(-0.15, last * 1.1)
+  ax.set_xlabel("epoch")
+
+
+def plot_accuracy(rows) -> Figure:
+  """Accuracy of the subsets by epoch; the best epoch is marked."""
+  figure = style.new_figure(5, 3.4)
+  ax = figure.subplots()
+  for subset in table.subsets_of(rows, "accuracy"):
+    x, mean, error = table.series(rows, "accuracy", subset, "epoch")
+    ax.plot(
+      x,
+      mean,
+      color=style.COLORS[subset],
+      marker=style.MARKERS[subset],
+      label=subset,
+    )
+    ax.fill_between(
+      x, mean - error, mean + error, color=style.COLORS[subset], alpha=0.2, lw=0
+    )
+  best = np.mean(list(table.fact(rows, "best_epoch").values()))
+  ax.axvline(best, color="0.5", lw=0.8, ls="--", label="best epoch", zorder=0)
+  _epoch_axis(ax, x.max())
+  ax.set_ylim(-0.02, 1.02)
+  ax.set_ylabel("accuracy")
+  figure.legend(
+    loc="outside upper center", ncols=5, fontsize=7.5, columnspacing=1
+  )
+  return figure
+
+
+def plot_geometry_by_layer(rows) -> Figure:
+  """Capacity, radius and dimension by layer, at the best and last epoch.
+
+  The paper's figure 3; faint lines in the second row repeat the first.
+  """
+  figure = style.new_figure(10, 5.6)
+  axes = figure.subplots(2, 3, sharex=True, sharey="col")
+  layers = table.layers_of(rows)
+  epochs = {w: table.fact(rows, f"{w}_epoch") for w in ("best", "last")}
+  for which, row_of_axes in zip(("best", "last"), axes, strict=True):
+    for metric, ax in zip(_METRICS, row_of_axes, strict=True):
+      for subset in table.subsets_of(rows, metric):
+        color = style.COLORS[subset]
+        if which == "last":
+          x, mean, _ = table.series(
+            rows, metric, subset, "layer_index", epochs["best"]
+          )
+          ax.plot(x, mean, color=color, alpha=0.3, lw=1)
+        x, mean, error = table.series(
+          rows, metric, subset, "layer_index", epochs[which]
+        )
+        ax.errorbar(
+          x,
+          mean,
+          error,
+          color=color,
+          marker=style.MARKERS[subset],
+          label=subset,
+        )
+      if metric == "capacity":
+        _log_axis(ax.yaxis)
+        _draw_chance(ax, rows)
+      ax.set_ylabel(style.LABELS[metric])
+      step = max(1, len(layers) // 24)
+      ax.set_xticks(range(0, len(layers), step), layers[::step])
+      ax.tick_params(axis="x", rotation=90, labelsize=7)
+    row_of_axes[1].set_title(f"{which} epoch")
+  handles, labels = axes[0, 0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside upper center", ncols=5)
+  return figure
+
+
+def chance_capacity(rows) -> float:
+  """2/M, the capacity of M points without structure."""
+  return 2 / next(iter(table.fact(rows, "manifold_points").values()))
+
+
+def _log_axis(axis) -> None:
+  """A logarithmic axis over about a decade, with plain numbers."""
+  axis.axes.set_yscale("log")
+  axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+  axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _draw_chance(ax, rows) -> None:
+  ax.axhline(
+    chance_capacity(rows), color="0.4", lw=0.9, ls=":", label="chance 2/M"
+  )
+
+
+def plot_capacity_heatmaps(rows) -> Figure:
+  """Capacity by layer and epoch, one panel a subset, one scale for all."""
+  subsets = table.subsets_of(rows, "capacity")
+  layers = table.layers_of(rows)
+  epochs = sorted({row["epoch"] for row in rows if row["layer"] is not None})
+  grids = []
+  for subset in subsets:
+    grid = np.full((len(layers), len(epochs)), np.nan)
+    for column, epoch in enumerate(epochs):
+      here = [row for row in rows if row["epoch"] == epoch]
+      x, mean, _ = table.series(here, "capacity", subset, "layer_index")
+      grid[x.astype(int), column] = mean
+    grids.append(grid)
+  figure = style.new_figure(2.6 * len(subsets) + 1, 0.2 * len(layers) + 1.6)
+  axes = figure.subplots(1, len(subsets), sharey=True, squeeze=False)[0]
+  low = min(np.nanmin(grid) for grid in grids)
+  high = max(np.nanmax(grid) for grid in grids)
+  for ax, subset, grid in zip(axes, subsets, grids, strict=True):
+    image = ax.imshow(
+      grid, aspect="auto", cmap="viridis", norm="log", vmin=low, vmax=high
+    )
+    ax.set_title(subset)
+    step = max(1, len(epochs) // 6)
+    ax.set_xticks(range(0, len(epochs), step), epochs[::step])
+    ax.set_xlabel("epoch")
+  axes[0].set_yticks(range(len(layers)), layers)
+  bar = figure.colorbar(image, ax=list(axes), label=style.LABELS["capacity"])
+  _log_axis(bar.ax.yaxis)
+  bar.ax.axhline(chance_capacity(rows), color="w", lw=2)
+  bar.ax.annotate(
+    "chance",
+    (1.1, chance_capacity(rows)),
+    xycoords=("axes fraction", "data"),
+    fontsize=7,
+    va="center",
+  )
+  return figure
+
+
+FIGURES = {
+  "accuracy": plot_accuracy,
+  "geometry_by_layer": plot_geometry_by_layer,
+  "capacity_by_epoch": plot_capacity_heatmaps,
+}
+
+
+def draw_all(rows, directory) -> list:
+  """Draws every figure; returns the files."""
+  written = []
+  for name, draw in FIGURES.items():
+    written += style.save_figure(draw(rows), directory / name)
+  return written

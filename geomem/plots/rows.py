@@ -1,0 +1,65 @@
+"""Rows as arrays: the one way from results to axes."""
+
+from collections import defaultdict
+
+import numpy as np
+
+SUBSETS = ("unpermuted", "permuted", "restored", "test")
+
+
+def subsets_of(rows, metric: str) -> list[str]:
+  """Subsets that have the metric, in the paper's order."""
+  present = {row["subset"] for row in rows if row["metric"] == metric}
+  return [subset for subset in SUBSETS if subset in present]
+
+
+def fact(rows, metric: str) -> dict[int, float]:
+  """A fact about each seed, such as `best_epoch`."""
+  return {
+    row["seed"]: row["value"]
+    for row in rows
+    if row["metric"] == metric and row["subset"] is None
+  }
+
+
+def layers_of(rows) -> list[str]:
+  """Layer names in the network's order."""
+  names = {
+    row["layer_index"]: row["layer"] for row in rows if row["layer"] is not None
+  }
+  return [names[index] for index in sorted(names)]
+
+
+def series(rows, metric: str, subset: str, along: str, epochs=None):
+  """Mean and error of a metric over seeds, along a column.
+
+  Args:
+    rows: the rows.
+    metric: its name.
+    subset: its subset.
+    along: the column of the x-axis, `epoch` or `layer_index`.
+    epochs: the epoch of each seed to look at; all by default.
+
+  Returns:
+    x, mean and error: the standard error over seeds, or the rows' own where
+    there is one seed.
+  """
+  values, errors = defaultdict(list), defaultdict(list)
+  for row in rows:
+    if row["metric"] != metric or row["subset"] != subset:
+      continue
+    if epochs is not None and row["epoch"] != epochs[row["seed"]]:
+      continue
+    values[row[along]].append(row["value"])
+    errors[row[along]].append(row["stderr"] or 0.0)
+  x = np.array(sorted(values))
+  mean = np.array([np.mean(values[i]) for i in x])
+  error = np.array(
+    [
+      np.std(values[i], ddof=1) / np.sqrt(len(values[i]))
+      if len(values[i]) > 1
+      else errors[i][0]
+      for i in x
+    ]
+  )
+  return x, mean, error

@@ -1,0 +1,54 @@
+"""One look for all figures: colours, sizes, and how they are saved."""
+
+import os
+import pathlib
+
+import matplotlib
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, which the colour-blind tell apart; the hues follow
+# the paper's legend. Markers say the same once more, for print without colour.
+COLORS = {
+  "unpermuted": "#0072B2",
+  "permuted": "#E69F00",
+  "restored": "#009E73",
+  "test": "#D55E00",
+}
+MARKERS = {"unpermuted": "o", "permuted": "s", "restored": "^", "test": "D"}
+LABELS = {
+  "capacity": r"capacity $\alpha_M$",
+  "radius": r"radius $R_M$ (centre norms)",
+  "dimension": r"dimension $D_M$",
+  "accuracy": "accuracy",
+}
+_STYLE = {
+  "font.size": 9,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "legend.frameon": False,
+  "lines.markersize": 4,
+  "lines.linewidth": 1.3,
+  "pdf.fonttype": 42,
+}
+
+
+def new_figure(width: float, height: float) -> Figure:
+  """An empty figure, in inches."""
+  matplotlib.rcParams.update(_STYLE)
+  figure = Figure(figsize=(width, height), layout="constrained")
+  FigureCanvasAgg(figure)
+  return figure
+
+
+def save_figure(figure: Figure, path: pathlib.Path) -> list[pathlib.Path]:
+  """Writes PNG and PDF beside each other, each whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  written = []
+  for suffix in (".png", ".pdf"):
+    target = path.with_suffix(suffix)
+    temporary = target.with_name(f".{target.stem}.{os.getpid()}{suffix}")
+    figure.savefig(temporary, dpi=160)
+    os.replace(temporary, target)
+    written.append(target)
+  return written

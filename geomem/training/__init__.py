@@ -1,0 +1,26 @@
+"""Training: recipe, steps, loop, scores and checkpoints."""
+
+from geomem.training.checkpoints import CheckpointError, Checkpoints
+from geomem.training.config import TrainingConfig, checkpoint_epochs
+from geomem.training.evaluation import predict_logits, scores
+from geomem.training.loop import (
+  NonFiniteLossError,
+  TrainingData,
+  TrainState,
+  steps_per_epoch,
+  train,
+)
+
+__all__ = [
+  "CheckpointError",
+  "Checkpoints",
+  "NonFiniteLossError",
+  "TrainState",
+  "TrainingConfig",
+  "TrainingData",
+  "checkpoint_epochs",
+  "predict_logits",
+  "scores",
+  "steps_per_epoch",
+  "train",
+]

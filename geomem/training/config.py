@@ -1,0 +1,62 @@
+"""How a network is trained: every number of the recipe, and nothing else."""
+
+import dataclasses
+
+OPTIMIZERS = ("sgd", "adam")
+SCHEDULES = ("constant", "step", "cosine")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainingConfig:
+  """The training recipe.
+
+  Attributes:
+    optimizer: `sgd` (with momentum) or `adam`.
+    learning_rate: peak learning rate.
+    momentum: momentum of SGD; Adam ignores it.
+    weight_decay: coefficient of the L2 penalty added to the gradient.
+    schedule: `constant`, `step` (a tenth after one half and after three
+      quarters of the steps) or `cosine` (to zero).
+    batch_size: examples per step.
+    epochs: passes over the training set.
+    crop: pixels of padding for the random crop; 0 turns it off.
+    flip: whether images are mirrored at random.
+  """
+
+  optimizer: str = "sgd"
+  learning_rate: float = 0.02
+  momentum: float = 0.9
+  weight_decay: float = 0.0
+  schedule: str = "constant"
+  batch_size: int = 64
+  epochs: int = 120
+  crop: int = 0
+  flip: bool = False
+
+  def __post_init__(self):
+    _expect_one_of("optimizer", self.optimizer, OPTIMIZERS)
+    _expect_one_of("schedule", self.schedule, SCHEDULES)
+    for name in ("learning_rate", "batch_size", "epochs"):
+      value = getattr(self, name)
+      if value <= 0:
+        raise ValueError(f"{name} is {value}; it must be positive.")
+
+
+def _expect_one_of(field: str, value: str, known: tuple[str, ...]) -> None:
+  if value not in known:
+    raise ValueError(
+      f"{field} {value!r} is not known; choose one of {', '.join(known)}."
+    )
+
+
+def checkpoint_epochs(last: int) -> tuple[int, ...]:
+  """Epochs worth keeping: 0, 1, 2, 3, 5, 8, 13, ... and the last.
+
+  Networks change fast at first and slowly later, so the list grows like the
+  Fibonacci numbers.
+  """
+  epochs, step = [0, 1, 2], 3
+  while step < last:
+    epochs.append(step)
+    step = epochs[-1] + epochs[-2]
+  return tuple(sorted({e for e in epochs if e < last} | {last}))

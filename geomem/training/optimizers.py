@@ -1,0 +1,29 @@
+"""Optax chains from a training recipe."""
+
+import optax
+
+from geomem.training.config import TrainingConfig
+
+
+def make_schedule(config: TrainingConfig, num_steps: int) -> optax.Schedule:
+  """Learning rate by step, over `num_steps` steps in all."""
+  if config.schedule == "cosine":
+    return optax.cosine_decay_schedule(config.learning_rate, num_steps)
+  if config.schedule == "step":
+    drops = {num_steps // 2: 0.1, 3 * num_steps // 4: 0.1}
+    return optax.piecewise_constant_schedule(config.learning_rate, drops)
+  return optax.constant_schedule(config.learning_rate)
+
+
+def make_optimizer(
+  config: TrainingConfig, steps_per_epoch: int
+) -> optax.GradientTransformation:
+  """The recipe's optimizer; weight decay is an L2 term of the gradient."""
+  schedule = make_schedule(config, config.epochs * steps_per_epoch)
+  if config.optimizer == "adam":
+    rule = optax.adam(schedule)
+  else:
+    rule = optax.sgd(schedule, momentum=config.momentum)
+  if config.weight_decay:
+    return optax.chain(optax.add_decayed_weights(config.weight_decay), rule)
+  return rule

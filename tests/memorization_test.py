@@ -1,0 +1,163 @@
+"""The main job through its binary: results, resuming, refusals, kills."""
+
+import pathlib
+import random
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from geomem import analysis, runs, training
+
+ROOT = pathlib.Path(__file__).parent.parent
+SMALL = {
+  "model": "mlp",
+  "width": 16,
+  "epochs": 3,
+  "manifold_points": 5,
+  "num_probes": 20,
+  "num_classes": 4,
+}
+
+
+def command(out, **flags):
+  options = [f"--{k}={v}" for k, v in (SMALL | flags).items()]
+  module = "experiments.memorization"
+  return [sys.executable, "-m", module, f"--out={out}", *options]
+
+
+def execute(out, **flags):
+  return subprocess.run(
+    command(out, **flags), capture_output=True, text=True, cwd=ROOT
+  )
+
+
+def test_a_run_is_whole_and_the_second_start_does_nothing(tmp_path):
+  first = execute(tmp_path / "run")
+  assert first.returncode == 0, first.stderr
+  rows = runs.read_rows(tmp_path / "run")
+  # 5 layers x 4 epochs x 4 subsets; input to logits.
+  capacities = [row for row in rows if row["metric"] == "capacity"]
+  assert len(capacities) == 5 * 4 * 4
+  assert all(row["value"] > 0 and row["stderr"] > 0 for row in capacities)
+  for name in ("accuracy", "geometry_by_layer", "capacity_by_epoch"):
+    for suffix in (".png", ".pdf"):
+      assert (tmp_path / "run" / "figures" / (name + suffix)).stat().st_size
+  second = execute(tmp_path / "run")
+  assert "nothing to do" in second.stdout
+  assert runs.read_rows(tmp_path / "run") == rows
+  other = execute(tmp_path / "run", width=17)
+  assert other.returncode == 1
+  assert "another width" in other.stderr
+  assert runs.read_rows(tmp_path / "run") == rows
+
+
+@pytest.mark.parametrize(
+  ("flags", "sentence"),
+  [
+    ({"dataset": "nonesuch", "data_dir": "/nowhere"}, "no data set 'nonesuch'"),
+    ({"model": "vgg"}, "'vgg' is not known"),
+    ({"optimizer": "lion"}, "'lion' is not known"),
+    ({"permuted_fraction": 1.2}, "permuted_fraction is 1.2"),
+    ({"manifold_points": 500}, "lower --manifold_points"),
+    ({"batch_size": 5000}, "lower --batch_size"),
+    ({"centers": "half"}, "'half' is not known"),
+    ({"dataset": "npz:nowhere.npz"}, "There is no file"),
+  ],
+)
+def test_bad_input_is_a_sentence_and_writes_nothing(tmp_path, flags, sentence):
+  config = analysis.ExperimentConfig(**(SMALL | flags))
+  with pytest.raises(ValueError, match=sentence):
+    analysis.prepare_seed(analysis.prepare(config), 0)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_killed_five_times_it_ends_with_the_same_rows(tmp_path):
+  flags = {"epochs": 12, "num_seeds": 2}
+  assert execute(tmp_path / "calm", **flags).returncode == 0
+  rng = random.Random(0)
+  for _ in range(5):
+    process = subprocess.Popen(
+      command(tmp_path / "killed", **flags),
+      cwd=ROOT,
+      stdout=subprocess.DEVNULL,
+      stderr=subprocess.DEVNULL,
+    )
+    try:
+      process.wait(timeout=rng.uniform(3, 12))
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.wait()
+  assert execute(tmp_path / "killed", **flags).returncode == 0
+  calm, killed = (
+    (tmp_path / name / "results.jsonl").read_bytes()
+    for name in ("calm", "killed")
+  )
+  # Without damaged lines, as each row is one write.
+  assert killed == calm
+
+
+def test_training_resumes_bit_for_bit(tmp_path):
+  config = analysis.ExperimentConfig(**SMALL)
+  experiment = analysis.prepare(config)
+  seed = analysis.prepare_seed(experiment, 0)
+  from geomem.analysis import experiment as experiments
+
+  data = experiments.training_data(experiment, seed)
+  run = [seed.training_key, experiment.network, data, experiment.recipe]
+  states = [state for state, _ in training.train(*run)]
+  *_, (resumed, _) = training.train(*run, resume=lambda _: states[1])
+  jax.tree.map(
+    np.testing.assert_array_equal, resumed.network, states[-1].network
+  )
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step():
+  config = analysis.ExperimentConfig(**(SMALL | {"learning_rate": 1e6}))
+  experiment = analysis.prepare(config)
+  seed = analysis.prepare_seed(experiment, 0)
+  from geomem.analysis import experiment as experiments
+
+  data = experiments.training_data(experiment, seed)
+  with pytest.raises(training.NonFiniteLossError, match="at step"):
+    list(
+      training.train(
+        seed.training_key, experiment.network, data, experiment.recipe
+      )
+    )
+
+
+def test_scores_have_their_closed_forms():
+  logits = np.log(np.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]))
+  found = training.scores(logits, np.array([0, 1]))
+  assert found["accuracy"][0] == 0.5
+  assert found["loss"][0] == pytest.approx(-np.log([0.5, 0.2]).mean())
+
+
+def test_checkpoint_epochs_are_dense_first():
+  assert training.checkpoint_epochs(20) == (0, 1, 2, 3, 5, 8, 13, 20)
+  assert training.checkpoint_epochs(1) == (0, 1)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path):
+  tree = {"fc": {"kernel": jnp.ones((2, 3))}}
+  with training.Checkpoints(tmp_path) as saved:
+    for epoch in (1, 2):
+      saved.save(epoch, tree)
+  for file in (tmp_path / "2").rglob("*"):
+    if file.is_file() and file.stat().st_size > 100:
+      file.write_bytes(file.read_bytes()[:10])
+  with training.Checkpoints(tmp_path) as saved:
+    with pytest.raises(training.CheckpointError, match="damaged"):
+      saved.load(2, tree)
+    epoch, loaded = saved.load_latest(tree)
+    assert epoch == 1
+    np.testing.assert_array_equal(loaded["fc"]["kernel"], tree["fc"]["kernel"])
+    with pytest.raises(
+      training.CheckpointError, match="no checkpoint of epoch"
+    ):
+      saved.load(7, tree)

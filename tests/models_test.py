@@ -1,0 +1,97 @@
+"""Networks: parameter counts, layers, and states that are one pytree."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from geomem.models import MODELS, build
+
+# Exact counts of the CIFAR-stem ResNet-18 with 100 classes, which also end
+# the parameter axis of the paper's figure 4C-E.
+RESNET18_COUNTS = {
+  4: 47_592,
+  8: 182_252,
+  14: 547_682,
+  16: 713_076,
+  32: 2_820_740,
+  44: 5_316_752,
+  64: 11_220_132,
+}
+
+
+@pytest.mark.parametrize("width", RESNET18_COUNTS)
+def test_resnet18_has_the_exact_number_of_parameters(width):
+  network = build(
+    "resnet18", num_classes=100, image_shape=(32, 32, 3), width=width
+  )
+  assert network.num_parameters == RESNET18_COUNTS[width]
+
+
+def test_vgg16_has_the_papers_22_points():
+  network = build("vgg16", num_classes=100, image_shape=(32, 32, 3))
+  assert len(network.layer_names) == 22
+  assert network.layer_names[0] == "input"
+  assert network.layer_names[-1] == "logits"
+
+
+def test_the_cifar_vgg16_count():
+  # 13 convolutions of the original (14,714,688 with biases), then
+  # 512 -> 512 -> 512 -> 100 with biases.
+  network = build("vgg16", num_classes=100, image_shape=(32, 32, 3))
+  head = 2 * (512 * 512 + 512) + 512 * 100 + 100
+  assert network.num_parameters == 14_714_688 + head
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_activations_follow_the_layers(name):
+  network = build(name, num_classes=5, image_shape=(8, 8, 3), width=2)
+  state = network.init(jax.random.key(0))
+  images = jnp.ones((3, 8, 8, 3))
+  output = jax.jit(network.apply)(state, images)
+  # jit hands dicts back with their keys sorted.
+  assert sorted(output.activations) == sorted(network.layer_names)
+  assert output.logits.shape == (3, 5)
+  assert tuple(sorted(state)) == tuple(sorted(network.parameter_layers))
+  assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(output))
+  hidden = network.layer_names[1:-1]
+  assert all(float(output.activations[n].min()) >= 0 for n in hidden)
+
+
+def test_split_and_merge_are_inverse():
+  network = build("vgg16_bn", num_classes=5, image_shape=(8, 8, 3), width=2)
+  state = network.init(jax.random.key(0))
+  parameters, statistics = network.split(state)
+  assert set(statistics["conv1_1"]["norm"]) == {"mean", "var"}
+  merged = network.merge(parameters, statistics)
+  jax.tree.map(np.testing.assert_array_equal, merged, state)
+  assert jax.tree.structure(merged) == jax.tree.structure(state)
+
+
+def test_batch_statistics_move_in_training_only():
+  network = build("resnet18", num_classes=5, image_shape=(8, 8, 3), width=2)
+  state = network.init(jax.random.key(0))
+  images = 3 + jax.random.normal(jax.random.key(1), (4, 8, 8, 3))
+  still = network.apply(state, images).state
+  moved = network.apply(state, images, train=True).state
+  assert still is state
+  before = network.split(state)[1]["stem"]["norm"]["mean"]
+  after = network.split(moved)[1]["stem"]["norm"]["mean"]
+  assert float(jnp.abs(after - before).max()) > 0
+  assert jax.tree.structure(moved) == jax.tree.structure(state)
+
+
+def test_stacked_states_run_under_vmap():
+  network = build("convnet", num_classes=5, image_shape=(8, 8, 1), width=2)
+  keys = jax.random.split(jax.random.key(0), 3)
+  stacked = jax.vmap(network.init)(keys)
+  images = jax.random.normal(jax.random.key(1), (4, 8, 8, 1))
+  together = jax.vmap(lambda s: network.apply(s, images).logits)(stacked)
+  for i, key in enumerate(keys):
+    alone = network.apply(network.init(key), images).logits
+    np.testing.assert_allclose(together[i], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_unknown_models_are_refused_by_a_sentence():
+  with pytest.raises(ValueError, match=r"'vgg' is not known; choose one of"):
+    build("vgg", num_classes=5, image_shape=(8, 8, 1))
