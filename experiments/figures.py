@@ -1,4 +1,4 @@
-"""Redraws every figure of a run directory from its rows.
+"""Redraws every figure of a run directory, and of those below it, from rows.
 
 python -m experiments.figures --run=runs/demo
 """
@@ -18,8 +18,10 @@ def main(argv) -> int:
   del argv
   path = pathlib.Path(_RUN.value)
   runs.read_config(path)
-  for written in plots.draw_all(runs.read_rows(path), path / "figures"):
-    print(written)
+  # What was done with a run afterwards lies in directories below it.
+  for config in sorted(path.rglob("config.json")):
+    for written in plots.draw_all(config.parent):
+      print(written)
   return 0
 
 

@@ -59,7 +59,7 @@ def _print_table(rows) -> None:
 
 def _report(run: runs.Run) -> None:
   rows = run.rows()
-  written = plots.draw_all(rows, run.path / "figures")
+  written = plots.draw_all(run.path)
   _print_table(rows)
   if {"permuted", "restored"} <= {row["subset"] for row in rows}:
     for finding in analysis.find(rows):

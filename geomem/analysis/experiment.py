@@ -2,13 +2,14 @@
 
 import dataclasses
 import functools
+import pathlib
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from geomem import data, models, training
+from geomem import data, models, runs, training
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -228,3 +229,29 @@ def measuring_forward(network: models.Network, mean: tuple, std: tuple):
     return network.apply(state, normalized).activations
 
   return forward
+
+
+def load_experiment(path: pathlib.Path | str) -> Experiment:
+  """The experiment of a finished run, from the config in its directory.
+
+  Raises:
+    RunError: the directory is no run of `experiments.memorization`, or its
+      training has not come to an end.
+  """
+  config = runs.read_config(path)
+  known = {field.name for field in dataclasses.fields(ExperimentConfig)}
+  if not known >= set(config):
+    raise runs.RunError(
+      f"{path} holds no run of experiments.memorization; its config has the"
+      f" fields {sorted(set(config) - known)}."
+    )
+  done = {
+    r["seed"] for r in runs.read_rows(path) if r["metric"] == "last_epoch"
+  }
+  seeds = set(range(config["seed"], config["seed"] + config["num_seeds"]))
+  if not seeds <= done:
+    raise runs.RunError(
+      f"The run in {path} is not finished: seed {min(seeds - done)} has not"
+      " been trained to its end. Give its own command again first."
+    )
+  return prepare(ExperimentConfig(**config))

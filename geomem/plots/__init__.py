@@ -1,12 +1,11 @@
 """Plots: rows to figures."""
 
 from geomem.plots.figures import (
-  FIGURES,
-  draw_all,
   plot_accuracy,
   plot_capacity_heatmaps,
   plot_geometry_by_layer,
 )
+from geomem.plots.gallery import FIGURES, draw_all
 from geomem.plots.style import save_figure
 
 __all__ = [

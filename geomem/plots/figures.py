@@ -149,16 +149,8 @@ def plot_capacity_heatmaps(rows) -> Figure:
   return figure
 
 
-FIGURES = {
+MEMORIZATION = {
   "accuracy": plot_accuracy,
   "geometry_by_layer": plot_geometry_by_layer,
   "capacity_by_epoch": plot_capacity_heatmaps,
 }
-
-
-def draw_all(rows, directory) -> list:
-  """Draws every figure; returns the files."""
-  written = []
-  for name, draw in FIGURES.items():
-    written += style.save_figure(draw(rows), directory / name)
-  return written

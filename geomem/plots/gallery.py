@@ -1,0 +1,20 @@
+"""Which figures belong to which experiment."""
+
+import pathlib
+
+from geomem import runs
+from geomem.plots import figures, style
+
+# The `experiment` field of a config -> its figures by name.
+FIGURES = {"memorization": figures.MEMORIZATION}
+
+
+def draw_all(path: pathlib.Path | str) -> list[pathlib.Path]:
+  """Draws every figure of a run directory from its rows; returns the files."""
+  path = pathlib.Path(path)
+  kind = runs.read_config(path).get("experiment", "memorization")
+  rows = runs.read_rows(path)
+  written = []
+  for name, draw in FIGURES[kind].items():
+    written += style.save_figure(draw(rows), path / "figures" / name)
+  return written
