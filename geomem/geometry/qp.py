@@ -4,8 +4,7 @@ For a manifold's points S (M rows) and a probe t, the vector nearest to t that
 has every point on its positive side, v = argmin ½‖v − t‖² subject to S v ≥ κ,
 has the dual: minimise ½ λᵀGλ − λᵀb over λ ≥ 0, with G = S Sᵀ and b = κ − S t.
 
-Lanes go in chunks; a chunk ends with its slowest lane. The method is that of
-`active_set`.
+The method is that of `lockstep`.
 """
 
 import functools
@@ -17,11 +16,10 @@ from jaxopt import linear_solve
 from jaxopt.base import IterativeSolver, OptStep
 from jaxtyping import Array, Bool, Float, Int
 
-from geomem.geometry.active_set import pivot, polish, scales, start_pivoting
+from geomem.geometry import projected_cg
+from geomem.geometry.lockstep import scales, solve_in_chunks
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-# Lanes of one chunk: the tableaus should stay in the cache of a core.
-_CHUNK_FLOATS = 2**18
 
 
 class QPSolution(NamedTuple):
@@ -33,7 +31,7 @@ class QPSolution(NamedTuple):
       standard deviation: the largest |min(λ_i g_i, −w_i / g_i)|, with
       g_i² = G_ii and w = b − Gλ. Computed from λ alone.
     converged: whether the residual is finite and within the tolerance.
-    num_iters: sweeps.
+    num_iters: iterations after the exact start.
   """
 
   lam: Float[Array, "... M"]
@@ -47,22 +45,6 @@ def default_tolerance(dtype) -> float:
   return 1e3 * float(jnp.finfo(dtype).eps)
 
 
-def _solve_scaled(G, b, maxiter: int):
-  """Chunk `[L, M, M]`, `[L, M]` of problems with unit diagonals."""
-
-  def unfinished(carry):
-    lanes, count = carry
-    return ~lanes.done.all() & (count < maxiter)
-
-  def body(carry):
-    lanes, count = carry
-    return jax.vmap(pivot)(lanes), count + 1
-
-  lanes = jax.vmap(start_pivoting)(G, b)
-  lanes, _ = jax.lax.while_loop(unfinished, body, (lanes, 0))
-  return jax.vmap(polish)(lanes, G, b), lanes.iter_num
-
-
 def kkt_residual(
   G: Float[Array, "P M M"], b: Float[Array, "P T M"], lam: Float[Array, "P T M"]
 ) -> Float[Array, "P T"]:
@@ -72,39 +54,18 @@ def kkt_residual(
   return jnp.abs(jnp.minimum(lam * g, -w / g)).max(axis=-1)
 
 
-def _solve(G, b, maxiter):
-  num_manifolds, num_probes, size = b.shape
-  g = scales(G)
-  unit = G / (g[:, :, None] * g[:, None, :])
-  scaled = (b / g[:, None]).reshape(-1, size)
-  chunk = max(1, min(_CHUNK_FLOATS // size**2, len(scaled)))
-  missing = -len(scaled) % chunk
-  # Lanes of padding have nothing to gain, and are done at once.
-  padding = jnp.full((missing, size), -1, b.dtype)
-  targets = jnp.concatenate([scaled, padding]).reshape(-1, chunk, size)
-  lanes = jnp.arange(targets.shape[0] * chunk)
-  owner = jnp.minimum(lanes // num_probes, num_manifolds - 1)
-  owner = owner.reshape(-1, chunk)
-  lam, num_iters = jax.lax.map(
-    lambda xs: _solve_scaled(unit[xs[0]], xs[1], maxiter), (owner, targets)
-  )
-  lam = lam.reshape(-1, size)[: len(scaled)].reshape(b.shape) / g[:, None]
-  return lam, num_iters.reshape(-1)[: len(scaled)].reshape(b.shape[:2])
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@jax.custom_vjp
 def _multipliers(G, b, maxiter):
-  return _solve(G, b, maxiter)
+  return solve_in_chunks(G, b, maxiter)
 
 
 def _multipliers_forward(G, b, maxiter):
-  lam, num_iters = _solve(G, b, maxiter)
+  lam, num_iters = solve_in_chunks(G, b, maxiter)
   return (lam, num_iters), (G, lam)
 
 
-def _multipliers_backward(maxiter, saved, cotangents):
+def _multipliers_backward(saved, cotangents):
   """On the support G λ = b: differentiate that."""
-  del maxiter
   G, lam = saved
   on = lam > 0
   both = on[..., :, None] & on[..., None, :]
@@ -112,7 +73,8 @@ def _multipliers_backward(maxiter, saved, cotangents):
   system = jnp.where(both, G[:, None], eye[None, None])
   rhs = jnp.where(on, cotangents[0], 0)
   y = jnp.linalg.solve(system, rhs[..., None])[..., 0]
-  return -jnp.einsum("pti,ptj->pij", y, lam, precision=_HIGHEST), y
+  gradient = -jnp.einsum("pti,ptj->pij", y, lam, precision=_HIGHEST)
+  return gradient, y, None
 
 
 _multipliers.defvjp(_multipliers_forward, _multipliers_backward)
@@ -124,7 +86,7 @@ def solve_nonnegative_qp(
   b: Float[Array, "P T M"],
   *,
   tol: float | None = None,
-  maxiter: int | None = None,
+  maxiter: int = 2000,
 ) -> QPSolution:
   """Minimises ½ λᵀGλ − λᵀb over λ ≥ 0, for P · T problems.
 
@@ -135,15 +97,15 @@ def solve_nonnegative_qp(
       zeros, with b negative there, stands for a point that is missing.
     b: a vector for each of its T probes.
     tol: the residual that counts as converged; `default_tolerance` by default.
-    maxiter: bound on the sweeps, 10 M by default. A lane that needs more says
-      that it did not converge; repeated points in float32 may be the cause.
+      Iterations go on to rounding whatever it is.
+    maxiter: bound on the iterations. A lane that needs more says that it did
+      not converge.
 
   Returns:
     The solutions; see `QPSolution`.
   """
-  maxiter = 10 * G.shape[-1] if maxiter is None else maxiter
   tol = default_tolerance(b.dtype) if tol is None else tol
-  lam, num_iters = _multipliers(G, b, maxiter)
+  lam, num_iters = _multipliers(G, b, jnp.int32(maxiter))
   residual = kkt_residual(*jax.lax.stop_gradient((G, b, lam)))
   return QPSolution(lam, residual, residual <= tol, num_iters)
 
@@ -157,16 +119,16 @@ class QPState(NamedTuple):
 
 
 class NonnegativeQP(IterativeSolver):
-  """The same method, one problem at a time, under jaxopt's contract.
+  """Conjugate gradients with projections, under jaxopt's contract.
 
   `NonnegativeQP().run(None, G, b)` gives λ; `run`, implicit differentiation
   and vmap are jaxopt's own.
   """
 
-  def __init__(self, *, maxiter: int = 1000, implicit_diff: bool = True):
-    """Sets the bound on the sweeps, and how derivatives are taken."""
+  def __init__(self, *, maxiter: int = 2000, implicit_diff: bool = True):
+    """Sets the bound on the iterations, and how derivatives are taken."""
     self.maxiter = maxiter
-    self.tol = 0.5  # The error is 0 or 1: whether sweeps are left to do.
+    self.tol = 1.0  # The error is in units of what rounding leaves.
     self.implicit_diff = implicit_diff
     # jaxopt's default solve stops short of the last digits.
     self.implicit_diff_solve = linear_solve.solve_lu
@@ -175,28 +137,35 @@ class NonnegativeQP(IterativeSolver):
     self.unroll = "auto"
 
   def init_state(self, init_params, G, b) -> QPState:
-    """The state at λ = 0; `init_params` is not used."""
-    del init_params
-    g = scales(G)
-    lane = start_pivoting(G / (g[:, None] * g[None, :]), b / g)
-    return QPState(lane.iter_num, jnp.ones((), b.dtype), lane)
+    """The state at `init_params`, made feasible."""
+    unit, target, g = _scaled(G, b)
+    lam = jnp.maximum(init_params * g, 0)
+    step = projected_cg.step_length(unit)
+    zero = jnp.int32(0)
+    lane = projected_cg.start(unit, target, lam, step, zero)
+    return QPState(zero, projected_cg.error(lane), lane)
 
   def update(self, params, state: QPState, G, b) -> OptStep:
-    """One sweep."""
+    """One iteration."""
     del params
-    lane = pivot(state.lane)
-    g = scales(G)
-    polished = polish(lane, G / (g[:, None] * g[None, :]), b / g)
-    lam = jnp.where(lane.done, polished, lane.lam) / g
-    error = 1 - lane.done.astype(b.dtype)
-    return OptStep(lam, QPState(state.iter_num + 1, error, lane))
+    unit, _, g = _scaled(G, b)
+    step = projected_cg.step_length(unit)
+    lane = projected_cg.iterate(unit, step, state.lane)
+    error = projected_cg.error(lane)
+    return OptStep(lane.lam / g, QPState(state.iter_num + 1, error, lane))
 
   def run(self, init_params, *args, **kwargs) -> OptStep:
-    """Solves; λ starts from zero whatever `init_params` is."""
-    del init_params
-    return super().run(jnp.zeros_like(args[1]), *args, **kwargs)
+    """Solves, from `init_params`, or from λ = 0 where that is None."""
+    if init_params is None:
+      init_params = jnp.zeros_like(args[1])
+    return super().run(init_params, *args, **kwargs)
 
   def optimality_fun(self, params, G, b) -> Float[Array, " M"]:
     """λ − max(λ + b − Gλ, 0), which is zero at the solution."""
     w = b - jnp.dot(G, params, precision=_HIGHEST)
     return params - jnp.maximum(params + w, 0)
+
+
+def _scaled(G, b):
+  g = scales(G)
+  return G / (g[:, None] * g[None, :]), b / g, g

@@ -1,0 +1,117 @@
+"""Many quadratic programmes in lock-step, chunk by chunk.
+
+A lane is a manifold with one of its probes. A chunk of them gets an exact start
+on the few points that are violated most (`working_set`), then conjugate
+gradients with projections to rounding (`projected_cg`); in between, the lanes
+that are not done move together, so that finished ones stop costing.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from geomem.geometry import projected_cg
+from geomem.geometry.working_set import solve_on_working_set
+
+# Iterations go on with a quarter of the lanes once the others are done.
+_SHRINKAGE = 4
+_NUM_TIERS = 3
+
+
+def scales(G: Float[Array, "... M M"]) -> Float[Array, "... M"]:
+  """Roots g_i of G_ii, and 1 for a point that is missing."""
+  diagonal = jnp.diagonal(G, axis1=-2, axis2=-1)
+  return jnp.where(diagonal > 0, jnp.sqrt(jnp.abs(diagonal)), 1)
+
+
+def _first_pending(lanes, size: int) -> Int[Array, " size"]:
+  """Places of the first `size` lanes that are not done; 0 fills up."""
+  waiting = projected_cg.pending(lanes)
+  places = jnp.where(waiting, jnp.cumsum(waiting) - 1, size)
+  lane = jnp.arange(len(places), dtype=jnp.int32)
+  return jnp.zeros((size,), jnp.int32).at[places].set(lane, mode="drop")
+
+
+def _solve_manifold(G, b, maxiter):
+  """Solves for t probes `[t, M]` of one manifold, of unit diagonal."""
+  step = projected_cg.step_length(G)
+  lam = solve_on_working_set(G, b)
+  num_iters = jnp.zeros((len(b),), jnp.int32)
+  lanes = projected_cg.start(G, b, lam, step, num_iters)
+  places = jnp.arange(len(b))
+  sizes = [len(b)]
+  for _ in range(_NUM_TIERS - 1):
+    sizes.append(max(1, sizes[-1] // _SHRINKAGE))
+  for size, next_size in zip(sizes, [*sizes[1:], 0], strict=True):
+    if size < len(places):
+      front = _first_pending(lanes, size)
+      places = places[front]
+      lanes = projected_cg.start(
+        G, b[places], lanes.lam[front], step, lanes.num_iters[front]
+      )
+
+    def go_on(lanes, allowed=next_size):
+      waiting = projected_cg.pending(lanes) & (lanes.num_iters < maxiter)
+      return waiting.sum() > allowed
+
+    lanes = jax.lax.while_loop(
+      go_on, functools.partial(projected_cg.iterate, G, step), lanes
+    )
+    lam = lam.at[places].set(lanes.lam)
+    num_iters = num_iters.at[places].set(lanes.num_iters)
+  return lam, num_iters
+
+
+def _chunk_sizes(num_manifolds: int, num_probes: int) -> tuple[int, int]:
+  """Manifolds and probes of one chunk.
+
+  A core's cache holds some hundred lanes, and one manifold's go through plain
+  matrix products; an accelerator wants many at once.
+  """
+  if jax.default_backend() == "cpu":
+    pieces = -(-num_probes // 512)
+    return 1, -(-num_probes // pieces)
+  lanes = 2**16
+  pieces = -(-num_probes // lanes)
+  probes = -(-num_probes // pieces)
+  return max(1, min(num_manifolds * pieces, lanes // probes)), probes
+
+
+@jax.custom_batching.custom_vmap
+def solve_in_chunks(G, b, maxiter):
+  """Problems `[P, M, M]`, `[P, T, M]`, chunk by chunk."""
+  num_manifolds, num_probes, size = b.shape
+  g = scales(G)
+  unit = G / (g[:, :, None] * g[:, None, :])
+  m, t = _chunk_sizes(num_manifolds, num_probes)
+  pieces = -(-num_probes // t)
+  # Lanes of padding have nothing to gain, and are done at once.
+  b = jnp.pad(
+    b / g[:, None],
+    ((0, 0), (0, pieces * t - num_probes), (0, 0)),
+    constant_values=-1,
+  ).reshape(num_manifolds * pieces, t, size)
+  owner = jnp.arange(len(b)) // pieces
+  lam, num_iters = jax.lax.map(
+    lambda xs: _solve_manifold(unit[xs[0]], xs[1], maxiter),
+    (owner, b),
+    batch_size=m if m > 1 else None,
+  )
+  lam = lam.reshape(num_manifolds, -1, size)
+  num_iters = num_iters.reshape(num_manifolds, -1)
+  return lam[:, :num_probes] / g[:, None], num_iters[:, :num_probes]
+
+
+@solve_in_chunks.def_vmap
+def _solve_batch(axis_size, in_batched, G, b, maxiter):
+  """Under vmap the manifolds of all batches go together."""
+  whole = [
+    x if batched else jnp.broadcast_to(x[None], (axis_size, *x.shape))
+    for x, batched in zip((G, b), in_batched, strict=False)
+  ]
+  flat = [x.reshape(-1, *x.shape[2:]) for x in whole]
+  found = solve_in_chunks(*flat, maxiter)
+  split = [x.reshape(axis_size, -1, *x.shape[1:]) for x in found]
+  return tuple(split), (True, True)

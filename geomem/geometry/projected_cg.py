@@ -1,0 +1,115 @@
+"""Conjugate gradients with projections: one matrix product an iteration.
+
+For min ½ λᵀGλ − λᵀb, λ ≥ 0. On the face of positive λ, conjugate gradients;
+where a bound is met, or where points outside the face have more to gain, a
+step along the projected gradient, with an exact line search, finds the next
+face. G is shared by all lanes of a manifold, so that an iteration is one matrix
+product and a few passes over λ. On the last face it converges to rounding, in
+far fewer steps than the face has points where these are well spread.
+
+Source: the rule of proportioning is that of Dostál, "Box constrained quadratic
+programming with proportioning and projections", SIAM J. Optimization 1997.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+
+
+class Lanes(NamedTuple):
+  """Problems in progress; `1` axes are for broadcasting against λ.
+
+  Attributes:
+    lam: λ, feasible.
+    gradient: b − Gλ, by recurrence.
+    direction: the last step's direction d.
+    image: G d.
+    curvature: dᵀGd where d may be continued by conjugate gradients, 0 where
+      they start anew, negative where a bound was met and the face must change.
+    free: squared norm of the gradient on the face, as far as bounds let it go.
+    chopped: squared norm of the gradient of the points that want to enter.
+    num_iters: steps taken.
+  """
+
+  lam: Float[Array, "*t M"]
+  gradient: Float[Array, "*t M"]
+  direction: Float[Array, "*t M"]
+  image: Float[Array, "*t M"]
+  curvature: Float[Array, "*t 1"]
+  free: Float[Array, "*t 1"]
+  chopped: Float[Array, "*t 1"]
+  num_iters: Int[Array, "*t"]
+
+
+def _dot(a: Array, b: Array) -> Array:
+  return (a * b).sum(axis=-1, keepdims=True)
+
+
+def _split_gradient(lam, gradient, step) -> tuple[Array, Array]:
+  """Squared norms of the free and the chopped gradient."""
+  free = jnp.where(lam > 0, gradient, 0)
+  chopped = jnp.where(lam > 0, 0, jnp.maximum(gradient, 0))
+  return _dot(jnp.maximum(free, -lam / step), free), _dot(chopped, chopped)
+
+
+def step_length(G: Float[Array, "M M"]) -> Float[Array, ""]:
+  """Just below 2 / ‖G‖_∞: along the gradient, it never overshoots."""
+  norm = jnp.abs(G).sum(axis=-1).max()
+  return 1.9 / jnp.where(norm > 0, norm, 1)
+
+
+def start(G, b, lam, step, num_iters) -> Lanes:
+  """Lanes at a feasible λ, with the gradient computed afresh."""
+  gradient = b - jnp.matmul(lam, G, precision=_HIGHEST)
+  norms = _split_gradient(lam, gradient, step)
+  zero = jnp.zeros_like(lam)
+  return Lanes(lam, gradient, zero, zero, zero[..., :1] - 1, *norms, num_iters)
+
+
+def error(lanes: Lanes) -> Float[Array, "*t"]:
+  """Norm of the projected gradient, in units of what rounding leaves."""
+  eps = jnp.finfo(lanes.lam.dtype).eps
+  norm = jnp.sqrt(lanes.free + lanes.chopped)[..., 0]
+  return norm / (4 * eps * (1 + lanes.lam.sum(axis=-1)))
+
+
+def pending(lanes: Lanes) -> Bool[Array, "*t"]:
+  """Which lanes are not at the optimum; those with NaN count as given up."""
+  return error(lanes) > 1
+
+
+def iterate(G: Float[Array, "M M"], step, lanes: Lanes) -> Lanes:
+  """One step of every lane."""
+  lam, gradient, direction, image, curvature, *norms, num_iters = lanes
+  face = lam > 0
+  free = jnp.where(face, gradient, 0)
+  conjugate = (norms[1] <= norms[0]) & (curvature >= 0)
+  known = curvature > 0
+  ratio = -_dot(free, image) / jnp.where(known, curvature, 1)
+  along_face = free + jnp.where(known & face, ratio * direction, 0)
+  projected = jnp.maximum(lam + step * gradient, 0) - lam
+  direction = jnp.where(conjugate, along_face, projected)
+  image = jnp.matmul(direction, G, precision=_HIGHEST)
+  curvature = _dot(direction, image)
+  upward = curvature > 0
+  length = _dot(gradient, direction) / jnp.where(upward, curvature, 1)
+  length = jnp.where(upward, length, 0)
+  shrinks = direction < 0
+  longest = jnp.where(shrinks, -lam / direction, jnp.inf)
+  longest = longest.min(axis=-1, keepdims=True)
+  blocked = length >= longest
+  length = jnp.minimum(length, longest)
+  moved = jnp.maximum(lam + length * direction, 0)
+  # What blocks is zero, and not the rounding error of it.
+  tiny = 8 * jnp.finfo(lam.dtype).eps * lam
+  lam = jnp.where(blocked & shrinks & (moved <= tiny), 0, moved)
+  gradient = gradient - length * image
+  curvature = jnp.where(conjugate, jnp.where(blocked, -1, curvature), 0)
+  norms = _split_gradient(lam, gradient, step)
+  return Lanes(
+    lam, gradient, direction, image, curvature, *norms, num_iters + 1
+  )

@@ -1,0 +1,140 @@
+"""An exact start: the problem on the few points that are violated most.
+
+Where few points support the solution, and that is the usual case, they are
+nearly all among the K of largest b. There the method of Lawson and Hanson runs
+on a tableau of K × K: exchanging λ_k for its gradient is one rank-one update,
+whether point k enters the support or leaves it, so that thousands of lanes go
+in lock-step. What it leaves undone, `projected_cg` finishes.
+
+Sources: Lawson and Hanson, Solving Least Squares Problems, 1974, chapter 23;
+Goodnight, "A tutorial on the SWEEP operator", 1979.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+# Measured on two cores: with 12 slots more lanes are finished here, and all
+# take longer; more sweeps than this wait for the slowest lane.
+NUM_SLOTS = 8
+NUM_SWEEPS = 10
+
+
+class _Tableau(NamedTuple):
+  """Lanes in progress, on problems with unit diagonal.
+
+  Attributes:
+    matrix: G, swept on the support: minus its inverse there.
+    target: b, swept likewise: λ of the support, the gradient elsewhere.
+    diagonal: of the matrix.
+    lam: a feasible λ, at which the objective is at its lowest so far.
+    support: which points are swept.
+    done: whether no sweep is left to do.
+  """
+
+  matrix: Float[Array, "L K K"]
+  target: Float[Array, "L K"]
+  diagonal: Float[Array, "L K"]
+  lam: Float[Array, "L K"]
+  support: Bool[Array, "L K"]
+  done: Bool[Array, " L"]
+
+
+def _first_largest(x: Array) -> tuple[Array, Array]:
+  """Index of the largest entry and its value; XLA's argmax is a slow loop."""
+  largest = x.max(axis=-1)
+  places = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
+  size = x.shape[-1]
+  first = jnp.where(x == largest[:, None], places, size).min(axis=-1)
+  return jnp.minimum(first, size - 1), largest
+
+
+def _sweep(lanes: _Tableau) -> _Tableau:
+  """One sweep: the point of steepest gradient enters, or a blocking one leaves.
+
+  With every λ of the support positive, the point whose gradient is largest
+  enters. Otherwise λ moves towards the target as far as it stays feasible, and
+  the point that stops it leaves.
+  """
+  matrix, target, diagonal, lam, support, done = lanes
+  eps = jnp.finfo(target.dtype).eps
+  # One key orders both: blocking points, nearest first, stand above all else.
+  above = 1 / eps
+  ratio = lam / (lam - target)
+  blocking = jnp.where(target <= 0, above * (2 - ratio), -1)
+  # A point in the span of the support would divide by its rounding error.
+  entering = jnp.where(diagonal > 30 * eps, target, -1)
+  k, key = _first_largest(jnp.where(support, blocking, entering))
+  leaves = key > above / 2
+  done |= ~(key > 100 * eps)
+  go = ~done[:, None]
+  chosen = jax.lax.broadcasted_iota(jnp.int32, target.shape, 1) == k[:, None]
+  step = jnp.where(leaves, 2 - key / above, 1)[:, None]
+  lam = jnp.where(go & support, lam + step * (target - lam), lam)
+  lam = jnp.where(go & chosen, 0, lam)
+  row = jnp.take_along_axis(matrix, k[:, None, None], axis=1)[:, 0]
+  pivot = jnp.take_along_axis(row, k[:, None], axis=1)
+  sign = jnp.where(leaves, -1, 1).astype(target.dtype)[:, None]
+  u = row - jnp.where(chosen, sign, 0)
+  v = jnp.where(go, u / pivot, 0)
+  corner = jnp.where(go, 2 * sign, 0)
+  at_corner = chosen[:, :, None] & chosen[:, None, :]
+  matrix = matrix - u[:, :, None] * v[:, None, :]
+  matrix = matrix - jnp.where(at_corner, corner[:, :, None], 0)
+  diagonal = diagonal - u * v - jnp.where(chosen, corner, 0)
+  target = target - v * jnp.take_along_axis(target, k[:, None], axis=1)
+  return _Tableau(matrix, target, diagonal, lam, support ^ (chosen & go), done)
+
+
+def _solve_small(G: Array, b: Array) -> _Tableau:
+  """At most `NUM_SWEEPS` sweeps; λ is feasible, and the target where it is."""
+  zero = jnp.zeros_like(b)
+  diagonal = jnp.diagonal(G, axis1=1, axis2=2) + zero
+  lanes = _Tableau(G, b, diagonal, zero, zero > 1, (zero > 1)[:, 0])
+
+  def unfinished(carry):
+    lanes, count = carry
+    return ~lanes.done.all() & (count < NUM_SWEEPS)
+
+  lanes, _ = jax.lax.while_loop(
+    unfinished, lambda carry: (_sweep(carry[0]), carry[1] + 1), (lanes, 0)
+  )
+  target = jnp.where(lanes.support, lanes.target, 0)
+  feasible = (target >= 0).all(axis=-1, keepdims=True)
+  return lanes._replace(
+    lam=jnp.where(feasible, target, lanes.lam),
+    support=lanes.support & feasible,
+  )
+
+
+@functools.partial(jax.vmap, in_axes=(0, 0, None))
+def _scatter(slots: Int[Array, " K"], values: Array, size: int) -> Array:
+  zeros = jnp.zeros((size,), values.dtype)
+  return zeros.at[slots].set(values, unique_indices=True)
+
+
+def solve_on_working_set(
+  G: Float[Array, "M M"], b: Float[Array, "t M"]
+) -> Float[Array, "t M"]:
+  """A feasible λ for t problems, exact where K points support it.
+
+  Args:
+    G: the matrix of all, with unit diagonal.
+    b: a vector for each.
+  """
+  size = b.shape[-1]
+  _, slots = jax.lax.top_k(b, min(NUM_SLOTS, size))
+  small = G[slots[:, :, None], slots[:, None, :]]
+  found = _solve_small(small, jnp.take_along_axis(b, slots, axis=1))
+  # One step of refinement with the support's inverse, from the tableau.
+  lam = _scatter(slots, found.lam, size)
+  gradient = b - jnp.matmul(lam, G, precision=_HIGHEST)
+  left = jnp.take_along_axis(gradient, slots, axis=1)
+  left = jnp.where(found.support, left, 0)
+  step = jnp.einsum("lij,lj->li", found.matrix, left, precision=_HIGHEST)
+  refined = found.lam - jnp.where(found.support, step, 0)
+  return _scatter(slots, jnp.maximum(refined, 0), size)
