@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-_HIGHEST = jax.lax.Precision.HIGHEST
-_dot = functools.partial(jnp.matmul, precision=_HIGHEST)
-_NUM_STEPS = 60
-_NUM_RANDOM_STARTS = 2
+from geomem.geometry.center_directions import chains_by_rank, residual_gram
+
+_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 _MAX_RANK = 32
+_NUM_STARTS = 8
 
 
 class SharedDirections(NamedTuple):
@@ -26,12 +26,16 @@ class SharedDirections(NamedTuple):
   Attributes:
     coefficients: A, with columns beyond the rank zero.
     rank: K, how many directions.
-    correlations: mean absolute residual correlation by K = 0, 1, ...
+    correlations: mean absolute residual correlation by K = 0, 1, ...; infinite
+      where K was not tried.
+    costs: half the sum of squared residual correlations by K, the diagonal
+      included: P / 2 where nothing is left.
   """
 
   coefficients: Float[Array, "P K"]
   rank: Int[Array, ""]
   correlations: Float[Array, " ranks"]
+  costs: Float[Array, " ranks"]
 
 
 def center_gram(centers: Float[Array, "P P"]) -> Float[Array, "P P"]:
@@ -60,178 +64,155 @@ def center_correlation(centers: Float[Array, "P P"]) -> Float[Array, ""]:
   return _mean_off_diagonal(_cosines(center_gram(centers)))
 
 
-def _residual(X, V):
-  return X - _dot(_dot(X, V), V.T)
-
-
-def _cost(V, X):
-  """Half the sum of squared residual correlations of the rows of X."""
-  Y = _residual(X, V)
-  norms = jnp.sqrt((Y**2).sum(axis=1, keepdims=True) + _floor(X))
-  Y = Y / norms
-  return 0.5 * (_dot(Y, Y.T) ** 2).sum()
-
-
-def _floor(X):
-  # Keeps a centre that is removed whole from dividing by zero.
-  return 1e-12 * (X**2).mean() + jnp.finfo(X.dtype).tiny
-
-
-def _retract(V):
-  Q, R = jnp.linalg.qr(V)
-  return Q * jnp.where(jnp.diagonal(R) < 0, -1, 1)[None, :]
-
-
-def _minimize(V, mask, X):
-  """Barzilai-Borwein steps on the Stiefel manifold; the best V is kept.
-
-  Columns that the mask leaves out count as absent: their gradient is zero, so
-  that one program serves every K.
-  """
-  value_and_grad = jax.value_and_grad(lambda V: _cost(V * mask[None, :], X))
-
-  # Axes without variance stay out of V. Along them V Vᵀ would stop being a
-  # projection of the centres, at a lower cost: rounding errors would grow.
-  used = ((X**2).sum(axis=0) > 0)[:, None]
-
-  def tangent(V, gradient):
-    gradient = jnp.where(used, gradient, 0)
-    inner = _dot(V.T, gradient)
-    return gradient - _dot(V, 0.5 * (inner + inner.T))
-
-  def step(_, carry):
-    V, gradient, rate, best_V, best = carry
-    new_V = _retract(V - rate * gradient)
-    value, new_gradient = value_and_grad(new_V)
-    new_gradient = tangent(new_V, new_gradient)
-    moved, changed = new_V - V, new_gradient - gradient
-    overlap = jnp.abs((moved * changed).sum())
-    rate = jnp.where(overlap > 0, (moved**2).sum() / overlap, rate)
-    rate = jnp.clip(rate, 1e-4, 1e2)
-    better = value < best
-    best_V = jnp.where(better, new_V, best_V)
-    return new_V, new_gradient, rate, best_V, jnp.minimum(value, best)
-
-  value, gradient = value_and_grad(V)
-  gradient = tangent(V, gradient)
-  rate = 0.1 / (jnp.sqrt((gradient**2).sum()) + 1e-6)
-  carry = (V, gradient, rate, V, value)
-  *_, best_V, best = jax.lax.fori_loop(0, _NUM_STEPS, step, carry)
-  return best_V, best
-
-
-def _next_start(V, mask, column, X):
-  """V with one more column: the leading direction of the residuals."""
-  Y = _residual(X, V * mask[None, :])
-  Y = Y / jnp.sqrt((Y**2).sum(axis=1, keepdims=True) + _floor(X))
-  _, vectors = jnp.linalg.eigh(_dot(Y.T, Y))
-  new = jnp.where(column[None, :], vectors[:, -1:], V)
-  # The new column goes first into the QR among those in use, which it leaves
-  # as they are up to rotation.
-  return _retract(new)
-
-
 def max_rank(num_manifolds: int) -> int:
   """The largest K that is tried: two dimensions at least are left."""
   return max(0, min(num_manifolds - 3, _MAX_RANK))
 
 
+def _argmin(correlations, cosines):
+  del cosines
+  return correlations.argmin()
+
+
+def _elbow(correlations, cosines):
+  """The K farthest below the line from the curve's start to its lowest."""
+  del cosines
+  ranks = jnp.arange(len(correlations))
+  end = correlations.argmin()
+  share = ranks / jnp.maximum(end, 1)
+  line = correlations[0] + share * (correlations[end] - correlations[0])
+  below = jnp.where(ranks <= end, line - correlations, -jnp.inf)
+  return below.argmax()
+
+
+def _null(correlations, cosines):
+  """The first K whose leading eigenvalue independent centres would have too.
+
+  Cosines of independent centres scatter by 1/√n about zero, and the largest
+  eigenvalue of their matrix is (1 + √(P/n))², beyond which it comes but rarely
+  by more than P^(-2/3) of it (Marchenko and Pastur; Johnstone 2001). The
+  scatter is read off where the correlation is least.
+  """
+  size = cosines.shape[-1]
+  best = cosines[correlations.argmin()]
+  spread = ((best**2).sum() - size) / (size * (size - 1))
+  root = jnp.sqrt(size * jnp.maximum(spread, 0))
+  edge = (1 + root) ** 2
+  width = (1 + root) * root ** (1 / 3) * size ** (-2 / 3) * root
+  leading = jnp.linalg.eigvalsh(cosines)[:, -1]
+  independent = leading <= edge + 2 * width
+  # Where none looks independent, the least correlated one.
+  return jnp.where(
+    independent.any(), independent.argmax(), correlations.argmin()
+  )
+
+
+_RULES = {
+  "low_rank": _argmin,
+  "argmin": _argmin,
+  "elbow": _elbow,
+  "null": _null,
+}
+
+
+def _check_rule(rule: int | str | None, num_manifolds: int) -> None:
+  largest = max_rank(num_manifolds)
+  if isinstance(rule, int) and not 0 <= rule <= largest:
+    raise ValueError(
+      f"centers={rule} directions cannot be removed from {num_manifolds}"
+      f" manifolds; at most {largest} can."
+    )
+  if not (rule is None or isinstance(rule, int) or rule in _RULES):
+    raise ValueError(
+      f"centers={rule!r} is not known; use {', '.join(map(repr, _RULES))}, an"
+      " integer or None."
+    )
+
+
+def _root(gram):
+  """X with X Xᵀ = Gram up to its unit, the eigenvectors, and their scale."""
+  values, vectors = jnp.linalg.eigh(gram)
+  tolerance = 10 * len(gram) * jnp.finfo(gram.dtype).eps * values[-1]
+  root = jnp.sqrt(jnp.where(values > tolerance, values, 0))
+  # The unit of the centres does not matter; that of the largest is handy.
+  unit = jnp.where(root[-1] > 0, root[-1], 1)
+  share = jnp.cumsum(values[::-1]) / jnp.maximum(values.sum(), 1e-30)
+  allowed = (share < 0.95).sum() + 11
+  return vectors * (root / unit)[None, :], vectors, root, allowed
+
+
+def _stability(X, V):
+  """Least part that is left of the length of any centre."""
+  left = jnp.diagonal(residual_gram(X, V))
+  whole = (X**2).sum(axis=1)
+  return (left / jnp.where(whole > 0, whole, 1)).min()
+
+
 def shared_directions(
   key: Key[Array, ""],
   centers: Float[Array, "P P"],
-  centers_rule: int | str | None = "low_rank",
+  rule: int | str | None = "low_rank",
+  *,
+  num_starts: int = _NUM_STARTS,
+  select: str = "cost",
 ) -> SharedDirections:
   """Finds the directions that the centres share.
 
   For each K the directions minimise half the sum of squared correlations of
-  what is left of the centres, from the solution of K - 1 with the leading
-  direction of the residuals added, and from random starts; the lowest cost
-  wins.
+  what is left of the centres, from several starts; the lowest cost wins. K is
+  tried up to 11 more than it takes for 95 % of the centres' variance, and up
+  to 32.
 
   Args:
     key: for the random starts.
     centers: Gram matrix of the centres.
-    centers_rule: `low_rank` takes the K, 0 included, of least mean absolute
-      residual correlation, among those that the centres' variance allows (11
-      more than it takes for 95 % of it); an integer is K itself; None is 0.
+    rule: `low_rank`, or `argmin`, takes the K, 0 included, of least mean
+      absolute residual correlation; `elbow` the K where the curve bends;
+      `null` the first K at which independent centres would be as correlated;
+      an integer is K itself; None is 0.
+    num_starts: chains of directions.
+    select: `cost`, or `stability`: among the starts, the one that leaves most
+      of the centre that loses most.
 
   Raises:
     ValueError: the rule is not known, or K is too large for P.
   """
   size = centers.shape[0]
-  largest = max_rank(size)
-  if isinstance(centers_rule, int):
-    if not 0 <= centers_rule <= largest:
-      raise ValueError(
-        f"centers={centers_rule} directions cannot be removed from {size}"
-        f" manifolds; at most {largest} can."
-      )
-    largest = centers_rule
-  elif centers_rule not in ("low_rank", None):
+  _check_rule(rule, size)
+  if select not in ("cost", "stability"):
     raise ValueError(
-      f"centers={centers_rule!r} is not known; use 'low_rank', an integer or"
-      " None."
+      f"select={select!r} is not known; use 'cost' or 'stability'."
     )
   gram = center_gram(centers)
-  correlation = _mean_off_diagonal(_cosines(gram))
-  if centers_rule is None or largest == 0:
+  cosines = _cosines(gram)
+  correlation = _mean_off_diagonal(cosines)[None]
+  cost = 0.5 * (cosines**2).sum()[None]
+  largest = rule if isinstance(rule, int) else max_rank(size)
+  if rule is None or largest == 0:
     nothing = jnp.zeros((size, 1), gram.dtype)
-    return SharedDirections(nothing, jnp.int32(0), correlation[None])
-  values, vectors = jnp.linalg.eigh(gram)
-  tolerance = 10 * size * jnp.finfo(gram.dtype).eps * values[-1]
-  root = jnp.sqrt(jnp.where(values > tolerance, values, 0))
-  # The unit of the centres does not matter; that of the largest is handy.
-  unit = jnp.where(root[-1] > 0, root[-1], 1)
-  X = vectors * (root / unit)[None, :]
-  Vs, _ = _directions_by_rank(key, X, largest)
-  by_rank = jax.vmap(
-    lambda V, k: _mean_off_diagonal(
-      _cosines(_residual_gram(X, V * _first(k, largest, X.dtype)[None, :]))
-    )
-  )(Vs, jnp.arange(1, largest + 1))
-  correlations = jnp.concatenate([correlation[None], by_rank])
-  share = jnp.cumsum(values[::-1]) / jnp.maximum(values.sum(), 1e-30)
-  allowed = (share < 0.95).sum() + 11
-  if isinstance(centers_rule, int):
-    rank = jnp.int32(largest)
-  else:
-    tried = jnp.arange(largest + 1) <= allowed
-    rank = jnp.where(tried, correlations, jnp.inf).argmin().astype(jnp.int32)
-  V = Vs[jnp.maximum(rank - 1, 0)]
-  V = V * _first(rank, largest, X.dtype)[None, :]
-  inverse_root = jnp.where(root > 0, 1 / jnp.where(root > 0, root, 1), 0)
-  return SharedDirections(
-    _dot(vectors * inverse_root[None, :], V), rank, correlations
-  )
-
-
-def _residual_gram(X, V):
-  Y = _residual(X, V)
-  return _dot(Y, Y.T)
-
-
-def _first(k, size, dtype):
-  return (jnp.arange(size) < k).astype(dtype)
-
-
-def _directions_by_rank(key, X, largest):
-  """V and its cost for K = 1 ... largest, each from several starts."""
-  used = ((X**2).sum(axis=0) > 0)[:, None]
-
-  def random_start(key):
-    draw = jax.random.normal(key, (X.shape[1], largest), X.dtype)
-    return _retract(jnp.where(used, draw, 0))
-
-  def add_direction(V, k):
-    column = jnp.arange(largest) == k - 1
-    mask = _first(k, largest, X.dtype)
-    warm = _next_start(V, _first(k - 1, largest, X.dtype), column, X)
-    keys = jax.random.split(jax.random.fold_in(key, k), _NUM_RANDOM_STARTS)
-    starts = jnp.concatenate([warm[None], jax.vmap(random_start)(keys)])
-    found, costs = jax.vmap(lambda V: _minimize(V, mask, X))(starts)
-    best = costs.argmin()
-    return found[best], (found[best], costs[best])
-
+    return SharedDirections(nothing, jnp.int32(0), correlation, cost)
+  X, vectors, root, allowed = _root(gram)
+  allowed = jnp.where(isinstance(rule, int), largest, allowed)
+  chains = chains_by_rank(key, X, largest, num_starts, allowed)
   ranks = jnp.arange(1, largest + 1)
-  _, (Vs, costs) = jax.lax.scan(add_direction, random_start(key), ranks)
-  return Vs, costs
+  masks = (jnp.arange(largest)[None] < ranks[:, None]).astype(X.dtype)
+  Vs = chains.V * masks[:, None, None]
+  chosen = jnp.zeros_like(ranks)
+  if select == "stability":
+    steady = jax.vmap(jax.vmap(lambda V: _stability(X, V)))(Vs)
+    chosen = steady.argmax(axis=1)
+  Vs, costs = Vs[ranks - 1, chosen], chains.cost[ranks - 1, chosen]
+  left = jax.vmap(lambda V: _cosines(residual_gram(X, V)))(Vs)
+  tried = jnp.where(
+    ranks <= allowed, jax.vmap(_mean_off_diagonal)(left), jnp.inf
+  )
+  correlations = jnp.concatenate([correlation, tried])
+  rank = jnp.int32(largest)
+  if not isinstance(rule, int):
+    every = jnp.concatenate([cosines[None], left])
+    rank = _RULES[rule](correlations, every).astype(jnp.int32)
+  V = jnp.where(rank > 0, Vs[jnp.maximum(rank - 1, 0)], 0)
+  inverse_root = jnp.where(root > 0, 1 / jnp.where(root > 0, root, 1), 0)
+  coefficients = _dot(vectors * inverse_root[None, :], V)
+  costs = jnp.concatenate([cost, costs])
+  return SharedDirections(coefficients, rank, correlations, costs)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -14,9 +15,12 @@ from geomem.geometry.centers import (
   center_correlation,
   shared_directions,
 )
+from geomem.geometry.estimators import control_variates, mean_over_probes
+from geomem.geometry.frames import make_frames, relative_grams
 from geomem.geometry.statistics import GramStatistics, gram_statistics
 
 _HIGHEST = jax.lax.Precision.HIGHEST
+_MOST_PROBES = 2**16
 
 
 @functools.partial(
@@ -102,113 +106,103 @@ def _stderr_of_mean(stderr: Array) -> Array:
   return jnp.sqrt((stderr**2).sum(axis=-1)) / stderr.shape[-1]
 
 
-def relative_grams(
-  stats: GramStatistics, coefficients: Float[Array, "P K"]
-) -> Float[Array, "P M M"]:
-  """Gram matrices of the points about their centres, in units of its norm.
-
-  (w_μ − (x_μ A)(x_μ A)ᵀ) / (C_μμ − ‖(C A)_μ‖²), after the directions with
-  coefficients A have been removed from all points.
-  """
-  dot = functools.partial(jnp.matmul, precision=_HIGHEST)
-  # A counts centred centres; centring it does the same for the products.
-  A = coefficients - coefficients.mean(axis=0, keepdims=True)
-  along = dot(stats.cross, A[None])
-  removed = dot(along, along.swapaxes(1, 2))
-  norms = jnp.diagonal(stats.centers)
-  left = norms - (dot(stats.centers, A) ** 2).sum(axis=1)
-  # A centre of no norm has no unit: the frame says so by being huge.
-  tiny = jnp.finfo(left.dtype).eps * norms.max() + jnp.finfo(left.dtype).tiny
-  return (stats.within - removed) / jnp.maximum(left, tiny)[:, None, None]
-
-
-def frames_from_grams(
-  grams: Float[Array, "P M M"],
-) -> tuple[Float[Array, "P M D1"], Bool[Array, "P D"]]:
-  """Frames S with S Sᵀ = Gram + 1, and which of their D = M axes are real.
-
-  Axes of no variance are zero, so that the dimension is the true rank.
-  """
-  values, vectors = jnp.linalg.eigh(grams)
-  size = grams.shape[-1]
-  eps = jnp.finfo(grams.dtype).eps
-  real = values > 10 * size * eps * values[:, -1:]
-  points = vectors * jnp.sqrt(jnp.where(real, values, 0))[:, None, :]
-  ones = jnp.ones((*points.shape[:2], 1), points.dtype)
-  return jnp.concatenate([points, ones], axis=-1), real
-
-
-def _moments(x: Array) -> tuple[Array, Array]:
-  """Mean over the last axis, the probes, and its standard error."""
-  count = x.shape[-1]
-  mean = x.mean(axis=-1)
-  deviations = ((x - mean[..., None]) ** 2).sum(axis=-1)
-  return mean, jnp.sqrt(deviations / max(count - 1, 1) / count)
-
-
-def _radius(anchor: Array) -> tuple[Array, Array]:
-  """R_M² = ⟨‖s̃ − ⟨s̃⟩‖²⟩, over anchors `[P, T, D]`."""
-  centered = anchor - anchor.mean(axis=1, keepdims=True)
-  square, stderr = _moments((centered**2).sum(axis=-1))
+def _radius(anchor, controls) -> tuple[Array, Array]:
+  """R_M² = ⟨‖s̃ − ⟨s̃⟩‖²⟩, over anchors `[T, D]`."""
+  centered = anchor - anchor.mean(axis=0, keepdims=True)
+  square, stderr = mean_over_probes((centered**2).sum(axis=1), controls)
   positive = square > 0
   radius = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
   return radius, stderr / (2 * jnp.where(positive, radius, 1))
 
 
-def _dimension(anchor, probes, real) -> tuple[Array, Array]:
-  """D_M = D ⟨t̂ · ŝ⟩², over anchors and probes `[P, T, D]`."""
-  rank = real.sum(axis=-1)
-  along = (anchor * probes).sum(axis=-1)
-  squares = (anchor**2).sum(axis=-1) * (probes**2).sum(axis=-1)
+def _dimension(anchor, probes, rank, controls) -> tuple[Array, Array]:
+  """D_M = D ⟨t̂ · ŝ⟩², over anchors and probes `[T, D]`."""
+  along = (anchor * probes).sum(axis=1)
+  squares = (anchor**2).sum(axis=1) * (probes**2).sum(axis=1)
   positive = squares > 0
   norm = jnp.sqrt(jnp.where(positive, squares, 1))
-  cosine, stderr = _moments(jnp.where(positive, along / norm, 0))
+  cosine, stderr = mean_over_probes(
+    jnp.where(positive, along / norm, 0), controls
+  )
   return rank * cosine**2, 2 * rank * jnp.abs(cosine) * stderr
 
 
-@functools.partial(jax.jit, static_argnames=("num_probes", "centers"))
-def _geometry(key, stats, kappa, *, num_probes, centers):
+def _estimates(frame, probes, rank, found, kappa, reduce_variance) -> dict:
+  """The numbers of one manifold, from what its probes found."""
+  controls = None
+  if reduce_variance:
+    controls = control_variates(frame, probes, rank, kappa)
+  inverse, inverse_stderr = mean_over_probes(found.force, controls)
+  radius, radius_stderr = _radius(found.anchor, controls)
+  dimension, dimension_stderr = _dimension(
+    found.anchor, probes[:, :-1], rank, controls
+  )
+  return {
+    "capacity": 1 / inverse,
+    "capacity_stderr": inverse_stderr / inverse**2,
+    "radius": radius,
+    "radius_stderr": radius_stderr,
+    "dimension": dimension,
+    "dimension_stderr": dimension_stderr,
+    "interior": found.interior.mean(),
+    "converged": found.converged.all(),
+    "residual": found.residual.max(),
+  }
+
+
+def _draw_probes(key, frames, num_probes) -> Float[Array, "P T D1"]:
+  """Standard normal on each frame's span; one stream of keys a manifold."""
+  num_manifolds, _, width = frames.points.shape
+  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
+    jnp.arange(num_manifolds)
+  )
+  normal = jax.vmap(
+    lambda k: jax.random.normal(k, (num_probes, width + 1), frames.points.dtype)
+  )(keys)
+  inside = jnp.matmul(normal[..., :-1], frames.projection, precision=_HIGHEST)
+  return jnp.concatenate([inside, normal[..., -1:]], axis=-1)
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=("num_probes", "centers", "padded", "reduce_variance"),
+)
+def _geometry(
+  key, stats, kappa, *, num_probes, centers, padded, reduce_variance
+):
   direction_key, probe_key = jax.random.split(key)
   shared = shared_directions(direction_key, stats.centers, centers)
   # Which directions go is a choice, not a function to differentiate.
   coefficients = jax.lax.stop_gradient(shared.coefficients)
-  grams = relative_grams(stats, coefficients)
-  frames, real = frames_from_grams(grams)
-  num_manifolds, _, width = frames.shape
-  keys = jax.vmap(lambda i: jax.random.fold_in(probe_key, i))(
-    jnp.arange(num_manifolds)
-  )
-  probes = jax.vmap(
-    lambda k: jax.random.normal(k, (num_probes, width), frames.dtype)
-  )(keys)
-  used = jnp.concatenate([real, jnp.ones((num_manifolds, 1), bool)], axis=-1)
-  probes = jnp.where(used[:, None], probes, 0)
-  found = _anchors(frames, probes, kappa, stats.mask)
-  inverse, inverse_stderr = _moments(found.force)
-  radius, radius_stderr = _radius(found.anchor)
-  dimension, dimension_stderr = _dimension(found.anchor, probes[..., :-1], real)
-  return ManifoldGeometry(
-    capacity=1 / inverse,
-    capacity_stderr=inverse_stderr / inverse**2,
-    radius=radius,
-    radius_stderr=radius_stderr,
-    dimension=dimension,
-    dimension_stderr=dimension_stderr,
-    center_correlation=center_correlation(stats.centers),
-    rank=shared.rank,
-    interior=found.interior.mean(axis=-1),
-    converged=found.converged.all(axis=-1),
-    residual=found.residual.max(axis=-1),
-  )
+  frames = make_frames(relative_grams(stats, coefficients), padded)
+  ones = jnp.ones((*frames.points.shape[:2], 1), frames.points.dtype)
+  S = jnp.concatenate([frames.points, ones], axis=-1)
+  probes = _draw_probes(probe_key, frames, num_probes)
+
+  def measure(kappa):
+    found = _anchors(S, probes, kappa, stats.mask)
+    estimates = jax.vmap(lambda *xs: _estimates(*xs, kappa, reduce_variance))(
+      S, probes, frames.rank, found
+    )
+    return ManifoldGeometry(
+      **estimates,
+      center_correlation=center_correlation(stats.centers),
+      rank=shared.rank,
+    )
+
+  return measure(kappa) if kappa.ndim == 0 else jax.vmap(measure)(kappa)
 
 
 def manifold_geometry(
   key: Key[Array, ""],
   points: GramStatistics | Shaped[Array | np.ndarray, "..."] | Sequence,
   *,
-  kappa: float = 0.0,
+  kappa: float | Sequence[float] | Float[Array, "..."] = 0.0,
   num_probes: int = 300,
+  relative_error: float | None = None,
   centers: int | str | None = "low_rank",
+  padded: bool = False,
+  reduce_variance: bool = True,
 ) -> ManifoldGeometry:
   """Capacity, radius and dimension of P manifolds.
 
@@ -219,17 +213,61 @@ def manifold_geometry(
   Args:
     key: for the probes and the starts of the centre step.
     points: `[P, M, N]`, a list of `[M_i, N]`, or their Gram statistics.
-    kappa: margin, in units of the centre's norm.
+    kappa: margin, in units of the centre's norm; several share the probes, and
+      give every number a leading axis.
     num_probes: T, probes a manifold.
+    relative_error: wanted standard error of the mean capacity over itself. The
+      probes are then as many as it takes, `num_probes` at first and at most
+      65,536; not under jit.
     centers: which shared directions of the centres to remove first:
-      `low_rank` chooses their number K, an integer is K, None removes nothing.
+      `low_rank` chooses their number K, an integer is K, None removes nothing;
+      see `shared_directions`.
+    padded: D_M as the field's other code has it where N > M, counting an axis
+      without variance too: D = M, not the rank.
+    reduce_variance: whether functions of the probes with known means reduce
+      the error of the mean; unbiased either way.
 
   Raises:
-    ValueError: the points are of the wrong shape, or not finite.
+    ValueError: the points are of the wrong shape, or not finite; a wanted
+      error that is not positive, or takes too many probes.
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, equations 16, 17,
   28 and 29; Stephenson et al., ICLR 2021.
   """
   if not isinstance(points, GramStatistics):
     points = gram_statistics(points)
-  return _geometry(key, points, kappa, num_probes=num_probes, centers=centers)
+  kappa = jnp.asarray(kappa, points.within.dtype)
+  measure = functools.partial(
+    _geometry,
+    key,
+    points,
+    kappa,
+    centers=centers,
+    padded=padded,
+    reduce_variance=reduce_variance,
+  )
+  if relative_error is None:
+    return measure(num_probes=num_probes)
+  return _measure_to(relative_error, measure, num_probes)
+
+
+def _measure_to(relative_error, measure, num_probes) -> ManifoldGeometry:
+  """Doubles the probes until the error is as wanted."""
+  if not relative_error > 0:
+    raise ValueError(
+      f"relative_error={relative_error} was given; a positive number was"
+      " expected, such as 0.01."
+    )
+  while True:
+    found = measure(num_probes=num_probes)
+    ratio = found.mean_capacity_stderr / found.mean_capacity
+    if float(ratio.max()) <= relative_error:
+      return found
+    missing = (float(ratio.max()) / relative_error) ** 2
+    # Powers of two, so that few programs are compiled.
+    num_probes *= 2 ** max(1, math.ceil(math.log2(missing)))
+    if not num_probes <= _MOST_PROBES:
+      raise ValueError(
+        f"A relative error of {relative_error} takes {num_probes} probes, more"
+        f" than {_MOST_PROBES}; ask for a larger one."
+      )
