@@ -210,7 +210,8 @@ def _measure(kappa, num_probes, centers):
       key, stats, kappa=kappa, num_probes=num_probes, centers=centers
     )
 
-  return jax.vmap(measure, (None, 0))
+  # One subset after the other: loops then end when they may.
+  return lambda key, stats: jax.lax.map(lambda s: measure(key, s), stats)
 
 
 def measure_seed(run, experiment, seed) -> Iterator[tuple[int, str]]:

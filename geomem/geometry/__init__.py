@@ -12,7 +12,8 @@ Letters of the equations:
 
 from geomem.geometry.anchors import Anchors, anchors
 from geomem.geometry.centers import center_correlation, shared_directions
-from geomem.geometry.manifold import ManifoldGeometry, manifold_geometry
+from geomem.geometry.manifold import ManifoldGeometry
+from geomem.geometry.measurement import manifold_geometry
 from geomem.geometry.qp import (
   NonnegativeQP,
   QPSolution,
@@ -23,6 +24,7 @@ from geomem.geometry.statistics import (
   gram_statistics,
   sum_statistics,
 )
+from geomem.geometry.streaming import project_points, statistics_by_manifold
 
 __all__ = [
   "Anchors",
@@ -34,7 +36,9 @@ __all__ = [
   "center_correlation",
   "gram_statistics",
   "manifold_geometry",
+  "project_points",
   "shared_directions",
   "solve_nonnegative_qp",
+  "statistics_by_manifold",
   "sum_statistics",
 ]

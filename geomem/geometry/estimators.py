@@ -56,7 +56,7 @@ def control_variates(
 
 
 def _coefficients(x: Array, controls: Array) -> Array:
-  """Least squares of x on the controls, with the intercept left out."""
+  """Least squares of x `[T, Q]` on the controls, the intercept left out."""
   centered = controls - controls.mean(axis=0, keepdims=True)
   variance = (centered**2).mean(axis=0)
   # A control that does not vary, or repeats another, must not blow up.
@@ -66,32 +66,44 @@ def _coefficients(x: Array, controls: Array) -> Array:
   ridge = 1e-4 if x.dtype == jnp.float32 else 1e-9
   eye = jnp.eye(unit.shape[1], dtype=x.dtype)
   gram = jnp.matmul(unit.T, unit, precision=_HIGHEST) / len(unit) + ridge * eye
-  product = jnp.matmul(unit.T, x - x.mean(), precision=_HIGHEST) / len(unit)
+  deviation = x - x.mean(axis=0, keepdims=True)
+  product = jnp.matmul(unit.T, deviation, precision=_HIGHEST) / len(unit)
   solution = jnp.linalg.solve(gram, product)
-  return jnp.where(varies, solution / scale, 0)
+  return jnp.where(varies[:, None], solution / scale[:, None], 0)
+
+
+def _less_controls(x: Array, controls: Array) -> Array:
+  """What is left of x, each half with the coefficients of the other."""
+  half = len(x) // 2
+  pieces = (slice(0, half), slice(half, len(x)))
+  return jnp.concatenate(
+    [
+      x[here]
+      - jnp.matmul(
+        controls[here],
+        _coefficients(x[there], controls[there]),
+        precision=_HIGHEST,
+      )
+      for here, there in (pieces, pieces[::-1])
+    ]
+  )
 
 
 def mean_over_probes(
-  x: Float[Array, " T"], controls: Float[Array, "T C"] | None = None
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-  """Mean and standard error of x, with the help of controls of mean zero."""
+  x: Float[Array, "T Q"], controls: Float[Array, "T C"] | None = None
+) -> tuple[Float[Array, " Q"], Float[Array, " Q"]]:
+  """Means and standard errors of Q quantities.
+
+  Args:
+    x: one row a probe.
+    controls: functions of the probe with mean zero that reduce the errors; not
+      used with fewer than 32 probes.
+  """
   count = len(x)
   if controls is not None and count >= _FEWEST:
-    half = count // 2
-    first, second = slice(0, half), slice(half, count)
-    x = jnp.concatenate(
-      [
-        x[here]
-        - jnp.matmul(
-          controls[here],
-          _coefficients(x[there], controls[there]),
-          precision=_HIGHEST,
-        )
-        for here, there in ((first, second), (second, first))
-      ]
-    )
-  mean = x.mean()
-  variance = ((x - mean) ** 2).sum() / max(count - 1, 1)
+    x = _less_controls(x, controls)
+  mean = x.mean(axis=0)
+  variance = ((x - mean[None]) ** 2).sum(axis=0) / max(count - 1, 1)
   positive = variance > 0
   error = jnp.sqrt(jnp.where(positive, variance, 1) / count)
   return mean, jnp.where(positive, error, 0)

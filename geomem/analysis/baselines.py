@@ -1,0 +1,123 @@
+"""What a user would take instead of `geomem.geometry`, for comparison.
+
+Solvers of one quadratic programme, v = argmin ½‖v − t‖² subject to S v ≥ κ, and
+a straightforward analysis of a layer in NumPy.
+"""
+
+import importlib
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import optimize
+
+from geomem import data
+
+# (S, t, κ) -> F = ‖v − t‖².
+Solver = Callable[[np.ndarray, np.ndarray, float], float]
+
+
+def force_by_nnls(S: np.ndarray, t: np.ndarray, kappa: float) -> float:
+  """By SciPy: F is the squared length of a projection on the points' cone."""
+  shifted = t.copy()
+  shifted[-1] -= kappa  # Every point ends in 1: κ shifts the probe.
+  lam, _ = optimize.nnls(S.T, -shifted)
+  return float(((lam @ S) ** 2).sum())
+
+
+def _force_by_daqp(S, t, kappa):
+  import daqp
+
+  upper = np.full(len(S), 1e30)
+  lower = np.full(len(S), float(kappa))
+  eye = np.eye(len(t))
+  v, *_ = daqp.solve(eye, -t, S, upper, lower, np.zeros(len(S), np.int32))
+  return float(((v - t) ** 2).sum())
+
+
+def _force_by_quadprog(S, t, kappa):
+  import quadprog
+
+  v, *_ = quadprog.solve_qp(
+    np.eye(len(t)), t, np.ascontiguousarray(S.T), np.full(len(S), kappa)
+  )
+  return float(((v - t) ** 2).sum())
+
+
+def solvers() -> dict[str, Solver]:
+  """The solvers that are installed; DAQP and quadprog come with `bench`."""
+  found = {"scipy nnls": force_by_nnls}
+  for name, solver in (
+    ("daqp", _force_by_daqp),
+    ("quadprog", _force_by_quadprog),
+  ):
+    try:
+      importlib.import_module(name)
+    except ImportError:
+      continue
+    found[name] = solver
+  return found
+
+
+def stock_jaxopt():
+  """JAXopt's box-constrained coordinate descent, batched: λ of `(G, b)`."""
+  from jaxopt import BoxCDQP
+
+  solver = BoxCDQP(tol=1e-5, maxiter=2000)
+
+  def solve(G, b):
+    bounds = (jnp.zeros_like(b), jnp.full_like(b, 1e6))
+    start = jnp.zeros_like(b)
+    return solver.run(start, params_obj=(G, -b), params_ineq=bounds).params
+
+  return jax.jit(jax.vmap(jax.vmap(solve, (None, 0))))
+
+
+def analyse_layer(points: np.ndarray, num_probes: int) -> float:
+  """Mean capacity of `[P, M, N]` points, one probe after the other."""
+  rng = np.random.default_rng(0)
+  points = points.astype(np.float64)
+  points = points - points.mean(axis=(0, 1))
+  inverse = []
+  for manifold in points:
+    center = manifold.mean(axis=0)
+    relative = (manifold - center) / np.linalg.norm(center)
+    _, R = np.linalg.qr(relative.T)
+    S = np.hstack([R.T, np.ones((len(R.T), 1))])
+    probes = rng.normal(size=(num_probes, S.shape[1]))
+    inverse.append(np.mean([force_by_nnls(S, t, 0.0) for t in probes]))
+  return 1 / float(np.mean(inverse))
+
+
+def _digit_pixels(rng, num_manifolds, num_points):
+  digits = data.load("digits", "train")
+  images = digits.images.reshape(len(digits.images), -1).astype(np.float64)
+  chosen = [
+    rng.choice(
+      np.flatnonzero(digits.labels == c % 10), num_points, replace=True
+    )
+    for c in range(num_manifolds)
+  ]
+  # Where a class has too few images, copies get a little noise.
+  points = images[np.stack(chosen)]
+  return points + 0.1 * rng.normal(size=points.shape)
+
+
+def families(
+  num_manifolds: int, num_points: int, num_features: int = 500
+) -> dict[str, np.ndarray]:
+  """Points `[P, M, N]` of the kinds that the solvers are compared on."""
+  rng = np.random.default_rng(0)
+  shape = (num_manifolds, num_points, num_features)
+  unit = 1 / np.sqrt(num_features)
+  centers = unit * rng.normal(size=(num_manifolds, 1, num_features))
+  found = {
+    f"cloud R={radius:g}": centers + radius * unit * rng.normal(size=shape)
+    for radius in (0.3, 1.0, 3.0, 10.0)
+  }
+  found["iid noise"] = rng.normal(size=shape)
+  found["digit pixels"] = _digit_pixels(rng, num_manifolds, num_points)
+  weights = rng.normal(size=(found["digit pixels"].shape[-1], num_features))
+  found["random ReLU"] = np.maximum(found["digit pixels"] @ weights, 0)
+  return found

@@ -1,0 +1,180 @@
+"""Capacity, radius and dimension of class manifolds."""
+
+import functools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, Shaped
+
+from geomem.geometry.anchors import _anchors
+from geomem.geometry.centers import center_correlation, shared_directions
+from geomem.geometry.estimators import control_variates, mean_over_probes
+from geomem.geometry.frames import make_frames, relative_grams
+from geomem.geometry.manifold import ManifoldGeometry
+from geomem.geometry.statistics import GramStatistics, gram_statistics
+
+_HIGHEST = jax.lax.Precision.HIGHEST
+_MOST_PROBES = 2**16
+
+
+def _cosines(a: Array, b: Array) -> Array:
+  """Of the rows of a and b; 0 where one of them has no length."""
+  squares = (a**2).sum(axis=1) * (b**2).sum(axis=1)
+  positive = squares > 0
+  norm = jnp.sqrt(jnp.where(positive, squares, 1))
+  return jnp.where(positive, (a * b).sum(axis=1) / norm, 0)
+
+
+def _estimates(frame, probes, rank, found, kappa, reduce_variance) -> dict:
+  """The numbers of one manifold, from what its probes found.
+
+  1/α_M = ⟨F⟩, R_M² = ⟨‖s̃ − ⟨s̃⟩‖²⟩ and D_M = D ⟨t̂ · ŝ⟩².
+  """
+  controls = None
+  if reduce_variance:
+    controls = control_variates(frame, probes, rank, kappa)
+  centered = found.anchor - found.anchor.mean(axis=0, keepdims=True)
+  size = (centered**2).sum(axis=1)
+  cosine = _cosines(found.anchor, probes[:, :-1])
+  mean, stderr = mean_over_probes(
+    jnp.stack([found.force, size, cosine], axis=1), controls
+  )
+  positive = mean[1] > 0
+  radius = jnp.where(positive, jnp.sqrt(jnp.where(positive, mean[1], 1)), 0)
+  return {
+    "capacity": 1 / mean[0],
+    "capacity_stderr": stderr[0] / mean[0] ** 2,
+    "radius": radius,
+    "radius_stderr": stderr[1] / (2 * jnp.where(positive, radius, 1)),
+    "dimension": rank * mean[2] ** 2,
+    "dimension_stderr": 2 * rank * jnp.abs(mean[2]) * stderr[2],
+    "interior": found.interior.mean(),
+    "converged": found.converged.all(),
+    "residual": found.residual.max(),
+  }
+
+
+def _draw_probes(key, frames, num_probes) -> Float[Array, "P T D1"]:
+  """Standard normal on each frame's span; one stream of keys a manifold."""
+  num_manifolds, _, width = frames.points.shape
+  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
+    jnp.arange(num_manifolds)
+  )
+  normal = jax.vmap(
+    lambda k: jax.random.normal(k, (num_probes, width + 1), frames.points.dtype)
+  )(keys)
+  inside = jnp.matmul(normal[..., :-1], frames.projection, precision=_HIGHEST)
+  return jnp.concatenate([inside, normal[..., -1:]], axis=-1)
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=("num_probes", "centers", "padded", "reduce_variance"),
+)
+def _geometry(
+  key, stats, kappa, *, num_probes, centers, padded, reduce_variance
+):
+  direction_key, probe_key = jax.random.split(key)
+  shared = shared_directions(direction_key, stats.centers, centers)
+  # Which directions go is a choice, not a function to differentiate.
+  coefficients = jax.lax.stop_gradient(shared.coefficients)
+  frames = make_frames(relative_grams(stats, coefficients), padded)
+  ones = jnp.ones((*frames.points.shape[:2], 1), frames.points.dtype)
+  S = jnp.concatenate([frames.points, ones], axis=-1)
+  probes = _draw_probes(probe_key, frames, num_probes)
+
+  def measure(kappa):
+    found = _anchors(S, probes, kappa, stats.mask)
+    estimates = jax.vmap(lambda *xs: _estimates(*xs, kappa, reduce_variance))(
+      S, probes, frames.rank, found
+    )
+    return ManifoldGeometry(
+      **estimates,
+      center_correlation=center_correlation(stats.centers),
+      rank=shared.rank,
+    )
+
+  return measure(kappa) if kappa.ndim == 0 else jax.vmap(measure)(kappa)
+
+
+def manifold_geometry(
+  key: Key[Array, ""],
+  points: GramStatistics | Shaped[Array | np.ndarray, "..."] | Sequence,
+  *,
+  kappa: float | Sequence[float] | Float[Array, "..."] = 0.0,
+  num_probes: int = 300,
+  relative_error: float | None = None,
+  centers: int | str | None = "low_rank",
+  padded: bool = False,
+  reduce_variance: bool = True,
+) -> ManifoldGeometry:
+  """Capacity, radius and dimension of P manifolds.
+
+  1/α_M(κ) = ⟨F(t)⟩ over standard normal probes t, with F(t) the squared
+  distance from t to the vectors that keep margin κ to all points; R_M and D_M
+  are the size and the dimension of the anchor points.
+
+  Args:
+    key: for the probes and the starts of the centre step.
+    points: `[P, M, N]`, a list of `[M_i, N]`, or their Gram statistics.
+    kappa: margin, in units of the centre's norm; several share the probes, and
+      give every number a leading axis.
+    num_probes: T, probes a manifold.
+    relative_error: wanted standard error of the mean capacity over itself. The
+      probes are then as many as it takes, `num_probes` at first and at most
+      65,536; not under jit.
+    centers: which shared directions of the centres to remove first:
+      `low_rank` chooses their number K, an integer is K, None removes nothing;
+      see `shared_directions`.
+    padded: D_M as the field's other code has it where N > M, counting an axis
+      without variance too: D = M, not the rank.
+    reduce_variance: whether functions of the probes with known means reduce
+      the error of the mean; unbiased either way.
+
+  Raises:
+    ValueError: the points are of the wrong shape, or not finite; a wanted
+      error that is not positive, or takes too many probes.
+
+  Source: Chung, Lee and Sompolinsky, Physical Review X 2018, equations 16, 17,
+  28 and 29; Stephenson et al., ICLR 2021.
+  """
+  if not isinstance(points, GramStatistics):
+    points = gram_statistics(points)
+  kappa = jnp.asarray(kappa, points.within.dtype)
+  measure = functools.partial(
+    _geometry,
+    key,
+    points,
+    kappa,
+    centers=centers,
+    padded=padded,
+    reduce_variance=reduce_variance,
+  )
+  if relative_error is None:
+    return measure(num_probes=num_probes)
+  return _measure_to(relative_error, measure, num_probes)
+
+
+def _measure_to(relative_error, measure, num_probes) -> ManifoldGeometry:
+  """Doubles the probes until the error is as wanted."""
+  if not relative_error > 0:
+    raise ValueError(
+      f"relative_error={relative_error} was given; a positive number was"
+      " expected, such as 0.01."
+    )
+  while True:
+    found = measure(num_probes=num_probes)
+    ratio = found.mean_capacity_stderr / found.mean_capacity
+    if float(ratio.max()) <= relative_error:
+      return found
+    missing = (float(ratio.max()) / relative_error) ** 2
+    # Powers of two, so that few programs are compiled.
+    num_probes *= 2 ** max(1, math.ceil(math.log2(missing)))
+    if not num_probes <= _MOST_PROBES:
+      raise ValueError(
+        f"A relative error of {relative_error} takes {num_probes} probes, more"
+        f" than {_MOST_PROBES}; ask for a larger one."
+      )
