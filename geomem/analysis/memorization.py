@@ -1,5 +1,6 @@
 """The memorization experiment: train, score the subsets, measure the layers."""
 
+import functools
 import shutil
 from collections.abc import Iterator
 
@@ -190,28 +191,33 @@ def measure_layers(experiment, seed, state) -> Iterator[list[dict]]:
   forward = experiments.measuring_forward(
     network, tuple(experiment.mean.tolist()), tuple(experiment.std.tolist())
   )
-  # The same probes in every layer and epoch: differences are of the layers.
-  measure = _measure(
-    config.kappa, config.num_probes, experiments.parse_centers(config.centers)
-  )
+  centers = experiments.parse_centers(config.centers)
   shape = next(iter(seed.manifolds.values())).shape
   blocks = layer_blocks(forward, state, images, network.layer_names)
   for index, (layer, points) in enumerate(blocks):
     points = points.reshape(len(names), *shape, -1)
     stats = [geometry.gram_statistics(p) for p in points]
     stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *stats)
-    measured = measure(seed.geometry_key, stacked)
+    # The same probes in every layer and epoch: differences are of the layers.
+    measured = _measure(
+      seed.geometry_key,
+      stacked,
+      kappa=config.kappa,
+      num_probes=config.num_probes,
+      centers=centers,
+    )
     yield _geometry_rows(measured, layer, index, names)
 
 
-def _measure(kappa, num_probes, centers):
-  def measure(key, stats):
-    return geometry.manifold_geometry(
-      key, stats, kappa=kappa, num_probes=num_probes, centers=centers
-    )
-
-  # One subset after the other: loops then end when they may.
-  return lambda key, stats: jax.lax.map(lambda s: measure(key, s), stats)
+@functools.partial(jax.jit, static_argnames=("num_probes", "centers"))
+def _measure(key, stats, *, kappa, num_probes, centers):
+  """The geometry of each subset, one after the other: loops end early so."""
+  return jax.lax.map(
+    lambda subset: geometry.manifold_geometry(
+      key, subset, kappa=kappa, num_probes=num_probes, centers=centers
+    ),
+    stats,
+  )
 
 
 def measure_seed(run, experiment, seed) -> Iterator[tuple[int, str]]:

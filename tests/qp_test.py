@@ -1,0 +1,152 @@
+"""The quadratic programmes against closed forms and independent solvers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxopt import BoxCDQP
+from scipy import optimize
+
+from geomem import geometry
+from tests import problems
+
+KEY = jax.random.key(0)
+
+
+def frame_of(points):
+  return jnp.concatenate(
+    [jnp.asarray(points, jnp.float32), jnp.ones((len(points), 1))], axis=1
+  )
+
+
+def exact_force(S, t, kappa):
+  """F as the squared length of the projection on the cone of the points."""
+  t = t.copy()
+  t[-1] -= kappa  # Every point ends in 1: κ shifts the probe.
+  lam, _ = optimize.nnls(S.T, -t)
+  return ((lam @ S) ** 2).sum()
+
+
+def test_one_point_has_the_perceptrons_capacity():
+  """Per probe F = max(κ − t_c, 0)²; the mean is (1 + κ²) Φ(κ) + κ φ(κ)."""
+  probes = jax.random.normal(KEY, (2000, 1))
+  for kappa in (0.0, 0.5, 2.0):
+    found = geometry.anchors(jnp.ones((1, 1)), probes, kappa)
+    expected = np.maximum(kappa - probes[:, 0], 0) ** 2
+    np.testing.assert_allclose(found.force, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("num_points", [2, 10, 50])
+def test_simplices_are_exact_for_every_probe(num_points):
+  """F = Σ max(κ-shifted t·u_i, 0)² over the orthonormal u_i = (s_i, 1)/√M."""
+  frame = frame_of(problems.simplex(num_points))
+  probes = jax.random.normal(KEY, (64, num_points))
+  measure = jax.jit(geometry.anchors)
+  for kappa in (-0.5, 0.0, 0.5, 2.0):
+    found = measure(frame, probes, kappa)
+    directions = np.asarray(frame) / np.sqrt(num_points)
+    shifted = np.asarray(probes) - kappa * np.eye(num_points)[-1]
+    expected = (np.maximum(-shifted @ directions.T, 0) ** 2).sum(axis=1)
+    np.testing.assert_allclose(found.force, expected, rtol=2e-5, atol=1e-5)
+    assert bool(found.converged.all())
+
+
+@pytest.mark.parametrize("num_features", [5, 200])
+def test_forces_agree_with_scipys_nnls(num_features):
+  """Float32 to 1e-5, float64 to 1e-9: every family, two margins."""
+  measure = jax.jit(geometry.anchors)
+  for name, shape in problems.families(30, num_features).items():
+    points = np.zeros((30, 200))
+    points[:, : shape.shape[1]] = shape - shape.mean(axis=0)
+    S = np.hstack([points, np.ones((30, 1))])
+    probes = np.random.default_rng(0).normal(size=(40, 201))
+    for kappa in (0.0, 0.5):
+      for x64, tolerance in ((False, 1e-5), (True, 1e-9)):
+        with jax.enable_x64(x64):
+          dtype = jnp.float64 if x64 else jnp.float32
+          found = measure(
+            jnp.asarray(S, dtype), jnp.asarray(probes, dtype), kappa
+          )
+        rounded = np.asarray(S, dtype).astype(np.float64)
+        drawn = np.asarray(probes, dtype).astype(np.float64)
+        exact = [exact_force(rounded, t, kappa) for t in drawn]
+        np.testing.assert_allclose(
+          found.force, exact, rtol=tolerance, atol=tolerance, err_msg=name
+        )
+        assert abs(np.mean(exact) / np.mean(found.force) - 1) < tolerance / 10
+        assert bool(found.converged.all()), name
+
+
+def test_missing_and_many_points_take_every_path():
+  """More probes than a chunk, and M on both sides of the working set."""
+  rng = np.random.default_rng(0)
+  for num_points in (3, 60):
+    S = np.hstack([rng.normal(size=(num_points, 40)), np.ones((num_points, 1))])
+    t = rng.normal(size=(700, 41))
+    G, b = S @ S.T, 0.5 - t @ S.T
+    padded = np.pad(G, (0, 4)), np.pad(b, ((0, 0), (0, 4)), constant_values=-1)
+    found = geometry.solve_nonnegative_qp(
+      jnp.asarray(padded[0][None], jnp.float32),
+      jnp.asarray(padded[1][None], jnp.float32),
+    )
+    assert bool(found.converged.all())
+    assert float(jnp.abs(found.lam[..., num_points:]).max()) == 0
+    lam = np.asarray(found.lam[0, :, :num_points], np.float64)
+    force = np.einsum("tm,mk,tk->t", lam, G, lam)
+    exact = [exact_force(S, x, 0.5) for x in t[::50]]
+    np.testing.assert_allclose(force[::50], exact, rtol=1e-5, atol=1e-5)
+
+
+def test_the_iterative_solver_agrees_and_differentiates():
+  """Under jaxopt's contract, beside jaxopt's own coordinate descent."""
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(1)
+    S = jnp.asarray(rng.normal(size=(6, 9)))
+    G, b = S @ S.T, jnp.asarray(rng.normal(size=6))
+    solver = geometry.NonnegativeQP()
+    lam = solver.run(None, G, b).params
+    batch = geometry.solve_nonnegative_qp(G[None], b[None, None]).lam[0, 0]
+    np.testing.assert_allclose(lam, batch, atol=1e-12)
+    stock = BoxCDQP(tol=1e-12, maxiter=5000).run(
+      jnp.zeros(6),
+      params_obj=(G, -b),
+      params_ineq=(jnp.zeros(6), jnp.full(6, 1e6)),
+    )
+    np.testing.assert_allclose(lam, stock.params, atol=1e-8)
+    assert float(jnp.abs(solver.optimality_fun(lam, G, b)).max()) < 1e-12
+    warm = solver.run(lam, G, b)
+    assert int(warm.state.iter_num) < 3
+
+    def one(b):
+      return (solver.run(None, G, b).params ** 3).sum()
+
+    def other(b):
+      return (
+        geometry.solve_nonnegative_qp(G[None], b[None, None]).lam ** 3
+      ).sum()
+
+    step = 1e-6
+    for function in (jax.jit(one), jax.jit(other)):
+      gradient = jax.grad(function)(b)
+      for i in range(3):
+        e = step * jnp.eye(6)[i]
+        finite = (function(b + e) - function(b - e)) / (2 * step)
+        assert float(gradient[i]) == pytest.approx(float(finite), abs=1e-6)
+
+
+def test_a_bound_on_the_iterations_is_reported():
+  rng = np.random.default_rng(0)
+  S = rng.normal(size=(40, 30))
+  G, b = S @ S.T, rng.normal(size=(1, 5, 40)) * 5
+  arrays = jnp.asarray(G[None], jnp.float32), jnp.asarray(b, jnp.float32)
+  found = geometry.solve_nonnegative_qp(*arrays, maxiter=1)
+  assert not bool(found.converged.all())
+  assert int(found.num_iters.max()) <= 4  # One in each tier.
+
+
+def test_what_is_not_a_number_is_not_converged():
+  G = jnp.eye(3)[None]
+  b = jnp.array([[[1.0, jnp.nan, 0.0], [1.0, -1.0, 2.0]]])
+  found = geometry.solve_nonnegative_qp(G, b)
+  assert found.converged.tolist() == [[False, True]]
+  np.testing.assert_allclose(found.lam[0, 1], [1, 0, 2])
