@@ -6,7 +6,7 @@ from geomem import runs
 from geomem.plots import figures, style
 
 # The `experiment` field of a config -> its figures by name.
-FIGURES = {"memorization": figures.MEMORIZATION}
+FIGURES = {"memorization": figures.MEMORIZATION, "rewind": {}}
 
 
 def draw_all(path: pathlib.Path | str) -> list[pathlib.Path]:
