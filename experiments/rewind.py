@@ -31,7 +31,9 @@ _KINDS = flags.DEFINE_list(
   "kinds", ["single", "suffix", "prefix"], "each layer, the last j, the first j"
 )
 _LAYERS = flags.DEFINE_list("layers", [], "layers to rewind, in place of kinds")
-_EPOCHS = flags.DEFINE_list("epochs", [], "epochs to go back to; all by default")
+_EPOCHS = flags.DEFINE_list(
+  "epochs", [], "epochs to go back to; all by default"
+)
 _BATCH_NORM = flags.DEFINE_string(
   "batch_norm",
   "together",
@@ -76,6 +78,43 @@ def _rewind_seed(run, path, experiment, number: int, config) -> None:
         bar.set_postfix(epoch=epoch)
 
 
+def _print_table(rows) -> None:
+  """What every rewind to about the best epoch gives, mean over seeds."""
+  scores = analysis.RewindScores(rows)
+  subsets = scores.subsets
+  print(f"{'to the best epoch':24}{'recovered':>10}", end="")
+  print(*(f"{subset:>11}" for subset in subsets), sep="")
+  for kind in scores.kinds:
+    for rewound in scores.rewound(kind):
+      recovered = scores.at_best(kind, rewound, "test", "recovered")
+      print(f"{kind:8}{_short_name(kind, rewound):16}", end="")
+      print(
+        f"{recovered.mean():10.2f}" if recovered.size else f"{'':10}", end=""
+      )
+      for subset in subsets:
+        print(f"{scores.at_best(kind, rewound, subset).mean():11.3f}", end="")
+      print()
+
+
+def _short_name(kind: str, rewound: str) -> str:
+  names = rewound.split("+")
+  return {"suffix": f"{names[0]} ...", "prefix": f"... {names[-1]}"}.get(
+    kind, rewound
+  )
+
+
+def _report(run: runs.Run) -> None:
+  rows = run.rows()
+  written = plots.draw_all(run.path)
+  _print_table(rows)
+  for sentence in analysis.best_rewinds(rows):
+    print(sentence)
+  for finding in analysis.find_rewinds(rows):
+    verdict = "holds" if finding.holds else "does not hold"
+    print(f"{finding.name} {verdict}: {finding.sentence}.")
+  print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
+
+
 def main(argv) -> int:
   """Rewinds, resumes, or says that all is done."""
   if argv[1:]:
@@ -96,11 +135,7 @@ def main(argv) -> int:
       return 0
     for number in seeds:
       _rewind_seed(run, path, experiment, number, config)
-    rows = run.rows()
-    written = plots.draw_all(out)
-    for finding in analysis.find_rewinds(rows):
-      print(finding)
-    print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
+    _report(run)
     run.mark_done()
   return 0
 

@@ -23,7 +23,11 @@ from geomem.analysis.rewind import (
   num_networks,
   score_rewinds,
 )
-from geomem.analysis.rewind_findings import find_rewinds
+from geomem.analysis.rewind_findings import (
+  RewindScores,
+  best_rewinds,
+  find_rewinds,
+)
 from geomem.analysis.rewind_plan import (
   RewindConfig,
   epochs_to_rewind,
@@ -35,7 +39,9 @@ __all__ = [
   "ExperimentConfig",
   "Finding",
   "RewindConfig",
+  "RewindScores",
   "Seed",
+  "best_rewinds",
   "checkpoints_of",
   "config_dict",
   "epoch_of",

@@ -4,6 +4,7 @@ Source: Stephenson et al., ICLR 2021, figure 4A-B; the same intervention in
 Maini et al., "Can neural network memorization be localized?", ICML 2023.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -149,13 +150,14 @@ def _tagged(job: _Job, rewind: Rewind, epoch: int, rows) -> list[dict]:
   return [columns | row for row in rows]
 
 
-def _count(run, job: _Job, epoch: int, *, layers: bool) -> int:
-  """Rows of rewinds to an epoch, of layers or of whole networks."""
-  return sum(
-    "kind" in row
-    and (row["seed"], row["epoch"]) == (job.seed.seed, epoch)
-    and (row["layer"] is not None) == layers
+def _count(run, job: _Job, *, layers: bool) -> Counter:
+  """Rows of rewinds by epoch, those of layers or those of whole networks."""
+  return Counter(
+    row["epoch"]
     for row in run.rows()
+    if "kind" in row
+    and row["seed"] == job.seed.seed
+    and (row["layer"] is not None) == layers
   )
 
 
@@ -176,8 +178,9 @@ def score_rewinds(run, path, experiment, seed, config) -> Iterator[float]:
   job = _open_job(path, experiment, seed, config)
   with job.saved:
     run.append(_facts(job))
+    done = _count(run, job, layers=False)
     for epoch in epochs_to_rewind(path, config, seed.seed):
-      if _count(run, job, epoch, layers=False) == _expected_scores(job):
+      if done[epoch] == _expected_scores(job):
         yield len(job.networks)
         continue
       found = {}
@@ -219,11 +222,12 @@ def measure_rewinds(run, path, experiment, seed, config) -> Iterator[int]:
   }
   expected = sum(len(layers[mask]) for mask in job.masks.values())
   expected *= len(seed.subsets) * len(METRICS)
+  done = _count(run, job, layers=True)
   with job.saved:
     for epoch in epochs_to_rewind(path, config, seed.seed):
       if epoch == last:
         continue
-      if _count(run, job, epoch, layers=True) == expected:
+      if done[epoch] == expected:
         yield from (epoch for names in layers.values() for _ in names)
         continue
       hybrids, found = _load_hybrids(job, epoch), {}

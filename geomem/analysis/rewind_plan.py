@@ -99,7 +99,9 @@ def make_rewinds(network: models.Network, config: RewindConfig) -> list[Rewind]:
     "suffix": [layers[-count:] for count in counts],
     "prefix": [layers[:count] for count in counts],
   }
-  return [Rewind(kind, chosen) for kind in config.kinds for chosen in sets[kind]]
+  return [
+    Rewind(kind, chosen) for kind in config.kinds for chosen in sets[kind]
+  ]
 
 
 def epochs_to_rewind(path, config: RewindConfig, seed_number: int) -> list[int]:
