@@ -88,7 +88,7 @@ def _share(values: np.ndarray) -> str:
 
 
 def _set_name(kind: str, rewound: str) -> str:
-  """`the last 3 layers (from fc1 on)`."""
+  """For example `the last 3 layers (from fc1 on)`."""
   names = rewound.split("+")
   count = f"{len(names)} layers" if len(names) > 1 else "layer"
   if kind == "suffix":
@@ -98,31 +98,30 @@ def _set_name(kind: str, rewound: str) -> str:
   return rewound
 
 
-def _sentence(scores: RewindScores, kind: str, rewound: str) -> str:
-  """What a rewind to the best epoch does."""
-  recovered = scores.at_best(kind, rewound, "test", "recovered")
-  permuted = scores.at_best(kind, rewound, "permuted")
-  return (
-    f"{_set_name(kind, rewound)} recover {_share(recovered)} of the lost test"
-    f" accuracy, permuted accuracy {permuted.mean():.3f}"
-  )
-
-
 def _side(scores: RewindScores, kind: str) -> Finding:
   """Whether fewer than half of the layers, from one side, are enough."""
+
+  def says(rewound):
+    recovered = scores.at_best(kind, rewound, "test", "recovered")
+    permuted = scores.at_best(kind, rewound, "permuted").mean()
+    return f"{_share(recovered)}, with permuted accuracy {permuted:.3f}"
+
   sets = scores.rewound(kind)
-  few = sets[max(0, len(sets) // 2 - 1)]
-  means = {s: scores.at_best(kind, s, "test", "recovered").mean() for s in sets}
-  enough = next((s for s in sets if means[s] >= ENOUGH), sets[-1])
-  holds = bool(means[few] >= ENOUGH)
-  return Finding(
-    f"{kind} rewind",
-    holds,
-    f"put back to the best epoch, {_sentence(scores, kind, few)} (chance"
-    f" {scores.chance:.3f}); it takes {_set_name(kind, enough)} of"
-    f" {len(sets)} for {ENOUGH:.0%}"
-    + ("" if enough == few else f": {_sentence(scores, kind, enough)}"),
+  means = [
+    scores.at_best(kind, rewound, "test", "recovered").mean()
+    for rewound in sets
+  ]
+  few = max(1, len(sets) // 2)
+  enough = next(i for i, mean in enumerate(means, 1) if mean >= ENOUGH)
+  sentence = (
+    f"at the best epoch {_set_name(kind, sets[few - 1])} of {len(sets)} recover"
+    f" {says(sets[few - 1])} (chance {scores.chance:.3f}), of the test accuracy"
+    f" that was lost; {ENOUGH:.0%} takes {_set_name(kind, sets[enough - 1])}:"
+    f" {says(sets[enough - 1])}"
   )
+  if kind == "suffix":
+    return Finding("F4.1 (the last layers restore)", enough <= few, sentence)
+  return Finding("F4.2 (the first layers do not)", enough > few, sentence)
 
 
 def best_rewinds(rows) -> list[str]:
@@ -175,25 +174,28 @@ def _selective(scores: RewindScores) -> Finding:
 
   def says(layer):
     _, epoch, means = found[layer]
-    return (
-      f"{layer} to epoch {epoch} takes permuted accuracy from"
-      f" {scores.at_last('permuted').mean():.3f} to {means['permuted']:.3f} and"
-      f" unpermuted from {scores.at_last('unpermuted').mean():.3f} to"
-      f" {means['unpermuted']:.3f}"
+    changes = (
+      f"{subset} accuracy {scores.at_last(subset).mean():.3f} to {mean:.3f}"
+      for subset, mean in means.items()
     )
+    return f"{layer} at epoch {epoch} ({', '.join(changes)})"
 
-  sentence = f"of all single layers, {says(first)}, the most at the least loss"
+  sentence = (
+    "of all single layers, the one whose rewind forgets most at the least loss"
+    f" is {says(first)}. "
+  )
   if first in late:
     sentence += (
-      f". It is among the last third ({', '.join(late)}), where Maini et al."
-      " find that the memory generally is not"
+      f"It is one of the last third ({', '.join(late)}), where by Maini et al."
+      " the memory generally is not"
     )
   else:
     sentence += (
-      f". Of the last third ({', '.join(late)}) the best is {says(rival)}: no"
-      " single one of the last layers holds the memory, as Maini et al. find"
+      f"In the last third ({', '.join(late)}) it is {says(rival)}: the last"
+      " layers do not hold the memory singly, as Maini et al. find"
     )
-  return Finding("Memory outside the last layers", first not in late, sentence)
+  name = "Maini et al. (the memory is not in the last layers)"
+  return Finding(name, first not in late, sentence)
 
 
 def find_rewinds(rows) -> list[Finding]:

@@ -30,16 +30,19 @@ def _sets(rows, kind: str | None) -> dict[str | None, list[dict]]:
 
 
 def _by_kind(rows) -> dict[str, dict[str, list[dict]]]:
-  """The same for each kind; sets go by the layer at their border."""
+  """The same for each kind, by the layer at the border of what is rewound.
+
+  All in the network's order, in which rows hold the suffixes backwards.
+  """
   found = {}
   for kind in _TITLES:
     border = {"suffix": 0, "prefix": -1}.get(kind)
-    named = {
-      rewound if border is None else rewound.split("+")[border]: chosen
+    named = [
+      (rewound if border is None else rewound.split("+")[border], chosen)
       for rewound, chosen in _sets(rows, kind).items()
-    }
+    ]
     if named:
-      found[kind] = named
+      found[kind] = dict(named[::-1] if kind == "suffix" else named)
   return found
 
 
@@ -143,14 +146,14 @@ def plot_recovered(rows) -> Figure:
         ax.errorbar(list(sets), mean, error, marker=marker, label=_TITLES[kind])
   axes[0].set_ylabel("test accuracy recovered")
   axes[1].set_ylabel("permuted accuracy")
-  axes[0].axhline(1, color="0.4", lw=0.9, ls="--", label="all of it")
+  axes[0].axhline(1, color="0.4", lw=0.9, ls="--")
   axes[1].axhline(_chance(rows), color="0.4", lw=0.9, ls=":", label="chance")
   axes[1].set_ylim(-0.02, 1.02)
   for ax in axes:
-    ax.set_title("back to the best epoch")
-    ax.set_xlabel("layer")
+    ax.set_xlabel("layer, put back to the best epoch")
     ax.tick_params(axis="x", rotation=90, labelsize=7)
-    ax.legend(fontsize=7.5)
+  handles, labels = axes[1].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside upper center", ncols=4)
   return figure
 
 
