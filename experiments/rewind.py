@@ -60,18 +60,19 @@ def _config() -> analysis.RewindConfig:
 
 def _rewind_seed(run, path, experiment, number: int, config) -> None:
   seed = analysis.prepare_seed(experiment, number)
-  epochs = len(analysis.epochs_to_rewind(path, config, number))
+  epochs = analysis.epochs_to_rewind(path, config, number)
   networks, layers = analysis.num_networks(experiment, config)
   job = (run, path, experiment, seed, config)
   with tqdm(
-    total=epochs * networks,
+    total=len(epochs) * networks,
     desc=f"seed {number}: networks",
     bar_format="{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}]",
   ) as bar:
     for done in analysis.score_rewinds(*job):
       bar.update(done)
   if config.geometry:
-    total = layers * (epochs - 1)
+    last = analysis.epoch_of(runs.read_rows(path), "last", number)
+    total = layers * sum(epoch != last for epoch in epochs)
     with tqdm(total=total, desc=f"seed {number}: geometry") as bar:
       for epoch in analysis.measure_rewinds(*job):
         bar.update()
