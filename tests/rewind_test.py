@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -169,7 +170,7 @@ def test_reestimated_statistics_are_those_of_the_layers_inputs(parts):
   images = experiment.train.images
   normal = images, experiment.mean, experiment.std
   state = hybrids.reestimate(mixed, [mask], *normal).state(mask)
-  inputs = (images - experiment.mean) / experiment.std
+  inputs = jnp.asarray((images - experiment.mean) / experiment.std)
   # Batch norm by hand: what enters each norm of the re-estimated network has
   # the mean and the variance that the norm keeps.
   stem = network.apply(state, inputs).activations["stem"]
@@ -215,19 +216,16 @@ def test_only_parameters_are_rewound_where_asked(parts, finished):
 
 
 def test_the_binary_measures_and_the_second_start_does_nothing(copy):
-  options = ("--layers=block4_2,block4_1", "--epochs=1", "--geometry")
+  options = ("--layers=logits", "--epochs=1", "--geometry")
   first = execute(copy, *options)
-  name = "block4_1+block4_2"
-  assert f"Best custom rewind: {name}, to epoch 1;" in first.stdout, (
-    first.stderr
-  )
-  out = copy / f"rewind-{options[0][9:].replace(',', '-')}-1-geometry"
+  assert "Best custom rewind: logits, to epoch 1" in first.stdout, first.stderr
+  out = copy / "rewind-logits-1-geometry"
   for figure in ("accuracy_by_epoch", "heatmaps", "recovered"):
     assert (out / "figures" / f"{figure}.png").stat().st_size
   rows = runs.read_rows(out)
   measured = {row["layer"] for row in rows if row["metric"] == "capacity"}
   # The layers below are the last network's, which the run itself measured.
-  assert measured == {"block4_1", "block4_2", "pool", "logits"}
+  assert measured == {"logits"}
   second = execute(copy, *options)
   assert "nothing to do" in second.stdout
   assert runs.read_rows(out) == rows

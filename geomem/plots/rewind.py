@@ -56,11 +56,11 @@ def plot_accuracy_by_epoch(rows) -> Figure:
   A row of panels for each kind. Dashed: the network of that epoch itself.
   """
   kinds, whole = _by_kind(rows), _sets(rows, None)[None]
-  figure = style.new_figure(8, 2.5 * len(kinds) + 0.5)
+  figure = style.new_figure(8.0, 2.5 * len(kinds) + 0.5)
   axes = figure.subplots(
     len(kinds), len(_PANELS), sharex=True, sharey=True, squeeze=False
   )
-  last = max(table.fact(rows, "last_epoch").values())
+  last = float(max(table.fact(rows, "last_epoch").values()))
   for (kind, sets), row_of_axes in zip(kinds.items(), axes, strict=True):
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.93, len(sets)))
     for subset, ax in zip(_PANELS, row_of_axes, strict=True):
@@ -119,7 +119,7 @@ def plot_heatmaps(rows) -> Figure:
   return figure
 
 
-def _nearest_epochs(rows) -> dict[int, float]:
+def _nearest_epochs(rows) -> dict[int, int]:
   """The epoch of each seed that is rewound to and nearest to its best one."""
   nearest = {}
   for seed, best in table.fact(rows, "best_epoch").items():
@@ -131,7 +131,7 @@ def _nearest_epochs(rows) -> dict[int, float]:
 def plot_recovered(rows) -> Figure:
   """What rewinds to the best epoch recover, and forget, by layer."""
   kinds, epochs = _by_kind(rows), _nearest_epochs(rows)
-  figure = style.new_figure(8, 3.4)
+  figure = style.new_figure(8.0, 3.4)
   axes = figure.subplots(1, 2)
   panels = [("recovered", "test"), ("accuracy", "permuted")]
   for (kind, sets), marker in zip(kinds.items(), "o<>D", strict=False):
