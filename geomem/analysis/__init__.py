@@ -18,23 +18,47 @@ from geomem.analysis.memorization import (
   score_subsets,
   train_seed,
 )
+from geomem.analysis.rewind import (
+  measure_rewinds,
+  num_networks,
+  score_rewinds,
+)
+from geomem.analysis.rewind_findings import (
+  RewindScores,
+  best_rewinds,
+  find_rewinds,
+)
+from geomem.analysis.rewind_plan import (
+  RewindConfig,
+  epochs_to_rewind,
+  make_rewinds,
+)
 
 __all__ = [
   "Experiment",
   "ExperimentConfig",
   "Finding",
+  "RewindConfig",
+  "RewindScores",
   "Seed",
+  "best_rewinds",
   "checkpoints_of",
   "config_dict",
   "epoch_of",
+  "epochs_to_rewind",
   "find",
+  "find_rewinds",
   "layer_means",
   "load_experiment",
+  "make_rewinds",
   "measure_layers",
+  "measure_rewinds",
   "measure_seed",
+  "num_networks",
   "prepare",
   "prepare_seed",
   "resolve",
+  "score_rewinds",
   "score_subsets",
   "train_seed",
 ]

@@ -1,6 +1,7 @@
 """The memorization experiment: train, score the subsets, measure the layers."""
 
 import functools
+import pathlib
 import shutil
 from collections.abc import Iterator
 
@@ -36,6 +37,11 @@ def score_subsets(experiment, seed, state) -> list[dict]:
     )
     for split in ("train", "test")
   }
+  return score_logits(seed, logits)
+
+
+def score_logits(seed, logits: dict[str, np.ndarray]) -> list[dict]:
+  """Rows of accuracy and loss of the subsets, from the logits by split."""
   rows = []
   for name, subset in seed.subsets.items():
     found = training.scores(
@@ -48,10 +54,14 @@ def score_subsets(experiment, seed, state) -> list[dict]:
   return rows
 
 
-def checkpoints_of(run: runs.Run | str, seed: int) -> training.Checkpoints:
+def checkpoints_of(
+  run: runs.Run | pathlib.Path | str, seed: int, *, must_exist: bool = False
+) -> training.Checkpoints:
   """The saved networks of one seed, by epoch."""
-  path = getattr(run, "path", run)
-  return training.Checkpoints(path / "checkpoints" / f"seed{seed}")
+  path = pathlib.Path(getattr(run, "path", run))
+  return training.Checkpoints(
+    path / "checkpoints" / f"seed{seed}", must_exist=must_exist
+  )
 
 
 def train_seed(run, experiment, seed) -> Iterator[tuple[int, float]]:
@@ -178,9 +188,12 @@ def _geometry_rows(measured, layer, layer_index, names) -> list[dict]:
   ]
 
 
-def measure_layers(experiment, seed, state) -> Iterator[list[dict]]:
-  """Geometry of every layer of one network; hands on each layer's rows."""
+def measure_layers(
+  experiment, seed, state, layers=None
+) -> Iterator[list[dict]]:
+  """Geometry of a network's layers, or of some; hands on each layer's rows."""
   config, network = experiment.config, experiment.network
+  layers = network.layer_names if layers is None else layers
   names = list(seed.subsets)
   images = np.concatenate(
     [
@@ -193,8 +206,8 @@ def measure_layers(experiment, seed, state) -> Iterator[list[dict]]:
   )
   centers = experiments.parse_centers(config.centers)
   shape = next(iter(seed.manifolds.values())).shape
-  blocks = layer_blocks(forward, state, images, network.layer_names)
-  for index, (layer, points) in enumerate(blocks):
+  for layer, points in layer_blocks(forward, state, images, layers):
+    index = network.layer_names.index(layer)
     points = points.reshape(len(names), *shape, -1)
     stats = [geometry.gram_statistics(p) for p in points]
     stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *stats)

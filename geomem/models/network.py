@@ -31,26 +31,18 @@ class Output(NamedTuple):
   state: dict[str, Any]
 
 
-class _Layers(nnx.Module):
-  """The layers as attributes, in order; each sees the shape before it."""
-
-  def __init__(self, specs: tuple[LayerSpec, ...], image_shape, key):
-    shape = (1, *image_shape)
-    self.names = tuple(name for name, _ in specs)
-    for index, (name, make) in enumerate(specs):
-      layer = make(shape[1:], nnx.Rngs(jax.random.fold_in(key, index)))
-      setattr(self, name, layer)
-      shape = nnx.eval_shape(
-        functools.partial(layer, train=False),
-        jax.ShapeDtypeStruct(shape, jnp.float32),
-      ).shape
-
-  def __call__(self, x, *, train: bool):
-    activations = {"input": x}
-    for name in self.names:
-      x = getattr(self, name)(x, train=train)
-      activations[name] = x
-    return activations
+def _make_layers(
+  specs: tuple[LayerSpec, ...], image_shape: tuple[int, ...], key
+) -> dict[str, nnx.Module]:
+  """The layers by name, in order; each sees the shape before it."""
+  layers, shape = {}, (1, *image_shape)
+  for index, (name, make) in enumerate(specs):
+    layers[name] = make(shape[1:], nnx.Rngs(jax.random.fold_in(key, index)))
+    shape = nnx.eval_shape(
+      functools.partial(layers[name], train=False),
+      jax.ShapeDtypeStruct(shape, jnp.float32),
+    ).shape
+  return layers
 
 
 class Network:
@@ -72,20 +64,26 @@ class Network:
     self.name = name
     self.image_shape = tuple(image_shape)
     self.layer_names = ("input", *(layer for layer, _ in specs))
-    self._make = lambda key: _Layers(specs, self.image_shape, key)
+    self._make = lambda key: _make_layers(specs, self.image_shape, key)
     abstract = nnx.eval_shape(self._make, jax.random.key(0))
-    self._graph, self._abstract = nnx.split(abstract)
+    self._layers = {name: nnx.split(abstract[name]) for name, _ in specs}
+    states = {name: state for name, (_, state) in self._layers.items() if state}
     self._parameter_paths = {
-      path
-      for path, variable in nnx.to_flat_state(self._abstract)
+      (name, *path)
+      for name, state in states.items()
+      for path, variable in nnx.to_flat_state(state)
       if isinstance(variable, nnx.Param)
     }
-    state = nnx.to_pure_dict(self._abstract)
-    self.parameter_layers = tuple(n for n in self.layer_names if n in state)
+    self._abstract = {n: nnx.to_pure_dict(state) for n, state in states.items()}
+    self.parameter_layers = tuple(states)
 
   def init(self, key: Key[Array, ""]) -> dict[str, Any]:
     """The initial state; a layer's depends on the key and its place."""
-    return nnx.to_pure_dict(nnx.state(self._make(key)))
+    layers = self._make(key)
+    return {
+      name: nnx.to_pure_dict(nnx.state(layers[name]))
+      for name in self.parameter_layers
+    }
 
   def apply(
     self,
@@ -101,13 +99,49 @@ class Network:
       images: normalized images.
       train: whether batch norm uses, and updates by, the batch's statistics.
     """
-    typed = jax.tree.map(lambda x: x, self._abstract)
+    x, activations, new_state = images, {"input": images}, {}
+    for name in self._layers:
+      x, new = self.apply_layer(name, state.get(name, {}), x, train=train)
+      activations[name] = x
+      if new:
+        new_state[name] = new
+    logits = x.astype(jnp.float32)
+    return Output(
+      logits, activations | {"logits": logits}, new_state if train else state
+    )
+
+  def apply_layer(
+    self,
+    name: str,
+    state: dict[str, Any],
+    x: Float[Array, "n ..."],
+    *,
+    train: bool = False,
+    momentum: float | None = None,
+  ) -> tuple[Float[Array, "n ..."], dict[str, Any]]:
+    """Runs one layer alone.
+
+    Args:
+      name: one of `layer_names` but `input`.
+      state: the layer's entry of the network's state; empty where it has none.
+      x: its input.
+      train: as in `apply`.
+      momentum: of the batch statistics, in place of the layer's own; with 0
+        the new statistics are those of `x` alone.
+
+    Returns:
+      Its output, and its state, with updated batch statistics in training.
+    """
+    graph, abstract = self._layers[name]
+    typed = jax.tree.map(lambda leaf: leaf, abstract)
     nnx.replace_by_pure_dict(typed, state)
-    module = nnx.merge(self._graph, typed)
-    activations = module(images, train=train)
-    new_state = nnx.to_pure_dict(nnx.state(module)) if train else state
-    logits = activations["logits"].astype(jnp.float32)
-    return Output(logits, activations | {"logits": logits}, new_state)
+    layer = nnx.merge(graph, typed)
+    if momentum is not None:
+      for _, module in nnx.iter_modules(layer):
+        if isinstance(module, nnx.BatchNorm):
+          module.momentum = momentum
+    output = layer(x, train=train)
+    return output, nnx.to_pure_dict(nnx.state(layer)) if train else state
 
   def split(self, state: dict[str, Any]) -> tuple[dict, dict]:
     """Parts a state into its parameters and its batch statistics."""
@@ -126,7 +160,7 @@ class Network:
   @property
   def abstract_state(self) -> dict[str, Any]:
     """Shapes and types of a state."""
-    return nnx.to_pure_dict(self._abstract)
+    return jax.tree.map(lambda leaf: leaf, self._abstract)
 
   @property
   def num_parameters(self) -> int:

@@ -3,10 +3,14 @@
 import pathlib
 
 from geomem import runs
-from geomem.plots import figures, style
+from geomem.plots import figures, rewind, style
 
 # The `experiment` field of a config -> its figures by name.
-FIGURES = {"memorization": figures.MEMORIZATION}
+FIGURES = {
+  "memorization": figures.MEMORIZATION,
+  "rewind": rewind.REWIND,
+  "rewind_geometry": rewind.REWIND,
+}
 
 
 def draw_all(path: pathlib.Path | str) -> list[pathlib.Path]:

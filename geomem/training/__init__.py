@@ -2,7 +2,7 @@
 
 from geomem.training.checkpoints import CheckpointError, Checkpoints
 from geomem.training.config import TrainingConfig, checkpoint_epochs
-from geomem.training.evaluation import predict_logits, scores
+from geomem.training.evaluation import padded_blocks, predict_logits, scores
 from geomem.training.loop import (
   NonFiniteLossError,
   TrainingData,
@@ -19,6 +19,7 @@ __all__ = [
   "TrainingConfig",
   "TrainingData",
   "checkpoint_epochs",
+  "padded_blocks",
   "predict_logits",
   "scores",
   "steps_per_epoch",

@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -22,9 +23,27 @@ class Checkpoints:
   leaves no checkpoint of that epoch.
   """
 
-  def __init__(self, directory: pathlib.Path | str, *, keep: int | None = None):
-    """Opens or creates the directory; `keep` newest are kept, or all."""
+  def __init__(
+    self,
+    directory: pathlib.Path | str,
+    *,
+    keep: int | None = None,
+    must_exist: bool = False,
+  ):
+    """Opens or creates the directory.
+
+    Args:
+      directory: where.
+      keep: how many of the newest are kept; all by default.
+      must_exist: refuses to create it.
+
+    Raises:
+      CheckpointError: it must exist, and does not or is empty; it names what
+        is there.
+    """
     self.directory = pathlib.Path(directory).resolve()
+    if must_exist:
+      _expect_checkpoints(self.directory)
     policies = ocp.training.preservation_policies
     self._checkpointer = ocp.training.Checkpointer(
       self.directory,
@@ -63,23 +82,64 @@ class Checkpoints:
       CheckpointError: the epoch is not there, is damaged, or has another
         structure or other shapes.
     """
-    if epoch not in self.epochs:
-      raise CheckpointError(
-        f"There is no checkpoint of epoch {epoch} in {self.directory}; there"
-        f" are those of epochs {self.epochs}."
-      )
+    return self._load(epoch, like)
+
+  def load_layers(self, epoch: int, like: dict[str, Any]) -> dict[str, Any]:
+    """Restores some entries of a checkpoint; the others are not read.
+
+    Args:
+      epoch: one of `epochs`.
+      like: as in `load`, with the entries that are wanted.
+
+    Raises:
+      CheckpointError: as in `load`; it names the layers that are there.
+    """
+    saved = self._read(
+      # Of arrays that are lost the metadata is None.
+      epoch,
+      lambda: dict(self._checkpointer.metadata(epoch).metadata),
+    )
+    # Orbax gives back entries that were never saved, filled with nothing.
+    for name in like:
+      if name not in saved:
+        raise CheckpointError(
+          f"There is no layer {name!r} in the checkpoint of epoch {epoch} in"
+          f" {self.directory}; there are {', '.join(saved)}."
+        )
+      wanted, found = (_shapes(tree[name]) for tree in (like, saved))
+      if wanted != found:
+        raise CheckpointError(
+          f"Layer {name!r} of epoch {epoch} in {self.directory} is of another"
+          f" network: it has the shapes {found}, not {wanted}."
+        )
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+      return self._load(epoch, like)
+
+  def _load(self, epoch: int, like: Any) -> Any:
     # Where the arrays shall live is said here, not read from the disk: the
     # checkpoint may come from other devices.
     place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=place), like
     )
+    return self._read(epoch, lambda: self._checkpointer.load(epoch, abstract))
+
+  def _read(self, epoch: int, read: Callable[[], Any]) -> Any:
+    """What `read` gives, or a sentence on why it gives nothing."""
+    if epoch not in self.epochs:
+      raise CheckpointError(
+        f"There is no checkpoint of epoch {epoch} in {self.directory}; there"
+        f" are those of epochs {self.epochs}."
+      )
     try:
-      return self._checkpointer.load(epoch, abstract)
+      return read()
     except Exception as error:
       raise CheckpointError(
         f"The checkpoint of epoch {epoch} in {self.directory} cannot be read:"
-        f" it is damaged or of another network ({type(error).__name__})."
+        f" it is damaged or of another network ({type(error).__name__}). There"
+        f" are those of epochs {self.epochs}."
       ) from error
 
   def load_latest(self, like: Any) -> tuple[int, Any] | None:
@@ -100,3 +160,25 @@ class Checkpoints:
 
   def __exit__(self, *_) -> None:
     self.close()
+
+
+def _expect_checkpoints(directory: pathlib.Path) -> None:
+  """Raises unless the directory holds a number, that of an epoch."""
+  here = directory
+  while not here.is_dir():
+    here = here.parent
+  names = sorted(path.name for path in here.iterdir())
+  if here != directory or not any(name.isdigit() for name in names):
+    raise CheckpointError(
+      f"There are no checkpoints in {directory}; {here} holds"
+      f" {', '.join(names) or 'nothing'}."
+    )
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+  """The shape of every leaf, by its path."""
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {
+    jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
+    for path, leaf in leaves
+  }

@@ -1,11 +1,12 @@
 """Logits over a whole set, and the scores of a subset of it."""
 
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, UInt8
 
 from geomem.data import normalize
 from geomem.models import Network
@@ -19,28 +20,37 @@ def _compiled_logits(network: Network):
   return jax.jit(logits)
 
 
+def padded_blocks(
+  images, batch_size: int = 512
+) -> Iterator[tuple[int, UInt8[Array, "b H W C"]]]:
+  """Images in blocks of one size, so that one program serves all.
+
+  Yields:
+    How many images the block holds, and the block, zeros after those.
+  """
+  batch_size = min(batch_size, len(images))
+  for start in range(0, len(images), batch_size):
+    block = jnp.asarray(images[start : start + batch_size])
+    padding = [(0, batch_size - len(block))] + [(0, 0)] * (block.ndim - 1)
+    yield len(block), jnp.pad(block, padding)
+
+
 def predict_logits(
   network: Network,
   state: dict,
   images,
-  mean: Float[Array, " C"],
-  std: Float[Array, " C"],
+  mean: Float[Array | np.ndarray, " C"],
+  std: Float[Array | np.ndarray, " C"],
   *,
   batch_size: int = 512,
 ) -> Float[np.ndarray, "n classes"]:
-  """Logits of `[n, H, W, C]` uint8 images, in evaluation mode, on the host.
-
-  The last batch is padded, so that one program serves all.
-  """
+  """Logits of `[n, H, W, C]` uint8 images, in evaluation mode, on the host."""
   forward = _compiled_logits(network)
-  num_images = len(images)
-  batch_size = min(batch_size, num_images)
-  outputs = []
-  for start in range(0, num_images, batch_size):
-    block = jnp.asarray(images[start : start + batch_size])
-    padding = [(0, batch_size - len(block))] + [(0, 0)] * (block.ndim - 1)
-    outputs.append(forward(state, jnp.pad(block, padding), mean, std))
-  return np.concatenate([np.asarray(o) for o in outputs])[:num_images]
+  outputs = [
+    np.asarray(forward(state, block, mean, std))[:count]
+    for count, block in padded_blocks(images, batch_size)
+  ]
+  return np.concatenate(outputs)
 
 
 def scores(

@@ -1,0 +1,210 @@
+"""What rewinds say about where the permuted labels are memorized.
+
+Two claims are tested. Stephenson et al., ICLR 2021: to put back the final
+layers restores generalization. Maini et al., ICML 2023: the layers that
+memorize are generally not the last ones.
+"""
+
+import math
+from collections import defaultdict
+
+import numpy as np
+
+from geomem.analysis.findings import Finding, epoch_of
+
+ENOUGH = 0.8
+
+
+class RewindScores:
+  """The rows of rewinds, by what is rewound, epoch and seed.
+
+  Attributes:
+    seeds: in order.
+    subsets: their names.
+    chance: 1 / classes.
+  """
+
+  def __init__(self, rows):
+    """Sorts the rows."""
+    self._values = defaultdict(dict)
+    self._rewound = defaultdict(dict)
+    self.seeds = sorted({row["seed"] for row in rows})
+    self._best = {seed: epoch_of(rows, "best", seed) for seed in self.seeds}
+    self._last = {seed: epoch_of(rows, "last", seed) for seed in self.seeds}
+    self.subsets = list(dict.fromkeys(r["subset"] for r in rows if r["subset"]))
+    self.chance = next(
+      row["value"] for row in rows if row["metric"] == "chance_accuracy"
+    )
+    for row in rows:
+      if row["layer"] is not None or row["subset"] is None:
+        continue
+      kind, rewound = row.get("kind"), row.get("rewound")
+      self._rewound[kind][rewound] = None
+      key = (kind, rewound, row["subset"], row["metric"])
+      self._values[key][row["epoch"], row["seed"]] = row["value"]
+
+  @property
+  def kinds(self) -> list[str]:
+    """The kinds of rewinds, in the order of the rows."""
+    return [kind for kind in self._rewound if kind is not None]
+
+  def rewound(self, kind: str) -> list[str]:
+    """What was rewound, in the order of the rows."""
+    return list(self._rewound[kind])
+
+  def at_best(self, kind, rewound, subset, metric="accuracy") -> np.ndarray:
+    """Values by seed, at the epoch of each that is nearest to the best.
+
+    Seeds without the metric are left out.
+    """
+    values = self._values[kind, rewound, subset, metric]
+    found = []
+    for seed, best in self._best.items():
+      distance = {e: abs(e - best) for e, s in values if s == seed}
+      if distance:
+        found.append(values[min(distance, key=distance.get), seed])
+    return np.array(found)
+
+  def by_epoch(self, kind, rewound, subset, metric="accuracy"):
+    """Values by seed, for each epoch that all seeds have."""
+    values = self._values[kind, rewound, subset, metric]
+    epochs = sorted({epoch for epoch, _ in values})
+    found = {
+      e: np.array([values.get((e, s), np.nan) for s in self.seeds])
+      for e in epochs
+    }
+    return {e: v for e, v in found.items() if not np.isnan(v).any()}
+
+  def at_last(self, subset: str) -> np.ndarray:
+    """Accuracies of the networks that nothing is rewound in, by seed."""
+    values = self._values[None, None, subset, "accuracy"]
+    return np.array([values[e, seed] for seed, e in self._last.items()])
+
+
+def _share(values: np.ndarray) -> str:
+  """Per cent, with the standard deviation over seeds."""
+  text = f"{values.mean():.0%}"
+  return text + (f" ± {values.std(ddof=1):.0%}" if len(values) > 1 else "")
+
+
+def _set_name(kind: str, rewound: str) -> str:
+  """For example `the last 3 layers (from fc1 on)`."""
+  names = rewound.split("+")
+  count = f"{len(names)} layers" if len(names) > 1 else "layer"
+  if kind == "suffix":
+    return f"the last {count} (from {names[0]} on)"
+  if kind == "prefix":
+    return f"the first {count} (up to {names[-1]})"
+  return rewound
+
+
+def _side(scores: RewindScores, kind: str) -> Finding:
+  """Whether fewer than half of the layers, from one side, are enough."""
+
+  def says(rewound):
+    recovered = scores.at_best(kind, rewound, "test", "recovered")
+    permuted = scores.at_best(kind, rewound, "permuted").mean()
+    return f"{_share(recovered)}, with permuted accuracy {permuted:.3f}"
+
+  sets = scores.rewound(kind)
+  means = [
+    scores.at_best(kind, rewound, "test", "recovered").mean()
+    for rewound in sets
+  ]
+  few = max(1, len(sets) // 2)
+  enough = next(i for i, mean in enumerate(means, 1) if mean >= ENOUGH)
+  sentence = (
+    f"at the best epoch {_set_name(kind, sets[few - 1])} of {len(sets)} recover"
+    f" {says(sets[few - 1])} (chance {scores.chance:.3f}), of the test accuracy"
+    f" that was lost; {ENOUGH:.0%} takes {_set_name(kind, sets[enough - 1])}:"
+    f" {says(sets[enough - 1])}"
+  )
+  if kind == "suffix":
+    return Finding("F4.1 (the last layers restore)", enough <= few, sentence)
+  return Finding("F4.2 (the first layers do not)", enough > few, sentence)
+
+
+def best_rewinds(rows) -> list[str]:
+  """The layers and the epoch that recover most, one sentence for each kind.
+
+  All layers at once do not count: that is an earlier epoch's network.
+  """
+  scores, sentences = RewindScores(rows), []
+  for kind in scores.kinds:
+    sets = scores.rewound(kind)
+    recovered = {
+      (rewound, epoch): values
+      for rewound in (sets[:-1] if kind in ("suffix", "prefix") else sets)
+      for epoch, values in scores.by_epoch(
+        kind, rewound, "test", "recovered"
+      ).items()
+    }
+    if recovered:
+      best = max(recovered, key=lambda at: recovered[at].mean())
+      sentences.append(
+        f"Best {kind} rewind: {_set_name(kind, best[0])}, to epoch {best[1]};"
+        f" {_share(recovered[best])} of the lost test accuracy is recovered."
+      )
+  return sentences
+
+
+def _selective(scores: RewindScores) -> Finding:
+  """Which single layer's rewind forgets most, and most selectively.
+
+  By (fall of permuted accuracy) - (fall of unpermuted accuracy), at the
+  layer's best epoch.
+  """
+  layers = scores.rewound("single")
+  found = {}
+  for layer in layers:
+    after = {
+      subset: scores.by_epoch("single", layer, subset)
+      for subset in ("permuted", "unpermuted")
+    }
+    gains = {
+      epoch: (after["unpermuted"][epoch] - after["permuted"][epoch]).mean()
+      for epoch in after["permuted"]
+    }
+    epoch = max(gains, key=gains.get)
+    means = {s: after[s][epoch].mean() for s in after}
+    found[layer] = gains[epoch], epoch, means
+  first = max(layers, key=lambda layer: found[layer][0])
+  late = layers[-math.ceil(len(layers) / 3) :]
+  rival = max(late, key=lambda layer: found[layer][0])
+
+  def says(layer):
+    _, epoch, means = found[layer]
+    changes = (
+      f"{subset} accuracy {scores.at_last(subset).mean():.3f} to {mean:.3f}"
+      for subset, mean in means.items()
+    )
+    return f"{layer} at epoch {epoch} ({', '.join(changes)})"
+
+  sentence = (
+    "of all single layers, the one whose rewind forgets most at the least loss"
+    f" is {says(first)}. "
+  )
+  if first in late:
+    sentence += (
+      f"It is one of the last third ({', '.join(late)}), where by Maini et al."
+      " the memory generally is not"
+    )
+  else:
+    sentence += (
+      f"In the last third ({', '.join(late)}) it is {says(rival)}: the last"
+      " layers do not hold the memory singly, as Maini et al. find"
+    )
+  name = "Maini et al. (the memory is not in the last layers)"
+  return Finding(name, first not in late, sentence)
+
+
+def find_rewinds(rows) -> list[Finding]:
+  """Tests both claims; each sentence carries its figures, by mean and sd."""
+  scores = RewindScores(rows)
+  findings = []
+  if any(row["metric"] == "recovered" for row in rows):
+    sides = [k for k in scores.kinds if k in ("suffix", "prefix")]
+    findings += [_side(scores, kind) for kind in sides]
+  if "single" in scores.kinds:
+    findings.append(_selective(scores))
+  return findings

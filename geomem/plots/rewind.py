@@ -1,0 +1,164 @@
+"""The figures of layer rewinds, each from the rows alone.
+
+The paper's figure 4A-B, and the same for every kind of rewind.
+"""
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from geomem.plots import rows as table
+from geomem.plots import style
+from geomem.plots.figures import epoch_axis
+
+_PANELS = ("test", "permuted")
+_TITLES = {
+  "single": "one layer alone",
+  "suffix": "from a layer on",
+  "prefix": "up to a layer",
+  "custom": "chosen layers",
+}
+
+
+def _sets(rows, kind: str | None) -> dict[str | None, list[dict]]:
+  """Rows of whole networks by what is rewound, in the order of the rows."""
+  sets = {}
+  for row in rows:
+    if row.get("kind") == kind and row["layer"] is None and row["subset"]:
+      sets.setdefault(row.get("rewound"), []).append(row)
+  return sets
+
+
+def _by_kind(rows) -> dict[str, dict[str, list[dict]]]:
+  """The same for each kind, by the layer at the border of what is rewound.
+
+  All in the network's order, in which rows hold the suffixes backwards.
+  """
+  found = {}
+  for kind in _TITLES:
+    border = {"suffix": 0, "prefix": -1}.get(kind)
+    named = [
+      (rewound if border is None else rewound.split("+")[border], chosen)
+      for rewound, chosen in _sets(rows, kind).items()
+    ]
+    if named:
+      found[kind] = dict(named[::-1] if kind == "suffix" else named)
+  return found
+
+
+def _chance(rows) -> float:
+  return next(iter(table.fact(rows, "chance_accuracy").values()))
+
+
+def plot_accuracy_by_epoch(rows) -> Figure:
+  """Accuracy after a rewind against its epoch, one curve a layer.
+
+  A row of panels for each kind. Dashed: the network of that epoch itself.
+  """
+  kinds, whole = _by_kind(rows), _sets(rows, None)[None]
+  figure = style.new_figure(8.0, 2.5 * len(kinds) + 0.5)
+  axes = figure.subplots(
+    len(kinds), len(_PANELS), sharex=True, sharey=True, squeeze=False
+  )
+  last = float(max(table.fact(rows, "last_epoch").values()))
+  for (kind, sets), row_of_axes in zip(kinds.items(), axes, strict=True):
+    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.93, len(sets)))
+    for subset, ax in zip(_PANELS, row_of_axes, strict=True):
+      x, mean, _ = table.series(whole, "accuracy", subset, "epoch")
+      ax.plot(x, mean, color="0.4", ls="--", label="all layers", zorder=3)
+      for (name, chosen), color in zip(sets.items(), colors, strict=True):
+        x, mean, error = table.series(chosen, "accuracy", subset, "epoch")
+        ax.plot(x, mean, color=color, marker=".", label=name)
+        ax.fill_between(
+          x, mean - error, mean + error, color=color, alpha=0.15, lw=0
+        )
+      epoch_axis(ax, last)
+      ax.set_ylim(-0.02, 1.02)
+      ax.set_title(f"{subset}, {_TITLES[kind]}")
+    ax.axhline(_chance(rows), color="0.4", lw=0.9, ls=":", label="chance")
+    row_of_axes[0].set_ylabel("accuracy")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7)
+  for ax in axes[:-1].ravel():
+    ax.set_xlabel("")
+  for ax in axes[-1]:
+    ax.set_xlabel("epoch that layers are put back to")
+  return figure
+
+
+def plot_heatmaps(rows) -> Figure:
+  """Test and permuted accuracy by layer and epoch, a row for each kind."""
+  kinds = _by_kind(rows)
+  depth = max(map(len, kinds.values()))
+  figure = style.new_figure(7.6, (0.2 * depth + 0.7) * len(kinds) + 0.4)
+  axes = figure.subplots(len(kinds), len(_PANELS), squeeze=False)
+  for (kind, sets), row_of_axes in zip(kinds.items(), axes, strict=True):
+    for subset, ax in zip(_PANELS, row_of_axes, strict=True):
+      found = [
+        table.series(chosen, "accuracy", subset, "epoch")
+        for chosen in sets.values()
+      ]
+      epochs = found[0][0]
+      image = ax.imshow(
+        np.stack([mean for _, mean, _ in found]),
+        aspect="auto",
+        cmap="viridis",
+        vmin=0,
+        vmax=1,
+      )
+      ax.set_yticks(range(len(sets)), sets, fontsize=7)
+      ax.set_xticks(range(len(epochs)), epochs, fontsize=7)
+      ax.set_title(f"{subset}, {_TITLES[kind]}")
+      best = np.mean(list(table.fact(rows, "best_epoch").values()))
+      ax.axvline(
+        np.interp(best, epochs, range(len(epochs))), color="w", ls="--"
+      )
+    row_of_axes[0].set_ylabel("layer")
+  for ax in axes[-1]:
+    ax.set_xlabel("epoch that layers are put back to")
+  figure.colorbar(image, ax=axes, label="accuracy")
+  return figure
+
+
+def _nearest_epochs(rows) -> dict[int, int]:
+  """The epoch of each seed that is rewound to and nearest to its best one."""
+  nearest = {}
+  for seed, best in table.fact(rows, "best_epoch").items():
+    epochs = {r["epoch"] for r in rows if r.get("kind") and r["seed"] == seed}
+    nearest[seed] = min(epochs, key=lambda epoch: abs(epoch - best))
+  return nearest
+
+
+def plot_recovered(rows) -> Figure:
+  """What rewinds to the best epoch recover, and forget, by layer."""
+  kinds, epochs = _by_kind(rows), _nearest_epochs(rows)
+  figure = style.new_figure(8.0, 3.4)
+  axes = figure.subplots(1, 2)
+  panels = [("recovered", "test"), ("accuracy", "permuted")]
+  for (kind, sets), marker in zip(kinds.items(), "o<>D", strict=False):
+    for (metric, subset), ax in zip(panels, axes, strict=True):
+      # One epoch a seed: all values fall under the one kind.
+      found = [
+        table.series(chosen, metric, subset, "kind", epochs)[1:]
+        for chosen in sets.values()
+      ]
+      if all(len(mean) for mean, _ in found):
+        mean, error = np.array(found)[..., 0].T
+        ax.errorbar(list(sets), mean, error, marker=marker, label=_TITLES[kind])
+  axes[0].set_ylabel("test accuracy recovered")
+  axes[1].set_ylabel("permuted accuracy")
+  axes[0].axhline(1, color="0.4", lw=0.9, ls="--")
+  axes[1].axhline(_chance(rows), color="0.4", lw=0.9, ls=":", label="chance")
+  axes[1].set_ylim(-0.02, 1.02)
+  for ax in axes:
+    ax.set_xlabel("layer, put back to the best epoch")
+    ax.tick_params(axis="x", rotation=90, labelsize=7)
+  handles, labels = axes[1].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside upper center", ncols=4)
+  return figure
+
+
+REWIND = {
+  "accuracy_by_epoch": plot_accuracy_by_epoch,
+  "heatmaps": plot_heatmaps,
+  "recovered": plot_recovered,
+}

@@ -1,0 +1,263 @@
+"""Layer rewinds: exact at both ends, resumed, and refused by sentences."""
+
+import itertools
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from geomem import analysis, plots, runs, training
+from geomem.analysis import hybrids
+
+ROOT = pathlib.Path(__file__).parent.parent
+CONFIG = analysis.ExperimentConfig(
+  model="resnet18",
+  width=2,
+  epochs=2,
+  examples_per_class=40,
+  num_classes=3,
+  manifold_points=4,
+  num_probes=5,
+)
+LAYERS = ["stem", *(f"block{s}_{i}" for s in range(1, 5) for i in (1, 2))]
+LAYERS += ["logits"]
+DEPTH = len(LAYERS)
+
+
+def execute(path, *options):
+  """The binary: its flags and another's do not fit in one process."""
+  module = "experiments.rewind"
+  return subprocess.run(
+    [sys.executable, "-m", module, f"--run={path}", *options],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+
+
+def random_state(network, rng):
+  """Unlike fresh networks' at the vectors, batch statistics among them."""
+
+  def draw(leaf):
+    if len(leaf.shape) == 1:
+      return rng.uniform(0.5, 1.5, leaf.shape).astype("f4")
+    scale = np.sqrt(2 / np.prod(leaf.shape[:-1]))
+    return rng.normal(0, scale, leaf.shape).astype("f4")
+
+  return jax.tree.map(draw, network.abstract_state)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  """A run as if finished: a network of its own, at random, at every epoch."""
+  path = tmp_path_factory.mktemp("run")
+  experiment = analysis.prepare(CONFIG)
+  seed = analysis.prepare_seed(experiment, 0)
+  with (
+    runs.Run(path, analysis.config_dict(CONFIG)) as run,
+    analysis.checkpoints_of(run, 0) as saved,
+  ):
+    for epoch in range(3):
+      state = random_state(experiment.network, np.random.default_rng(epoch))
+      saved.save(epoch, state)
+      rows = analysis.score_subsets(experiment, seed, state)
+      run.append([{"seed": 0, "epoch": epoch} | row for row in rows])
+    for metric, value in (("best_epoch", 1), ("last_epoch", 2)):
+      run.append([{"seed": 0, "metric": metric, "value": value}])
+  return path
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+  return shutil.copytree(finished, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def parts(finished):
+  """Experiment, seed, and the states of all epochs."""
+  experiment = analysis.load_experiment(finished)
+  with analysis.checkpoints_of(finished, 0) as saved:
+    like = experiment.network.abstract_state
+    states = {epoch: saved.load(epoch, like) for epoch in saved.epochs}
+  return experiment, analysis.prepare_seed(experiment, 0), states
+
+
+def rewound_rows(path, **config):
+  config = analysis.RewindConfig(**config)
+  experiment = analysis.load_experiment(path)
+  seed = analysis.prepare_seed(experiment, 0)
+  with runs.Run(path / config.directory, config.as_dict()) as run:
+    for _ in analysis.score_rewinds(run, path, experiment, seed, config):
+      pass
+    return [row for row in run.rows() if "kind" in row]
+
+
+def scores_of(rows, **columns):
+  return {
+    (row["subset"], row["metric"]): (row["value"], row["stderr"])
+    for row in rows
+    if row["metric"] in ("accuracy", "loss")
+    and all(row[name] == value for name, value in columns.items())
+  }
+
+
+def test_the_last_epoch_changes_nothing_and_all_layers_change_all(finished):
+  own = [row for row in runs.read_rows(finished) if row["layer"] is None]
+  for reading in ("together", "parameters"):
+    rows = rewound_rows(finished, batch_norm=reading)
+    last = scores_of(own, epoch=2)
+    assert len(last) == 8
+    for kind, j in itertools.product(("suffix", "prefix"), range(DEPTH)):
+      names = LAYERS[DEPTH - 1 - j :] if kind == "suffix" else LAYERS[: j + 1]
+      name = "+".join(names)
+      assert scores_of(rows, kind=kind, rewound=name, epoch=2) == last
+    for name in LAYERS:
+      assert scores_of(rows, kind="single", rewound=name, epoch=2) == last
+  rows = rewound_rows(finished)
+  for kind, epoch in itertools.product(("suffix", "prefix"), (0, 1, 2)):
+    found = scores_of(rows, kind=kind, rewound="+".join(LAYERS), epoch=epoch)
+    assert found == scores_of(own, epoch=epoch)
+  assert len(rows) == 3 * 3 * DEPTH * 9
+  # The test accuracy of an epoch's own network is recovered, the best is 1.
+  recovered = {
+    row["epoch"]: row["value"]
+    for row in rows
+    if row["metric"] == "recovered" and row["rewound"] == "+".join(LAYERS)
+  }
+  assert recovered[1] == 1
+  assert recovered[2] == 0
+  drawn = plots.draw_all(finished / "rewind")
+  assert {path.stem for path in drawn} == {
+    "accuracy_by_epoch",
+    "heatmaps",
+    "recovered",
+  }
+
+
+@pytest.mark.parametrize("layers", [LAYERS[:3], LAYERS[4:5], LAYERS[-2:]])
+def test_hybrids_are_the_networks_of_their_states_bit_for_bit(parts, layers):
+  experiment, _, states = parts
+  network = experiment.network
+  mixed = hybrids.Hybrids(network, states[2], states[1], {})
+  # The other networks share their beginnings with it.
+  masks = [hybrids.mask_of(network, LAYERS[:i]) for i in range(DEPTH)]
+  mask = hybrids.mask_of(network, layers)
+  images = experiment.test.images[:50]
+  normal = images, experiment.mean, experiment.std
+  found = {
+    m: logits
+    for m, _, logits in hybrids.hybrid_logits(mixed, [*masks, mask], *normal)
+  }
+  state = {
+    n: states[1 if n in layers else 2][n] for n in network.parameter_layers
+  }
+  jax.tree.map(np.testing.assert_array_equal, mixed.state(mask), state)
+  expected = training.predict_logits(network, state, *normal)
+  np.testing.assert_array_equal(found[mask], expected)
+  assert not np.array_equal(found[mask], found[masks[0]])
+
+
+def test_reestimated_statistics_are_those_of_the_layers_inputs(parts):
+  experiment, _, states = parts
+  network = experiment.network
+  mask = hybrids.mask_of(network, LAYERS[:2])
+  mixed = hybrids.Hybrids(network, states[2], states[1], {})
+  images = experiment.train.images
+  normal = images, experiment.mean, experiment.std
+  state = hybrids.reestimate(mixed, [mask], *normal).state(mask)
+  inputs = jnp.asarray((images - experiment.mean) / experiment.std)
+  # Batch norm by hand: what enters each norm of the re-estimated network has
+  # the mean and the variance that the norm keeps.
+  stem = network.apply(state, inputs).activations["stem"]
+  block = state["block1_1"]
+  for x, layer in [(inputs, state["stem"]), (stem, block["conv1"])]:
+    convolved = jax.lax.conv_general_dilated(
+      x,
+      layer["conv"]["kernel"],
+      (1, 1),
+      "SAME",
+      dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+    norm = layer["norm"]
+    mean, var = convolved.mean((0, 1, 2)), convolved.var((0, 1, 2))
+    np.testing.assert_allclose(norm["mean"], mean, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(norm["var"], var, rtol=1e-4)
+  for name, epoch in [("stem", 1), ("block1_1", 1), ("block1_2", 2)]:
+    found, own = (
+      network.split({name: x[name]}) for x in (state, states[epoch])
+    )
+    jax.tree.map(np.testing.assert_array_equal, found[0], own[0])
+    assert not any(
+      jax.tree.leaves(jax.tree.map(np.array_equal, found[1], own[1]))
+    )
+
+
+def test_only_parameters_are_rewound_where_asked(parts, finished):
+  experiment, seed, states = parts
+  rows = rewound_rows(
+    finished, layers=("block3_1",), epochs=(1,), batch_norm="parameters"
+  )
+  paths = jax.tree_util.tree_flatten_with_path(states[1]["block3_1"])[0]
+  kept = [path[-1].key in ("mean", "var") for path, _ in paths]
+  assert sum(kept) == 6
+  leaves = [jax.tree.leaves(states[e]["block3_1"]) for e in (1, 2)]
+  chosen = [
+    last if keep else old for keep, old, last in zip(kept, *leaves, strict=True)
+  ]
+  structure = jax.tree.structure(states[1]["block3_1"])
+  mixed = states[2] | {"block3_1": jax.tree.unflatten(structure, chosen)}
+  expected = scores_of(analysis.score_subsets(experiment, seed, mixed))
+  assert scores_of(rows, kind="custom", rewound="block3_1") == expected
+
+
+def test_the_binary_measures_and_the_second_start_does_nothing(copy):
+  options = ("--layers=logits", "--epochs=1", "--geometry")
+  first = execute(copy, *options)
+  assert "Best custom rewind: logits, to epoch 1" in first.stdout, first.stderr
+  out = copy / "rewind-logits-1-geometry"
+  for figure in ("accuracy_by_epoch", "heatmaps", "recovered"):
+    assert (out / "figures" / f"{figure}.png").stat().st_size
+  rows = runs.read_rows(out)
+  measured = {row["layer"] for row in rows if row["metric"] == "capacity"}
+  # The layers below are the last network's, which the run itself measured.
+  assert measured == {"logits"}
+  second = execute(copy, *options)
+  assert "nothing to do" in second.stdout
+  assert runs.read_rows(out) == rows
+
+
+def test_equal_rewinds_are_evaluated_once(parts):
+  experiment, _, _ = parts
+  config = analysis.RewindConfig()
+  assert analysis.num_networks(experiment, config)[0] == 3 * DEPTH - 3
+
+
+def test_killed_it_ends_with_the_same_rows(copy):
+  calm = rewound_rows(copy, kinds=("suffix",))
+  file = copy / "rewind-suffix" / "results.jsonl"
+  whole = file.read_bytes()
+  for cut in (0.1, 0.55, 0.9):
+    file.write_bytes(whole[: int(cut * len(whole))])
+    assert rewound_rows(copy, kinds=("suffix",)) == calm
+    assert file.read_bytes() == whole
+
+
+def test_an_epoch_that_is_not_saved_is_refused_by_those_that_are(finished):
+  config = analysis.RewindConfig(epochs=(1, 7))
+  with pytest.raises(ValueError, match=r"Epoch 7 of seed 0 .* 0, 1, 2\."):
+    analysis.epochs_to_rewind(finished, config, 0)
+
+
+def test_a_run_without_checkpoints_names_what_is_there(copy):
+  shutil.rmtree(copy / "checkpoints" / "seed0")
+  with pytest.raises(training.CheckpointError, match=r"checkpoints holds not"):
+    rewound_rows(copy)
+  shutil.rmtree(copy / "checkpoints")
+  with pytest.raises(training.CheckpointError, match=r"holds .*config\.json,"):
+    rewound_rows(copy)
+  assert not (copy / "checkpoints").exists()
