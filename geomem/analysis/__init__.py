@@ -11,6 +11,13 @@ from geomem.analysis.experiment import (
   resolve,
 )
 from geomem.analysis.findings import Finding, epoch_of, find, layer_means
+from geomem.analysis.gradient_findings import find_gradients
+from geomem.analysis.gradient_run import (
+  GradientConfig,
+  gradient_config_dict,
+  measure_gradients,
+  plan_gradients,
+)
 from geomem.analysis.memorization import (
   checkpoints_of,
   measure_layers,
@@ -23,15 +30,20 @@ __all__ = [
   "Experiment",
   "ExperimentConfig",
   "Finding",
+  "GradientConfig",
   "Seed",
   "checkpoints_of",
   "config_dict",
   "epoch_of",
   "find",
+  "find_gradients",
+  "gradient_config_dict",
   "layer_means",
   "load_experiment",
+  "measure_gradients",
   "measure_layers",
   "measure_seed",
+  "plan_gradients",
   "prepare",
   "prepare_seed",
   "resolve",
