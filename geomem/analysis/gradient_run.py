@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from geomem import runs, training
+from geomem import runs
 from geomem.analysis import gradient_law as law
 from geomem.analysis import gradient_linear as linear
 from geomem.analysis import gradients

@@ -10,7 +10,7 @@ from geomem.plots import style
 _METRICS = ("capacity", "radius", "dimension")
 
 
-def _epoch_axis(ax, last: float) -> None:
+def epoch_axis(ax, last: float) -> None:
   """Epochs from 0 on, evenly spread in the logarithm."""
   ax.set_xscale("symlog", linthresh=1, linscale=0.4)
   ticks = [
@@ -40,7 +40,7 @@ def plot_accuracy(rows) -> Figure:
     )
   best = np.mean(list(table.fact(rows, "best_epoch").values()))
   ax.axvline(best, color="0.5", lw=0.8, ls="--", label="best epoch", zorder=0)
-  _epoch_axis(ax, x.max())
+  epoch_axis(ax, x.max())
   ax.set_ylim(-0.02, 1.02)
   ax.set_ylabel("accuracy")
   figure.legend(

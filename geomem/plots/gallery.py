@@ -3,10 +3,13 @@
 import pathlib
 
 from geomem import runs
-from geomem.plots import figures, style
+from geomem.plots import figures, gradients, style
 
 # The `experiment` field of a config -> its figures by name.
-FIGURES = {"memorization": figures.MEMORIZATION}
+FIGURES = {
+  "memorization": figures.MEMORIZATION,
+  "gradients": gradients.GRADIENTS,
+}
 
 
 def draw_all(path: pathlib.Path | str) -> list[pathlib.Path]:
