@@ -70,7 +70,7 @@ def _group_rows(rows, metric: str, group, mode, subset, part) -> list[dict]:
   return combined
 
 
-def plot_parts(rows) -> Figure:
+def plot_gradient_parts(rows) -> Figure:
   """The two parts by epoch, a column for each group of layers: figure A.1.
 
   Norms above and signed projections on the total gradient below, where the two
@@ -104,7 +104,7 @@ def plot_parts(rows) -> Figure:
         ax.axhline(0, color="0.6", lw=0.8, zorder=0)
       if row == 0:
         ends = group if len(group) == 1 else (group[0], group[-1])
-        ax.set_title(" – ".join(ends))
+        ax.set_title(" to ".join(ends))
       _mark_best(ax, rows)
     where = f"\n({mode} mode)" if len(modes) > 1 else ""
     what = "norm" if metric == "norm" else "projection on total"
@@ -121,7 +121,7 @@ def _mark_best(ax, rows) -> None:
   ax.axvline(best, color="0.5", lw=0.8, ls=":", zorder=0)
 
 
-def plot_comparison(rows) -> Figure:
+def plot_gradient_comparison(rows) -> Figure:
   """Permuted against unpermuted, and how far the parts cancel, by epoch.
 
   Of the whole network, in evaluation mode, with centred labels. The ratio is
@@ -181,7 +181,7 @@ def _rms(values) -> float:
   return float(np.sqrt(np.mean(np.square(values))))
 
 
-def plot_law(rows) -> Figure:
+def plot_gradient_law(rows) -> Figure:
   """The label part's norm by the number of examples, at initialization.
 
   Points are means over draws and seeds; the line is the fit; crosses estimate
@@ -267,7 +267,7 @@ def _draw_slopes(ax, rows) -> None:
 
 
 GRADIENTS = {
-  "gradient_parts": plot_parts,
-  "gradient_comparison": plot_comparison,
-  "gradient_law": plot_law,
+  "gradient_parts": plot_gradient_parts,
+  "gradient_comparison": plot_gradient_comparison,
+  "gradient_law": plot_gradient_law,
 }
