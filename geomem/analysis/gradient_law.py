@@ -1,8 +1,8 @@
 """The n^-1/2 law: how the label part's norm falls with the number of examples.
 
-With labels independent of the images, −⟨Jᵀ(e_y − 1/C)⟩ over n examples has
-mean zero and a norm that falls as n^-1/2; with true labels it has a mean, to
-which it tends. Source: Stephenson et al., ICLR 2021, eq. 25.
+With labels independent of the images and of each other, −⟨Jᵀ(e_y − 1/C)⟩ over n
+examples has mean zero and a norm that falls as n^-1/2; with true labels it has
+a mean, to which it tends. Source: Stephenson et al., ICLR 2021, eq. 25.
 
 One pass over a set measures every n = 64, 128, 256, …: sums of 64 are merged in
 pairs, pairs in pairs, and what is held is one sum for each doubling. One
@@ -31,13 +31,26 @@ LABELS = ("raw", "centered")
 Sums = dict[str, Float[Array, "k P"]]
 
 
-def shuffled_labels(
-  labels: Int[np.ndarray, " n"], num_draws: int, seed: int
-) -> Int[np.ndarray, "draws n"]:
-  """The labels as they are, then shuffled anew among their examples."""
-  rng = np.random.default_rng(seed)
+def draw_labels(
+  labels: Int[np.ndarray, " n"],
+  num_classes: int,
+  num_draws: int,
+  rng: np.random.Generator,
+) -> dict[str, Int[np.ndarray, "draws n"]]:
+  """Labels that do not depend on the images, drawn in two ways.
+
+  `independent` ones are drawn each for itself, uniformly over the classes: the
+  case of the law. `shuffled` ones are, as in a run, the given labels in another
+  order (as they are in the first draw): a set of all of them has exactly the
+  class counts of the whole, which no independent draw has, and the more of them
+  are taken the more the norm falls below the law.
+  """
   shuffled = [rng.permutation(labels) for _ in range(num_draws - 1)]
-  return np.stack([np.asarray(labels), *shuffled])
+  shape = (num_draws, len(labels))
+  return {
+    "independent": rng.integers(num_classes, size=shape, dtype=np.int32),
+    "shuffled": np.stack([np.asarray(labels), *shuffled]),
+  }
 
 
 @functools.cache
@@ -150,73 +163,77 @@ def _mean_or_none(values):
 
 
 def fit_slope(
-  sizes: Int[np.ndarray, " k"], norms: Float[np.ndarray, "draws k"]
+  sizes: Int[np.ndarray, " k"], squares: Float[np.ndarray, "draws k"]
 ) -> tuple[float, float]:
-  """Slope of log norm by log n, and its standard error.
+  """Slope of the log of the root mean square over draws by log n.
 
-  The error is that over the draws; of one draw, that of the fit's residuals.
+  Returns:
+    The slope and its standard error: the jackknife's over the draws; of one
+    draw, that of the fit's residuals.
   """
   x = np.log(sizes) - np.log(sizes).mean()
-  y = np.log(norms)
-  slopes = y @ x / (x @ x)
-  if len(slopes) > 1:
-    return float(slopes.mean()), float(slopes.std(ddof=1) / len(slopes) ** 0.5)
+
+  def slope(chosen):
+    return np.log(chosen.mean(axis=0)) @ x / (2 * x @ x)
+
+  num_draws = len(squares)
+  if num_draws > 1:
+    left_out = [slope(np.delete(squares, i, 0)) for i in range(num_draws)]
+    error = np.std(left_out) * np.sqrt(num_draws - 1)
+    return float(slope(squares)), float(error)
   if len(sizes) < 3:
-    return float(slopes[0]), float("nan")
-  residuals = y[0] - y[0].mean() - slopes[0] * x
+    return float(slope(squares)), float("nan")
+  y = np.log(squares[0]) / 2
+  residuals = y - y.mean() - slope(squares) * x
   error = np.sqrt(residuals @ residuals / (len(sizes) - 2) / (x @ x))
-  return float(slopes[0]), float(error)
+  return float(slope(squares)), float(error)
 
 
-def law_rows(found: dict, subset: str) -> list[dict]:
+def _whole_network(found: dict) -> dict:
+  """Squared norms and products of the layers, added up."""
+  layers = list(found.values())
+  return {
+    n: tuple(
+      None if part is None else sum(layer[n][i] for layer in layers)
+      for i, part in enumerate(layers[0][n])
+    )
+    for n in layers[0]
+  }
+
+
+def law_rows(found: dict, subset: str, drawn: str) -> list[dict]:
   """Rows of the whole network by n and draw, and slopes of every layer.
 
-  Metrics `law_norm`, `law_squared_norm_unbiased` and, fitted, `law_slope`.
+  Args:
+    found: from `norms_by_size`.
+    subset: whose images.
+    drawn: how the labels were drawn.
+
+  Returns:
+    Rows of `law_norm`, `law_squared_norm_unbiased` and, fitted, `law_slope`.
   """
-  layers = list(found)
-  sizes = sorted(found[layers[0]])
-  whole = {
-    n: [
-      sum(found[layer][n][i] for layer in layers)
-      if found[layers[0]][n][i] is not None
-      else None
-      for i in range(2)
-    ]
-    for n in sizes
-  }
+  columns = {"subset": subset, "part": "label", "drawn": drawn}
+  whole = _whole_network(found)
   rows = []
   for n, (square, crossed) in whole.items():
     values = {"law_norm": np.sqrt(square)}
     if crossed is not None:
       values["law_squared_norm_unbiased"] = crossed
     rows += [
-      {
-        "subset": subset,
-        "part": "label",
-        "labels": labels,
-        "num_examples": n,
-        "draw": draw,
-        "metric": metric,
-        "value": value,
-      }
+      columns
+      | {"labels": labels, "num_examples": n, "draw": draw}
+      | {"metric": metric, "value": value}
       for metric, grid in values.items()
       for labels, of_draws in zip(LABELS, grid, strict=True)
       for draw, value in enumerate(of_draws)
     ]
-  for layer in [*layers, None]:
-    by_size = found[layer] if layer else whole
-    norms = np.sqrt(np.stack([by_size[n][0] for n in sizes], axis=-1))
-    for labels, of_draws in zip(LABELS, norms, strict=True):
-      slope, error = fit_slope(np.array(sizes), of_draws)
+  for layer, by_size in [*found.items(), (None, whole)]:
+    squares = np.stack([square for square, _ in by_size.values()], axis=-1)
+    for labels, of_draws in zip(LABELS, squares, strict=True):
+      slope, error = fit_slope(np.array(list(by_size)), of_draws)
       rows.append(
-        {
-          "layer": layer,
-          "subset": subset,
-          "part": "label",
-          "labels": labels,
-          "metric": "law_slope",
-          "value": slope,
-          "stderr": error,
-        }
+        columns
+        | {"layer": layer, "labels": labels}
+        | {"metric": "law_slope", "value": slope, "stderr": error}
       )
   return rows

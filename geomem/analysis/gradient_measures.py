@@ -76,8 +76,9 @@ def unbiased_square(
 
     Σ_{a≠b} ⟨S_a, S_b⟩ / Σ_{a≠b} n_a n_b
 
-  is unbiased for independent examples, and may be negative. The error is the
-  jackknife's over the blocks; NaN where there are fewer than three.
+  is unbiased where blocks are independent, or alike in their class counts (see
+  `gradients.balanced_order`), and may be negative. The error is the jackknife's
+  over the blocks; NaN where there are fewer than three.
   """
 
   def estimate(kept):

@@ -24,6 +24,7 @@ from geomem.analysis.gradient_measures import (
 )
 from geomem.analysis.memorization import checkpoints_of
 
+_LAW_UNITS = 5
 _STREAM = zlib.crc32(b"gradients")
 
 
@@ -74,8 +75,8 @@ class Plan:
 
   @property
   def num_units(self) -> int:
-    """Units of work: a subset at an epoch in a mode, and the law's four."""
-    return 2 * (len(self.epochs) * len(self.modes) + 2)
+    """Units of work: a subset at an epoch in a mode, and those of the law."""
+    return 2 * len(self.epochs) * len(self.modes) + _LAW_UNITS
 
 
 def gradient_config_dict(config: GradientConfig) -> dict[str, Any]:
@@ -99,7 +100,7 @@ def _saved_epochs(path: pathlib.Path, seed: int, last: int) -> list[int]:
 
 
 def _choose_examples(experiment, seed, config) -> dict[str, gradients.Examples]:
-  """As many examples of both subsets, in random order."""
+  """As many examples of both subsets, in a balanced order."""
   for name in SUBSETS:
     if name not in seed.subsets:
       raise runs.RunError(
@@ -114,7 +115,7 @@ def _choose_examples(experiment, seed, config) -> dict[str, gradients.Examples]:
   chosen = {}
   for name in SUBSETS:
     subset = seed.subsets[name]
-    order = rng.permutation(len(subset.indices))[:number]
+    order = gradients.balanced_order(subset.labels, rng)[:number]
     chosen[name] = gradients.Examples(
       experiment.train.images[subset.indices[order]],
       subset.labels[order],
@@ -201,23 +202,27 @@ def _measure_epoch(run, experiment, plan, state, epoch, mode):
 
 def _measure_law(run, experiment, plan, state, draws):
   """The law on the initial network and the closed form; hands on each."""
-  network = experiment.network
-  number = len(plan.examples["permuted"].labels)
+  network, num_classes = experiment.network, experiment.num_classes
+  rng = np.random.default_rng([plan.seed, _STREAM, 1])
   rows = []
   for name, examples in plan.examples.items():
-    labels = law.shuffled_labels(
-      examples.labels, draws if name == "permuted" else 1, plan.seed
+    order = rng.permutation(len(examples.labels))
+    examples = examples._replace(
+      images=examples.images[order], labels=examples.labels[order]
     )
-    found = law.norms_by_size(network, state, examples, labels)
-    rows += law.law_rows(found, name)
-    yield f"law, {name}"
+    labels = {"own": examples.labels[None]}
+    if name == "permuted":
+      labels = law.draw_labels(examples.labels, num_classes, draws, rng)
+    for drawn, of_draws in labels.items():
+      found = law.norms_by_size(network, state, examples, of_draws)
+      rows += law.law_rows(found, name, drawn)
+      yield f"law, {name}, {drawn}"
+  small = linear.deep_linear(num_classes, network.image_shape, plan.seed)
   for name, examples in plan.examples.items():
-    flat = linear.deep_linear(
-      experiment.num_classes, network.image_shape, plan.seed
-    )
     images = linear.centered_images(examples.images, experiment.std)
-    rows += linear.linear_rows(*flat, images, examples.labels, name)
+    rows += linear.linear_rows(*small, images, examples.labels, name)
     yield f"closed form, {name}"
+  number = len(plan.examples["permuted"].labels)
   columns = {"seed": plan.seed, "epoch": 0, "mode": "law"}
   _append(run, network, rows, number, **columns)
 
@@ -247,7 +252,7 @@ def measure_gradients(run, experiment, plan, draws: int) -> Iterator[str]:
       for mode in [*plan.modes, *(["law"] if epoch == 0 else [])]:
         if _is_done(run, seed=plan.seed, epoch=epoch, mode=mode):
           found = f"epoch {epoch}, {mode}"
-          yield from [found] * (4 if mode == "law" else 2)
+          yield from [found] * (_LAW_UNITS if mode == "law" else 2)
           continue
         if state is None:
           state = saved.load(epoch, like)

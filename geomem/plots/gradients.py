@@ -6,36 +6,16 @@ from matplotlib.figure import Figure
 from geomem.plots import rows as table
 from geomem.plots import style
 from geomem.plots.figures import epoch_axis
+from geomem.plots.gradient_law import means, plot_gradient_law, select
 
 _SUBSETS = ("unpermuted", "permuted")
 _LINES = {"label": "-", "independent": "--"}
 _MAX_GROUPS = 4
 
 
-def _select(rows, metric: str, **columns) -> list[dict]:
-  return [
-    row
-    for row in rows
-    if row["metric"] == metric
-    and row["value"] is not None
-    and all(row.get(name) == value for name, value in columns.items())
-  ]
-
-
-def _means(rows, along: str, reduce=np.mean):
-  """x, mean and standard error of the rows' values, by a column."""
-  x = np.array(sorted({row[along] for row in rows}))
-  values = [[r["value"] for r in rows if r[along] == i] for i in x]
-  mean = np.array([reduce(v) for v in values])
-  error = np.array(
-    [np.std(v, ddof=1) / len(v) ** 0.5 if len(v) > 1 else 0.0 for v in values]
-  )
-  return x, mean, error
-
-
 def _groups(rows) -> list[list[str]]:
   """Consecutive layers with parameters, in at most four groups."""
-  layers = table.layers_of(_select(rows, "norm", part="total"))
+  layers = table.layers_of(select(rows, "norm", part="total"))
   parts = np.array_split(layers, min(_MAX_GROUPS, len(layers)))
   return [list(part) for part in parts]
 
@@ -49,7 +29,7 @@ def _group_rows(rows, metric: str, group, mode, subset, part) -> list[dict]:
   chosen = {"mode": mode, "subset": subset}
 
   def by_layer(metric, **columns):
-    found = _select(rows, metric, **chosen, **columns)
+    found = select(rows, metric, **chosen, **columns)
     return {
       (r["seed"], r["epoch"], r["layer"]): r["value"]
       for r in found
@@ -79,7 +59,7 @@ def plot_gradient_parts(rows) -> Figure:
   """
   groups = _groups(rows)
   modes = [
-    m for m in ("evaluation", "training") if _select(rows, "norm", mode=m)
+    m for m in ("evaluation", "training") if select(rows, "norm", mode=m)
   ]
   shape = (2 * len(modes), len(groups))
   figure = style.new_figure(2.6 * shape[1] + 0.6, 2.2 * shape[0] + 0.6)
@@ -91,7 +71,7 @@ def plot_gradient_parts(rows) -> Figure:
       for subset in _SUBSETS:
         for part, line in _LINES.items():
           found = _group_rows(rows, metric, group, mode, subset, part)
-          x, mean, error = _means(found, "epoch")
+          x, mean, error = means(found, "epoch")
           color = style.COLORS[subset]
           label = f"{subset}, {part}"
           ax.plot(x, mean, color=color, ls=line, label=label)
@@ -136,7 +116,7 @@ def plot_gradient_comparison(rows) -> Figure:
     "ratio_unbiased": ("without the noise of n", "#CC79A7", "--"),
   }
   for metric, (name, color, line) in ratios.items():
-    found = _select(rows, metric, **at, **label)
+    found = select(rows, metric, **at, **label)
     _draw(axes[0], found, color=color, ls=line, label=name, marker="o")
   for level in (0, 1):
     axes[0].axhline(level, color="0.6", lw=0.8, zorder=0)
@@ -147,19 +127,18 @@ def plot_gradient_comparison(rows) -> Figure:
     "total": ("total", "0.1", ":", None),
   }
   for part, (name, color, line, labels) in cosines.items():
-    found = _select(rows, "cosine", **at, part=part, labels=labels)
+    found = select(rows, "cosine", **at, part=part, labels=labels)
     _draw(axes[1], found, color=color, ls=line, label=name, marker="o")
   axes[1].set_ylabel("cosine, permuted with unpermuted")
   axes[1].axhline(0, color="0.6", lw=0.8, zorder=0)
+  axes[1].set_ylim(-1.05, 1.05)
   for subset in _SUBSETS:
-    found = _select(
-      rows, "cancellation", **at, subset=subset, labels="centered"
-    )
+    found = select(rows, "cancellation", **at, subset=subset, labels="centered")
     look = {"color": style.COLORS[subset], "marker": style.MARKERS[subset]}
     _draw(axes[2], found, label=subset, **look)
   axes[2].set_ylabel("cancellation of the two parts")
   axes[2].set_ylim(-0.02, 1.02)
-  last = max(row["epoch"] for row in _select(rows, "ratio", **at, **label))
+  last = max(row["epoch"] for row in select(rows, "ratio", **at, **label))
   for ax in axes:
     _mark_best(ax, rows)
     epoch_axis(ax, last)
@@ -170,100 +149,11 @@ def plot_gradient_comparison(rows) -> Figure:
 def _draw(ax, found, **look) -> None:
   if not found:
     return
-  x, mean, error = _means(found, "epoch")
+  x, mean, error = means(found, "epoch")
   ax.plot(x, mean, **look)
   ax.fill_between(
     x, mean - error, mean + error, color=look["color"], alpha=0.2, lw=0
   )
-
-
-def _rms(values) -> float:
-  return float(np.sqrt(np.mean(np.square(values))))
-
-
-def plot_gradient_law(rows) -> Figure:
-  """The label part's norm by the number of examples, at initialization.
-
-  Points are means over draws and seeds; the line is the fit; crosses estimate
-  the unpermuted part without noise. On the right the slope of every layer.
-  """
-  figure = style.new_figure(8, 3.4)
-  left, right = figure.subplots(1, 2, width_ratios=(1, 1.2))
-  for subset in _SUBSETS:
-    color, marker = style.COLORS[subset], style.MARKERS[subset]
-    for labels, fill in (("centered", color), ("raw", "none")):
-      found = _select(rows, "law_norm", subset=subset, labels=labels)
-      x, mean, error = _means(found, "num_examples", _rms)
-      name = f"{subset}, {'centred' if labels == 'centered' else labels}"
-      left.errorbar(
-        x,
-        mean,
-        error,
-        color=color,
-        mfc=fill,
-        marker=marker,
-        ls="none" if labels == "centered" else ":",
-        label=name,
-      )
-      if labels == "centered":
-        fit = _select(
-          rows, "law_slope", layer=None, subset=subset, labels=labels
-        )
-        slope = np.mean([row["value"] for row in fit])
-        middle = np.exp(np.log(x).mean()), np.exp(np.log(mean).mean())
-        left.plot(x, middle[1] * (x / middle[0]) ** slope, color=color)
-        left.annotate(
-          f"{slope:.3f}",
-          (x[-1], mean[-1]),
-          (6, -3),
-          textcoords="offset points",
-          color=color,
-          fontsize=8,
-        )
-  metric = "law_squared_norm_unbiased"
-  found = _select(rows, metric, subset="unpermuted", labels="centered")
-  if found:
-    x, mean, _ = _means(found, "num_examples")
-    color = style.COLORS["unpermuted"]
-    root = np.sqrt(np.maximum(mean, 0))
-    left.plot(x, root, "x", color=color, label="unpermuted, without noise")
-  left.set_xscale("log")
-  left.set_yscale("log")
-  left.set_xlabel("examples $n$")
-  left.set_ylabel("norm of the label part")
-  left.legend(fontsize=7)
-  _draw_slopes(right, rows)
-  return figure
-
-
-def _draw_slopes(ax, rows) -> None:
-  found = [r for r in _select(rows, "law_slope") if r["layer"] is not None]
-  layers = table.layers_of(found)
-  places = {layer: place for place, layer in enumerate(layers)}
-  for subset in _SUBSETS:
-    for labels in ("centered", "raw"):
-      color = style.COLORS[subset]
-      here = [
-        r | {"place": places[r["layer"]]}
-        for r in found
-        if (r["subset"], r["labels"]) == (subset, labels)
-      ]
-      x, mean, error = _means(here, "place")
-      if len({row["seed"] for row in here}) == 1:
-        error = np.array([row["stderr"] or 0.0 for row in here])
-      ax.errorbar(
-        x,
-        mean,
-        error,
-        color=color,
-        marker=style.MARKERS[subset],
-        mfc=color if labels == "centered" else "none",
-        ls="none",
-      )
-  ax.axhline(-0.5, color="0.4", lw=0.9, ls=":")
-  ax.axhline(0, color="0.4", lw=0.9, ls=":")
-  ax.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)
-  ax.set_ylabel("slope")
 
 
 GRADIENTS = {
