@@ -94,7 +94,8 @@ def _unpermuted_slope(rows) -> Finding:
     f"that of the unpermuted examples goes with n to the power"
     f" {centered[0]:.3f} ± {centered[1]:.3f} (centred) and {raw[0]:.3f} ±"
     f" {raw[1]:.3f} (raw); constant within {SLOPE_TOLERANCE}: {which}. Without"
-    f" the noise of n examples the centred one changes {_unbiased_change(rows)}",
+    " the noise of n examples the centred one changes"
+    f" {_unbiased_change(rows)}",
   )
 
 
@@ -150,8 +151,8 @@ def _ratio(rows) -> Finding:
     f" {early:.3f} (below {EARLY_RATIO} was expected, and between"
     f" {LATE_RATIO[0]} and {LATE_RATIO[1]} at the end). The noise of"
     f" {number:.0f} examples alone gives {_floor(rows):.3f} at initialization;"
-    f" without it the ratio is {clean[0]}, {clean[1]} and {clean[2]} (negative:"
-    " nothing beyond the noise)",
+    f" without it the ratio is {clean[0]}, {clean[1]} and {clean[2]} (a negative"
+    " one: nothing beyond the noise)",
   )
 
 

@@ -85,13 +85,12 @@ def closed_form(
 @functools.cache
 def _compiled(network: models.Network):
   def sums(state, images, labels):
-    weights = jnp.ones(labels.shape)
-    return pull_back(
-      network,
-      state,
-      images,
-      lambda logits: basis_cotangents(logits, labels, weights),
-    )
+    def cotangents(logits):
+      level = jnp.full(logits.shape[1], 1 / logits.shape[1])
+      ones = jnp.ones(labels.shape)
+      return basis_cotangents(logits, labels, ones, level)
+
+    return pull_back(network, state, images, cotangents)
 
   return jax.jit(sums)
 
@@ -109,7 +108,8 @@ def linear_rows(
   for centered in (True, False):
     expected = closed_form(network, state, images, labels, centered=centered)
     for layer in network.parameter_layers:
-      total, label, mean = np.asarray(found[layer], np.float64) / len(labels)
+      mean_of = np.asarray(found[layer], np.float64) / len(labels)
+      total, label, mean, _ = mean_of
       measured = {"label": label if centered else label - mean}
       if centered:
         measured["total"] = total

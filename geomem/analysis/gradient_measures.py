@@ -2,7 +2,7 @@
 
 As with the geometry, a small array of inner products holds all that is needed:
 norms, projections, cosines, and, since the products of different blocks are
-there, squared norms without the noise of a finite set.
+there, a squared norm without the noise of a finite set.
 """
 
 from collections.abc import Sequence
@@ -16,26 +16,27 @@ from jaxtyping import Float, Int
 from geomem.analysis.gradients import BlockSums
 
 SUBSETS = ("unpermuted", "permuted")
-# (part, labels) -> coefficients of the basis (total, centred label, mean).
+# (part, labels) -> coefficients of the basis.
 PARTS = {
-  ("total", None): (1, 0, 0),
-  ("label", "raw"): (0, 1, -1),
-  ("label", "centered"): (0, 1, 0),
-  ("independent", "raw"): (1, -1, 1),
-  ("independent", "centered"): (1, -1, 0),
+  ("total", None): (1, 0, 0, 0),
+  ("label", "raw"): (0, 1, -1, 0),
+  ("label", "centered"): (0, 1, 0, 0),
+  ("independent", "raw"): (1, -1, 1, 0),
+  ("independent", "centered"): (1, -1, 0, 0),
 }
-UNBIASED = (("total", None), ("label", "raw"), ("label", "centered"))
+# −⟨Jᵀ(e_y − ē)⟩, ē the class frequencies of each block.
+COVARIANCE = (0, 1, 0, 1)
 
 
 class Products(NamedTuple):
   """Inner products of the block sums of both sets.
 
   Attributes:
-    products: `[2, K, 3, 2, K, 3]` set, block and basis vector, twice.
+    products: `[2, K, 4, 2, K, 4]` set, block and basis vector, twice.
     counts: `[2, K]` examples.
   """
 
-  products: Float[np.ndarray, "2 K 3 2 K 3"]
+  products: Float[np.ndarray, "2 K 4 2 K 4"]
   counts: Int[np.ndarray, "2 K"]
 
 
@@ -59,7 +60,7 @@ def inner_products(
   for layer in layers:
     gram = _gram(unpermuted.sums[layer], permuted.sums[layer])
     gram = np.asarray(gram, np.float64)
-    shape = (2, num_blocks, 3, 2, num_blocks, 3)
+    shape = (2, num_blocks, 4, 2, num_blocks, 4)
     found[layer] = Products(gram.reshape(shape), counts)
   whole = sum(p.products for p in found.values())
   return found | {None: Products(whole, counts)}
@@ -68,21 +69,22 @@ def inner_products(
 def unbiased_square(
   products: Float[np.ndarray, "K K"], counts: Int[np.ndarray, " K"]
 ) -> tuple[float, float]:
-  """‖E g‖² from the products of block sums, and its standard error.
+  """‖Cov(J, e_y)‖² from products of blocks, and its standard error.
 
-  A set's mean gradient has the expected squared norm ‖E g‖² + tr Cov(g)/n, so
-  it is never near zero for few examples. Products of different blocks lack the
-  second term:
+  The mean label part of a set has the expected squared norm ‖E ·‖² plus its
+  variance over n: it is never near zero for few examples. Products of different
+  blocks' parts S_a = −Σ Jᵀ(e_y − ē_a) lack the variance,
 
-    Σ_{a≠b} ⟨S_a, S_b⟩ / Σ_{a≠b} n_a n_b
+    Σ_{a≠b} ⟨S_a, S_b⟩ / Σ_{a≠b} (n_a − 1)(n_b − 1)
 
-  is unbiased where blocks are independent, or alike in their class counts (see
-  `gradients.balanced_order`), and may be negative. The error is the jackknife's
-  over the blocks; NaN where there are fewer than three.
+  is unbiased, and may be negative. Each block is centred on its own class
+  frequencies, so that labels shuffled among the set's examples, which are not
+  quite independent (one taken here is missing there), give zero on average,
+  too. The error is the jackknife's over the blocks; NaN for fewer than three.
   """
 
   def estimate(kept):
-    p, n = products[np.ix_(kept, kept)], counts[kept].astype(float)
+    p, n = products[np.ix_(kept, kept)], counts[kept] - 1.0
     return (p.sum() - np.trace(p)) / (n.sum() ** 2 - (n**2).sum())
 
   num_blocks = len(counts)
@@ -121,8 +123,8 @@ class _Layer:
   def norm(self, s: int, part) -> float:
     return float(np.sqrt(max(self.product(s, part, s, part), 0)))
 
-  def unbiased(self, s: int, part) -> tuple[float, float]:
-    c = np.array(PARTS[part])
+  def unbiased(self, s: int) -> tuple[float, float]:
+    c = np.array(COVARIANCE)
     blocks = np.einsum("kilj,i,j->kl", self.found.products[s, :, :, s], c, c)
     return unbiased_square(blocks, self.found.counts[s])
 
@@ -139,12 +141,12 @@ def _set_rows(layer: _Layer, s: int) -> list[dict]:
       along = layer.product(s, (part, labels), s, ("total", None))
       value = _divide(along, total)
       rows.append(columns | {"metric": "projection", "value": value})
-    if (part, labels) in UNBIASED:
-      square, error = layer.unbiased(s, (part, labels))
-      squared = {"value": square, "stderr": error}
-      rows.append(columns | {"metric": "squared_norm_unbiased"} | squared)
-      root = signed_root(square)
-      rows.append(columns | {"metric": "norm_unbiased", "value": root})
+  square, error = layer.unbiased(s)
+  columns = {"subset": SUBSETS[s], "part": "label", "labels": "centered"}
+  squared = {"value": square, "stderr": error}
+  rows.append(columns | {"metric": "squared_norm_unbiased"} | squared)
+  root = signed_root(square)
+  rows.append(columns | {"metric": "norm_unbiased", "value": root})
   for labels in ("raw", "centered"):
     parts = sum(layer.norm(s, (p, labels)) for p in ("label", "independent"))
     columns = {"subset": SUBSETS[s], "labels": labels}
@@ -164,10 +166,10 @@ def _pair_rows(layer: _Layer) -> list[dict]:
       "cosine": _divide(product, norms[0] * norms[1]),
       "ratio": _divide(norms[1], norms[0]),
     }
-    if (part, labels) in UNBIASED:
-      squares = [layer.unbiased(s, (part, labels))[0] for s in range(2)]
+    if (part, labels) == ("label", "centered"):
+      squares = [layer.unbiased(s)[0] for s in range(2)]
       # No ratio where nothing is left of the unpermuted part itself.
-      base = squares[0] if squares[0] > 0 else 0
+      base = max(squares[0], 0)
       values["ratio_unbiased"] = signed_root(_divide(squares[1], base))
     rows += [columns | {"metric": m, "value": v} for m, v in values.items()]
   return rows
@@ -178,9 +180,10 @@ def measure(found: Products) -> list[dict]:
 
   `norm` of each part's mean gradient; `projection` of a part on the direction
   of the total, signed (both parts' add up to the total's norm); `cancellation`
-  1 − ‖total‖ / (‖label‖ + ‖independent‖); `norm_unbiased`, the root of
-  `squared_norm_unbiased` with its sign; `cosine`, `ratio` and
-  `ratio_unbiased` of permuted to unpermuted. What is not defined is NaN.
+  1 − ‖total‖ / (‖label‖ + ‖independent‖); `squared_norm_unbiased` of the label
+  part (see `unbiased_square`), and `norm_unbiased`, its root with its sign;
+  `cosine`, `ratio` and `ratio_unbiased` of permuted to unpermuted. What is not
+  defined is NaN.
   """
   layer = _Layer(found)
   return [*_set_rows(layer, 0), *_set_rows(layer, 1), *_pair_rows(layer)]

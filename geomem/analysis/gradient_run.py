@@ -100,7 +100,7 @@ def _saved_epochs(path: pathlib.Path, seed: int, last: int) -> list[int]:
 
 
 def _choose_examples(experiment, seed, config) -> dict[str, gradients.Examples]:
-  """As many examples of both subsets, in a balanced order."""
+  """As many examples of both subsets, in random order."""
   for name in SUBSETS:
     if name not in seed.subsets:
       raise runs.RunError(
@@ -115,7 +115,7 @@ def _choose_examples(experiment, seed, config) -> dict[str, gradients.Examples]:
   chosen = {}
   for name in SUBSETS:
     subset = seed.subsets[name]
-    order = gradients.balanced_order(subset.labels, rng)[:number]
+    order = rng.permutation(len(subset.indices))[:number]
     chosen[name] = gradients.Examples(
       experiment.train.images[subset.indices[order]],
       subset.labels[order],

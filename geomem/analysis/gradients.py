@@ -7,8 +7,11 @@ Averaged over a set it is the sum of two parts,
   independent   ⟨Jᵀp⟩          centred  ⟨Jᵀ(p − 1/C)⟩
 
 A vector-Jacobian product is linear in its cotangent, so every part is a
-combination of three that one forward pass serves: `BASIS`. The total is one of
+combination of four that one forward pass serves: `BASIS`. The total is one of
 them, since at the end of training it is a small difference of large parts.
+
+With ē the class frequencies of the set, −⟨Jᵀ(e_y − ē)⟩ is the covariance of the
+one-hot labels with J, which is zero where labels do not depend on the images.
 
 Source: Stephenson et al., ICLR 2021, eq. 25 and figure A.1.
 """
@@ -24,8 +27,8 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from geomem import data, models
 
-# p − e_y, 1/C − e_y and 1/C.
-BASIS = ("total", "label", "mean")
+# p − e_y, 1/C − e_y, 1/C, and ē − 1/C for the class frequencies ē of a block.
+BASIS = ("total", "label", "mean", "frequencies")
 BATCH_SIZE = 64
 
 
@@ -45,31 +48,15 @@ class Examples(NamedTuple):
   std: Float[np.ndarray, " C"]
 
 
-def balanced_order(
-  labels: Int[np.ndarray, " n"], rng: np.random.Generator
-) -> Int[np.ndarray, " n"]:
-  """A random order of which every stretch has each label in its proportion.
-
-  Labels that are shuffled among a set's examples are not quite independent: one
-  taken here is missing there, and products of the gradients of different blocks
-  are negative on average. In blocks of equal class counts they are not.
-  """
-  place = np.empty(len(labels))
-  for label in np.unique(labels):
-    members = rng.permutation(np.flatnonzero(labels == label))
-    place[members] = (np.arange(len(members)) + rng.uniform()) / len(members)
-  return np.argsort(place, kind="stable")
-
-
 class BlockSums(NamedTuple):
   """Sums of the gradients over consecutive blocks of a set.
 
   Attributes:
-    sums: `[blocks, 3, P]` by layer: `BASIS`, the layer's parameters flattened.
+    sums: `[blocks, 4, P]` by layer: `BASIS`, the layer's parameters flattened.
     counts: `[blocks]` examples in each.
   """
 
-  sums: dict[str, Float[Array, "blocks 3 P"]]
+  sums: dict[str, Float[Array, "blocks 4 P"]]
   counts: Int[np.ndarray, " blocks"]
 
 
@@ -77,12 +64,14 @@ def basis_cotangents(
   logits: Float[Array, "n C"],
   labels: Int[Array, " n"],
   weights: Float[Array, " n"],
-) -> Float[Array, "3 n C"]:
+  frequencies: Float[Array, " C"],
+) -> Float[Array, "4 n C"]:
   """The cotangents of `BASIS`, weighted by example."""
   p = jax.nn.softmax(logits)
   e = jax.nn.one_hot(labels, logits.shape[1])
   level = jnp.full_like(p, 1 / logits.shape[1])
-  return jnp.stack([p - e, level - e, level]) * weights[None, :, None]
+  uneven = jnp.broadcast_to(frequencies, p.shape) - level
+  return jnp.stack([p - e, level - e, level, uneven]) * weights[None, :, None]
 
 
 def pull_back(
@@ -112,7 +101,7 @@ def pull_back(
     return network.apply(merged, images, train=train).logits
 
   logits, pull = jax.vjp(logits_of, parameters)
-  # Unrolled: vmapped, VGG16's three take half as long again on CPU.
+  # Unrolled: vmapped, VGG16's take half as long again on CPU.
   parts = [pull(cotangent)[0] for cotangent in cotangents(logits)]
   return {
     layer: jnp.stack([_flat(part[layer]) for part in parts])
@@ -126,13 +115,12 @@ def _flat(tree) -> Array:
 
 @functools.cache
 def _compiled(network: models.Network, train: bool):
-  def add(sums, state, images, labels, weights, mean, std):
-    images = data.normalize(images, mean, std)
+  def add(sums, state, images, labels, weights, frequencies, mean, std):
     found = pull_back(
       network,
       state,
-      images,
-      lambda logits: basis_cotangents(logits, labels, weights),
+      data.normalize(images, mean, std),
+      lambda logits: basis_cotangents(logits, labels, weights, frequencies),
       train=train,
     )
     return jax.tree.map(jnp.add, sums, found)
@@ -166,7 +154,7 @@ def block_sums(
   Args:
     network: the network.
     state: its state.
-    examples: the set, in a balanced order where blocks shall be alike.
+    examples: the set, in random order where blocks shall be exchangeable.
     num_blocks: at most as many; a block is made of whole batches.
     batch_size: examples at a time.
     train: whether batch norm uses each batch's own statistics; the remainder
@@ -183,24 +171,33 @@ def block_sums(
       " evaluation mode only."
     )
   num_batches = num_examples // batch_size
-  if not train and num_examples % batch_size:
-    num_batches += 1
-  add = _compiled(network, train)
-  sizes = {
-    layer: sum(leaf.size for leaf in jax.tree.leaves(tree))
-    for layer, tree in network.split(network.abstract_state)[0].items()
-  }
+  if not train:
+    num_batches = -(-num_examples // batch_size)
+  batches = np.arange(num_batches)
   blocks, counts = [], []
-  for batches in np.array_split(
-    np.arange(num_batches), min(num_blocks, num_batches)
-  ):
-    sums = {n: jnp.zeros((3, sizes[n])) for n in network.parameter_layers}
-    count = 0
-    for batch in batches:
-      taken = padded_batch(examples, batch * batch_size, batch_size)
-      sums = add(sums, state, *taken, examples.mean, examples.std)
-      count += int(taken[2].sum())
+  for block in np.array_split(batches, min(num_blocks, num_batches)):
+    starts = batch_size * block
+    stop = min(starts[-1] + batch_size, num_examples)
+    sums = _block_sum(network, state, examples, starts, stop, batch_size, train)
     blocks.append(sums)
-    counts.append(count)
+    counts.append(int(stop - starts[0]))
   stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *blocks)
   return BlockSums(stacked, np.array(counts))
+
+
+def _block_sum(network, state, examples, starts, stop, batch_size, train):
+  """The basis gradients of one block, `[4, P]` by layer."""
+  add = _compiled(network, train)
+  num_classes = jax.tree.leaves(network.abstract_state["logits"])[0].shape[-1]
+  labels = examples.labels[starts[0] : stop]
+  counts = np.bincount(labels, minlength=num_classes)
+  frequencies = (counts / len(labels)).astype(np.float32)
+  parameters, _ = network.split(network.abstract_state)
+  sums = {
+    layer: jnp.zeros((len(BASIS), sum(x.size for x in jax.tree.leaves(tree))))
+    for layer, tree in parameters.items()
+  }
+  for start in starts:
+    taken = padded_batch(examples, start, batch_size)
+    sums = add(sums, state, *taken, frequencies, examples.mean, examples.std)
+  return sums
