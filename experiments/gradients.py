@@ -52,14 +52,16 @@ def main(argv) -> int:
     draws=_DRAWS.value,
     training_mode=_TRAINING_MODE.value,
   )
-  first, count = experiment.config.seed, experiment.config.num_seeds
-  plans = [
-    analysis.plan_gradients(
-      path, experiment, analysis.prepare_seed(experiment, number), config
-    )
-    for number in range(first, first + count)
-  ]
   out = path / "gradients"
+  plans = []
+  if not (out / "done").exists():
+    first, count = experiment.config.seed, experiment.config.num_seeds
+    plans = [
+      analysis.plan_gradients(
+        path, experiment, analysis.prepare_seed(experiment, number), config
+      )
+      for number in range(first, first + count)
+    ]
   with runs.Run(out, analysis.gradient_config_dict(config)) as run:
     if run.is_done:
       print(f"{out} is complete; nothing to do.")

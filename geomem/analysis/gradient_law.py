@@ -59,9 +59,9 @@ def _compiled(network: models.Network):
     """Centred label part of each draw of `labels`, and the mean of J last."""
 
     def cotangents(logits):
-      level = jnp.full_like(logits, 1 / logits.shape[1])
+      level = jnp.full((1, *logits.shape), 1 / logits.shape[1])
       e = jax.nn.one_hot(labels, logits.shape[1])
-      stacked = jnp.concatenate([level - e, level[None]])
+      stacked = jnp.concatenate([level - e, level])
       return stacked * weights[None, :, None]
 
     images = data.normalize(images, mean, std)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from geomem import runs
+from geomem import runs, training
 from geomem.analysis import gradient_law as law
 from geomem.analysis import gradient_linear as linear
 from geomem.analysis import gradients
@@ -22,7 +22,6 @@ from geomem.analysis.gradient_measures import (
   inner_products,
   measure,
 )
-from geomem.analysis.memorization import checkpoints_of
 
 _LAW_UNITS = 5
 _STREAM = zlib.crc32(b"gradients")
@@ -84,11 +83,15 @@ def gradient_config_dict(config: GradientConfig) -> dict[str, Any]:
   return {"experiment": "gradients", **dataclasses.asdict(config)}
 
 
+def _directory(path: pathlib.Path, seed: int) -> pathlib.Path:
+  return path / "checkpoints" / f"seed{seed}"
+
+
 def _saved_epochs(path: pathlib.Path, seed: int, last: int) -> list[int]:
-  directory = path / "checkpoints" / f"seed{seed}"
+  directory = _directory(path, seed)
   epochs = []
   if directory.is_dir():
-    with checkpoints_of(path, seed) as saved:
+    with training.Checkpoints(directory) as saved:
       epochs = [epoch for epoch in saved.epochs if epoch <= last]
   if 0 not in epochs:
     there = f"those of epochs {epochs}" if epochs else "none"
@@ -246,7 +249,7 @@ def measure_gradients(run, experiment, plan, draws: int) -> Iterator[str]:
     for value in [epoch_of(facts, w, plan.seed)]
   )
   like = experiment.network.abstract_state
-  with checkpoints_of(plan.path, plan.seed) as saved:
+  with training.Checkpoints(_directory(plan.path, plan.seed)) as saved:
     for epoch in plan.epochs:
       state = None
       for mode in [*plan.modes, *(["law"] if epoch == 0 else [])]:

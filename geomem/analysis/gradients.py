@@ -197,7 +197,7 @@ def _block_sum(network, state, examples, starts, stop, batch_size, train):
     layer: jnp.zeros((len(BASIS), sum(x.size for x in jax.tree.leaves(tree))))
     for layer, tree in parameters.items()
   }
-  for start in starts:
+  for start in starts.tolist():
     taken = padded_batch(examples, start, batch_size)
     sums = add(sums, state, *taken, frequencies, examples.mean, examples.std)
   return sums
