@@ -250,16 +250,19 @@ def measure_gradients(run, experiment, plan, draws: int) -> Iterator[str]:
   )
   like = experiment.network.abstract_state
   with training.Checkpoints(_directory(plan.path, plan.seed)) as saved:
-    for epoch in plan.epochs:
-      state = None
-      for mode in [*plan.modes, *(["law"] if epoch == 0 else [])]:
-        if _is_done(run, seed=plan.seed, epoch=epoch, mode=mode):
-          found = f"epoch {epoch}, {mode}"
-          yield from [found] * (_LAW_UNITS if mode == "law" else 2)
-          continue
-        if state is None:
-          state = saved.load(epoch, like)
-        if mode == "law":
-          yield from _measure_law(run, experiment, plan, state, draws)
-        else:
-          yield from _measure_epoch(run, experiment, plan, state, epoch, mode)
+    # The most telling first, for whoever looks before the end.
+    work = [
+      *((epoch, "evaluation") for epoch in plan.epochs),
+      (0, "law"),
+      *((epoch, mode) for mode in plan.modes[1:] for epoch in plan.epochs),
+    ]
+    for epoch, mode in work:
+      if _is_done(run, seed=plan.seed, epoch=epoch, mode=mode):
+        found = f"epoch {epoch}, {mode}"
+        yield from [found] * (_LAW_UNITS if mode == "law" else 2)
+        continue
+      state = saved.load(epoch, like)
+      if mode == "law":
+        yield from _measure_law(run, experiment, plan, state, draws)
+      else:
+        yield from _measure_epoch(run, experiment, plan, state, epoch, mode)

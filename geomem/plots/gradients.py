@@ -131,7 +131,6 @@ def plot_gradient_comparison(rows) -> Figure:
     _draw(axes[1], found, color=color, ls=line, label=name, marker="o")
   axes[1].set_ylabel("cosine, permuted with unpermuted")
   axes[1].axhline(0, color="0.6", lw=0.8, zorder=0)
-  axes[1].set_ylim(-1.05, 1.05)
   for subset in _SUBSETS:
     found = select(rows, "cancellation", **at, subset=subset, labels="centered")
     look = {"color": style.COLORS[subset], "marker": style.MARKERS[subset]}
@@ -142,7 +141,13 @@ def plot_gradient_comparison(rows) -> Figure:
   for ax in axes:
     _mark_best(ax, rows)
     epoch_axis(ax, last)
-    ax.legend(fontsize=7.5)
+    ax.legend(
+      loc="lower center",
+      bbox_to_anchor=(0.5, 1.0),
+      ncols=3,
+      fontsize=7.5,
+      columnspacing=1,
+    )
   return figure
 
 
