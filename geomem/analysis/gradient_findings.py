@@ -14,6 +14,7 @@ CLOSED_FORM_TOLERANCE = 0.01
 EARLY_RATIO = 0.25
 LATE_RATIO = (0.75, 1.33)
 CANCELLED = 0.5
+_SUBSETS = ("unpermuted", "permuted")
 
 
 def select(rows, metric: str, **columns) -> list[dict]:
@@ -25,10 +26,6 @@ def select(rows, metric: str, **columns) -> list[dict]:
     and row["value"] is not None
     and all(row.get(name) == value for name, value in columns.items())
   ]
-
-
-def _seeds(rows) -> list[int]:
-  return sorted({row["seed"] for row in rows if row["seed"] is not None})
 
 
 def _whole(rows, metric, **columns) -> dict[int, dict[int, float]]:
@@ -159,9 +156,6 @@ def _floor(rows) -> float:
     noise = norm["permuted"][seed][0] ** 2 - square[seed][0]
     values.append(np.sqrt(max(noise, 0)) / by_epoch[0])
   return float(np.mean(values))
-
-
-_SUBSETS = ("unpermuted", "permuted")
 
 
 def _cancellation(rows) -> Finding:
