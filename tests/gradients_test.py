@@ -17,12 +17,12 @@ from geomem.analysis import gradient_linear as linear
 from geomem.analysis import gradient_measures as measures
 from geomem.analysis import gradients
 from geomem.analysis.experiment import training_data
-from geomem.analysis.gradient_run import (
+from geomem.analysis.gradient_plan import (
   GradientConfig,
   gradient_config_dict,
-  measure_gradients,
   plan_gradients,
 )
+from geomem.analysis.gradient_run import measure_gradients
 from geomem.models import layers
 
 ROOT = pathlib.Path(__file__).parent.parent

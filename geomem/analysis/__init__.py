@@ -12,12 +12,12 @@ from geomem.analysis.experiment import (
 )
 from geomem.analysis.findings import Finding, epoch_of, find, layer_means
 from geomem.analysis.gradient_findings import find_gradients
-from geomem.analysis.gradient_run import (
+from geomem.analysis.gradient_plan import (
   GradientConfig,
   gradient_config_dict,
-  measure_gradients,
   plan_gradients,
 )
+from geomem.analysis.gradient_run import measure_gradients
 from geomem.analysis.memorization import (
   checkpoints_of,
   measure_layers,
