@@ -11,6 +11,13 @@ from geomem.analysis.experiment import (
   resolve,
 )
 from geomem.analysis.findings import Finding, epoch_of, find, layer_means
+from geomem.analysis.gradient_findings import find_gradients
+from geomem.analysis.gradient_plan import (
+  GradientConfig,
+  gradient_config_dict,
+  plan_gradients,
+)
+from geomem.analysis.gradient_run import measure_gradients
 from geomem.analysis.memorization import (
   checkpoints_of,
   measure_layers,
@@ -38,6 +45,7 @@ __all__ = [
   "Experiment",
   "ExperimentConfig",
   "Finding",
+  "GradientConfig",
   "RewindConfig",
   "RewindScores",
   "Seed",
@@ -47,14 +55,18 @@ __all__ = [
   "epoch_of",
   "epochs_to_rewind",
   "find",
+  "find_gradients",
   "find_rewinds",
+  "gradient_config_dict",
   "layer_means",
   "load_experiment",
   "make_rewinds",
+  "measure_gradients",
   "measure_layers",
   "measure_rewinds",
   "measure_seed",
   "num_networks",
+  "plan_gradients",
   "prepare",
   "prepare_seed",
   "resolve",

@@ -50,6 +50,14 @@ def mlp(num_classes: int, width: int, dtype) -> list[LayerSpec]:
   ]
 
 
+def deep_linear(num_classes: int, width: int, dtype) -> list[LayerSpec]:
+  """The same without nonlinearities, for what has a closed form there."""
+  return [
+    *(_dense(f"fc{i}", width, relu=False, dtype=dtype) for i in (1, 2, 3)),
+    _dense("logits", num_classes, relu=False, dtype=dtype),
+  ]
+
+
 def convnet(num_classes: int, width: int, dtype) -> list[LayerSpec]:
   """Four 3 x 3 convolutions and two dense layers, for small images."""
   conv = functools.partial(_conv, dtype=dtype)
@@ -134,6 +142,7 @@ def resnet18(num_classes: int, width: int, dtype) -> list[LayerSpec]:
 # Name -> (layers, the width that is standard).
 MODELS = {
   "mlp": (mlp, 256),
+  "deep_linear": (deep_linear, 64),
   "convnet": (convnet, 32),
   "vgg16": (vgg16, 64),
   "vgg16_bn": (functools.partial(vgg16, norm=True), 64),

@@ -6,6 +6,11 @@ from geomem.plots.figures import (
   plot_geometry_by_layer,
 )
 from geomem.plots.gallery import FIGURES, draw_all
+from geomem.plots.gradients import (
+  plot_gradient_comparison,
+  plot_gradient_law,
+  plot_gradient_parts,
+)
 from geomem.plots.style import save_figure
 
 __all__ = [
@@ -14,5 +19,8 @@ __all__ = [
   "plot_accuracy",
   "plot_capacity_heatmaps",
   "plot_geometry_by_layer",
+  "plot_gradient_comparison",
+  "plot_gradient_law",
+  "plot_gradient_parts",
   "save_figure",
 ]

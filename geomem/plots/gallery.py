@@ -3,13 +3,14 @@
 import pathlib
 
 from geomem import runs
-from geomem.plots import figures, rewind, style
+from geomem.plots import figures, gradients, rewind, style
 
 # The `experiment` field of a config -> its figures by name.
 FIGURES = {
   "memorization": figures.MEMORIZATION,
   "rewind": rewind.REWIND,
   "rewind_geometry": rewind.REWIND,
+  "gradients": gradients.GRADIENTS,
 }
 
 

@@ -1,0 +1,143 @@
+"""The figure of the n^-1/2 law, from the rows alone."""
+
+import numpy as np
+from matplotlib import ticker
+from matplotlib.figure import Figure
+
+from geomem.plots import rows as table
+from geomem.plots import style
+
+# How labels were drawn -> name, colour, marker.
+_DRAWN = {
+  "own": ("unpermuted", style.COLORS["unpermuted"], "o"),
+  "shuffled": ("permuted", style.COLORS["permuted"], "s"),
+  "independent": ("labels drawn anew", "0.35", "v"),
+}
+_LABELS = {"centered": "centred", "raw": "raw"}
+
+
+def select(rows, metric: str, **columns) -> list[dict]:
+  """Rows of a metric with a value, where the columns are as given."""
+  return [
+    row
+    for row in rows
+    if row["metric"] == metric
+    and row["value"] is not None
+    and all(row.get(name) == value for name, value in columns.items())
+  ]
+
+
+def means(rows, along: str, reduce=np.mean):
+  """x, mean and standard error of the rows' values, by a column."""
+  x = np.array(sorted({row[along] for row in rows}))
+  values = [[r["value"] for r in rows if r[along] == i] for i in x]
+  mean = np.array([reduce(v) for v in values])
+  error = np.array(
+    [np.std(v, ddof=1) / len(v) ** 0.5 if len(v) > 1 else 0.0 for v in values]
+  )
+  return x, mean, error
+
+
+def _rms(values) -> float:
+  return float(np.sqrt(np.mean(np.square(values))))
+
+
+def plot_gradient_law(rows) -> Figure:
+  """The label part's norm by the number of examples, at initialization.
+
+  Points are root mean squares over draws and seeds, lines are the fits with
+  their slopes, crosses estimate the unpermuted part without the noise of n
+  examples. On the right the slope of every layer.
+  """
+  figure = style.new_figure(9, 3.6)
+  left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
+  for drawn in _DRAWN:
+    for labels in _LABELS:
+      _draw_norms(left, rows, drawn, labels)
+  _draw_unbiased(left, rows)
+  _log_axes(left, select(rows, "law_norm"))
+  left.set_xlabel("examples $n$")
+  left.set_ylabel("norm of the label part")
+  for drawn in _DRAWN:
+    for labels in _LABELS:
+      _draw_slopes(right, rows, drawn, labels)
+  for level in (-0.5, 0):
+    right.axhline(level, color="0.4", lw=0.9, ls=":")
+  right.set_ylabel("slope")
+  handles, names = left.get_legend_handles_labels()
+  figure.legend(handles, names, loc="outside upper center", ncols=4)
+  return figure
+
+
+def _log_axes(ax, found) -> None:
+  """Plain numbers, the numbers of examples that were measured."""
+  ax.set_xscale("log")
+  ax.set_yscale("log")
+  sizes = sorted({row["num_examples"] for row in found})
+  # The largest may stand close to the largest power of two.
+  ticks = [n for n in sizes if n == sizes[-1] or n < 0.75 * sizes[-1]]
+  ax.set_xticks(ticks, [str(n) for n in ticks])
+  ax.set_xlim(0.85 * sizes[0], 1.6 * sizes[-1])
+  ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  ax.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+  ax.minorticks_off()
+
+
+def _look(drawn: str, labels: str) -> dict:
+  _, color, marker = _DRAWN[drawn]
+  fill = color if labels == "centered" else "none"
+  return {"color": color, "marker": marker, "mfc": fill, "ls": "none"}
+
+
+def _draw_norms(ax, rows, drawn: str, labels: str) -> None:
+  found = select(rows, "law_norm", drawn=drawn, labels=labels)
+  if not found:
+    return
+  x, mean, error = means(found, "num_examples", _rms)
+  name = f"{_DRAWN[drawn][0]}, {_LABELS[labels]}"
+  ax.errorbar(x, mean, error, **_look(drawn, labels), label=name)
+  fit = select(rows, "law_slope", layer=None, drawn=drawn, labels=labels)
+  slope = np.mean([row["value"] for row in fit])
+  middle = [np.exp(np.log(values).mean()) for values in (x, mean)]
+  color = _DRAWN[drawn][1]
+  line = "-" if labels == "centered" else ":"
+  fitted = middle[1] * (x / middle[0]) ** slope
+  ax.plot(x, fitted, color=color, ls=line, lw=1)
+  if labels == "centered":
+    # The two fits of random labels end close to each other.
+    shift = {"shuffled": -9, "independent": 3}.get(drawn, -3)
+    ax.annotate(
+      f"{slope:.3f}",
+      (x[-1], fitted[-1]),
+      (7, shift),
+      textcoords="offset points",
+      color=color,
+      fontsize=8,
+    )
+
+
+def _draw_unbiased(ax, rows) -> None:
+  metric = "law_squared_norm_unbiased"
+  found = select(rows, metric, drawn="own", labels="centered")
+  if found:
+    x, mean, _ = means(found, "num_examples")
+    root = np.sqrt(np.where(mean > 0, mean, np.nan))
+    name = "unpermuted, without noise"
+    ax.plot(x, root, "x", color=_DRAWN["own"][1], label=name, ms=6)
+
+
+def _draw_slopes(ax, rows, drawn: str, labels: str) -> None:
+  found = [r for r in select(rows, "law_slope") if r["layer"] is not None]
+  layers = table.layers_of(found)
+  here = [
+    row | {"place": layers.index(row["layer"])}
+    for row in found
+    if (row["drawn"], row["labels"]) == (drawn, labels)
+  ]
+  if not here:
+    return
+  x, mean, error = means(here, "place")
+  if len({row["seed"] for row in here}) == 1:
+    error = np.array([row["stderr"] or 0.0 for row in here])
+  ax.errorbar(x, mean, error, **_look(drawn, labels))
+  ax.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)

@@ -1,0 +1,168 @@
+"""The figures of the gradients, each from the rows alone."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from geomem.plots import rows as table
+from geomem.plots import style
+from geomem.plots.figures import epoch_axis
+from geomem.plots.gradient_law import means, plot_gradient_law, select
+
+_SUBSETS = ("unpermuted", "permuted")
+_LINES = {"label": "-", "independent": "--"}
+_MAX_GROUPS = 4
+
+
+def _groups(rows) -> list[list[str]]:
+  """Consecutive layers with parameters, in at most four groups."""
+  layers = table.layers_of(select(rows, "norm", part="total"))
+  parts = np.array_split(layers, min(_MAX_GROUPS, len(layers)))
+  return [list(part) for part in parts]
+
+
+def _group_rows(rows, metric: str, group, mode, subset, part) -> list[dict]:
+  """A metric of several layers together, by seed and epoch.
+
+  Squared norms add up; a projection is an inner product with the total,
+  divided by the total's norm.
+  """
+  chosen = {"mode": mode, "subset": subset}
+
+  def by_layer(metric, **columns):
+    found = select(rows, metric, **chosen, **columns)
+    return {
+      (r["seed"], r["epoch"], r["layer"]): r["value"]
+      for r in found
+      if r["layer"] in group
+    }
+
+  totals = by_layer("norm", part="total")
+  values = by_layer(metric, part=part, labels="centered")
+  combined = []
+  for seed, epoch in sorted({key[:2] for key in totals}):
+    total = np.array([totals[seed, epoch, layer] for layer in group])
+    value = np.array([values.get((seed, epoch, n), 0.0) for n in group])
+    if metric == "norm":
+      whole = np.linalg.norm(value)
+    else:
+      whole = value @ total / max(np.linalg.norm(total), 1e-30)
+    combined.append({"seed": seed, "epoch": epoch, "value": whole})
+  return combined
+
+
+def plot_gradient_parts(rows) -> Figure:
+  """The two parts by epoch, a column for each group of layers: figure A.1.
+
+  Norms above and signed projections on the total gradient below, where the two
+  parts add up to the total's norm; the same in training mode, where it was
+  measured.
+  """
+  groups = _groups(rows)
+  modes = [
+    m for m in ("evaluation", "training") if select(rows, "norm", mode=m)
+  ]
+  shape = (2 * len(modes), len(groups))
+  figure = style.new_figure(2.6 * shape[1] + 0.6, 2.2 * shape[0] + 0.6)
+  axes = figure.subplots(*shape, sharex=True, squeeze=False)
+  for row, (mode, metric) in enumerate(
+    (mode, metric) for mode in modes for metric in ("norm", "projection")
+  ):
+    for ax, group in zip(axes[row], groups, strict=True):
+      for subset in _SUBSETS:
+        for part, line in _LINES.items():
+          found = _group_rows(rows, metric, group, mode, subset, part)
+          x, mean, error = means(found, "epoch")
+          color = style.COLORS[subset]
+          label = f"{subset}, {part}"
+          ax.plot(x, mean, color=color, ls=line, label=label)
+          ax.fill_between(
+            x, mean - error, mean + error, color=color, alpha=0.2, lw=0
+          )
+      if metric == "norm":
+        ax.set_yscale("log")
+      else:
+        ax.axhline(0, color="0.6", lw=0.8, zorder=0)
+      if row == 0:
+        ends = group if len(group) == 1 else (group[0], group[-1])
+        ax.set_title(" to ".join(ends))
+      _mark_best(ax, rows)
+    where = f"\n({mode} mode)" if len(modes) > 1 else ""
+    what = "norm" if metric == "norm" else "projection on total"
+    axes[row][0].set_ylabel(what + where)
+  for ax in axes[-1]:
+    epoch_axis(ax, x.max())
+  handles, labels = axes[0][0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside upper center", ncols=4)
+  return figure
+
+
+def _mark_best(ax, rows) -> None:
+  best = np.mean(list(table.fact(rows, "best_epoch").values()))
+  ax.axvline(best, color="0.5", lw=0.8, ls=":", zorder=0)
+
+
+def plot_gradient_comparison(rows) -> Figure:
+  """Permuted against unpermuted, and how far the parts cancel, by epoch.
+
+  Of the whole network, in evaluation mode, with centred labels. The ratio is
+  drawn as measured, and with the noise of a finite set taken off.
+  """
+  figure = style.new_figure(10, 3.3)
+  axes = figure.subplots(1, 3)
+  at = {"layer": None, "mode": "evaluation"}
+  label = {"part": "label", "labels": "centered"}
+  ratios = {
+    "ratio": ("as measured", "0.1", "-"),
+    "ratio_unbiased": ("without the noise of n", "#CC79A7", "--"),
+  }
+  for metric, (name, color, line) in ratios.items():
+    found = select(rows, metric, **at, **label)
+    _draw(axes[0], found, color=color, ls=line, label=name, marker="o")
+  for level in (0, 1):
+    axes[0].axhline(level, color="0.6", lw=0.8, zorder=0)
+  axes[0].set_ylabel("label part, permuted / unpermuted")
+  cosines = {
+    "label": ("label part", "#0072B2", "-", "centered"),
+    "independent": ("independent part", "#D55E00", "--", "centered"),
+    "total": ("total", "0.1", ":", None),
+  }
+  for part, (name, color, line, labels) in cosines.items():
+    found = select(rows, "cosine", **at, part=part, labels=labels)
+    _draw(axes[1], found, color=color, ls=line, label=name, marker="o")
+  axes[1].set_ylabel("cosine, permuted with unpermuted")
+  axes[1].axhline(0, color="0.6", lw=0.8, zorder=0)
+  for subset in _SUBSETS:
+    found = select(rows, "cancellation", **at, subset=subset, labels="centered")
+    look = {"color": style.COLORS[subset], "marker": style.MARKERS[subset]}
+    _draw(axes[2], found, label=subset, **look)
+  axes[2].set_ylabel("cancellation of the two parts")
+  axes[2].set_ylim(-0.02, 1.02)
+  last = max(row["epoch"] for row in select(rows, "ratio", **at, **label))
+  for ax in axes:
+    _mark_best(ax, rows)
+    epoch_axis(ax, last)
+    ax.legend(
+      loc="lower center",
+      bbox_to_anchor=(0.5, 1.0),
+      ncols=3,
+      fontsize=7.5,
+      columnspacing=1,
+    )
+  return figure
+
+
+def _draw(ax, found, **look) -> None:
+  if not found:
+    return
+  x, mean, error = means(found, "epoch")
+  ax.plot(x, mean, **look)
+  ax.fill_between(
+    x, mean - error, mean + error, color=look["color"], alpha=0.2, lw=0
+  )
+
+
+GRADIENTS = {
+  "gradient_parts": plot_gradient_parts,
+  "gradient_comparison": plot_gradient_comparison,
+  "gradient_law": plot_gradient_law,
+}

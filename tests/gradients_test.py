@@ -1,0 +1,374 @@
+"""Gradients split by labels: explicit Jacobians, closed forms, the binary."""
+
+import math
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from geomem import analysis, data, models, runs, training
+from geomem.analysis import gradient_law as law
+from geomem.analysis import gradient_linear as linear
+from geomem.analysis import gradient_measures as measures
+from geomem.analysis import gradients
+from geomem.analysis.experiment import training_data
+from geomem.analysis.gradient_plan import (
+  GradientConfig,
+  gradient_config_dict,
+  plan_gradients,
+)
+from geomem.analysis.gradient_run import measure_gradients
+from geomem.models import layers
+
+ROOT = pathlib.Path(__file__).parent.parent
+CLASSES, SHAPE = 3, (4, 4, 1)
+
+
+def network_of(norm: bool) -> models.Network:
+  def conv(shape, rngs):
+    return layers.Conv(shape[-1], 2, norm=norm, rngs=rngs)
+
+  def dense(shape, rngs):
+    return layers.Dense(math.prod(shape), CLASSES, relu=False, rngs=rngs)
+
+  return models.Network("tiny", (("conv", conv), ("logits", dense)), SHAPE)
+
+
+def examples_of(number: int, seed: int = 0) -> gradients.Examples:
+  rng = np.random.default_rng(seed)
+  return gradients.Examples(
+    rng.integers(256, size=(number, *SHAPE), dtype=np.uint8),
+    rng.integers(CLASSES, size=number, dtype=np.int32),
+    np.float32([128.0]),
+    np.float32([70.0]),
+  )
+
+
+def normalized(examples: gradients.Examples) -> jax.Array:
+  return data.normalize(*map(jnp.asarray, (examples.images, *examples[2:])))
+
+
+def flat(tree, network) -> np.ndarray:
+  """All parameters in the order of the layers."""
+  leaves = [jax.tree.leaves(tree[n]) for n in network.parameter_layers]
+  return np.concatenate([np.ravel(x) for by in leaves for x in by])
+
+
+def means_of(found: gradients.BlockSums, network) -> np.ndarray:
+  """`[4, P]` mean over the set, all layers."""
+  whole = [found.sums[n].sum(axis=0) for n in network.parameter_layers]
+  return np.concatenate(whole, axis=1) / found.counts.sum()
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_the_parts_add_up_to_the_gradient_of_the_loss(train):
+  network = network_of(norm=True)
+  state = network.init(jax.random.key(0))
+  examples = examples_of(10)
+  parameters, statistics = network.split(state)
+
+  images = normalized(examples)
+
+  def loss(parameters):
+    merged = network.merge(parameters, statistics)
+    logits = network.apply(merged, images, train=train).logits
+    return optax.softmax_cross_entropy_with_integer_labels(
+      logits, examples.labels
+    ).mean()
+
+  expected = flat(jax.grad(loss)(parameters), network)
+  # In training mode one batch; else three, the last of them padded.
+  size = 10 if train else 4
+  found = gradients.block_sums(
+    network, state, examples, batch_size=size, train=train
+  )
+  np.testing.assert_array_equal(found.counts, [10] if train else [4, 4, 2])
+  total = means_of(found, network)[0]
+  np.testing.assert_allclose(total, expected, atol=2e-6)
+
+
+def test_each_part_is_that_of_the_explicit_jacobian():
+  network = network_of(norm=False)
+  state = network.init(jax.random.key(0))
+  examples = examples_of(7)
+  images = normalized(examples)
+  logits, jacobian = jax.jit(
+    lambda s: (
+      network.apply(s, images).logits,
+      jax.jacrev(lambda s: network.apply(s, images).logits)(s),
+    )
+  )(state)
+  leaves = [jax.tree.leaves(jacobian[n]) for n in network.parameter_layers]
+  J = np.concatenate(
+    [np.reshape(x, (7, CLASSES, -1)) for by in leaves for x in by], axis=-1
+  )
+  p, e = np.asarray(jax.nn.softmax(logits)), np.eye(CLASSES)[examples.labels]
+  found = gradients.block_sums(network, state, examples, batch_size=4)
+  basis = means_of(found, network)
+  expected = {
+    ("total", None): p - e,
+    ("label", "raw"): -e,
+    ("label", "centered"): 1 / CLASSES - e,
+    ("independent", "raw"): p,
+    ("independent", "centered"): p - 1 / CLASSES,
+  }
+  assert set(expected) == set(measures.PARTS)
+  for part, cotangent in expected.items():
+    mean = np.einsum("nc,ncp->p", cotangent, J) / 7
+    np.testing.assert_allclose(
+      measures.PARTS[part] @ basis, mean, atol=2e-6, err_msg=str(part)
+    )
+  for block, chosen in enumerate((slice(0, 4), slice(4, 7))):
+    rest = e[chosen] - e[chosen].mean(axis=0)
+    expected_sum = -np.einsum("nc,ncp->p", rest, J[chosen])
+    sums = [found.sums[n][block] for n in network.parameter_layers]
+    covariance = measures.COVARIANCE @ np.concatenate(sums, axis=1)
+    np.testing.assert_allclose(covariance, expected_sum, atol=2e-5)
+
+
+def test_a_set_smaller_than_a_training_batch_is_refused():
+  network = network_of(norm=True)
+  state = network.init(jax.random.key(0))
+  with pytest.raises(ValueError, match="the set has 5"):
+    gradients.block_sums(
+      network, state, examples_of(5), batch_size=8, train=True
+    )
+
+
+def test_measures_are_those_of_the_vectors():
+  rng = np.random.default_rng(0)
+  counts = np.array([5, 5, 3])
+  sums = rng.normal(size=(2, 3, 4, 6)).astype(np.float32)
+  found = measures.inner_products(
+    *(gradients.BlockSums({"a": jnp.asarray(s)}, counts) for s in sums), ["a"]
+  )
+  rows = measures.measure(found["a"])
+
+  def value(metric, **columns):
+    (row,) = [
+      row
+      for row in rows
+      if row["metric"] == metric
+      and all(row.get(k) == v for k, v in columns.items())
+    ]
+    return pytest.approx(row["value"], rel=1e-4)
+
+  total, label, *_ = sums[0].sum(axis=0) / 13
+  raw = label - sums[0, :, 2].sum(axis=0) / 13
+  unpermuted = {"subset": "unpermuted", "part": "label"}
+  norm = np.linalg.norm
+  assert norm(raw) == value("norm", **unpermuted, labels="raw")
+  along = raw @ total / norm(total)
+  assert along == value("projection", **unpermuted, labels="raw")
+  rest = total - label
+  assert 1 - norm(total) / (norm(label) + norm(rest)) == value(
+    "cancellation", subset="unpermuted", labels="centered"
+  )
+  other = sums[1, :, 1].sum(axis=0) / 13
+  pair = {"part": "label", "labels": "centered"}
+  assert norm(other) / norm(label) == value("ratio", **pair)
+  cosine = other @ label / norm(other) / norm(label)
+  assert cosine == value("cosine", **pair)
+  projections = [
+    row["value"]
+    for row in rows
+    if (row["metric"], row.get("subset")) == ("projection", "permuted")
+  ]
+  norm_of_total = norm(sums[1, :, 0].sum(axis=0) / 13)
+  # Raw label and independent part, then centred ones.
+  assert sum(projections) == pytest.approx(2 * norm_of_total, rel=1e-4)
+
+
+def test_the_norm_without_noise_is_unbiased_for_shuffled_labels():
+  rng = np.random.default_rng(0)
+  number, blocks = 48, np.arange(4).repeat(12)
+  # Per-example Jacobians with a mean far from zero, and uneven classes.
+  J = rng.normal(size=(number, 3, 5)) + 2 * rng.normal(size=(3, 5))
+  labels = rng.choice(3, number, p=[0.5, 0.3, 0.2])
+  estimates, plain, errors = [], [], []
+  for _ in range(600):
+    e = np.eye(3)[rng.permutation(labels)]
+    means = np.stack([e[blocks == b].mean(axis=0) for b in range(4)])
+    g = -np.einsum("nc,ncp->np", e - means[blocks], J)
+    S = np.stack([g[blocks == b].sum(axis=0) for b in range(4)])
+    found = measures.unbiased_square(S @ S.T, np.full(4, 12))
+    estimates.append(found[0])
+    errors.append(found[1])
+    plain.append((g.mean(axis=0) ** 2).sum())
+  spread = np.std(estimates)
+  assert abs(np.mean(estimates)) < 4 * spread / 600**0.5
+  assert np.mean(plain) > 20 * spread / 600**0.5
+  # The error that is reported does not understate.
+  assert np.sqrt(np.mean(np.square(errors))) > 0.9 * spread
+
+
+def test_the_norm_without_noise_finds_a_covariance():
+  rng = np.random.default_rng(1)
+  signal = rng.normal(size=(3, 5))
+  e = np.eye(3)[rng.integers(3, size=40_000)]
+  # g = −(e − ē)ᵀJ with J_c = signal_c where y = c: Cov = Σ_c π_c(1 − …).
+  J = np.einsum("nk,kp->np", e, signal) + rng.normal(size=(len(e), 5))
+  blocks = np.array_split(np.arange(len(e)), 8)
+  S = np.stack([((e[b] - e[b].mean(0)).T @ J[b]).ravel() for b in blocks])
+  square, error = measures.unbiased_square(
+    S @ S.T, np.array([len(b) for b in blocks])
+  )
+  expected = ((np.eye(3) / 3 - 1 / 9) @ signal) ** 2
+  assert square == pytest.approx(expected.sum(), abs=4 * error)
+  assert error < 0.05 * square
+
+
+def test_sums_merge_in_pairs_and_end_with_all():
+  sizes = [64] * 7 + [10]
+  batches = [({"a": jnp.full((1, 1), 2.0**i)}, n) for i, n in enumerate(sizes)]
+  merged = [
+    (count, int(sums["a"][0, 0]), halves is not None)
+    for count, sums, halves in law.merge_doubling(batches)
+  ]
+  assert [(n, s) for n, s, _ in merged if n == 64] == [
+    (64, 2**i) for i in range(7)
+  ]
+  assert [s for n, s, _ in merged if n == 128] == [0b11, 0b1100, 0b110000]
+  assert [s for n, s, _ in merged if n == 256] == [0b1111]
+  assert merged[-1] == (458, 0b11111111, False)
+  assert all(halves == (n in (128, 256)) for n, _, halves in merged)
+
+
+def test_the_slope_of_a_power_law_is_found():
+  sizes = np.array([64, 128, 256, 300])
+  squares = np.array([3.0, 5.0])[:, None] / sizes
+  slope, error = law.fit_slope(sizes, squares)
+  assert (slope, error) == (pytest.approx(-0.5), pytest.approx(0, abs=1e-9))
+  slope, error = law.fit_slope(sizes, squares[:1])
+  assert (slope, error) == (pytest.approx(-0.5), pytest.approx(0, abs=1e-9))
+
+
+def test_deep_linear_gradients_are_covariances():
+  network, state = linear.deep_linear(CLASSES, SHAPE, seed=0)
+  examples = examples_of(200)
+  images = linear.centered_images(examples.images, examples.std)
+  rows = linear.linear_rows(network, state, images, examples.labels, "permuted")
+  errors = {
+    part: max(row["value"] for row in rows if row["part"] == part)
+    for part in ("label", "total")
+  }
+  assert errors["label"] < 1e-4
+  assert errors["total"] < 1e-2
+  expected = linear.closed_form(network, state, images, examples.labels)
+  # By finite differences of nothing but the network: −⟨Jᵀe_y⟩ is linear in one
+  # kernel, so a difference is exact.
+  kernel = np.asarray(state["fc2"]["dense"]["kernel"])
+  direction = np.zeros_like(kernel)
+  direction[1, 2] = 1.0
+
+  def label_part(shift):
+    moved = {"dense": state["fc2"]["dense"] | {"kernel": kernel + shift}}
+    logits = network.apply(state | {"fc2": moved}, jnp.asarray(images)).logits
+    e = np.eye(CLASSES)[examples.labels]
+    return -float((np.asarray(logits, np.float64) * e).sum(axis=1).mean())
+
+  difference = label_part(100 * direction) - label_part(0 * direction)
+  kernels = expected["fc2"][-kernel.size :].reshape(kernel.shape)
+  assert kernels[1, 2] == pytest.approx(difference / 100, rel=1e-3)
+
+
+def test_draws_of_labels():
+  labels = np.array([0, 0, 1, 2], np.int32)
+  rng = np.random.default_rng(0)
+  drawn = law.draw_labels(labels, 3, 50, rng)
+  np.testing.assert_array_equal(drawn["shuffled"][0], labels)
+  assert (np.sort(drawn["shuffled"]) == labels).all()
+  assert {int(x) for x in drawn["independent"].ravel()} == {0, 1, 2}
+  assert len({int((row == 0).sum()) for row in drawn["independent"]}) > 1
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  """A tiny run, trained and not measured."""
+  path = tmp_path_factory.mktemp("gradients") / "run"
+  config = analysis.ExperimentConfig(
+    model="mlp", width=8, epochs=2, num_classes=3, manifold_points=5
+  )
+  experiment = analysis.prepare(config)
+  seed = analysis.prepare_seed(experiment, 0)
+  with (
+    runs.Run(path, analysis.config_dict(config)) as run,
+    analysis.checkpoints_of(run, 0) as saved,
+  ):
+    for state, _ in training.train(
+      seed.training_key,
+      experiment.network,
+      training_data(experiment, seed),
+      experiment.recipe,
+    ):
+      saved.save(state.epoch, state.network)
+    facts = {"best_epoch": 1, "last_epoch": 2}
+    run.append({"seed": 0, "metric": k, "value": v} for k, v in facts.items())
+  return path
+
+
+def measure(experiment, path, out) -> list[dict]:
+  """The library's part of the binary; rows in the order of the file."""
+  config = GradientConfig(draws=2)
+  seed = analysis.prepare_seed(experiment, 0)
+  plan = plan_gradients(path, experiment, seed, config)
+  with runs.Run(out, gradient_config_dict(config)) as run:
+    units = list(measure_gradients(run, experiment, plan, config.draws))
+    assert len(units) == plan.num_units
+    return run.rows()
+
+
+def execute(path):
+  command = [sys.executable, "-m", "experiments.gradients", f"--run={path}"]
+  return subprocess.run(
+    [*command, "--draws=2"], capture_output=True, text=True, cwd=ROOT
+  )
+
+
+def test_a_run_is_measured_resumed_and_then_left_alone(trained):
+  experiment = analysis.load_experiment(trained)
+  out = trained / "gradients"
+  rows = measure(experiment, trained, out)
+  norms = [row for row in rows if row["metric"] == "norm"]
+  # Four layers and the whole, three epochs, two subsets, five parts.
+  assert len(norms) == 5 * 3 * 2 * 5
+  keys = {tuple((k, v) for k, v in r.items() if k != "value") for r in rows}
+  assert len(keys) == len(rows)
+  # Killed in the middle of a line.
+  file = out / "results.jsonl"
+  whole = file.read_bytes()
+  for part in (0.2, 0.9):
+    file.write_bytes(whole[: int(part * len(whole))])
+    assert measure(experiment, trained, out) == rows
+  # What the binary adds: figures, findings, and that it is done.
+  first = execute(trained)
+  assert first.returncode == 0, first.stderr
+  assert all(f"G{number} " in first.stdout for number in range(1, 6))
+  for name in ("parts", "comparison", "law"):
+    assert (out / "figures" / f"gradient_{name}.png").stat().st_size
+  assert file.read_bytes() == whole
+  assert "nothing to do" in execute(trained).stdout
+
+
+def test_bad_input_is_a_sentence_before_any_work(trained, tmp_path):
+  experiment = analysis.load_experiment(trained)
+  seed = analysis.prepare_seed(experiment, 0)
+  config = GradientConfig(max_examples=32)
+  (tmp_path / "results.jsonl").write_bytes(
+    (trained / "results.jsonl").read_bytes()
+  )
+  with pytest.raises(runs.RunError, match="which holds none"):
+    plan_gradients(tmp_path, experiment, seed, config)
+  norm = models.build("vgg16_bn", num_classes=3, image_shape=(8, 8, 1), width=1)
+  with pytest.raises(runs.RunError, match="--notraining_mode"):
+    plan_gradients(trained, experiment._replace(network=norm), seed, config)
+  clean = {k: v for k, v in seed.subsets.items() if k != "permuted"}
+  with pytest.raises(runs.RunError, match="no permuted examples"):
+    plan_gradients(trained, experiment, seed._replace(subsets=clean), config)
+  with pytest.raises(ValueError, match="max_examples is -1"):
+    GradientConfig(max_examples=-1)
