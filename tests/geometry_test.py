@@ -74,7 +74,7 @@ def test_stages_agree_with_the_reference_conventions():
   rng = np.random.default_rng(1)
   for i, frame in enumerate(frames_by_qr(POINTS)):
     S = np.hstack([frame, np.ones((len(frame), 1))])
-    probes = rng.normal(size=(2000, S.shape[1]))
+    probes = rng.normal(size=(6000, S.shape[1]))
     lam = np.stack([optimize.nnls(S.T, -t)[0] for t in probes])
     force = ((lam @ S) ** 2).sum(axis=1)
     bound = lam.sum(axis=1) > 0
@@ -82,14 +82,20 @@ def test_stages_agree_with_the_reference_conventions():
     weights = np.eye(len(S))[farthest]
     weights[bound] = lam[bound] / lam[bound].sum(axis=1, keepdims=True)
     anchor = weights @ frame
-    radius = np.sqrt(((anchor - anchor.mean(axis=0)) ** 2).sum(axis=1).mean())
+    squares = ((anchor - anchor.mean(axis=0)) ** 2).sum(axis=1)
     t = probes[:, :-1]
     cosine = (t * anchor).sum(axis=1) / np.linalg.norm(t, axis=1)
-    cosine = (cosine / np.linalg.norm(anchor, axis=1)).mean()
-    dimension = frame.shape[1] * cosine**2
-    assert float(found.capacity[i]) == pytest.approx(1 / force.mean(), rel=0.08)
-    assert float(found.radius[i]) == pytest.approx(radius, rel=0.02)
-    assert float(found.dimension[i]) == pytest.approx(dimension, rel=0.05)
+    cosine = cosine / np.linalg.norm(anchor, axis=1)
+    for name, samples, value in (
+      ("capacity", force, lambda mean: 1 / mean),
+      ("radius", squares, np.sqrt),
+      ("dimension", cosine, lambda mean: POINTS.shape[1] * mean**2),
+    ):
+      error = samples.std() / np.sqrt(len(samples))
+      mean = samples.mean()
+      wide = abs(value(mean + error) - value(mean - error)) / 2
+      wide = np.hypot(wide, float(getattr(found, f"{name}_stderr")[i]))
+      assert abs(float(getattr(found, name)[i]) - value(mean)) < 4 * wide, name
 
 
 def test_several_margins_share_the_probes():
@@ -150,10 +156,12 @@ def test_offsets_do_not_cost_digits():
 
 def test_rotations_and_scales_change_nothing():
   rotation, _ = np.linalg.qr(clouds(1, 100, 100, seed=3)[0])
-  a, b = measure(POINTS), measure(7 * POINTS @ rotation)
+  a, b = (
+    measure(points, centers=None) for points in (POINTS, 7 * POINTS @ rotation)
+  )
   for name in ("capacity", "radius", "dimension", "center_correlation"):
     np.testing.assert_allclose(
-      getattr(b, name), getattr(a, name), rtol=2e-4, err_msg=name
+      getattr(b, name), getattr(a, name), rtol=1e-4, err_msg=name
     )
 
 
@@ -187,41 +195,36 @@ def test_few_manifolds_are_defined(num_manifolds):
 def test_control_variates_do_not_bias_and_reduce_the_error():
   """Ten times fewer probes at R = 1; the mean of many runs stays."""
   keys = jax.random.split(KEY, 200)
+  # Centres and points are of one length: R = 1.
+  stats = geometry.gram_statistics(clouds(3, 1, 500, 1) + clouds(3, 50, 500))
 
-  def capacities(reduce_variance):
+  def inverses(reduce_variance):
     def inverse(key):
       found = geometry.manifold_geometry(
-        key,
-        stats,
-        num_probes=64,
-        centers=None,
-        reduce_variance=reduce_variance,
+        key, stats, centers=None, reduce_variance=reduce_variance
       )
       return 1 / found.capacity, found.capacity_stderr / found.capacity**2
 
-    return jax.jit(jax.vmap(inverse))(keys)
+    found = jax.jit(lambda keys: jax.lax.map(inverse, keys))(keys)
+    return [np.asarray(x, np.float64) for x in found]
 
-  centers = clouds(5, 1, 100, seed=1)
-  stats = geometry.gram_statistics(centers + POINTS)
-  plain, plain_stderr = capacities(False)
-  reduced, stderr = capacities(True)
-  error = np.sqrt(plain.var(axis=0) / 200 + reduced.var(axis=0) / 200)
+  plain, plain_stderr = inverses(False)
+  reduced, stderr = inverses(True)
+  error = np.sqrt((plain.var(axis=0) + reduced.var(axis=0)) / len(keys))
   assert (np.abs(plain.mean(0) - reduced.mean(0)) < 4 * error).all()
-  assert (plain.var(axis=0) > 10 * reduced.var(axis=0)).all()
+  assert plain.var(axis=0).mean() > 10 * reduced.var(axis=0).mean()
   # The standard errors are what the spread of the runs says.
-  np.testing.assert_allclose(
-    np.sqrt((stderr**2).mean(0)), reduced.std(0), rtol=0.25
-  )
-  np.testing.assert_allclose(
-    np.sqrt((plain_stderr**2).mean(0)), plain.std(0), rtol=0.25
-  )
+  for values, errors in ((plain, plain_stderr), (reduced, stderr)):
+    np.testing.assert_allclose(
+      np.sqrt((errors**2).mean(axis=0)), values.std(axis=0), rtol=0.25
+    )
 
 
 def test_a_wanted_error_is_reached():
   found = geometry.manifold_geometry(
-    KEY, POINTS, num_probes=32, relative_error=1e-4
+    KEY, POINTS, num_probes=64, relative_error=3e-3
   )
-  assert float(found.mean_capacity_stderr / found.mean_capacity) <= 1e-4
+  assert float(found.mean_capacity_stderr / found.mean_capacity) <= 3e-3
   with pytest.raises(ValueError, match="a positive number was expected"):
     measure(POINTS, relative_error=0.0)
   with pytest.raises(ValueError, match="ask for a larger one"):

@@ -67,14 +67,15 @@ def test_forces_agree_with_scipys_nnls(num_features):
           found = measure(
             jnp.asarray(S, dtype), jnp.asarray(probes, dtype), kappa
           )
+        force = np.asarray(found.force, np.float64)
         rounded = np.asarray(S, dtype).astype(np.float64)
         drawn = np.asarray(probes, dtype).astype(np.float64)
         exact = [exact_force(rounded, t, kappa) for t in drawn]
         np.testing.assert_allclose(
-          found.force, exact, rtol=tolerance, atol=tolerance, err_msg=name
+          force, exact, rtol=tolerance, atol=tolerance, err_msg=name
         )
-        assert abs(np.mean(exact) / np.mean(found.force) - 1) < tolerance / 10
-        assert bool(found.converged.all()), name
+        assert abs(np.mean(exact) / force.mean() - 1) < tolerance / 10
+        assert np.asarray(found.converged).all(), name
 
 
 def test_missing_and_many_points_take_every_path():

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from geomem.geometry.statistics import GramStatistics
@@ -29,7 +30,7 @@ def _products(points, reference, means, centers):
 
 
 def statistics_by_manifold(
-  blocks: Callable[[], Iterable[Float[Array, "m M N"]]],
+  blocks: Callable[[], Iterable[Float[Array | np.ndarray, "m M N"]]],
 ) -> GramStatistics:
   """Gram statistics of manifolds that come a few at a time.
 
@@ -70,7 +71,7 @@ def statistics_by_manifold(
 
 def project_points(
   key: Key[Array, ""],
-  points: Float[Array, "*b N"],
+  points: Float[Array | np.ndarray, "*b N"],
   num_features: int,
   *,
   block_size: int = 4096,
@@ -95,4 +96,6 @@ def project_points(
     A = jax.random.normal(jax.random.fold_in(key, start), shape, points.dtype)
     projected += _dot("...n,dn->...d", block, A)
     squares += (A**2).sum(axis=1)
-  return projected / jnp.sqrt(squares)
+  return projected * jax.lax.rsqrt(squares).reshape(
+    (1,) * (points.ndim - 1) + (-1,)
+  )
