@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Int, Key, Shaped
 from scipy import special
 
 from geomem.geometry.separability import is_separable
@@ -47,9 +47,9 @@ class _Transition:
   def __init__(self, num_features: int):
     self.largest = num_features
     # It may lie beyond the features that there are.
-    self.critical = np.geomspace(0.4, 4 * num_features, 1200)[:, None]
-    self.slope = np.geomspace(0.01, 0.7, 24)[None]
-    self.log_posterior = np.zeros((1200, 24))
+    self.critical = np.geomspace(0.4, 4 * num_features, 1000)[:, None]
+    self.slope = np.geomspace(0.01, 0.7, 10)[None]
+    self.log_posterior = np.zeros((1000, 10))
 
   def add(self, num_features: int, separable: bool) -> None:
     z = (num_features - self.critical) / (self.slope * self.critical)
