@@ -17,17 +17,17 @@ _DEFINE = {
 }
 
 
-def _help_texts() -> dict[str, str]:
+def _help_texts(config_class: type) -> dict[str, str]:
   """The config's own words on each field."""
-  section = ExperimentConfig.__doc__.split("Attributes:")[1]
+  section = config_class.__doc__.split("Attributes:")[1]
   return dict(re.findall(r"^    (\w+): (.*)$", section, re.MULTILINE))
 
 
-def define_config_flags() -> None:
-  """Defines a flag for every field of `ExperimentConfig`."""
-  texts = _help_texts()
-  kinds = typing.get_type_hints(ExperimentConfig)
-  for field in dataclasses.fields(ExperimentConfig):
+def define_config_flags(config_class: type = ExperimentConfig) -> None:
+  """Defines a flag for every field of a config."""
+  texts = _help_texts(config_class)
+  kinds = typing.get_type_hints(config_class)
+  for field in dataclasses.fields(config_class):
     kind = kinds[field.name]
     kind = next((t for t in typing.get_args(kind) if t in _DEFINE), kind)
     text = texts[field.name]
@@ -36,10 +36,10 @@ def define_config_flags() -> None:
     _DEFINE[kind](field.name, field.default, text)
 
 
-def config_from_flags() -> ExperimentConfig:
+def config_from_flags(config_class: type = ExperimentConfig):
   """The config that the command line gives."""
-  names = [field.name for field in dataclasses.fields(ExperimentConfig)]
-  return ExperimentConfig(**{name: flags.FLAGS[name].value for name in names})
+  names = [field.name for field in dataclasses.fields(config_class)]
+  return config_class(**{name: flags.FLAGS[name].value for name in names})
 
 
 def run(main) -> None:

@@ -1,5 +1,20 @@
 """Analysis: what joins the rooms."""
 
+from geomem.analysis.capacity import (
+  Agreement,
+  CapacityConfig,
+  agreements,
+  capacity_config_dict,
+  check_capacity,
+  measure_units,
+  name_of,
+)
+from geomem.analysis.capacity_units import (
+  count_run_units,
+  count_synthetic_units,
+  run_units,
+  synthetic_units,
+)
 from geomem.analysis.experiment import (
   Experiment,
   ExperimentConfig,
@@ -20,21 +35,32 @@ from geomem.analysis.memorization import (
 )
 
 __all__ = [
+  "Agreement",
+  "CapacityConfig",
   "Experiment",
   "ExperimentConfig",
   "Finding",
   "Seed",
+  "agreements",
+  "capacity_config_dict",
+  "check_capacity",
   "checkpoints_of",
   "config_dict",
+  "count_run_units",
+  "count_synthetic_units",
   "epoch_of",
   "find",
   "layer_means",
   "load_experiment",
   "measure_layers",
   "measure_seed",
+  "measure_units",
+  "name_of",
   "prepare",
   "prepare_seed",
   "resolve",
+  "run_units",
   "score_subsets",
+  "synthetic_units",
   "train_seed",
 ]

@@ -3,10 +3,13 @@
 import pathlib
 
 from geomem import runs
-from geomem.plots import figures, style
+from geomem.plots import capacity, figures, style
 
 # The `experiment` field of a config -> its figures by name.
-FIGURES = {"memorization": figures.MEMORIZATION}
+FIGURES = {
+  "capacity": capacity.CAPACITY,
+  "memorization": figures.MEMORIZATION,
+}
 
 
 def draw_all(path: pathlib.Path | str) -> list[pathlib.Path]:
