@@ -49,6 +49,9 @@ class CapacityConfig:
   num_seeds: int = 1
 
 
+_shared_directions = jax.jit(geometry.shared_directions, static_argnums=2)
+
+
 class Unit(NamedTuple):
   """One set of manifolds to compare on.
 
@@ -102,7 +105,7 @@ def without_shared_directions(key, points: np.ndarray, rule) -> np.ndarray:
   points = np.asarray(points, np.float32)
   points = points - points.mean(axis=(0, 1), keepdims=True)
   stats = geometry.gram_statistics(points)
-  shared = geometry.shared_directions(key, stats.centers, rule)
+  shared = _shared_directions(key, stats.centers, rule)
   centers = points.mean(axis=1)
   V = (centers - centers.mean(axis=0)).T @ np.asarray(shared.coefficients)
   return points - (points @ V) @ V.T

@@ -1,14 +1,16 @@
 """Numbers to set beside every number: the null, and other samples."""
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from geomem.geometry.manifold import ManifoldGeometry, manifold_geometry
-from geomem.geometry.statistics import gram_statistics
+from geomem.geometry.statistics import GramStatistics, gram_statistics
 
 
 class Summary(NamedTuple):
@@ -54,17 +56,16 @@ def _summary(found: ManifoldGeometry) -> Summary:
   )
 
 
-def _resample(draw, key, num_samples, batch_size, options) -> Resampled:
-  """`draw(key)` gives the points and the mask of one sample."""
+@functools.partial(jax.jit, static_argnames=("batch_size", "options"))
+def _measure(keys, stats, kappa, *, batch_size, options) -> Resampled:
+  """The geometry of stacked statistics; compiled once for any features."""
 
-  def measure(key):
-    draw_key, probe_key = jax.random.split(key)
-    points, mask = draw(draw_key)
-    stats = gram_statistics(points, mask=mask)
-    return _summary(manifold_geometry(probe_key, stats, **options))
+  def measure(key_and_stats):
+    key, stats = key_and_stats
+    found = manifold_geometry(key, stats, kappa=kappa, **dict(options))
+    return _summary(found)
 
-  keys = jax.random.split(key, num_samples)
-  samples = jax.lax.map(measure, keys, batch_size=batch_size)
+  samples = jax.lax.map(measure, (keys, stats), batch_size=batch_size)
   mean = jax.tree.map(lambda x: x.mean(), samples)
   # Divided by R - 1, which for one sample is 0 / 0, as it should be.
   sd = jax.tree.map(lambda x: x.std(ddof=1), samples)
@@ -73,11 +74,8 @@ def _resample(draw, key, num_samples, batch_size, options) -> Resampled:
 
 def _prepared(points, mask):
   points = jnp.asarray(points)
-  if points.ndim != 3:
-    raise ValueError(
-      f"The points have shape {points.shape}; [P, M, N] was expected:"
-      " manifolds, points, features."
-    )
+  # Wrong shapes and points that are not finite are named there.
+  gram_statistics(points)
   if mask is None:
     mask = np.ones(points.shape[:2], bool)
   return points, jnp.asarray(mask)
@@ -89,12 +87,40 @@ def _random_order(key, present: Array) -> Array:
   return jnp.where(present, draw, 2).argsort(axis=-1)
 
 
+@jax.jit
+def _shuffled(keys, points, mask) -> GramStatistics:
+  """Statistics of each shuffle; places that are filled change their points."""
+  flat, present = points.reshape(-1, points.shape[2]), mask.reshape(-1)
+  places = (~present).argsort(stable=True)
+
+  def shuffle(key):
+    order = _random_order(key, present)
+    shuffled = jnp.zeros_like(flat).at[places].set(flat[order])
+    return gram_statistics(shuffled.reshape(points.shape), mask=mask)
+
+  return jax.lax.map(shuffle, keys)
+
+
+@functools.partial(jax.jit, static_argnames=("num_manifolds", "num_points"))
+def _subsampled(keys, points, mask, *, num_manifolds, num_points):
+  """Statistics of each subset."""
+
+  def choose(key):
+    manifold_key, point_key = jax.random.split(key)
+    chosen = jax.random.permutation(manifold_key, len(points))[:num_manifolds]
+    order = _random_order(point_key, mask[chosen])[:, :num_points]
+    return gram_statistics(points[chosen[:, None], order])
+
+  return jax.lax.map(choose, keys)
+
+
 def shuffled_null(
   key: Key[Array, ""],
   points: Shaped[Array | np.ndarray, "P M N"],
   *,
   mask: Bool[Array | np.ndarray, "P M"] | None = None,
   num_samples: int = 10,
+  kappa: ArrayLike = 0.0,
   batch_size: int | None = None,
   **options,
 ) -> Resampled:
@@ -108,28 +134,23 @@ def shuffled_null(
     points: `[P, M, N]`.
     mask: which of the points are there; all by default.
     num_samples: R, how many shuffles.
+    kappa: margin κ.
     batch_size: samples at a time under vmap; one by default.
-    **options: of `manifold_geometry`.
+    **options: the other ones of `manifold_geometry`.
 
   Raises:
     ValueError: the points are of the wrong shape.
   """
   points, mask = _prepared(points, mask)
-  flat = points.reshape(-1, points.shape[2])
-  # Places that are filled, in order, get the filled ones in another order.
-  places = _present_first(mask.reshape(-1))
-
-  def draw(key):
-    order = _random_order(key, mask.reshape(-1))
-    shuffled = jnp.zeros_like(flat).at[places].set(flat[order])
-    return shuffled.reshape(points.shape), mask
-
-  return _resample(draw, key, num_samples, batch_size, options)
-
-
-def _present_first(present: Array) -> Array:
-  """What is present, in its own order, then what is not."""
-  return (~present).argsort(stable=True)
+  sample_key, probe_key = jax.random.split(key)
+  stats = _shuffled(jax.random.split(sample_key, num_samples), points, mask)
+  return _measure(
+    jax.random.split(probe_key, num_samples),
+    stats,
+    kappa,
+    batch_size=batch_size,
+    options=tuple(sorted(options.items())),
+  )
 
 
 def subsample(
@@ -140,6 +161,7 @@ def subsample(
   num_manifolds: int | None = None,
   num_points: int | None = None,
   num_samples: int = 10,
+  kappa: ArrayLike = 0.0,
   batch_size: int | None = None,
   **options,
 ) -> Resampled:
@@ -156,8 +178,9 @@ def subsample(
     num_manifolds: P', how many manifolds a sample has; all by default.
     num_points: M', how many points each has; the fewest there are by default.
     num_samples: R.
+    kappa: margin κ.
     batch_size: samples at a time under vmap; one by default.
-    **options: of `manifold_geometry`.
+    **options: the other ones of `manifold_geometry`.
 
   Raises:
     ValueError: the points are of the wrong shape, or less than asked for.
@@ -171,12 +194,18 @@ def subsample(
       f"{num_points} points of each of {num_manifolds} manifolds cannot be"
       f" drawn: there are {len(points)} manifolds, the smallest of {fewest}."
     )
-  present = jnp.ones((num_manifolds, num_points), bool)
-
-  def draw(key):
-    manifold_key, point_key = jax.random.split(key)
-    chosen = jax.random.permutation(manifold_key, len(points))[:num_manifolds]
-    order = _random_order(point_key, mask[chosen])[:, :num_points]
-    return points[chosen[:, None], order], present
-
-  return _resample(draw, key, num_samples, batch_size, options)
+  sample_key, probe_key = jax.random.split(key)
+  stats = _subsampled(
+    jax.random.split(sample_key, num_samples),
+    points,
+    mask,
+    num_manifolds=num_manifolds,
+    num_points=num_points,
+  )
+  return _measure(
+    jax.random.split(probe_key, num_samples),
+    stats,
+    kappa,
+    batch_size=batch_size,
+    options=tuple(sorted(options.items())),
+  )
