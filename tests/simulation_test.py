@@ -28,7 +28,7 @@ def test_separability_agrees_with_highs(bias):
   rng = np.random.default_rng(0)
   answers = []
   for trial in range(120):
-    size = (rng.integers(1, 20), rng.integers(1, 8))
+    size = rng.integers(1, (20, 8))
     points = rng.normal(size=size)
     if trial % 3 == 0:  # Repeated, opposite and collinear points.
       points = np.round(points)
@@ -59,7 +59,7 @@ def test_the_error_bar_is_honest(num_manifolds):
     for draw in range(40):
       n = transition.next_features(draw)
       chance = stats.binom.cdf(n - 1, num_manifolds - 1, 0.5)
-      transition.add(n, rng.random() < chance)
+      transition.add(n, bool(rng.random() < chance))
     critical, stderr = transition.moments(lambda n, s: n)
     deviations.append((critical - num_manifolds / 2) / stderr)
   deviations = np.array(deviations)

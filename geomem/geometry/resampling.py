@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from geomem.geometry.manifold import ManifoldGeometry, manifold_geometry
@@ -57,12 +56,12 @@ def _summary(found: ManifoldGeometry) -> Summary:
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "options"))
-def _measure(keys, stats, kappa, *, batch_size, options) -> Resampled:
+def _measure(keys, stats, *, batch_size, options) -> Resampled:
   """The geometry of stacked statistics; compiled once for any features."""
 
   def measure(key_and_stats):
     key, stats = key_and_stats
-    found = manifold_geometry(key, stats, kappa=kappa, **dict(options))
+    found = manifold_geometry(key, stats, **dict(options))
     return _summary(found)
 
   samples = jax.lax.map(measure, (keys, stats), batch_size=batch_size)
@@ -120,7 +119,6 @@ def shuffled_null(
   *,
   mask: Bool[Array | np.ndarray, "P M"] | None = None,
   num_samples: int = 10,
-  kappa: ArrayLike = 0.0,
   batch_size: int | None = None,
   **options,
 ) -> Resampled:
@@ -134,9 +132,8 @@ def shuffled_null(
     points: `[P, M, N]`.
     mask: which of the points are there; all by default.
     num_samples: R, how many shuffles.
-    kappa: margin κ.
     batch_size: samples at a time under vmap; one by default.
-    **options: the other ones of `manifold_geometry`.
+    **options: of `manifold_geometry`.
 
   Raises:
     ValueError: the points are of the wrong shape.
@@ -147,7 +144,6 @@ def shuffled_null(
   return _measure(
     jax.random.split(probe_key, num_samples),
     stats,
-    kappa,
     batch_size=batch_size,
     options=tuple(sorted(options.items())),
   )
@@ -161,7 +157,6 @@ def subsample(
   num_manifolds: int | None = None,
   num_points: int | None = None,
   num_samples: int = 10,
-  kappa: ArrayLike = 0.0,
   batch_size: int | None = None,
   **options,
 ) -> Resampled:
@@ -178,9 +173,8 @@ def subsample(
     num_manifolds: P', how many manifolds a sample has; all by default.
     num_points: M', how many points each has; the fewest there are by default.
     num_samples: R.
-    kappa: margin κ.
     batch_size: samples at a time under vmap; one by default.
-    **options: the other ones of `manifold_geometry`.
+    **options: of `manifold_geometry`.
 
   Raises:
     ValueError: the points are of the wrong shape, or less than asked for.
@@ -205,7 +199,6 @@ def subsample(
   return _measure(
     jax.random.split(probe_key, num_samples),
     stats,
-    kappa,
     batch_size=batch_size,
     options=tuple(sorted(options.items())),
   )

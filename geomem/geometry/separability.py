@@ -4,9 +4,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import optimize
 
-# Distances between hulls of points of norm one below this are left to the
-# linear programme.
-_CLEAR = 1e-7
+# What rounding can do to products of vectors of norm one, with room to spare.
+_ROUNDING = 1e-13
 
 
 def is_separable(
@@ -52,9 +51,10 @@ def _by_least_squares(A: np.ndarray) -> bool | None:
   except RuntimeError:  # It reached its limit of iterations.
     return None
   w = -(target - S @ lam)[:-1]
-  if (A @ w).min() > _CLEAR * np.sqrt((w**2).sum()):
+  size = np.sqrt((w**2).sum())
+  if (A @ w).min() > _ROUNDING * size:
     return True
-  if np.sqrt((w**2).sum()) < _CLEAR * lam.sum():
+  if size < _ROUNDING * num_features * lam.sum():
     return False
   return None
 

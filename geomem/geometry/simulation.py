@@ -108,8 +108,8 @@ def simulated_capacity(
     bias: whether hyperplanes may miss the origin.
 
   Returns:
-    The capacity; not a number where the posterior says that even all N
-    features separate less than half of the dichotomies.
+    The capacity; not a number where the posterior says that even all features
+    separate less than half of the dichotomies.
 
   Raises:
     ValueError: there are less than two manifolds, or points not finite.
@@ -142,7 +142,7 @@ def simulated_capacity(
 
 
 def _checked(points) -> np.ndarray:
-  """The points as float64, in coordinates of their span if that is smaller."""
+  """The points as float64, in coordinates of their span."""
   X = np.asarray(points, np.float64)
   if X.ndim != 3 or len(X) < 2:
     raise ValueError(
@@ -151,10 +151,13 @@ def _checked(points) -> np.ndarray:
     )
   if not np.isfinite(X).all():
     raise ValueError("The points are not finite; look for NaN or overflow.")
+  # Random directions are as random in any orthonormal basis, and of more than
+  # the rank there are none: dead features and centring would hide it.
   flat = X.reshape(-1, X.shape[2])
-  if flat.shape[1] > flat.shape[0]:
-    # Random directions are as random in any orthonormal basis.
-    flat = np.linalg.qr(flat.T, mode="r").T
+  left, values, _ = np.linalg.svd(flat, full_matrices=False)
+  eps = np.finfo(np.asarray(points).dtype).eps if values.any() else 0
+  real = values > 10 * max(flat.shape) * eps * values[0]
+  flat = left[:, real] * values[real] if real.any() else flat[:, :1]
   return flat.reshape(*X.shape[:2], -1)
 
 

@@ -5,6 +5,7 @@ from collections import defaultdict
 import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from geomem.plots import rows as table
 from geomem.plots import style
@@ -102,18 +103,14 @@ def _mean_series(rows, metric: str, along: str):
   x = np.array(sorted(values))
   cells = [np.array(values[i]) for i in x]
   mean = np.array([cell[:, 0].mean() for cell in cells])
-  error = np.array(
-    [
-      cell[:, 0].std(ddof=1) / np.sqrt(len(cell))
-      if len(cell) > 1
-      else cell[0, 1]
-      for cell in cells
-    ]
-  )
+  error = [
+    cell[:, 0].std(ddof=1) / np.sqrt(len(cell)) if len(cell) > 1 else cell[0, 1]
+    for cell in cells
+  ]
   return x, mean, error
 
 
-def _draw_series(ax, rows, along, kind) -> None:
+def _draw_series(ax, rows, along: str, kind) -> None:
   """Theory as a line, simulation as markers, the null dotted."""
   x, mean, _ = _mean_series(rows, "capacity", along)
   ax.plot(x, mean, color=kind["color"])
@@ -125,13 +122,71 @@ def _draw_series(ax, rows, along, kind) -> None:
   _log_axis(ax.yaxis)
 
 
-def plot_by_layer(rows) -> Figure:
-  """Theory (lines) and simulation (markers) by layer; dotted: labels shuffled.
+def _explain(figure: Figure) -> None:
+  handles = [
+    Line2D([], [], color="0.3", label="theory"),
+    Line2D([], [], color="0.3", ls="", marker="o", label="simulation"),
+    Line2D([], [], color="0.3", ls=":", lw=0.9, label="labels shuffled"),
+  ]
+  figure.legend(handles=handles, loc="outside upper center", ncols=3)
 
-  Columns: subsets; rows: best and last epoch of each seed, shared directions
-  removed.
+
+def plot_capacity_by_layer(rows) -> Figure:
+  """Theory and simulation by layer, shared directions left out.
+
+  A column for each subset; a row for each epoch of a seed, the earlier first.
   """
-  raise NotImplementedError
+  rows = [row for row in rows if row["centers"] == "low_rank"]
+  groups, layers = _groups(rows), table.layers_of(rows)
+  look = _look(groups)
+  epochs = defaultdict(set)
+  for row in rows:
+    epochs[row["seed"]].add(row["epoch"])
+  ranked = {seed: sorted(found) for seed, found in epochs.items()}
+  count = max(map(len, ranked.values()))
+  figure = style.new_figure(2.5 * len(groups) + 0.4, 2.3 * count + 0.9)
+  axes = figure.subplots(
+    count, len(groups), sharex=True, sharey=True, squeeze=False
+  )
+  for number, row_of_axes in enumerate(axes):
+    chosen = {s: e[min(number, len(e) - 1)] for s, e in ranked.items()}
+    here = [row for row in rows if row["epoch"] == chosen[row["seed"]]]
+    for group, ax in zip(groups, row_of_axes, strict=True):
+      of_group = [row for row in here if row["subset"] == group]
+      _draw_series(ax, of_group, "layer_index", look[group])
+      ax.set_title(f"{group}, epoch {np.mean([*chosen.values()]):.0f}")
+      ax.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)
+    row_of_axes[0].set_ylabel(style.LABELS["capacity"])
+  _explain(figure)
+  return figure
 
 
-CAPACITY = {"capacity": plot_capacity}
+def plot_capacity_by_radius(rows) -> Figure:
+  """Theory and simulation of synthetic manifolds by their radius."""
+  groups = [group for group in _groups(rows) if group != "points"]
+  look = _look(_groups(rows))
+  figure = style.new_figure(2.1 * len(groups) + 0.4, 3.1)
+  axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
+  for group, ax in zip(groups, axes, strict=True):
+    of_group = [row for row in rows if row["subset"] == group]
+    # Where both are there, without the directions that the centres share.
+    treatment = sorted({row["centers"] for row in of_group})[0]
+    of_group = [row for row in of_group if row["centers"] == treatment]
+    _draw_series(ax, of_group, "manifold_radius", look[group])
+    ax.set_xscale("log")
+    _log_axis(ax.xaxis)
+    ax.set_title(group)
+    ax.set_xlabel("radius (centre norms)")
+  axes[0].set_ylabel(style.LABELS["capacity"])
+  _explain(figure)
+  return figure
+
+
+def plot_capacity_along(rows) -> Figure:
+  """By layer for those of a run, by radius for synthetic manifolds."""
+  if any(row["layer"] is not None for row in rows):
+    return plot_capacity_by_layer(rows)
+  return plot_capacity_by_radius(rows)
+
+
+CAPACITY = {"capacity": plot_capacity, "capacity_along": plot_capacity_along}
