@@ -83,7 +83,7 @@ def plot_capacity(rows) -> Figure:
   """
   treatments = list(dict.fromkeys(row["centers"] for row in rows))
   look = _look(_groups(rows))
-  figure = style.new_figure(3.7 * len(treatments) + 0.2, 4.2)
+  figure = style.new_figure(3.6 * len(treatments) + 0.2, 4.6)
   axes = figure.subplots(1, len(treatments), squeeze=False)[0]
   for ax, centers in zip(axes, treatments, strict=True):
     here = [row for row in rows if row["centers"] == centers]
