@@ -102,12 +102,14 @@ def without_shared_directions(key, points: np.ndarray, rule) -> np.ndarray:
 
   With V = C̄ᵀA of `geometry.shared_directions`, x becomes x - V Vᵀx.
   """
-  points = np.asarray(points, np.float32)
-  points = points - points.mean(axis=(0, 1), keepdims=True)
-  stats = geometry.gram_statistics(points)
+  # In float64, so that directions are gone to rounding, and count no more.
+  points = np.asarray(points, np.float64)
+  points = points - points.mean(axis=(0, 1))
+  stats = geometry.gram_statistics(points.astype(np.float32))
   shared = _shared_directions(key, stats.centers, rule)
   centers = points.mean(axis=1)
-  V = (centers - centers.mean(axis=0)).T @ np.asarray(shared.coefficients)
+  A = np.asarray(shared.coefficients, np.float64)[:, : int(shared.rank)]
+  V, _ = np.linalg.qr((centers - centers.mean(axis=0)).T @ A)
   return points - (points @ V) @ V.T
 
 
@@ -116,13 +118,14 @@ def compare(unit: Unit, config: CapacityConfig) -> list[dict]:
   direction_key, probe_key, draw_key, null_key = jax.random.split(unit.key, 4)
   rule = experiments.parse_centers(unit.columns["centers"])
   points = without_shared_directions(direction_key, unit.points, rule)
+  points32 = points.astype(np.float32)
   options = {"num_probes": config.num_probes, "centers": None}
-  found = geometry.manifold_geometry(probe_key, points, **options)
+  found = geometry.manifold_geometry(probe_key, points32, **options)
   simulated = geometry.simulated_capacity(
     draw_key, points, num_draws=config.num_draws, bias=config.bias
   )
   null = geometry.shuffled_null(
-    null_key, points, num_samples=config.num_shuffles, **options
+    null_key, points32, num_samples=config.num_shuffles, **options
   )
   ball = geometry.ball_capacity(found.mean_radius, found.mean_dimension)
   values = {} if unit.exact is None else {"exact_capacity": (unit.exact, None)}

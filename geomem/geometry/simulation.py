@@ -95,8 +95,7 @@ def simulated_capacity(
   are separable, α = P / n_c. Where the next n is best is decided from the draws
   so far (Watson and Pelli, Perception and Psychophysics 1983), and n_c is the
   posterior mean for a probit p(n) and a flat prior: the maximum-likelihood fit
-  with its binomial error, up to terms of order
-  1/R.
+  with its binomial error, up to terms of order 1/R.
 
   The origin is where it is: subtract the mean of all points first to compare
   with `manifold_geometry`, which does so.
@@ -151,12 +150,13 @@ def _checked(points) -> np.ndarray:
     )
   if not np.isfinite(X).all():
     raise ValueError("The points are not finite; look for NaN or overflow.")
-  # Random directions are as random in any orthonormal basis, and of more than
-  # the rank there are none: dead features and centring would hide it.
+  # Random directions are as random in any orthonormal basis. There are no more
+  # of them than the rank, which dead features and projections hide.
   flat = X.reshape(-1, X.shape[2])
   left, values, _ = np.linalg.svd(flat, full_matrices=False)
-  eps = np.finfo(np.asarray(points).dtype).eps if values.any() else 0
-  real = values > 10 * max(flat.shape) * eps * values[0]
+  dtype = np.asarray(points).dtype
+  eps = np.finfo(dtype if dtype.kind == "f" else X.dtype).eps
+  real = values > max(flat.shape) * eps * values[0]
   flat = left[:, real] * values[real] if real.any() else flat[:, :1]
   return flat.reshape(*X.shape[:2], -1)
 
