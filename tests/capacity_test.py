@@ -18,26 +18,26 @@ SMALL = {"num_draws": 4, "num_probes": 10, "num_shuffles": 2, "epochs": "last"}
 def trained(tmp_path_factory):
   """The directory of a tiny finished run."""
   path = tmp_path_factory.mktemp("trained") / "run"
-  config = analysis.ExperimentConfig(
-    model="mlp",
-    width=16,
-    epochs=1,
-    manifold_points=4,
-    num_classes=4,
-    permuted_fraction=0.0,
+  found = execute(
+    *flags(
+      out=path,
+      model="mlp",
+      width=16,
+      epochs=1,
+      manifold_points=4,
+      num_classes=4,
+      num_probes=10,
+      permuted_fraction=0,
+    ),
+    binary="memorization",
   )
-  experiment = analysis.prepare(config)
-  with runs.Run(path, analysis.config_dict(config)) as run:
-    for _ in analysis.train_seed(
-      run, experiment, analysis.prepare_seed(experiment, 0)
-    ):
-      pass
+  assert found.returncode == 0, found.stderr
   return path
 
 
-def execute(*options):
+def execute(*options, binary="capacity"):
   return subprocess.run(
-    [sys.executable, "-m", "experiments.capacity", *options],
+    [sys.executable, "-m", f"experiments.{binary}", *options],
     capture_output=True,
     text=True,
     cwd=ROOT,
