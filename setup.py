@@ -35,6 +35,7 @@ setuptools.setup(
     "orbax-checkpoint>=0.12.8",
     "pillow>=10",
     "scikit-learn>=1.5",
+    "scipy>=1.13",
     "tensorflow-datasets>=4.9.10",
     "tqdm>=4.66",
   ],

@@ -1,5 +1,20 @@
 """Analysis: what joins the rooms."""
 
+from geomem.analysis.capacity import (
+  Agreement,
+  CapacityConfig,
+  agreements,
+  capacity_config_dict,
+  check_capacity,
+  measure_units,
+  name_of,
+)
+from geomem.analysis.capacity_units import (
+  count_run_units,
+  count_synthetic_units,
+  run_units,
+  synthetic_units,
+)
 from geomem.analysis.experiment import (
   Experiment,
   ExperimentConfig,
@@ -42,6 +57,8 @@ from geomem.analysis.rewind_plan import (
 )
 
 __all__ = [
+  "Agreement",
+  "CapacityConfig",
   "Experiment",
   "ExperimentConfig",
   "Finding",
@@ -49,9 +66,14 @@ __all__ = [
   "RewindConfig",
   "RewindScores",
   "Seed",
+  "agreements",
   "best_rewinds",
+  "capacity_config_dict",
+  "check_capacity",
   "checkpoints_of",
   "config_dict",
+  "count_run_units",
+  "count_synthetic_units",
   "epoch_of",
   "epochs_to_rewind",
   "find",
@@ -65,12 +87,16 @@ __all__ = [
   "measure_layers",
   "measure_rewinds",
   "measure_seed",
+  "measure_units",
+  "name_of",
   "num_networks",
   "plan_gradients",
   "prepare",
   "prepare_seed",
   "resolve",
+  "run_units",
   "score_rewinds",
   "score_subsets",
+  "synthetic_units",
   "train_seed",
 ]

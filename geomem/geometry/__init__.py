@@ -12,6 +12,12 @@ Letters of the equations:
 
 from geomem.geometry.anchors import Anchors, anchors
 from geomem.geometry.centers import center_correlation, shared_directions
+from geomem.geometry.ellipsoids import (
+  EllipsoidAnchors,
+  EllipsoidGeometry,
+  ellipsoid_anchors,
+  ellipsoid_geometry,
+)
 from geomem.geometry.manifold import ManifoldGeometry
 from geomem.geometry.measurement import manifold_geometry
 from geomem.geometry.qp import (
@@ -19,26 +25,82 @@ from geomem.geometry.qp import (
   QPSolution,
   solve_nonnegative_qp,
 )
+from geomem.geometry.representation import (
+  center_spectrum,
+  explained_variance_dimension,
+  participation_ratio,
+  spectrum,
+  within_spectrum,
+)
+from geomem.geometry.resampling import (
+  Resampled,
+  Summary,
+  shuffled_null,
+  subsample,
+)
+from geomem.geometry.separability import (
+  is_separable,
+)
+from geomem.geometry.simulation import (
+  SimulatedCapacity,
+  simulated_capacity,
+)
 from geomem.geometry.statistics import (
   GramStatistics,
   gram_statistics,
   sum_statistics,
 )
 from geomem.geometry.streaming import project_points, statistics_by_manifold
+from geomem.geometry.synthetic import (
+  SHAPES,
+  correlated_centers,
+  independent_centers,
+  synthetic_manifolds,
+)
+from geomem.geometry.theory import (
+  ball_capacity,
+  ball_radius,
+  point_capacity,
+  segment_capacity,
+)
 
 __all__ = [
+  "SHAPES",
   "Anchors",
+  "EllipsoidAnchors",
+  "EllipsoidGeometry",
   "GramStatistics",
   "ManifoldGeometry",
   "NonnegativeQP",
   "QPSolution",
+  "Resampled",
+  "SimulatedCapacity",
+  "Summary",
   "anchors",
+  "ball_capacity",
+  "ball_radius",
   "center_correlation",
+  "center_spectrum",
+  "correlated_centers",
+  "ellipsoid_anchors",
+  "ellipsoid_geometry",
+  "explained_variance_dimension",
   "gram_statistics",
+  "independent_centers",
+  "is_separable",
   "manifold_geometry",
+  "participation_ratio",
+  "point_capacity",
   "project_points",
+  "segment_capacity",
   "shared_directions",
+  "shuffled_null",
+  "simulated_capacity",
   "solve_nonnegative_qp",
+  "spectrum",
   "statistics_by_manifold",
+  "subsample",
   "sum_statistics",
+  "synthetic_manifolds",
+  "within_spectrum",
 ]

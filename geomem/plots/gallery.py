@@ -3,14 +3,16 @@
 import pathlib
 
 from geomem import runs
-from geomem.plots import figures, gradients, rewind, style
+from geomem.plots import capacity, figures, gradients, rewind, style
 
 # The `experiment` field of a config -> its figures by name.
 FIGURES = {
+  "benchmark": {},
+  "capacity": capacity.CAPACITY,
+  "gradients": gradients.GRADIENTS,
   "memorization": figures.MEMORIZATION,
   "rewind": rewind.REWIND,
   "rewind_geometry": rewind.REWIND,
-  "gradients": gradients.GRADIENTS,
 }
 
 

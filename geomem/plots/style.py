@@ -16,6 +16,8 @@ COLORS = {
   "test": "#D55E00",
 }
 MARKERS = {"unpermuted": "o", "permuted": "s", "restored": "^", "test": "D"}
+# For what has no colour of its own.
+CYCLE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
 LABELS = {
   "capacity": r"capacity $\alpha_M$",
   "radius": r"radius $R_M$ (centre norms)",

@@ -1,0 +1,93 @@
+"""Does the theory hold? Figure 1B of the paper: theory against simulation.
+
+Random dichotomies of manifolds are tried on the very points whose mean-field
+capacity is computed: on synthetic manifolds,
+
+  python -m experiments.capacity --out=runs/capacity
+
+or on every layer of a finished run, at its best and its last epoch:
+
+  python -m experiments.capacity --run=runs/demo
+
+which writes to runs/demo/capacity. Each takes a few minutes on two cores. The
+same command again resumes what was cut off.
+"""
+
+import pathlib
+
+from absl import flags
+from tqdm import tqdm
+
+from experiments import flags as common
+from geomem import analysis, plots, runs
+
+_OUT = flags.DEFINE_string(
+  "out", None, "directory (by default: runs/capacity, or RUN/capacity)"
+)
+_RUN = flags.DEFINE_string("run", None, "run directory of a finished run")
+common.define_config_flags(analysis.CapacityConfig)
+
+
+_REMOVED = {"none": "centres as they are", "low_rank": "directions removed"}
+
+
+def _print_agreement(found: analysis.Agreement) -> None:
+  low, _, middle, _, high = found.ratios
+  sentence = (
+    f"{_REMOVED[found.centers]}: simulated over theory has median {middle:.3f},"
+    f" {found.ratios[1]:.3f} to {found.ratios[3]:.3f} in 90 % of"
+    f" {found.count} sets, {low:.3f} to {high:.3f} in all (the farthest:"
+    f" {found.farthest})"
+  )
+  if found.correlation is not None:
+    sentence += f"; correlation {found.correlation:.3f}"
+  if found.unknown:
+    sentence += f"; {found.unknown} more are not separable in all features"
+  print(sentence + ".")
+
+
+def _report(run: runs.Run) -> None:
+  rows = run.rows()
+  written = plots.draw_all(run.path)
+  for found in analysis.agreements(rows):
+    _print_agreement(found)
+  print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
+
+
+def _prepare(config):
+  """Directory, units and their number, of a run or of synthetic manifolds."""
+  if _RUN.value is None:
+    units = analysis.synthetic_units(config)
+    return "runs/capacity", units, analysis.count_synthetic_units(config)
+  path = pathlib.Path(_RUN.value)
+  experiment = analysis.load_experiment(path)
+  units = analysis.run_units(path, experiment, config)
+  count = analysis.count_run_units(path, experiment, config)
+  return path / "capacity", units, count
+
+
+def main(argv) -> int:
+  """Compares, goes on comparing, or says that it is done."""
+  if argv[1:]:
+    raise ValueError(f"{argv[1]!r} is not a flag; flags start with --.")
+  config = common.config_from_flags(analysis.CapacityConfig)
+  analysis.check_capacity(config)
+  default, units, count = _prepare(config)
+  out = pathlib.Path(_OUT.value or default)
+  of_run = _RUN.value is not None
+  fields = analysis.capacity_config_dict(config, of_run=of_run)
+  with runs.Run(out, {"experiment": "capacity", **fields}) as run:
+    if run.is_done:
+      print(f"{out} is complete; nothing to do.")
+      return 0
+    with tqdm(total=count, desc="capacity") as bar:
+      for unit in analysis.measure_units(run, config, units):
+        bar.update()
+        bar.set_postfix_str(analysis.name_of(unit.columns))
+    _report(run)
+    run.mark_done()
+  return 0
+
+
+if __name__ == "__main__":
+  common.run(main)

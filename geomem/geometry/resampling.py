@@ -1,0 +1,204 @@
+"""Numbers to set beside every number: the null, and other samples."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key, Shaped
+
+from geomem.geometry.manifold import ManifoldGeometry, manifold_geometry
+from geomem.geometry.statistics import GramStatistics, gram_statistics
+
+
+class Summary(NamedTuple):
+  """The means over manifolds that one sample gives, or a statistic of them.
+
+  Attributes:
+    capacity: harmonic mean of α_M.
+    radius: mean of R_M.
+    dimension: mean of D_M.
+    center_correlation: ρ.
+    rank: K.
+  """
+
+  capacity: Float[Array, "..."]
+  radius: Float[Array, "..."]
+  dimension: Float[Array, "..."]
+  center_correlation: Float[Array, "..."]
+  rank: Float[Array, "..."]
+
+
+class Resampled(NamedTuple):
+  """The geometry of many samples.
+
+  Attributes:
+    samples: each of the samples, `[R]`.
+    mean: over the samples.
+    sd: standard deviation over the samples, probes and examples together; it
+      is not a number for one sample.
+  """
+
+  samples: Summary
+  mean: Summary
+  sd: Summary
+
+
+def _summary(found: ManifoldGeometry) -> Summary:
+  return Summary(
+    found.mean_capacity,
+    found.mean_radius,
+    found.mean_dimension,
+    found.center_correlation,
+    found.rank.astype(found.capacity.dtype),
+  )
+
+
+@functools.partial(jax.jit, static_argnames=("batch_size", "options"))
+def _measure(keys, stats, *, batch_size, options) -> Resampled:
+  """The geometry of stacked statistics; compiled once for any features."""
+
+  def measure(key_and_stats):
+    key, stats = key_and_stats
+    found = manifold_geometry(key, stats, **dict(options))
+    return _summary(found)
+
+  samples = jax.lax.map(measure, (keys, stats), batch_size=batch_size)
+  mean = jax.tree.map(lambda x: x.mean(), samples)
+  # Divided by R - 1, which for one sample is 0 / 0, as it should be.
+  sd = jax.tree.map(lambda x: x.std(ddof=1), samples)
+  return Resampled(samples, mean, sd)
+
+
+def _prepared(points, mask):
+  points = jnp.asarray(points)
+  # Wrong shapes and points that are not finite are named there.
+  gram_statistics(points)
+  if mask is None:
+    mask = np.ones(points.shape[:2], bool)
+  return points, jnp.asarray(mask)
+
+
+def _random_order(key, present: Array) -> Array:
+  """A random order of what is present, then what is not; last axis."""
+  draw = jax.random.uniform(key, present.shape)
+  return jnp.where(present, draw, 2).argsort(axis=-1)
+
+
+@jax.jit
+def _shuffled(keys, points, mask) -> GramStatistics:
+  """Statistics of each shuffle; places that are filled change their points."""
+  flat, present = points.reshape(-1, points.shape[2]), mask.reshape(-1)
+  places = (~present).argsort(stable=True)
+
+  def shuffle(key):
+    order = _random_order(key, present)
+    shuffled = jnp.zeros_like(flat).at[places].set(flat[order])
+    return gram_statistics(shuffled.reshape(points.shape), mask=mask)
+
+  return jax.lax.map(shuffle, keys)
+
+
+@functools.partial(jax.jit, static_argnames=("num_manifolds", "num_points"))
+def _subsampled(keys, points, mask, *, num_manifolds, num_points):
+  """Statistics of each subset."""
+
+  def choose(key):
+    manifold_key, point_key = jax.random.split(key)
+    chosen = jax.random.permutation(manifold_key, len(points))[:num_manifolds]
+    order = _random_order(point_key, mask[chosen])[:, :num_points]
+    return gram_statistics(points[chosen[:, None], order])
+
+  return jax.lax.map(choose, keys)
+
+
+def shuffled_null(
+  key: Key[Array, ""],
+  points: Shaped[Array | np.ndarray, "P M N"],
+  *,
+  mask: Bool[Array | np.ndarray, "P M"] | None = None,
+  num_samples: int = 10,
+  batch_size: int | None = None,
+  **options,
+) -> Resampled:
+  """Geometry of the same points with labels shuffled over all of them.
+
+  What is left is what P groups of M points have without any structure of
+  classes. Sizes of manifolds are kept.
+
+  Args:
+    key: for the shuffles and the probes.
+    points: `[P, M, N]`.
+    mask: which of the points are there; all by default.
+    num_samples: R, how many shuffles.
+    batch_size: samples at a time under vmap; one by default.
+    **options: of `manifold_geometry`.
+
+  Raises:
+    ValueError: the points are of the wrong shape.
+  """
+  points, mask = _prepared(points, mask)
+  sample_key, probe_key = jax.random.split(key)
+  stats = _shuffled(jax.random.split(sample_key, num_samples), points, mask)
+  return _measure(
+    jax.random.split(probe_key, num_samples),
+    stats,
+    batch_size=batch_size,
+    options=tuple(sorted(options.items())),
+  )
+
+
+def subsample(
+  key: Key[Array, ""],
+  points: Shaped[Array | np.ndarray, "P M N"],
+  *,
+  mask: Bool[Array | np.ndarray, "P M"] | None = None,
+  num_manifolds: int | None = None,
+  num_points: int | None = None,
+  num_samples: int = 10,
+  batch_size: int | None = None,
+  **options,
+) -> Resampled:
+  """Geometry of random subsets of the manifolds and of their points.
+
+  Subsets are drawn without replacement. α_M and D_M depend on M: compare at
+  equal M only. The spread of samples of nearly all points understates that of
+  new points, as they share most of theirs.
+
+  Args:
+    key: for the subsets and the probes.
+    points: `[P, M, N]`.
+    mask: which of the points are there; all by default.
+    num_manifolds: P', how many manifolds a sample has; all by default.
+    num_points: M', how many points each has; the fewest there are by default.
+    num_samples: R.
+    batch_size: samples at a time under vmap; one by default.
+    **options: of `manifold_geometry`.
+
+  Raises:
+    ValueError: the points are of the wrong shape, or less than asked for.
+  """
+  points, mask = _prepared(points, mask)
+  fewest = int(mask.sum(axis=1).min())
+  num_manifolds = len(points) if num_manifolds is None else num_manifolds
+  num_points = fewest if num_points is None else num_points
+  if not (1 <= num_manifolds <= len(points) and 1 <= num_points <= fewest):
+    raise ValueError(
+      f"{num_points} points of each of {num_manifolds} manifolds cannot be"
+      f" drawn: there are {len(points)} manifolds, the smallest of {fewest}."
+    )
+  sample_key, probe_key = jax.random.split(key)
+  stats = _subsampled(
+    jax.random.split(sample_key, num_samples),
+    points,
+    mask,
+    num_manifolds=num_manifolds,
+    num_points=num_points,
+  )
+  return _measure(
+    jax.random.split(probe_key, num_samples),
+    stats,
+    batch_size=batch_size,
+    options=tuple(sorted(options.items())),
+  )

@@ -1,0 +1,172 @@
+"""Simulated capacity: how few features still separate random dichotomies."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Int, Key, Shaped
+from scipy import special
+
+from geomem.geometry.separability import is_separable
+
+# Where draws are placed, in widths of the transition from its middle: both
+# sides of it tell where it is, and together how wide it is.
+_OFFSETS = (0.7, -0.7)
+
+
+class SimulatedCapacity(NamedTuple):
+  """The load at which half of the random dichotomies are separable.
+
+  Attributes:
+    capacity: α = P / n_c.
+    stderr: its standard error over dichotomies and projections.
+    critical_dimension: n_c, the features at which half are separable.
+    critical_stderr: its standard error.
+    width: of the transition, in features.
+    features: n of each draw.
+    separable: what came of it.
+  """
+
+  capacity: float
+  stderr: float
+  critical_dimension: float
+  critical_stderr: float
+  width: float
+  features: Int[np.ndarray, " R"]
+  separable: Bool[np.ndarray, " R"]
+
+
+class _Transition:
+  """What draws tell of p(n) = Φ((n - n_c) / (s n_c)), as a posterior on a grid.
+
+  The prior is flat in log n_c and log s. The posterior follows the likelihood
+  of the draws, and exists where that has no maximum, as when all of them came
+  out alike.
+  """
+
+  def __init__(self, num_features: int):
+    self.largest = num_features
+    # It may lie beyond the features that there are.
+    self.critical = np.geomspace(0.4, 4 * num_features, 1000)[:, None]
+    self.slope = np.geomspace(0.01, 0.7, 10)[None]
+    self.log_posterior = np.zeros((1000, 10))
+
+  def add(self, num_features: int, separable: bool) -> None:
+    z = (num_features - self.critical) / (self.slope * self.critical)
+    self.log_posterior += special.log_ndtr(z if separable else -z)
+
+  def _weights(self) -> np.ndarray:
+    weights = np.exp(self.log_posterior - self.log_posterior.max())
+    return weights / weights.sum()
+
+  def moments(self, function) -> tuple[float, float]:
+    """Posterior mean and deviation of a function of n_c and s."""
+    weights = self._weights()
+    values = function(self.critical, self.slope)
+    mean = (weights * values).sum()
+    return float(mean), float(np.sqrt((weights * (values - mean) ** 2).sum()))
+
+  def quantile(self, probability: float) -> float:
+    """A quantile of n_c."""
+    cumulative = np.cumsum(self._weights().sum(axis=1))
+    index = min(np.searchsorted(cumulative, probability), cumulative.size - 1)
+    return float(self.critical[index, 0])
+
+  def next_features(self, draw: int) -> int:
+    """Where the next draw tells most: on one side of the middle, by turns."""
+    middle = self.quantile(0.5)
+    width, _ = self.moments(lambda n, s: s * n)
+    n = middle + _OFFSETS[draw % 2] * min(width, middle)
+    return int(np.clip(round(n), 1, self.largest))
+
+
+def simulated_capacity(
+  key: Key[Array, ""],
+  points: Shaped[Array | np.ndarray, "P M N"],
+  *,
+  num_draws: int = 100,
+  bias: bool = False,
+) -> SimulatedCapacity:
+  """Capacity of the very points given, by separating random dichotomies.
+
+  Each draw labels half of the manifolds at random, projects all points to n
+  random Gaussian directions, and asks whether a hyperplane through the origin
+  separates the two sides, exactly. With n_c the n at which half of the draws
+  are separable, α = P / n_c. Where the next n is best is decided from the draws
+  so far (Watson and Pelli, Perception and Psychophysics 1983), and n_c is the
+  posterior mean for a probit p(n) and a flat prior: the maximum-likelihood fit
+  with its binomial error, up to terms of order 1/R.
+
+  The origin is where it is: subtract the mean of all points first to compare
+  with `manifold_geometry`, which does so.
+
+  Args:
+    key: for dichotomies and projections; draw r depends on it and on r alone.
+    points: `[P, M, N]`.
+    num_draws: dichotomies.
+    bias: whether hyperplanes may miss the origin.
+
+  Returns:
+    The capacity; not a number where the posterior says that even all features
+    separate less than half of the dichotomies.
+
+  Raises:
+    ValueError: there are less than two manifolds, or points not finite.
+
+  Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section V; Cohen
+  et al., Nature Communications 2020, methods.
+  """
+  X = _checked(points)
+  num_manifolds, _, num_features = X.shape
+  seed = np.asarray(jax.random.key_data(key)).tolist()
+  transition = _Transition(num_features)
+  features, separable = [], []
+  for draw in range(num_draws):
+    features.append(transition.next_features(draw))
+    separable.append(_is_draw_separable([*seed, draw], X, features[-1], bias))
+    transition.add(features[-1], separable[-1])
+  critical, critical_stderr = transition.moments(lambda n, s: n)
+  if transition.quantile(0.5) > num_features:
+    critical = critical_stderr = np.nan
+  capacity = num_manifolds / critical
+  return SimulatedCapacity(
+    capacity=capacity,
+    stderr=capacity * critical_stderr / critical,
+    critical_dimension=critical,
+    critical_stderr=critical_stderr,
+    width=transition.moments(lambda n, s: s * n)[0],
+    features=np.array(features),
+    separable=np.array(separable),
+  )
+
+
+def _checked(points) -> np.ndarray:
+  """The points as float64, in coordinates of their span."""
+  X = np.asarray(points, np.float64)
+  if X.ndim != 3 or len(X) < 2:
+    raise ValueError(
+      f"The points have shape {X.shape}; [P, M, N] with two manifolds at least"
+      " was expected."
+    )
+  if not np.isfinite(X).all():
+    raise ValueError("The points are not finite; look for NaN or overflow.")
+  # Random directions are as random in any orthonormal basis. There are no more
+  # of them than the rank, which dead features and projections hide.
+  flat = X.reshape(-1, X.shape[2])
+  left, values, _ = np.linalg.svd(flat, full_matrices=False)
+  dtype = np.asarray(points).dtype
+  eps = np.finfo(dtype if dtype.kind == "f" else X.dtype).eps
+  real = values > max(flat.shape) * eps * values[0]
+  flat = left[:, real] * values[real] if real.any() else flat[:, :1]
+  return flat.reshape(*X.shape[:2], -1)
+
+
+def _is_draw_separable(seed, X: np.ndarray, n: int, bias: bool) -> bool:
+  """One dichotomy, in n random directions."""
+  rng = np.random.default_rng(seed)
+  num_manifolds, num_points, num_features = X.shape
+  positive = rng.permutation(num_manifolds) < num_manifolds // 2
+  directions = rng.normal(size=(num_features, n))
+  projected = X.reshape(-1, num_features) @ directions
+  labels = np.repeat(positive, num_points)
+  return is_separable(projected, labels, bias=bias)

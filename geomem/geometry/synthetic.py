@@ -1,0 +1,162 @@
+"""Manifolds of a known shape: points drawn about centres, in random axes."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Key
+
+
+def _point(key, num_points, dimension):
+  del key
+  return jnp.zeros((num_points, dimension))
+
+
+def _segment(key, num_points, dimension):
+  del key
+  ends = jnp.linspace(-1, 1, num_points)[:, None]
+  return jnp.concatenate([ends, jnp.zeros((num_points, dimension - 1))], 1)
+
+
+def _sphere(key, num_points, dimension):
+  x = jax.random.normal(key, (num_points, dimension))
+  return x / jnp.sqrt((x**2).sum(axis=1, keepdims=True))
+
+
+def _ball(key, num_points, dimension):
+  direction_key, length_key = jax.random.split(key)
+  length = jax.random.uniform(length_key, (num_points, 1)) ** (1 / dimension)
+  return length * _sphere(direction_key, num_points, dimension)
+
+
+def _cloud(key, num_points, dimension):
+  x = jax.random.normal(key, (num_points, dimension))
+  return x / jnp.sqrt(dimension)
+
+
+# Shape -> points of size one: `(key, M, D) -> [M, D]`.
+SHAPES: dict[str, Callable] = {
+  "points": _point,
+  "segments": _segment,
+  "spheres": _sphere,
+  "balls": _ball,
+  "clouds": _cloud,
+}
+
+
+def independent_centers(
+  key: Key[Array, ""], num_manifolds: int, num_features: int
+) -> Float[Array, "P N"]:
+  """Centres of norm one in independent directions.
+
+  Args:
+    key: for the directions.
+    num_manifolds: P.
+    num_features: N.
+  """
+  return _normalize(jax.random.normal(key, (num_manifolds, num_features)))
+
+
+def correlated_centers(
+  key: Key[Array, ""],
+  num_manifolds: int,
+  num_features: int,
+  *,
+  rank: int,
+  strength: float,
+) -> Float[Array, "P N"]:
+  """Centres of norm one that share directions.
+
+  c = √(1 - s) g / √N + √s V z / √K, with g and z standard normal and one V
+  of K orthonormal columns for all, then scaled to norm one.
+
+  Args:
+    key: for the directions.
+    num_manifolds: P.
+    num_features: N.
+    rank: K, how many directions are shared.
+    strength: s in [0, 1], the share of the variance in them.
+
+  Raises:
+    ValueError: the rank or the strength is out of range.
+  """
+  if not 1 <= rank <= num_features:
+    raise ValueError(
+      f"rank is {rank}; from 1 to num_features = {num_features} directions"
+      " can be shared."
+    )
+  if not 0 <= strength <= 1:
+    raise ValueError(
+      f"strength is {strength}; it is a share of the variance, from 0 to 1."
+    )
+  own_key, axes_key, shared_key = jax.random.split(key, 3)
+  own = jax.random.normal(own_key, (num_manifolds, num_features))
+  V, _ = jnp.linalg.qr(jax.random.normal(axes_key, (num_features, rank)))
+  z = jax.random.normal(shared_key, (num_manifolds, rank))
+  own = jnp.sqrt((1 - strength) / num_features) * own
+  return _normalize(own + jnp.sqrt(strength / rank) * z @ V.T)
+
+
+def _normalize(x: Array) -> Array:
+  return x / jnp.sqrt((x**2).sum(axis=1, keepdims=True))
+
+
+def synthetic_manifolds(
+  key: Key[Array, ""],
+  shape: str,
+  *,
+  num_manifolds: int,
+  num_points: int,
+  num_features: int,
+  dimension: int = 1,
+  radius: ArrayLike = 1.0,
+  centers: Float[Array, "P N"] | None = None,
+) -> Float[Array, "P M N"]:
+  """P manifolds of one shape, each about its centre in random axes of its own.
+
+  The axes of a manifold are orthonormal, and orthogonal to its centre.
+
+  Args:
+    key: for centres, axes and points.
+    shape: `points`; `segments`, evenly spaced; `spheres` and `balls`, uniform
+      on the surface and in the interior; `clouds`, Gaussian.
+    num_manifolds: P.
+    num_points: M.
+    num_features: N, more than the dimension.
+    dimension: D.
+    radius: R, for clouds the root mean square, or `[D]` semi-axes, which makes
+      ellipsoids of spheres and balls; in units of the centres given.
+    centers: independent ones of norm one by default.
+
+  Raises:
+    ValueError: the shape is not known, or the sizes do not fit.
+  """
+  if shape not in SHAPES:
+    raise ValueError(f"shape {shape!r} is not known; use one of {[*SHAPES]}.")
+  if not 1 <= dimension < num_features:
+    raise ValueError(
+      f"dimension is {dimension}; from 1 to num_features - 1 ="
+      f" {num_features - 1} fit beside the centre."
+    )
+  center_key, axes_key, point_key = jax.random.split(key, 3)
+  if centers is None:
+    centers = independent_centers(center_key, num_manifolds, num_features)
+  if centers.shape != (num_manifolds, num_features):
+    raise ValueError(
+      f"The centres have shape {centers.shape};"
+      f" {(num_manifolds, num_features)} was expected."
+    )
+  axes = jnp.broadcast_to(jnp.asarray(radius, jnp.float32), (dimension,))
+
+  def manifold(axes_key, point_key, center):
+    free = jax.random.normal(axes_key, (num_features, dimension))
+    # The first column of the QR is the centre's own direction.
+    basis = jnp.concatenate([center[:, None], free], axis=1)
+    basis, _ = jnp.linalg.qr(basis)
+    x = SHAPES[shape](point_key, num_points, dimension) * axes[None]
+    return center[None] + x @ basis[:, 1:].T
+
+  keys = jax.random.split(axes_key, num_manifolds)
+  point_keys = jax.random.split(point_key, num_manifolds)
+  return jax.vmap(manifold)(keys, point_keys, centers)

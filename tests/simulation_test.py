@@ -1,0 +1,248 @@
+"""Separability, simulated capacity and resampling against known answers."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize, stats
+
+from geomem import geometry
+from geomem.geometry.simulation import _Transition
+
+KEY = jax.random.key(0)
+
+
+def is_separable_by_highs(points, labels, bias):
+  """The linear programme y (w·x + b) ≥ 1."""
+  columns = [points, np.ones((len(points), 1))] if bias else [points]
+  A = np.where(labels[:, None], 1, -1) * np.concatenate(columns, axis=1)
+  found = optimize.linprog(
+    np.zeros(A.shape[1]), A_ub=-A, b_ub=-np.ones(len(A)), bounds=(None, None)
+  )
+  assert found.status in (0, 2)
+  return found.status == 0
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_separability_agrees_with_highs(bias):
+  rng = np.random.default_rng(0)
+  answers = []
+  for trial in range(120):
+    size = rng.integers(1, (20, 8))
+    points = rng.normal(size=size)
+    if trial % 3 == 0:  # Repeated, opposite and collinear points.
+      points = np.round(points)
+    labels = rng.random(size[0]) < 0.5
+    answers.append(geometry.is_separable(points, labels, bias=bias))
+    assert answers[-1] == is_separable_by_highs(points, labels, bias)
+  assert 20 < sum(answers) < 100
+
+
+def test_separability_of_edge_cases():
+  two = np.array([[1.0, 0.0], [2.0, 0.0]])
+  assert geometry.is_separable(two, np.array([True, True]))
+  assert not geometry.is_separable(two, np.array([True, False]))
+  assert geometry.is_separable(two, np.array([True, False]), bias=True)
+  assert not geometry.is_separable(np.zeros((1, 2)), np.array([True]))
+  close = np.array([[1.0, 1e-9], [1.0, -1e-9]])
+  assert geometry.is_separable(close, np.array([True, False]))
+
+
+@pytest.mark.parametrize("num_manifolds", [10, 40])
+def test_the_error_bar_is_honest(num_manifolds):
+  """Cover: n of P points in general position are separable in n features with
+  probability 2^{1-P} Σ_{k<n} C(P-1, k), a half at n = P/2."""
+  deviations = []
+  for trial in range(60):
+    rng = np.random.default_rng(trial)
+    transition = _Transition(500)
+    for draw in range(40):
+      n = transition.next_features(draw)
+      chance = stats.binom.cdf(n - 1, num_manifolds - 1, 0.5)
+      transition.add(n, bool(rng.random() < chance))
+    critical, stderr = transition.moments(lambda n, s: n)
+    deviations.append((critical - num_manifolds / 2) / stderr)
+  deviations = np.array(deviations)
+  assert abs(deviations.mean()) < 0.4
+  assert (np.abs(deviations) < 2).mean() > 0.88
+  assert deviations.std() > 0.5  # Nor is it far too wide.
+
+
+def manifolds(shape, **sizes):
+  sizes = {"num_features": 300} | sizes
+  return geometry.synthetic_manifolds(KEY, shape, **sizes)
+
+
+def test_two_points_on_a_segment():
+  points = manifolds("segments", num_manifolds=20, num_points=2, radius=1.0)
+  found = geometry.simulated_capacity(KEY, points, num_draws=80)
+  assert abs(found.capacity - 1) < 3 * found.stderr + 0.02
+  again = geometry.simulated_capacity(KEY, points, num_draws=80)
+  np.testing.assert_array_equal(found.features, again.features)
+  np.testing.assert_array_equal(found.separable, again.separable)
+
+
+def test_scale_and_rotation_change_nothing():
+  """Wide points are rotated into their span; their separability is kept."""
+  points = np.asarray(manifolds("points", num_manifolds=12, num_points=1))
+  a = geometry.simulated_capacity(KEY, points, num_draws=30)
+  b = geometry.simulated_capacity(KEY, 100 * points, num_draws=30)
+  assert a.capacity == b.capacity
+
+
+def test_what_no_features_separate_has_no_capacity():
+  line = np.random.default_rng(0).normal(size=(10, 5, 1))
+  found = geometry.simulated_capacity(KEY, line, num_draws=20)
+  assert np.isnan(found.capacity)
+  assert not found.separable.any()
+
+
+@pytest.mark.slow
+def test_simulated_capacity_has_the_published_values():
+  """Points, P = 40: 1.97 to 2.07; clouds: .82 to .84, theory .81."""
+  points = manifolds("points", num_manifolds=40, num_points=1)
+  found = geometry.simulated_capacity(KEY, points, num_draws=300)
+  assert 1.97 - 2 * found.stderr < found.capacity < 2.07 + 2 * found.stderr
+  assert found.stderr < 0.04
+  clouds = manifolds(
+    "clouds", num_manifolds=32, num_points=8, dimension=4, radius=0.6
+  )
+  found = geometry.simulated_capacity(KEY, clouds, num_draws=300)
+  assert 0.82 - 2 * found.stderr < found.capacity < 0.84 + 2 * found.stderr
+  theory = geometry.manifold_geometry(KEY, clouds, centers=None)
+  assert found.capacity == pytest.approx(float(theory.mean_capacity), rel=0.05)
+
+
+@pytest.mark.parametrize("shape", geometry.SHAPES)
+def test_synthetic_manifolds_have_their_shape(shape):
+  """Points lie in D axes, orthogonal to the centre, at the given size."""
+  centers = geometry.independent_centers(KEY, 3, 30)
+  points = manifolds(
+    shape,
+    num_manifolds=3,
+    num_points=400,
+    num_features=30,
+    dimension=4,
+    radius=0.5,
+    centers=centers,
+  )
+  offsets = np.asarray(points - centers[:, None])
+  along = np.einsum("pmn,pn->pm", offsets, np.asarray(centers))
+  np.testing.assert_allclose(along, 0, atol=1e-5)
+  size = np.sqrt((offsets**2).sum(axis=2))
+  rank = {"points": 0, "segments": 1}.get(shape, 4)
+  found = [np.linalg.matrix_rank(x, tol=1e-3) for x in offsets]
+  assert found == [rank] * 3
+  if shape == "spheres":
+    np.testing.assert_allclose(size, 0.5, rtol=1e-5)
+  if shape == "balls":  # ⟨r²⟩ = R² D / (D + 2).
+    assert (size**2).mean() == pytest.approx(0.25 * 4 / 6, rel=0.05)
+    assert size.max() < 0.5 + 1e-5
+  if shape == "clouds":
+    assert (size**2).mean() == pytest.approx(0.25, rel=0.1)
+
+
+def test_ellipsoids_have_their_axes():
+  points = manifolds(
+    "spheres",
+    num_manifolds=1,
+    num_points=4000,
+    dimension=2,
+    radius=np.array([3.0, 1.0]),
+  )
+  values = geometry.spectrum(points)[:3]
+  # The mean of a squared coordinate of the circle is a half.
+  np.testing.assert_allclose(values, [4.5, 0.5, 0], rtol=0.05, atol=1e-4)
+
+
+def test_correlated_centers_share_directions():
+  centers = geometry.correlated_centers(KEY, 40, 400, rank=3, strength=0.6)
+  np.testing.assert_allclose(jnp.linalg.norm(centers, axis=1), 1, rtol=1e-5)
+  values = np.asarray(geometry.spectrum(centers))
+  assert values[:3].sum() / values.sum() == pytest.approx(0.6, abs=0.06)
+  assert values[3] < 0.25 * values[2]
+  with pytest.raises(ValueError, match=r"strength is 1\.5"):
+    geometry.correlated_centers(KEY, 4, 9, rank=1, strength=1.5)
+  with pytest.raises(ValueError, match="rank is 10"):
+    geometry.correlated_centers(KEY, 4, 9, rank=10, strength=0.5)
+
+
+def test_shuffled_labels_leave_no_structure():
+  """Tight, well separated manifolds become clouds of all points."""
+  points = manifolds(
+    "clouds", num_manifolds=6, num_points=5, dimension=4, radius=0.1
+  )
+  options = {"num_probes": 100, "centers": None}
+  found = geometry.manifold_geometry(KEY, points, **options)
+  null = geometry.shuffled_null(KEY, points, num_samples=4, **options)
+  assert float(found.mean_radius) < 0.3
+  assert float(null.samples.radius.min()) > 1
+  assert float(null.mean.capacity) < 0.7 * float(found.mean_capacity)
+  assert null.samples.capacity.shape == (4,)
+  np.testing.assert_allclose(
+    null.sd.radius, np.std(null.samples.radius, ddof=1), rtol=1e-4
+  )
+
+
+def test_the_null_of_a_mask_shuffles_what_is_there():
+  points = np.asarray(
+    manifolds("clouds", num_manifolds=5, num_points=6, dimension=4, radius=1.0)
+  )
+  mask = np.arange(6)[None] < np.array([6, 4, 5, 3, 6])[:, None]
+  options = {"num_samples": 3, "num_probes": 50, "centers": None}
+  a = geometry.shuffled_null(KEY, points, mask=mask, **options)
+  filled = np.where(mask[..., None], points, 777)  # Never to be looked at.
+  b = geometry.shuffled_null(KEY, filled, mask=mask, **options)
+  np.testing.assert_allclose(a.samples.capacity, b.samples.capacity, rtol=1e-4)
+
+
+def test_subsamples_of_everything_are_everything():
+  points = manifolds(
+    "clouds", num_manifolds=6, num_points=5, dimension=4, radius=0.8
+  )
+  options = {"num_probes": 3000, "centers": None}
+  whole = geometry.manifold_geometry(KEY, points, **options)
+  found = geometry.subsample(KEY, points, num_samples=2, **options)
+  np.testing.assert_allclose(
+    found.samples.center_correlation, whole.center_correlation, rtol=1e-4
+  )
+  np.testing.assert_allclose(
+    found.mean.capacity,
+    whole.mean_capacity,
+    atol=5 * float(whole.mean_capacity_stderr),
+  )
+
+
+def test_subsamples_are_of_the_size_asked_for():
+  """Simplices' corners: M' of M orthogonal S_i have α = 2 / M'."""
+  eye = np.eye(6) - 1 / 6
+  corners = np.sqrt(5) * eye / np.linalg.norm(eye[0])
+  # Every manifold in axes of its own, about orthogonal centres.
+  points = np.zeros((4, 6, 28))
+  for index, manifold in enumerate(points):
+    manifold[:, 4 + 6 * index : 10 + 6 * index] = corners
+    manifold[:, index] = 1
+  found = geometry.subsample(
+    KEY,
+    points.astype(np.float32),
+    num_manifolds=3,
+    num_points=1,
+    num_samples=3,
+    num_probes=2000,
+    centers=None,
+  )
+  np.testing.assert_allclose(found.samples.radius, 0, atol=1e-3)
+  np.testing.assert_allclose(found.samples.capacity, 2, rtol=0.1)
+  with pytest.raises(ValueError, match="7 points of each of 4 manifolds"):
+    geometry.subsample(KEY, points, num_points=7)
+
+
+def test_wrong_input_is_named():
+  with pytest.raises(ValueError, match="'cubes' is not known"):
+    manifolds("cubes", num_manifolds=3, num_points=2)
+  with pytest.raises(ValueError, match="dimension is 300"):
+    manifolds("balls", num_manifolds=3, num_points=2, dimension=300)
+  with pytest.raises(ValueError, match=r"shape \(1, 2, 3\)"):
+    geometry.simulated_capacity(KEY, np.zeros((1, 2, 3)))
+  with pytest.raises(ValueError, match="not finite"):
+    geometry.simulated_capacity(KEY, np.full((2, 2, 3), np.nan))

@@ -1,0 +1,214 @@
+"""Closed forms and quadratures against published values and each other."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from geomem import geometry
+
+KEY = jax.random.key(0)
+
+
+def test_points_have_gardners_capacity():
+  kappa = np.array([0, 0.1, 0.25, 0.5, 1, 2, 5])
+  published = [2, 1.7096, 1.3646, 0.9612, 0.5196, 0.2002, 0.0385]
+  found = geometry.point_capacity(kappa)
+  np.testing.assert_allclose(found, published, atol=6e-5)
+  inverse = 1 / geometry.point_capacity(np.array([0, 0.1, 0.5, 1, 2]))
+  again = integrate.quad(lambda t: (t + 2) ** 2 * stats.norm.pdf(t), -2, 12)[0]
+  assert float(inverse[-1]) == pytest.approx(again, rel=1e-6)
+
+
+def test_segments_have_the_closed_form():
+  with jax.enable_x64(True):
+    R = np.array([0.0, 1e-6, 0.1, 0.3, 1, 3, 10, 1e3, 1e6])
+    found = 1 / geometry.segment_capacity(R)
+    expected = 0.5 + 2 / np.pi * np.arctan(R)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+# From the paper's method: capacity at κ = 0 by radius, for D = 1 ... 100.
+BALLS = {
+  0.1: [1.7748, 1.6544, 1.4502, 1.2616, 1.0471, 0.7438, 0.5251],
+  0.5: [1.2576, 0.9499, 0.5765, 0.3600, 0.2085, 0.0926, 0.0481],
+  1.0: [1.0000, 0.6667, 0.3333, 0.1818, 0.0952, 0.0392, 0.0198],
+  2.0: [0.8300, 0.5136, 0.2344, 0.1216, 0.0617, 0.0249, 0.0125],
+  5.0: [0.7276, 0.4377, 0.1967, 0.1018, 0.0516, 0.0208, 0.0104],
+}
+
+
+@pytest.mark.parametrize("radius", BALLS)
+def test_balls_have_the_published_capacity(radius):
+  D = np.array([1.0, 2, 5, 10, 20, 50, 100])
+  found = geometry.ball_capacity(radius, D)
+  np.testing.assert_allclose(found, BALLS[radius], atol=6e-5)
+
+
+def test_balls_have_their_limits():
+  with jax.enable_x64(True):
+    D = np.array([0.5, 1, 3.7, 20, 1000])
+    unit = geometry.ball_capacity(1.0, D)
+    np.testing.assert_allclose(unit, 2 / (D + 1), rtol=1e-12)
+    wide = geometry.ball_capacity(1e6, D)
+    np.testing.assert_allclose(wide, 1 / (D + 0.5), rtol=1e-5)
+    small = geometry.ball_capacity(0.0, D, 0.7)
+    np.testing.assert_allclose(small, geometry.point_capacity(0.7), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+  ("R", "D", "kappa"),
+  [(0.5, 5, 0.5), (1, 0.4, 0.5), (2, 20, -1.5), (0.3, 1, 3)],
+)
+def test_balls_agree_with_adaptive_quadrature(R, D, kappa):
+  """The double integral of the docstring, term by term."""
+
+  def density(t):
+    return np.exp(-(t**2) / 2) / np.sqrt(2 * np.pi)
+
+  def inside(r):
+    a, b = kappa - r / R, kappa + r * R
+    touching, _ = integrate.quad(
+      lambda t: (b - t) ** 2 * density(t), max(a, -12), b
+    )
+    beyond, _ = integrate.quad(
+      lambda t: ((t - kappa) ** 2 + r**2) * density(t), min(a, -12), a
+    )
+    return stats.chi.pdf(r, D) * (touching / (1 + R**2) + beyond)
+
+  inverse, _ = integrate.quad(inside, 0, np.sqrt(D) + 8, limit=200)
+  with jax.enable_x64(True):
+    found = float(geometry.ball_capacity(R, D, kappa))
+  assert found == pytest.approx(1 / inverse, rel=1e-6)
+  assert float(geometry.ball_capacity(R, D, kappa)) == pytest.approx(
+    found, rel=2e-6
+  )
+
+
+@pytest.mark.parametrize(
+  "function", [geometry.ball_capacity, geometry.ball_radius]
+)
+def test_balls_differentiate_in_all_arguments(function):
+  with jax.enable_x64(True):
+    at = np.array([0.8, 4.3, 0.4])
+    gradient = jax.grad(lambda x: function(*x))(jnp.asarray(at))
+    for i, step in enumerate(1e-5 * np.eye(3)):
+      finite = (function(*(at + step)) - function(*(at - step))) / 2e-5
+      assert float(gradient[i]) == pytest.approx(float(finite), rel=1e-6)
+
+
+def test_balls_have_the_published_radius():
+  R = np.repeat([0.5, 1.0, 2.0], 2)
+  D = np.tile([5.0, 20.0], 3)
+  found = geometry.ball_radius(R, D)
+  published = [0.4997, 0.5, 0.993, 1.0, 1.917, 1.995]
+  np.testing.assert_allclose(found, published, atol=1e-3)
+
+
+@pytest.mark.parametrize("kappa", [0.0, 0.5])
+def test_balls_are_ellipsoids_of_equal_axes(kappa):
+  found = geometry.ellipsoid_geometry(
+    KEY, jnp.full((5,), 2.0), kappa, num_probes=40_000
+  )
+  alpha = float(geometry.ball_capacity(2.0, 5.0, kappa))
+  radius = float(geometry.ball_radius(2.0, 5.0, kappa))
+  assert abs(found.capacity - alpha) < 4 * found.capacity_stderr
+  assert abs(found.radius - radius) < 4 * found.radius_stderr
+  assert float(found.dimension) == pytest.approx(5, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("power", "size", "published"),
+  [
+    (1.0, 10, (0.591, 0.363, 0.620, 3.83)),
+    (0.5, 20, (0.291, 0.197, 0.532, 12.63)),
+  ],
+)
+def test_ellipsoids_have_the_published_geometry(power, size, published):
+  axes = jnp.arange(1, size + 1, dtype=jnp.float32) ** -power
+  found = geometry.ellipsoid_geometry(KEY, axes, num_probes=40_000)
+  wide = geometry.ellipsoid_geometry(KEY, axes, 0.5, num_probes=40_000)
+  for value, stderr, expected in [
+    (found.capacity, found.capacity_stderr, published[0]),
+    (wide.capacity, wide.capacity_stderr, published[1]),
+    (found.radius, found.radius_stderr, published[2]),
+    (found.dimension, found.dimension_stderr, published[3]),
+  ]:
+    # The published values have errors of 0.3 % themselves.
+    assert abs(value - expected) < 4 * stderr + 0.004 * expected
+
+
+def test_ellipsoids_are_solved_exactly():
+  """The KKT conditions of the nearest vector, checked from outside."""
+  with jax.enable_x64(True):
+    axes = jnp.array([1.0, 0.5, 0.2, 0.0])
+    probes = jax.random.normal(KEY, (500, 5), jnp.float64)
+    found = geometry.ellipsoid_anchors(axes, probes, 0.3)
+    shifted = np.asarray(probes) - 0.3 * np.eye(5)[-1]
+    # v - t = λ (s̃, 1), with F = ‖v - t‖².
+    anchor = np.concatenate([found.anchor, np.ones((500, 1))], axis=1)
+    lam = np.sqrt(np.asarray(found.force) / (anchor**2).sum(axis=1))
+    v = shifted + lam[:, None] * anchor
+    slack = v[:, -1] - np.linalg.norm(np.asarray(axes) * v[:, :-1], axis=1)
+    assert slack.min() > -1e-9
+    # Complementary: where λ is not zero the anchor is on the margin.
+    touching = (v * anchor).sum(axis=1)
+    np.testing.assert_allclose(touching * lam, 0, atol=1e-9)
+    # The anchor is of the ellipsoid.
+    used = np.asarray(axes) > 0
+    size = ((anchor[:, :-1][:, used] / np.asarray(axes)[used]) ** 2).sum(axis=1)
+    assert size.max() < 1 + 1e-9
+    np.testing.assert_array_equal(found.anchor[:, ~used], 0)
+
+
+def test_ellipsoids_differentiate():
+  with jax.enable_x64(True):
+    axes = jnp.array([1.0, 0.5, 0.2])
+    probes = jax.random.normal(KEY, (20, 4), jnp.float64)
+
+    def value(axes):
+      found = geometry.ellipsoid_anchors(axes, probes, 0.3)
+      return found.force.sum() + (found.anchor**3).sum()
+
+    gradient = jax.grad(value)(axes)
+    for i, step in enumerate(1e-6 * np.eye(3)):
+      finite = (value(axes + step) - value(axes - step)) / 2e-6
+      assert float(gradient[i]) == pytest.approx(float(finite), rel=1e-6)
+
+
+def test_spectra_give_dimensions():
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(4, 30, 12)).astype(np.float32)
+  # The covariance and the Gram matrix share their spectrum.
+  wide = geometry.spectrum(points[:, :2])
+  covariance = np.cov(points[:, :2].reshape(-1, 12).T, bias=True)
+  np.testing.assert_allclose(
+    wide, np.linalg.eigvalsh(covariance)[::-1][:8], atol=1e-5
+  )
+  # Within and between manifolds add up to the whole.
+  statistics = geometry.gram_statistics(points)
+  total = geometry.spectrum(points).sum()
+  within = geometry.within_spectrum(statistics).sum(axis=1).mean()
+  between = geometry.center_spectrum(statistics).sum()
+  np.testing.assert_allclose(within + between, total, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("eigenvalues", "ratio", "explained"),
+  [
+    ([1, 1, 1, 1, 0, 0], 4, 4),
+    ([5, 0, 0], 1, 1),
+    ([0, 0], 0, 0),
+    ([1, 9], 100 / 82, 1),
+    ([90.1, 9, 0.9], None, 1),
+    ([89.9, 9.1, 1], None, 2),
+  ],
+)
+def test_dimensions_of_known_spectra(eigenvalues, ratio, explained):
+  values = jnp.asarray(eigenvalues, jnp.float32)
+  if ratio is not None:
+    assert float(geometry.participation_ratio(values)) == pytest.approx(ratio)
+  assert int(geometry.explained_variance_dimension(values)) == explained
+  with pytest.raises(ValueError, match="fraction is 0"):
+    geometry.explained_variance_dimension(values, 0.0)
