@@ -1,14 +1,12 @@
 """Analysis: what joins the rooms."""
 
+from geomem.analysis.config import ExperimentConfig, config_dict, resolve
 from geomem.analysis.experiment import (
   Experiment,
-  ExperimentConfig,
   Seed,
-  config_dict,
   load_experiment,
   prepare,
   prepare_seed,
-  resolve,
 )
 from geomem.analysis.findings import Finding, epoch_of, find, layer_means
 from geomem.analysis.memorization import (
@@ -16,8 +14,8 @@ from geomem.analysis.memorization import (
   measure_layers,
   measure_seed,
   score_subsets,
-  train_seed,
 )
+from geomem.analysis.train import train_seed, train_seeds
 
 __all__ = [
   "Experiment",
@@ -37,4 +35,5 @@ __all__ = [
   "resolve",
   "score_subsets",
   "train_seed",
+  "train_seeds",
 ]

@@ -9,6 +9,7 @@ from geomem.training.loop import (
   TrainState,
   steps_per_epoch,
   train,
+  train_seeds,
 )
 
 __all__ = [
@@ -23,4 +24,5 @@ __all__ = [
   "scores",
   "steps_per_epoch",
   "train",
+  "train_seeds",
 ]
