@@ -3,10 +3,14 @@
 import pathlib
 
 from geomem import runs
-from geomem.plots import figures, style
+from geomem.plots import figures, model_size, noise, style
 
 # The `experiment` field of a config -> its figures by name.
-FIGURES = {"memorization": figures.MEMORIZATION}
+FIGURES = {
+  "memorization": figures.MEMORIZATION,
+  "memorization_sweep": noise.MEMORIZATION_SWEEP,
+  "model_size": model_size.MODEL_SIZE,
+}
 
 
 def draw_all(path: pathlib.Path | str) -> list[pathlib.Path]:

@@ -114,8 +114,9 @@ def _check_losses(losses: np.ndarray, epoch: int) -> None:
     step, seed = bad[0]
     whose = f" of network {seed}" if losses.shape[1] > 1 else ""
     raise NonFiniteLossError(
-      f"The loss{whose} is {losses[step, seed]} at step {step} of epoch {epoch};"
-      " lower --learning_rate, or look for non-finite values in the data."
+      f"The loss{whose} is {losses[step, seed]} at step {step} of epoch"
+      f" {epoch}; lower --learning_rate, or look for non-finite values in the"
+      " data."
     )
 
 
