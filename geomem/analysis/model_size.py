@@ -50,7 +50,7 @@ _RECIPES = {
     "batch_size": 50,
     "optimizer": "adam",
     "learning_rate": 0.003,
-    "manifold_points": 20,
+    "manifold_points": 16,
     "num_seeds": 8,
     "crop": 0,
     "flip": False,
