@@ -86,7 +86,12 @@ def main(argv) -> int:
   path = pathlib.Path(_OUT.value)
   if axes:
     return work.run_sweep(
-      path, "memorization_sweep", config, axes, analysis.summarize_noise
+      path,
+      "memorization_sweep",
+      config,
+      axes,
+      analysis.summarize_noise,
+      share=flags.FLAGS.cell,
     )
   if flags.FLAGS.cell:
     raise ValueError(

@@ -44,6 +44,7 @@ def main(argv) -> int:
     config.filled(),
     {"width": widths or model_size.default_widths(config.dataset)},
     analysis.summarize_sizes,
+    share=flags.FLAGS.cell,
   )
 
 

@@ -7,7 +7,6 @@ import time
 import traceback
 from collections.abc import Callable
 
-from absl import flags
 from tqdm import tqdm
 
 from geomem import analysis, plots, runs
@@ -51,6 +50,7 @@ def run_sweep(
   config: analysis.ExperimentConfig,
   axes: dict[str, list],
   summarize: Callable[[list[dict]], tuple[list[dict], list[str]]],
+  share: str | None = None,
 ) -> int:
   """Does a sweep, or this process's share of it.
 
@@ -60,19 +60,20 @@ def run_sweep(
     config: what all cells share.
     axes: the values of each swept field.
     summarize: from the rows of all cells to further rows and to sentences.
+    share: this process's part of the cells, as `i/n`.
 
   Returns:
     The exit status: 1 where a cell failed.
   """
   cells = sweep.make_cells(path, config, axes)
-  share = sweep.share_of(cells, flags.FLAGS.cell)
+  mine = sweep.share_of(cells, share)
   shared = sweep.sweep_config(kind, config, axes)
   _patiently(path, shared).close()  # Another sweep's directory is refused.
   failed = []
-  if not all(map(sweep.is_done, share)):
-    with tqdm(total=len(share), desc="cells") as bar:
+  if not all(map(sweep.is_done, mine)):
+    with tqdm(total=len(mine), desc="cells") as bar:
       for outcome in sweep.run_cells(
-        share, functools.partial(train_and_measure, leave=False)
+        mine, functools.partial(train_and_measure, leave=False)
       ):
         _tell(bar, outcome)
         if outcome.state == "failed":

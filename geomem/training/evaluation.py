@@ -23,8 +23,8 @@ def predict_logits(
   network: Network,
   state: dict,
   images,
-  mean: Float[Array, " C"],
-  std: Float[Array, " C"],
+  mean: Float[Array | np.ndarray, " C"],
+  std: Float[Array | np.ndarray, " C"],
   *,
   batch_size: int = 512,
 ) -> Float[np.ndarray, "n classes"]:
