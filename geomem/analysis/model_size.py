@@ -162,7 +162,8 @@ class Sizes:
   def _array(self, key_of) -> np.ndarray:
     places = [[(w, s) for s in self.seeds] for w in self.widths]
     return np.array(
-      [[self._values[*place, *key_of(place)] for place in r] for r in places]
+      [[self._values[*place, *key_of(place)] for place in r] for r in places],
+      float,
     )
 
 
