@@ -29,6 +29,7 @@ class ModelSizeConfig(ExperimentConfig):
   crop: int | None = None
   flip: bool | None = None
   num_seeds: int | None = None
+  centers: str | None = None
   layers: str | None = "last"
   subsets: str | None = "unpermuted,test"
 
@@ -41,7 +42,8 @@ class ModelSizeConfig(ExperimentConfig):
 
 
 _RECIPES = {
-  # Few examples and much noise make the peak of the error sharp.
+  # Few examples and much noise make the peak of the error sharp. Networks of
+  # fewer units than classes have no room for directions to be removed.
   "digits": {
     "model": "mlp1",
     "examples_per_class": 40,
@@ -52,6 +54,7 @@ _RECIPES = {
     "learning_rate": 0.003,
     "manifold_points": 16,
     "num_seeds": 8,
+    "centers": "none",
     "crop": 0,
     "flip": False,
   },
@@ -64,6 +67,7 @@ _RECIPES = {
     "learning_rate": 1e-4,
     "manifold_points": 50,
     "num_seeds": 5,
+    "centers": "low_rank",
     "crop": 4,
     "flip": True,
   },

@@ -1,7 +1,7 @@
 """The figures of a sweep over model sizes: figure 4C-E of the paper."""
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, ticker
 from matplotlib.figure import Figure
 
 from geomem.plots import figures, style
@@ -35,14 +35,20 @@ def _band(ax, x, pairs, **style_of) -> None:
 def _size_axis(ax, rows) -> None:
   """Numbers of parameters, with the interpolation threshold and the dip."""
   ax.set_xscale("log")
+  low, high = ax.get_xlim()
+  subs = (1, 2, 5) if high < 300 * low else (1,)
+  ax.xaxis.set_major_locator(ticker.LogLocator(subs=subs))
+  ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+  ax.xaxis.set_minor_formatter(ticker.NullFormatter())
   ax.set_xlabel("parameters")
   facts = {row["metric"]: row["value"] for row in rows if row["seed"] is None}
   at = facts.get("interpolation_threshold")
   if at is not None:
-    ax.axvline(at, color="0.4", lw=0.9, ls="--", zorder=0)
+    label = "99 % of labels fitted"
+    ax.axvline(at, color="0.4", lw=0.9, ls="--", zorder=0, label=label)
   at = facts.get("dip_parameters")
   if at is not None:
-    ax.axvline(at, color="0.4", lw=0.9, ls=":", zorder=0)
+    ax.axvline(at, color="0.4", lw=0.9, ls=":", zorder=0, label="dip")
 
 
 def _draw(ax, sizes, metric: str, subset: str) -> None:
@@ -75,7 +81,7 @@ def _draw_training(ax, sizes) -> None:
       label=subset,
     )
   ax.set_ylabel("training accuracy, last epoch")
-  ax.legend(fontsize=7.5, loc="lower right")
+  ax.legend(fontsize=7.5, loc="center right")
 
 
 def _draw_change(ax, sizes) -> None:
@@ -137,7 +143,7 @@ def plot_model_size(rows) -> Figure:
   for ax in axes[0]:
     ax.set_xlabel("")
   handles, labels = axes[0, 0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside upper center", ncols=2)
+  figure.legend(handles, labels, loc="outside upper center", ncols=4)
   return figure
 
 
@@ -153,10 +159,10 @@ def plot_training_manifolds(rows) -> Figure:
     ):
       _draw(ax, sizes, metric, subset)
       _size_axis(ax, rows)
-      if line is not axes[-1]:
-        ax.set_xlabel("")
+  for ax in axes[:-1].ravel():
+    ax.set_xlabel("")
   handles, labels = axes[0, 0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside upper center", ncols=2)
+  figure.legend(handles, labels, loc="outside upper center", ncols=4)
   return figure
 
 
