@@ -287,7 +287,9 @@ def test_shares_are_a_partition():
 
 def test_the_memorization_experiment_is_swept_over_fraction_and_model(tmp_path):
   axes = {"permuted_fraction": [0.0, 0.5, 1.0], "model": ["mlp", "mlp1"]}
-  config = analysis.ExperimentConfig(**TINY | {"width": 4, "epochs": 1})
+  config = analysis.ExperimentConfig(
+    **TINY | {"width": 4, "epochs": 1, "layers": "last"}
+  )
   run = [tmp_path, "memorization_sweep", config, axes, analysis.summarize_noise]
   assert work.run_sweep(*run) == 0
   rows = runs.read_rows(tmp_path)

@@ -10,7 +10,7 @@ from geomem.plots import style
 _METRICS = ("capacity", "radius", "dimension")
 
 
-def epoch_axis(ax, last: float) -> None:
+def epoch_axis(ax, last: float | int) -> None:
   """Epochs from 0 on, evenly spread in the logarithm."""
   ax.set_xscale("symlog", linthresh=1, linscale=0.4)
   ticks = [

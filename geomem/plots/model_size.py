@@ -12,7 +12,7 @@ _MARKERS = {"best": "o", "last": "s"}
 _MOST_CURVES = 6
 
 
-def _by_size(rows) -> dict[float, list]:
+def _by_size(rows) -> dict[int, list]:
   """The rows of each size, by its number of parameters."""
   sizes = {}
   for here in table.split_by(rows, "width").values():

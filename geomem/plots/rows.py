@@ -13,7 +13,7 @@ def subsets_of(rows, metric: str) -> list[str]:
   return [subset for subset in SUBSETS if subset in present]
 
 
-def fact(rows, metric: str) -> dict[int, float]:
+def fact(rows, metric: str) -> dict[int, int | float]:
   """A fact about each seed, such as `best_epoch`."""
   return {
     row["seed"]: row["value"]
