@@ -120,9 +120,7 @@ def _finish(path, shared, cells, summarize) -> None:
       )
       return
     further, sentences = summarize(rows)
-    before = run.rows()
-    run.replace(rows + further)
-    if run.is_done and run.rows() == before:
+    if not run.replace(rows + further) and run.is_done:
       print(f"{path} is complete; nothing to do.")
       return
     written = plots.draw_all(path)

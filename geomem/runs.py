@@ -170,15 +170,23 @@ class Run:
         file.flush()
         os.fsync(file.fileno())
 
-  def replace(self, rows: Iterable[dict[str, Any]]) -> None:
+  def replace(self, rows: Iterable[dict[str, Any]]) -> bool:
     """Puts these rows in the place of all, whole or not at all.
 
     For rows that follow from other runs, and can be had again at any time.
+
+    Returns:
+      Whether they differ from those before; a complete run is then no more so.
     """
     lines = [json.dumps(row, allow_nan=False) for row in map(_complete, rows)]
     content = "".join(line + "\n" for line in lines).encode()
-    write_atomically(self.path / "results.jsonl", content)
+    file = self.path / "results.jsonl"
+    if file.exists() and file.read_bytes() == content:
+      return False
+    (self.path / "done").unlink(missing_ok=True)
+    write_atomically(file, content)
     self._keys = {_key(row) for row in self.rows()}
+    return True
 
   def rows(self) -> list[dict[str, Any]]:
     """All rows, in the order of their writing."""
