@@ -171,12 +171,9 @@ class Run:
         os.fsync(file.fileno())
 
   def replace(self, rows: Iterable[dict[str, Any]]) -> bool:
-    """Puts these rows in the place of all, whole or not at all.
+    """Puts rows that follow from other runs in the place of all.
 
-    For rows that follow from other runs, and can be had again at any time.
-
-    Returns:
-      Whether they differ from those before; a complete run is then no more so.
+    Returns whether that changes them; a complete run is then no more so.
     """
     lines = [json.dumps(row, allow_nan=False) for row in map(_complete, rows)]
     content = "".join(line + "\n" for line in lines).encode()
