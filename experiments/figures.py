@@ -20,6 +20,9 @@ def main(argv) -> int:
   runs.read_config(path)
   # What was done with a run afterwards lies in directories below it.
   for config in sorted(path.rglob("config.json")):
+    if config.parent != path and not (config.parent / "done").exists():
+      print(f"{config.parent} is not complete; left out.")
+      continue
     for written in plots.draw_all(config.parent):
       print(written)
   return 0

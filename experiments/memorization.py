@@ -1,4 +1,4 @@
-"""Where and when does a network memorize? Figures 2 and 3 of the paper.
+r"""Where and when does a network memorize? Figures 2 and 3 of the paper.
 
 Trains on labels of which a part is permuted, then measures capacity, radius
 and dimension of every layer at every saved epoch, for the unpermuted, permuted,
@@ -11,20 +11,25 @@ scikit-learn's digits, half of the labels permuted. For the paper's network:
 
   python -m experiments.memorization --out=runs/vgg16 --dataset=cifar100
 
-The same command again resumes a run that was cut off.
+The same command again resumes a run that was cut off. Several values of
+--permuted_fraction, --model or --width make a sweep:
+
+  python -m experiments.memorization --out=runs/noise \
+    --permuted_fraction=0,0.25,0.5,0.75,1 --manifold_points=20
 """
 
 import pathlib
 
 from absl import flags
-from tqdm import tqdm
 
 from experiments import flags as common
+from experiments import work
 from geomem import analysis, plots, runs
-from geomem.training import checkpoint_epochs
 
 _OUT = flags.DEFINE_string("out", "runs/memorization", "run directory")
-common.define_config_flags()
+_LISTS = ("permuted_fraction", "model", "width")
+common.define_config_flags(lists=_LISTS)
+common.define_share_flag()
 
 
 def _print_table(rows) -> None:
@@ -48,7 +53,8 @@ def _print_table(rows) -> None:
         and row["subset"] == subset
         and row["epoch"] == epochs[row["seed"]]
       ]
-      last_hidden = {m: by[subset][-2] for m, by in geometry.items()}
+      # Of all layers the last are the logits.
+      last_hidden = {m: by[subset][-2:][0] for m, by in geometry.items()}
       print(
         f"{subset:12}{sum(epochs.values()) / len(seeds):6.0f}"
         f"{sum(accuracy) / len(accuracy):10.3f}"
@@ -61,41 +67,41 @@ def _report(run: runs.Run) -> None:
   rows = run.rows()
   written = plots.draw_all(run.path)
   _print_table(rows)
-  if {"permuted", "restored"} <= {row["subset"] for row in rows}:
+  measured = {r["subset"] for r in rows if r["metric"] == "capacity"}
+  if {"permuted", "restored", "test"} <= measured and not run.config["layers"]:
     for finding in analysis.find(rows):
       verdict = "holds" if finding.holds else "does not hold"
       print(f"{finding.name} {verdict}: {finding.sentence}.")
   print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
 
 
-def _run_seed(run: runs.Run, experiment, seed_number: int) -> None:
-  seed = analysis.prepare_seed(experiment, seed_number)
-  seed.labels.save(run.path / f"labels_seed{seed_number}.npz")
-  epochs = experiment.config.epochs
-  training = analysis.train_seed(run, experiment, seed)
-  with tqdm(total=epochs, desc=f"seed {seed_number}: training") as bar:
-    for epoch, loss in training:
-      bar.n = epoch
-      if epoch:
-        bar.set_postfix(loss=f"{loss:.3f}")
-  count = len(checkpoint_epochs(epochs)) * len(experiment.network.layer_names)
-  measuring = analysis.measure_seed(run, experiment, seed)
-  with tqdm(total=count, desc=f"seed {seed_number}: geometry") as bar:
-    for epoch, layer in measuring:
-      bar.update()
-      bar.set_postfix(epoch=epoch, layer=layer)
-
-
 def main(argv) -> int:
   """Runs the experiment, resumes it, or says that it is done."""
   if argv[1:]:
     raise ValueError(f"{argv[1]!r} is not a flag; flags start with --.")
-  config = common.config_from_flags()
-  experiment = analysis.prepare(config)
-  seeds = range(config.seed, config.seed + config.num_seeds)
-  for number in seeds:
-    analysis.prepare_seed(experiment, number)  # Bad input shows before work.
+  kind = analysis.ExperimentConfig
+  config = common.config_from_flags(kind, _LISTS)
+  values = common.values_from_flags(kind, _LISTS)
+  axes = {field: v for field, v in values.items() if len(v) > 1}
   path = pathlib.Path(_OUT.value)
+  if axes:
+    return work.run_sweep(
+      path,
+      "memorization_sweep",
+      config,
+      axes,
+      analysis.summarize_noise,
+      share=flags.FLAGS.cell,
+    )
+  if flags.FLAGS.cell:
+    raise ValueError(
+      "--cell shares the cells of a sweep; give several values of one of"
+      f" {', '.join('--' + field for field in _LISTS)}."
+    )
+  experiment = analysis.prepare(config)
+  numbers = range(config.seed, config.seed + config.num_seeds)
+  # Bad input shows before work.
+  seeds = [analysis.prepare_seed(experiment, number) for number in numbers]
   with runs.Run(path, analysis.config_dict(config)) as run:
     if run.is_done:
       print(f"{path} is complete; nothing to do.")
@@ -106,8 +112,7 @@ def main(argv) -> int:
       f" {experiment.num_classes} classes, {network.name} with"
       f" {network.num_parameters:,} parameters, to {path}"
     )
-    for number in seeds:
-      _run_seed(run, experiment, number)
+    work.train_and_measure(run, experiment, seeds)
     _report(run)
     run.mark_done()
   return 0

@@ -34,6 +34,10 @@ class RunError(ValueError):
   """A run directory cannot be used as asked."""
 
 
+class BusyError(RunError):
+  """Another process holds the run directory."""
+
+
 def write_atomically(path: pathlib.Path, content: bytes) -> None:
   """Writes a file whole or not at all."""
   temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -83,7 +87,8 @@ class Run:
       config: what the run is made of, of JSON types.
 
     Raises:
-      RunError: the directory is of another config, in use, or not writable.
+      RunError: the directory is of another config or not writable.
+      BusyError: another process holds it.
     """
     self.path = pathlib.Path(path)
     self.config = json.loads(json.dumps(config))
@@ -109,7 +114,7 @@ class Run:
       fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
       self._lock.close()
-      raise RunError(
+      raise BusyError(
         f"Another process is writing to {self.path}; wait for it, or choose"
         " another directory with --out."
       ) from error
@@ -164,6 +169,21 @@ class Run:
         file.write("".join(lines).encode())
         file.flush()
         os.fsync(file.fileno())
+
+  def replace(self, rows: Iterable[dict[str, Any]]) -> bool:
+    """Puts rows that follow from other runs in the place of all.
+
+    Returns whether that changes them; a complete run is then no more so.
+    """
+    lines = [json.dumps(row, allow_nan=False) for row in map(_complete, rows)]
+    content = "".join(line + "\n" for line in lines).encode()
+    file = self.path / "results.jsonl"
+    if file.exists() and file.read_bytes() == content:
+      return False
+    (self.path / "done").unlink(missing_ok=True)
+    write_atomically(file, content)
+    self._keys = {_key(row) for row in self.rows()}
+    return True
 
   def rows(self) -> list[dict[str, Any]]:
     """All rows, in the order of their writing."""

@@ -15,15 +15,18 @@ from geomem.analysis.capacity_units import (
   run_units,
   synthetic_units,
 )
+from geomem.analysis.config import (
+  ExperimentConfig,
+  config_dict,
+  measured_layers,
+  resolve,
+)
 from geomem.analysis.experiment import (
   Experiment,
-  ExperimentConfig,
   Seed,
-  config_dict,
   load_experiment,
   prepare,
   prepare_seed,
-  resolve,
 )
 from geomem.analysis.findings import Finding, epoch_of, find, layer_means
 from geomem.analysis.gradient_findings import find_gradients
@@ -38,8 +41,9 @@ from geomem.analysis.memorization import (
   measure_layers,
   measure_seed,
   score_subsets,
-  train_seed,
 )
+from geomem.analysis.model_size import ModelSizeConfig, summarize_sizes
+from geomem.analysis.noise import summarize_noise
 from geomem.analysis.rewind import (
   measure_rewinds,
   num_networks,
@@ -55,6 +59,7 @@ from geomem.analysis.rewind_plan import (
   epochs_to_rewind,
   make_rewinds,
 )
+from geomem.analysis.train import train_seed, train_seeds
 
 __all__ = [
   "Agreement",
@@ -63,6 +68,7 @@ __all__ = [
   "ExperimentConfig",
   "Finding",
   "GradientConfig",
+  "ModelSizeConfig",
   "RewindConfig",
   "RewindScores",
   "Seed",
@@ -88,6 +94,7 @@ __all__ = [
   "measure_rewinds",
   "measure_seed",
   "measure_units",
+  "measured_layers",
   "name_of",
   "num_networks",
   "plan_gradients",
@@ -97,6 +104,9 @@ __all__ = [
   "run_units",
   "score_rewinds",
   "score_subsets",
+  "summarize_noise",
+  "summarize_sizes",
   "synthetic_units",
   "train_seed",
+  "train_seeds",
 ]

@@ -3,98 +3,20 @@
 import dataclasses
 import functools
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from geomem import data, models, runs, training
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExperimentConfig:
-  """What a run is made of; every field is a flag of the binaries.
-
-  Fields that are None are chosen by the data set; see `resolve`.
-
-  Attributes:
-    dataset: `digits`, a TFDS name, or `npz:PATH`.
-    data_dir: where TFDS looks.
-    num_classes: the first classes only; all by default.
-    examples_per_class: the first training examples of each class only.
-    model: the architecture.
-    width: its channels in the first stage.
-    permuted_fraction: the part of the training examples with permuted labels.
-    redraw_labels: whether permuted labels are drawn anew, not shuffled.
-    epochs: passes over the training set.
-    batch_size: examples per step.
-    optimizer: `sgd` or `adam`.
-    learning_rate: the peak.
-    momentum: of SGD.
-    weight_decay: L2 penalty.
-    schedule: `constant`, `step` or `cosine`.
-    crop: padding of random crops.
-    flip: random mirror images.
-    stop_when_memorized: stop once 99 % of the permuted examples are fitted.
-    seed: the first seed.
-    num_seeds: how many.
-    manifold_points: M, points of each manifold.
-    num_probes: T, probes of each manifold.
-    kappa: margin κ.
-    centers: `low_rank`, `none` or a number of directions to remove.
-  """
-
-  dataset: str = "digits"
-  data_dir: str | None = None
-  num_classes: int | None = None
-  examples_per_class: int | None = None
-  model: str | None = None
-  width: int | None = None
-  permuted_fraction: float = 0.5
-  redraw_labels: bool = False
-  epochs: int | None = None
-  batch_size: int | None = None
-  optimizer: str = "sgd"
-  learning_rate: float | None = None
-  momentum: float = 0.9
-  weight_decay: float = 0.0
-  schedule: str = "constant"
-  crop: int = 0
-  flip: bool = False
-  stop_when_memorized: bool = False
-  seed: int = 0
-  num_seeds: int = 1
-  manifold_points: int | None = None
-  num_probes: int = 300
-  kappa: float = 0.0
-  centers: str = "low_rank"
-
-
-# Recipes that are known to memorize half of the labels when permuted.
-_DEFAULTS = {
-  "digits": {
-    "model": "convnet",
-    "epochs": 100,
-    "batch_size": 64,
-    "learning_rate": 0.02,
-    "manifold_points": 30,
-  },
-  "": {
-    "model": "vgg16",
-    "epochs": 100,
-    "batch_size": 128,
-    "learning_rate": 0.01,
-    "manifold_points": 50,
-  },
-}
-
-
-def resolve(config: ExperimentConfig) -> ExperimentConfig:
-  """Fills in the fields that the data set decides."""
-  defaults = _DEFAULTS.get(config.dataset, _DEFAULTS[""])
-  chosen = {k: v for k, v in defaults.items() if getattr(config, k) is None}
-  return dataclasses.replace(config, **chosen)
+from geomem.analysis.config import (
+  ExperimentConfig,
+  measured_layers,
+  names_in,
+  parse_centers,
+  resolve,
+)
 
 
 class Experiment(NamedTuple):
@@ -131,7 +53,7 @@ class Seed(NamedTuple):
     seed: the seed.
     labels: training labels and which are permuted.
     subsets: the paper's subsets by name.
-    manifolds: `[P, M]` indices of each subset's analysis images.
+    manifolds: `[P, M]` indices of each measured subset's analysis images.
     training_key: key of the training.
     geometry_key: key of the probes.
   """
@@ -148,6 +70,7 @@ def prepare(config: ExperimentConfig) -> Experiment:
   """Loads the data and builds the network; checks all that can be checked."""
   config = resolve(config)
   parse_centers(config.centers)
+  names_in(config.subsets, data.SUBSETS, "subset")
   names = [field.name for field in dataclasses.fields(training.TrainingConfig)]
   recipe = training.TrainingConfig(**{n: getattr(config, n) for n in names})
   splits = []
@@ -165,6 +88,7 @@ def prepare(config: ExperimentConfig) -> Experiment:
     image_shape=train.images.shape[1:],
     width=config.width,
   )
+  measured_layers(config, network.layer_names)
   training.steps_per_epoch(len(train.labels), recipe.batch_size)
   moments = data.pixel_moments(train.images)
   return Experiment(config, train, test, network, recipe, *moments)
@@ -187,6 +111,7 @@ def prepare_seed(experiment: Experiment, seed: int) -> Seed:
       sample_key, subset, experiment.num_classes, config.manifold_points
     )
     for name, subset in subsets.items()
+    if name in names_in(config.subsets, data.SUBSETS, "subset")
   }
   return Seed(seed, labels, subsets, manifolds, training_key, geometry_key)
 
@@ -199,24 +124,6 @@ def training_data(experiment: Experiment, seed: Seed) -> training.TrainingData:
     jnp.asarray(experiment.mean),
     jnp.asarray(experiment.std),
   )
-
-
-def parse_centers(text: str) -> str | int | None:
-  """The value of `--centers` as the geometry takes it."""
-  if text == "none":
-    return None
-  if text == "low_rank":
-    return text
-  if text.isdigit():
-    return int(text)
-  raise ValueError(
-    f"centers {text!r} is not known; use low_rank, none or a number."
-  )
-
-
-def config_dict(config: ExperimentConfig) -> dict[str, Any]:
-  """The config as JSON takes it."""
-  return dataclasses.asdict(resolve(config))
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 import functools
 import pathlib
-import shutil
 from collections.abc import Iterator
 
 import jax
@@ -12,6 +11,7 @@ import numpy as np
 from geomem import geometry, runs, training
 from geomem.activations import layer_blocks
 from geomem.analysis import experiment as experiments
+from geomem.analysis.config import measured_layers
 
 METRICS = (
   "capacity",
@@ -22,7 +22,6 @@ METRICS = (
   "interior",
   "residual",
 )
-MEMORIZED = 0.99
 
 
 def score_subsets(experiment, seed, state) -> list[dict]:
@@ -64,98 +63,13 @@ def checkpoints_of(
   )
 
 
-def train_seed(run, experiment, seed) -> Iterator[tuple[int, float]]:
-  """Trains one seed, or goes on where it was killed; hands on every epoch.
-
-  At the chosen epochs the network is saved first, then its scores, then the
-  state to resume from: whatever is cut off comes again, the same.
-
-  Yields:
-    The epoch, and the mean loss of its steps.
-  """
-  config = experiment.config
-  chosen = training.checkpoint_epochs(config.epochs)
-  resume_path = run.path / "resume" / f"seed{seed.seed}"
-  if _last_epoch(run.rows(), seed.seed) is not None:
-    shutil.rmtree(resume_path, ignore_errors=True)
-    return
-  with (
-    checkpoints_of(run, seed.seed) as saved,
-    training.Checkpoints(resume_path, keep=2) as resumable,
-  ):
-
-    def resume(state):
-      found = resumable.load_latest(_resume_tree(state))
-      if found is None:
-        return state
-      epoch, tree = found
-      structure = jax.tree.structure(state.optimizer)
-      optimizer = jax.tree.unflatten(structure, tree["optimizer"])
-      return training.TrainState(tree["network"], optimizer, epoch)
-
-    data = experiments.training_data(experiment, seed)
-    for state, loss in training.train(
-      seed.training_key,
-      experiment.network,
-      data,
-      experiment.recipe,
-      resume=resume,
-    ):
-      is_last = state.epoch == config.epochs
-      rows = []
-      if config.stop_when_memorized or state.epoch in chosen:
-        rows = score_subsets(experiment, seed, state.network)
-      if config.stop_when_memorized:
-        is_last |= _memorized(rows)
-      if state.epoch in chosen or is_last:
-        saved.save(state.epoch, state.network)
-        run.append(_tagged(rows, seed=seed.seed, epoch=state.epoch))
-        resumable.save(state.epoch, _resume_tree(state))
-      yield state.epoch, loss
-      if is_last:
-        break
-  run.append(_summary(run.rows(), seed, state.epoch))
-  shutil.rmtree(resume_path, ignore_errors=True)
-
-
-def _resume_tree(state: training.TrainState) -> dict:
-  leaves = jax.tree.leaves(state.optimizer)
-  return {"network": state.network, "optimizer": leaves}
-
-
-def _tagged(rows, **columns) -> list[dict]:
+def tagged(rows, **columns) -> list[dict]:
+  """The rows with the same columns in front of each."""
   return [columns | row for row in rows]
 
 
-def _memorized(rows) -> bool:
-  return any(
-    row["value"] >= MEMORIZED
-    for row in rows
-    if (row["subset"], row["metric"]) == ("permuted", "accuracy")
-  )
-
-
-def _summary(rows, seed, last_epoch) -> list[dict]:
-  """Best epoch by test accuracy, last epoch, and facts about the labels."""
-  test = {
-    row["epoch"]: row["value"]
-    for row in rows
-    if row["seed"] == seed.seed
-    and (row["subset"], row["metric"]) == ("test", "accuracy")
-  }
-  facts = {
-    "best_epoch": max(test, key=test.get),
-    "last_epoch": last_epoch,
-    "manifold_points": next(iter(seed.manifolds.values())).shape[1],
-    "unchanged_labels": seed.labels.num_unchanged,
-  }
-  return [
-    {"seed": seed.seed, "metric": metric, "value": value}
-    for metric, value in facts.items()
-  ]
-
-
-def _last_epoch(rows, seed: int) -> int | None:
+def last_epoch(rows, seed: int) -> int | None:
+  """The last epoch of a seed's training; None where it has not ended."""
   for row in rows:
     if row["seed"] == seed and row["metric"] == "last_epoch":
       return row["value"]
@@ -194,11 +108,11 @@ def measure_layers(
   """Geometry of a network's layers, or of some; hands on each layer's rows."""
   config, network = experiment.config, experiment.network
   layers = network.layer_names if layers is None else layers
-  names = list(seed.subsets)
+  names = list(seed.manifolds)
   images = np.concatenate(
     [
-      getattr(experiment, subset.source).images[seed.manifolds[name].ravel()]
-      for name, subset in seed.subsets.items()
+      getattr(experiment, seed.subsets[name].source).images[chosen.ravel()]
+      for name, chosen in seed.manifolds.items()
     ]
   )
   forward = experiments.measuring_forward(
@@ -234,14 +148,16 @@ def _measure(key, stats, *, kappa, num_probes, centers):
 
 
 def measure_seed(run, experiment, seed) -> Iterator[tuple[int, str]]:
-  """Measures every layer of every saved epoch that is not measured yet.
+  """Measures every saved epoch that is not measured yet.
+
+  The layers are those of the config, all by default.
 
   Yields:
     The epoch and the layer that were just measured, or found measured.
   """
-  layers = experiment.network.layer_names
-  expected = len(layers) * len(seed.subsets) * len(METRICS)
-  last = _last_epoch(run.rows(), seed.seed)
+  layers = measured_layers(experiment.config, experiment.network.layer_names)
+  expected = len(layers) * len(seed.manifolds) * len(METRICS)
+  last = last_epoch(run.rows(), seed.seed)
   like = experiment.network.abstract_state
   with checkpoints_of(run, seed.seed) as saved:
     for epoch in [e for e in saved.epochs if e <= last]:
@@ -256,7 +172,7 @@ def measure_seed(run, experiment, seed) -> Iterator[tuple[int, str]]:
         continue
       state = saved.load(epoch, like)
       rows = []
-      for layer_rows in measure_layers(experiment, seed, state):
+      for layer_rows in measure_layers(experiment, seed, state, layers):
         rows += layer_rows
         yield epoch, layer_rows[0]["layer"]
-      run.append(_tagged(rows, seed=seed.seed, epoch=epoch))
+      run.append(tagged(rows, seed=seed.seed, epoch=epoch))

@@ -33,8 +33,8 @@ def pixel_moments(
 
 def normalize(
   images: UInt8[Array, "n H W C"],
-  mean: Float[Array, " C"],
-  std: Float[Array, " C"],
+  mean: Float[Array | np.ndarray, " C"],
+  std: Float[Array | np.ndarray, " C"],
 ) -> Float[Array, "n H W C"]:
   """Images with zero mean and unit variance by channel."""
   shape = (1, 1, 1, -1)

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
-from geomem.geometry.manifold import ManifoldGeometry, manifold_geometry
+from geomem.geometry.manifold import ManifoldGeometry
+from geomem.geometry.measurement import manifold_geometry
 from geomem.geometry.statistics import GramStatistics, gram_statistics
 
 

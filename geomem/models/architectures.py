@@ -42,10 +42,10 @@ def _function(name: str, function: Callable) -> LayerSpec:
   return name, lambda shape, rngs: Function(function)
 
 
-def mlp(num_classes: int, width: int, dtype) -> list[LayerSpec]:
-  """Three hidden layers of `width` units."""
+def mlp(num_classes: int, width: int, dtype, depth: int = 3) -> list[LayerSpec]:
+  """Hidden layers of `width` units, three unless said otherwise."""
   return [
-    *(_dense(f"fc{i}", width, dtype=dtype) for i in (1, 2, 3)),
+    *(_dense(f"fc{i + 1}", width, dtype=dtype) for i in range(depth)),
     _dense("logits", num_classes, relu=False, dtype=dtype),
   ]
 
@@ -143,6 +143,7 @@ def resnet18(num_classes: int, width: int, dtype) -> list[LayerSpec]:
 MODELS = {
   "mlp": (mlp, 256),
   "deep_linear": (deep_linear, 64),
+  "mlp1": (functools.partial(mlp, depth=1), 256),
   "convnet": (convnet, 32),
   "vgg16": (vgg16, 64),
   "vgg16_bn": (functools.partial(vgg16, norm=True), 64),

@@ -10,7 +10,7 @@ from geomem.plots import style
 _METRICS = ("capacity", "radius", "dimension")
 
 
-def epoch_axis(ax, last: float) -> None:
+def epoch_axis(ax, last: float | int) -> None:
   """Epochs from 0 on, evenly spread in the logarithm."""
   ax.set_xscale("symlog", linthresh=1, linscale=0.4)
   ticks = [
@@ -56,7 +56,7 @@ def plot_geometry_by_layer(rows) -> Figure:
   """
   figure = style.new_figure(10, 5.6)
   axes = figure.subplots(2, 3, sharex=True, sharey="col")
-  layers = table.layers_of(rows)
+  places, layers = zip(*table.layers_of(rows).items(), strict=True)
   epochs = {w: table.fact(rows, f"{w}_epoch") for w in ("best", "last")}
   for which, row_of_axes in zip(("best", "last"), axes, strict=True):
     for metric, ax in zip(_METRICS, row_of_axes, strict=True):
@@ -79,11 +79,11 @@ def plot_geometry_by_layer(rows) -> Figure:
           label=subset,
         )
       if metric == "capacity":
-        _log_axis(ax.yaxis)
-        _draw_chance(ax, rows)
+        log_axis(ax.yaxis)
+        draw_chance(ax, rows)
       ax.set_ylabel(style.LABELS[metric])
       step = max(1, len(layers) // 24)
-      ax.set_xticks(range(0, len(layers), step), layers[::step])
+      ax.set_xticks(places[::step], layers[::step])
       ax.tick_params(axis="x", rotation=90, labelsize=7)
     row_of_axes[1].set_title(f"{which} epoch")
   handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -96,7 +96,7 @@ def chance_capacity(rows) -> float:
   return 2 / next(iter(table.fact(rows, "manifold_points").values()))
 
 
-def _log_axis(axis) -> None:
+def log_axis(axis) -> None:
   """A logarithmic axis over about a decade, with plain numbers."""
   axis.axes.set_yscale("log")
   axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
@@ -104,7 +104,8 @@ def _log_axis(axis) -> None:
   axis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _draw_chance(ax, rows) -> None:
+def draw_chance(ax, rows) -> None:
+  """A line at the capacity of points without structure."""
   ax.axhline(
     chance_capacity(rows), color="0.4", lw=0.9, ls=":", label="chance 2/M"
   )
@@ -113,7 +114,7 @@ def _draw_chance(ax, rows) -> None:
 def plot_capacity_heatmaps(rows) -> Figure:
   """Capacity by layer and epoch, one panel a subset, one scale for all."""
   subsets = table.subsets_of(rows, "capacity")
-  layers = table.layers_of(rows)
+  places, layers = zip(*table.layers_of(rows).items(), strict=True)
   epochs = sorted({row["epoch"] for row in rows if row["layer"] is not None})
   grids = []
   for subset in subsets:
@@ -121,7 +122,7 @@ def plot_capacity_heatmaps(rows) -> Figure:
     for column, epoch in enumerate(epochs):
       here = [row for row in rows if row["epoch"] == epoch]
       x, mean, _ = table.series(here, "capacity", subset, "layer_index")
-      grid[x.astype(int), column] = mean
+      grid[np.searchsorted(places, x), column] = mean
     grids.append(grid)
   figure = style.new_figure(2.6 * len(subsets) + 1, 0.2 * len(layers) + 1.6)
   axes = figure.subplots(1, len(subsets), sharey=True, squeeze=False)[0]
@@ -137,7 +138,7 @@ def plot_capacity_heatmaps(rows) -> Figure:
     ax.set_xlabel("epoch")
   axes[0].set_yticks(range(len(layers)), layers)
   bar = figure.colorbar(image, ax=list(axes), label=style.LABELS["capacity"])
-  _log_axis(bar.ax.yaxis)
+  log_axis(bar.ax.yaxis)
   bar.ax.axhline(chance_capacity(rows), color="w", lw=2)
   bar.ax.annotate(
     "chance",

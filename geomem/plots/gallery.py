@@ -3,7 +3,15 @@
 import pathlib
 
 from geomem import runs
-from geomem.plots import capacity, figures, gradients, rewind, style
+from geomem.plots import (
+  capacity,
+  figures,
+  gradients,
+  model_size,
+  noise,
+  rewind,
+  style,
+)
 
 # The `experiment` field of a config -> its figures by name.
 FIGURES = {
@@ -11,6 +19,8 @@ FIGURES = {
   "capacity": capacity.CAPACITY,
   "gradients": gradients.GRADIENTS,
   "memorization": figures.MEMORIZATION,
+  "memorization_sweep": noise.MEMORIZATION_SWEEP,
+  "model_size": model_size.MODEL_SIZE,
   "rewind": rewind.REWIND,
   "rewind_geometry": rewind.REWIND,
 }

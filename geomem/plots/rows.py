@@ -22,12 +22,12 @@ def fact(rows, metric: str) -> dict[int, int | float]:
   }
 
 
-def layers_of(rows) -> list[str]:
-  """Layer names in the network's order."""
+def layers_of(rows) -> dict[int, str]:
+  """Layer names by their place in the network, in order."""
   names = {
     row["layer_index"]: row["layer"] for row in rows if row["layer"] is not None
   }
-  return [names[index] for index in sorted(names)]
+  return {index: names[index] for index in sorted(names)}
 
 
 def series(rows, metric: str, subset: str, along: str, epochs=None):
@@ -63,3 +63,31 @@ def series(rows, metric: str, subset: str, along: str, epochs=None):
     ]
   )
   return x, mean, error
+
+
+def split_by(rows, column: str) -> dict:
+  """The rows of each value of a column that a sweep adds, by growing value."""
+  parts = defaultdict(list)
+  for row in rows:
+    if row.get(column) is not None:
+      parts[row[column]].append(row)
+  return {value: parts[value] for value in sorted(parts)}
+
+
+def last_hidden(rows) -> list:
+  """The rows of the deepest measured layer but the logits."""
+  places = [i for i, n in layers_of(rows).items() if n != "logits"]
+  return [row for row in rows if row["layer_index"] == places[-1]]
+
+
+def at_epoch(rows, metric: str, subset: str, which: str):
+  """Mean and error over seeds at each seed's `best` or `last` epoch.
+
+  Returns:
+    A pair, or None where the rows have no such metric.
+  """
+  epochs = fact(rows, f"{which}_epoch")
+  if any(row["layer"] for row in rows if row["metric"] == metric):
+    rows = last_hidden(rows)
+  _, mean, error = series(rows, metric, subset, "metric", epochs)
+  return (mean[0], error[0]) if len(mean) else None

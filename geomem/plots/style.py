@@ -35,7 +35,7 @@ _STYLE = {
 }
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_figure(width: float | int, height: float | int) -> Figure:
   """An empty figure, in inches."""
   matplotlib.rcParams.update(_STYLE)
   figure = Figure(figsize=(width, height), layout="constrained")

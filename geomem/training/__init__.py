@@ -9,6 +9,7 @@ from geomem.training.loop import (
   TrainState,
   steps_per_epoch,
   train,
+  train_seeds,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
   "scores",
   "steps_per_epoch",
   "train",
+  "train_seeds",
 ]

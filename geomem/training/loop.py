@@ -1,6 +1,6 @@
 """The training loop: epochs of compiled steps over on-device data."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from geomem.data import augment, epoch_order, normalize
 from geomem.models import Network
 from geomem.training.config import TrainingConfig
 from geomem.training.optimizers import make_optimizer
+from geomem.training.together import Together, make_together
 
 
 class TrainState(NamedTuple):
@@ -38,13 +39,13 @@ class TrainingData(NamedTuple):
 
   Attributes:
     images: `[n, H, W, C]` uint8.
-    labels: `[n]` labels to train on.
+    labels: `[n]` labels to train on; `[seeds, n]` for several networks.
     mean: `[C]` mean of the pixels, in units of 0 to 255.
     std: `[C]` their standard deviation.
   """
 
   images: UInt8[Array, "n H W C"]
-  labels: Int[Array, " n"]
+  labels: Int[Array, "*seeds n"]
   mean: Float[Array, " C"]
   std: Float[Array, " C"]
 
@@ -107,41 +108,102 @@ def make_step(network: Network, config: TrainingConfig, optimizer) -> Callable:
   return step
 
 
-def make_epoch(step: Callable) -> Callable:
-  """Many steps in one call: `epoch(states, data, batches, keys)`.
-
-  Accelerators get one compiled scan. On CPU each step is one dispatch, since
-  XLA runs a convolution inside a loop some 25 times slower than outside.
-  """
-  if jax.default_backend() != "cpu":
-
-    @jax.jit
-    def scanned(states, data, batches, keys):
-      return jax.lax.scan(
-        lambda carry, xs: step(carry, data, *xs), states, (batches, keys)
-      )
-
-    return scanned
-
-  compiled = jax.jit(step)
-
-  def dispatched(states, data, batches, keys):
-    losses = []
-    for indices, key in zip(batches, keys, strict=True):
-      states, loss = compiled(states, data, indices, key)
-      losses.append(loss)
-    return states, jnp.stack(losses)
-
-  return dispatched
-
-
 def _check_losses(losses: np.ndarray, epoch: int) -> None:
-  bad = np.flatnonzero(~np.isfinite(losses))
+  bad = np.argwhere(~np.isfinite(losses))
   if bad.size:
+    step, seed = bad[0]
+    whose = f" of network {seed}" if losses.shape[1] > 1 else ""
     raise NonFiniteLossError(
-      f"The loss is {losses[bad[0]]} at step {bad[0]} of epoch {epoch}; lower"
-      " --learning_rate, or look for non-finite values in the data."
+      f"The loss{whose} is {losses[step, seed]} at step {step} of epoch"
+      f" {epoch}; lower --learning_rate, or look for non-finite values in the"
+      " data."
     )
+
+
+def _make_plan(num_examples: int, num_steps: int, batch_size: int) -> Callable:
+  """`(order_keys, augment_keys, epoch)` to all batches and keys of an epoch."""
+
+  def plan(order_key, augment_key, epoch):
+    order = epoch_order(jax.random.fold_in(order_key, epoch), num_examples)
+    batches = order[: num_steps * batch_size].reshape(num_steps, batch_size)
+    key = jax.random.fold_in(augment_key, epoch)
+    return batches, jax.random.split(key, num_steps)
+
+  return jax.jit(jax.vmap(plan, (0, 0, None), 1))
+
+
+class SeedStates(Sequence):
+  """The states of all seeds after an epoch, taken apart when asked for."""
+
+  def __init__(self, together: Together, carry, epoch: int, num_seeds: int):
+    self.epoch = epoch
+    self._together, self._carry, self._num_seeds = together, carry, num_seeds
+
+  def __len__(self) -> int:
+    return self._num_seeds
+
+  def __getitem__(self, index: int) -> TrainState:
+    if not 0 <= index < self._num_seeds:
+      raise IndexError(index)
+    pair = self._together.unpack(self._carry, index)
+    return TrainState(*pair, self.epoch)
+
+
+def train_seeds(
+  keys: Key[Array, " seeds"],
+  network: Network,
+  data: TrainingData,
+  config: TrainingConfig,
+  *,
+  resume: Callable[[list[TrainState]], list[TrainState]] | None = None,
+) -> Iterator[tuple[SeedStates, Float[np.ndarray, " seeds"]]]:
+  """Trains one network for each key, and hands on all after every epoch.
+
+  Each becomes what its key alone would give, to rounding; where one step of one
+  seed is a program of its own (see `make_together`), bit for bit. The same keys
+  give the same states, whether or not training was interrupted: the order and
+  the augmentation of an epoch follow from the key and its number.
+
+  Args:
+    keys: for each network, its initialization and every epoch.
+    network: the network.
+    data: the training set, with labels `[seeds, n]`.
+    config: the recipe.
+    resume: takes the initial states, and gives the states to go on from, all
+      of the same epoch.
+
+  Yields:
+    The states after each epoch, those to start from first, and the epoch's
+    mean losses (NaN at first).
+
+  Raises:
+    NonFiniteLossError: it names the network and the step.
+  """
+  num_seeds, num_examples = len(keys), data.images.shape[0]
+  num_steps = steps_per_epoch(num_examples, config.batch_size)
+  optimizer = make_optimizer(config, num_steps)
+  init_keys, *epoch_keys = jax.vmap(
+    lambda key: jax.random.split(key, 3), out_axes=1
+  )(keys)
+  init = jax.jit(lambda key: init_state(key, network, optimizer))
+  states = [init(key)._replace(epoch=0) for key in init_keys]
+  if resume is not None:
+    states = resume(states)
+  step = make_step(network, config, optimizer)
+  together = make_together(step, network, num_seeds)
+  carry = together.pack([state[:2] for state in states])
+  start = states[0].epoch
+  yield (
+    SeedStates(together, carry, start, num_seeds),
+    np.full(num_seeds, np.nan),
+  )
+  plan = _make_plan(num_examples, num_steps, config.batch_size)
+  for epoch in range(start, config.epochs):
+    carry, losses = together.epoch(carry, data, *plan(*epoch_keys, epoch))
+    losses = np.asarray(losses)
+    _check_losses(losses, epoch + 1)
+    states = SeedStates(together, carry, epoch + 1, num_seeds)
+    yield states, losses.mean(axis=0)
 
 
 def train(
@@ -152,10 +214,7 @@ def train(
   *,
   resume: Callable[[TrainState], TrainState] | None = None,
 ) -> Iterator[tuple[TrainState, float]]:
-  """Trains, and hands on the state after every epoch.
-
-  The same key gives the same states, whether or not training was interrupted:
-  the order and the augmentation of an epoch follow from the key and its number.
+  """Trains one network: `train_seeds` with one key.
 
   Args:
     key: one key for the initialization and every epoch.
@@ -171,22 +230,9 @@ def train(
   Raises:
     NonFiniteLossError: it names the step.
   """
-  num_examples = data.images.shape[0]
-  num_steps = steps_per_epoch(num_examples, config.batch_size)
-  optimizer = make_optimizer(config, num_steps)
-  init_key, order_key, augment_key = jax.random.split(key, 3)
-  state = jax.jit(lambda k: init_state(k, network, optimizer))(init_key)
-  state = state._replace(epoch=0)
-  if resume is not None:
-    state = resume(state)
-  yield state, float("nan")
-  run_epoch = make_epoch(make_step(network, config, optimizer))
-  for epoch in range(state.epoch, config.epochs):
-    order = epoch_order(jax.random.fold_in(order_key, epoch), num_examples)
-    batches = order[: num_steps * config.batch_size].reshape(num_steps, -1)
-    keys = jax.random.split(jax.random.fold_in(augment_key, epoch), num_steps)
-    states, losses = run_epoch(state[:2], data, batches, keys)
-    losses = np.asarray(losses)
-    _check_losses(losses, epoch + 1)
-    state = TrainState(*states, epoch + 1)
-    yield state, float(losses.mean())
+  stacked = data._replace(labels=data.labels[None])
+  resume_all = resume and (lambda states: [resume(states[0])])
+  for states, losses in train_seeds(
+    key[None], network, stacked, config, resume=resume_all
+  ):
+    yield states[0], float(losses[0])

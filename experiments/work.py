@@ -1,0 +1,130 @@
+"""The work of the binaries: trained and measured seeds, one run or many."""
+
+import functools
+import pathlib
+import sys
+import time
+import traceback
+from collections.abc import Callable
+
+from tqdm import tqdm
+
+from geomem import analysis, plots, runs
+from geomem.analysis import sweep
+from geomem.training import checkpoint_epochs
+
+_PATIENCE = 5.0  # Seconds between looks at what another process holds.
+
+
+def train_and_measure(
+  run: runs.Run, experiment, seeds, *, leave: bool = True
+) -> None:
+  """Trains all seeds together, then measures them; `leave` keeps the bars."""
+  for seed in seeds:
+    seed.labels.save(run.path / f"labels_seed{seed.seed}.npz")
+  config = experiment.config
+  training = analysis.train_seeds(run, experiment, seeds)
+  numbers = ", ".join(str(seed.seed) for seed in seeds)
+  with tqdm(
+    total=config.epochs, desc=f"seed {numbers}: training", leave=leave
+  ) as bar:
+    for epoch, loss in training:
+      bar.n = epoch
+      if epoch:
+        bar.set_postfix(loss=f"{loss:.3f}")
+  layers = analysis.measured_layers(config, experiment.network.layer_names)
+  count = len(checkpoint_epochs(config.epochs)) * len(layers)
+  for seed in seeds:
+    measuring = analysis.measure_seed(run, experiment, seed)
+    with tqdm(
+      total=count, desc=f"seed {seed.seed}: geometry", leave=leave
+    ) as bar:
+      for epoch, layer in measuring:
+        bar.update()
+        bar.set_postfix(epoch=epoch, layer=layer)
+
+
+def run_sweep(
+  path: pathlib.Path,
+  kind: str,
+  config: analysis.ExperimentConfig,
+  axes: dict[str, list],
+  summarize: Callable[[list[dict]], tuple[list[dict], list[str]]],
+  share: str | None = None,
+) -> int:
+  """Does a sweep, or this process's share of it.
+
+  Args:
+    path: the sweep's directory.
+    kind: the `experiment` of its config, by which its figures are known.
+    config: what all cells share.
+    axes: the values of each swept field.
+    summarize: from the rows of all cells to further rows and to sentences.
+    share: this process's part of the cells, as `i/n`.
+
+  Returns:
+    The exit status: 1 where a cell failed.
+  """
+  cells = sweep.make_cells(path, config, axes)
+  mine = sweep.share_of(cells, share)
+  shared = sweep.sweep_config(kind, config, axes)
+  _patiently(path, shared).close()  # Another sweep's directory is refused.
+  failed = []
+  if not all(map(sweep.is_done, mine)):
+    with tqdm(total=len(mine), desc="cells") as bar:
+      for outcome in sweep.run_cells(
+        mine, functools.partial(train_and_measure, leave=False)
+      ):
+        _tell(bar, outcome)
+        if outcome.state == "failed":
+          failed.append(outcome)
+  _finish(path, shared, cells, summarize)
+  for cell, _, error in failed:
+    print(f"Failed: {cell.path}: {error}", file=sys.stderr)
+  return 1 if failed else 0
+
+
+def _tell(bar: tqdm, outcome: sweep.Outcome) -> None:
+  if outcome.state == "busy":
+    bar.set_postfix_str(f"waiting for {outcome.cell.path.name}")
+    time.sleep(_PATIENCE)
+    return
+  bar.update()
+  if outcome.state == "failed" and not isinstance(
+    outcome.error, (ValueError, FloatingPointError)
+  ):
+    # What is not one of our own sentences is worth a traceback.
+    traceback.print_exception(outcome.error)
+
+
+def _patiently(path: pathlib.Path, config: dict) -> runs.Run:
+  """Opens a directory that others hold for a moment only."""
+  for _ in range(600):
+    try:
+      return runs.Run(path, config)
+    except runs.BusyError:
+      time.sleep(0.1)
+  return runs.Run(path, config)
+
+
+def _finish(path, shared, cells, summarize) -> None:
+  """Brings the rows of the cells together and draws them."""
+  missing = [cell.path.name for cell in cells if not sweep.is_done(cell)]
+  with _patiently(path, shared) as run:
+    rows = sweep.collect(path, shared["axes"])
+    if missing:
+      run.replace(rows)
+      print(
+        f"{len(cells) - len(missing)} of {len(cells)} cells are complete;"
+        f" there remain {', '.join(missing)}."
+      )
+      return
+    further, sentences = summarize(rows)
+    if not run.replace(rows + further) and run.is_done:
+      print(f"{path} is complete; nothing to do.")
+      return
+    written = plots.draw_all(path)
+    run.mark_done()
+  for sentence in sentences:
+    print(sentence)
+  print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))

@@ -1,0 +1,135 @@
+"""What a run is made of: every field is a flag of the binaries."""
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+  """What a run is made of; every field is a flag of the binaries.
+
+  Fields that are None are chosen by the data set; see `resolve`.
+
+  Attributes:
+    dataset: `digits`, a TFDS name, or `npz:PATH`.
+    data_dir: where TFDS looks.
+    num_classes: the first classes only; all by default.
+    examples_per_class: the first training examples of each class only.
+    model: the architecture.
+    width: its channels in the first stage.
+    permuted_fraction: the part of the training examples with permuted labels.
+    redraw_labels: whether permuted labels are drawn anew, not shuffled.
+    epochs: passes over the training set.
+    batch_size: examples per step.
+    optimizer: `sgd` or `adam`.
+    learning_rate: the peak.
+    momentum: of SGD.
+    weight_decay: L2 penalty.
+    schedule: `constant`, `step` or `cosine`.
+    crop: padding of random crops.
+    flip: random mirror images.
+    stop_when_memorized: stop once 99 % of the permuted examples are fitted.
+    seed: the first seed.
+    num_seeds: how many.
+    manifold_points: M, points of each manifold.
+    num_probes: T, probes of each manifold.
+    kappa: margin κ.
+    centers: `low_rank`, `none` or a number of directions to remove.
+    layers: those to measure, with commas, or `last` (hidden); all by default.
+    subsets: those to measure, with commas; all by default.
+  """
+
+  dataset: str = "digits"
+  data_dir: str | None = None
+  num_classes: int | None = None
+  examples_per_class: int | None = None
+  model: str | None = None
+  width: int | None = None
+  permuted_fraction: float = 0.5
+  redraw_labels: bool = False
+  epochs: int | None = None
+  batch_size: int | None = None
+  optimizer: str = "sgd"
+  learning_rate: float | None = None
+  momentum: float = 0.9
+  weight_decay: float = 0.0
+  schedule: str = "constant"
+  crop: int = 0
+  flip: bool = False
+  stop_when_memorized: bool = False
+  seed: int = 0
+  num_seeds: int = 1
+  manifold_points: int | None = None
+  num_probes: int = 300
+  kappa: float = 0.0
+  centers: str = "low_rank"
+  layers: str | None = None
+  subsets: str | None = None
+
+
+# Recipes that are known to memorize half of the labels when permuted.
+_DEFAULTS = {
+  "digits": {
+    "model": "convnet",
+    "epochs": 100,
+    "batch_size": 64,
+    "learning_rate": 0.02,
+    "manifold_points": 30,
+  },
+  "": {
+    "model": "vgg16",
+    "epochs": 100,
+    "batch_size": 128,
+    "learning_rate": 0.01,
+    "manifold_points": 50,
+  },
+}
+
+
+def resolve(config: ExperimentConfig) -> ExperimentConfig:
+  """Fills in the fields that the data set decides."""
+  defaults = _DEFAULTS.get(config.dataset, _DEFAULTS[""])
+  chosen = {k: v for k, v in defaults.items() if getattr(config, k) is None}
+  return dataclasses.replace(config, **chosen)
+
+
+def parse_centers(text: str) -> str | int | None:
+  """The value of `--centers` as the geometry takes it."""
+  if text == "none":
+    return None
+  if text == "low_rank":
+    return text
+  if text.isdigit():
+    return int(text)
+  raise ValueError(
+    f"centers {text!r} is not known; use low_rank, none or a number."
+  )
+
+
+def measured_layers(
+  config: ExperimentConfig, layer_names: tuple[str, ...]
+) -> tuple[str, ...]:
+  """The layers whose geometry is measured, in the network's order."""
+  if config.layers == "last":
+    return (layer_names[-2],)
+  return names_in(config.layers, layer_names, "layer")
+
+
+def names_in(
+  text: str | None, known: tuple[str, ...], noun: str
+) -> tuple[str, ...]:
+  """Names with commas, of those that are known, in the order of these."""
+  if text is None:
+    return known
+  names = [name.strip() for name in text.split(",")]
+  unknown = [name for name in names if name not in known]
+  if unknown:
+    raise ValueError(
+      f"{noun} {unknown[0]!r} is not known; choose of {', '.join(known)}."
+    )
+  return tuple(name for name in known if name in names)
+
+
+def config_dict(config: ExperimentConfig) -> dict[str, Any]:
+  """The config as JSON takes it."""
+  return dataclasses.asdict(resolve(config))

@@ -1,0 +1,143 @@
+"""Training the seeds of a run together; cut off anywhere, it goes on."""
+
+import shutil
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+from geomem import training
+from geomem.analysis import experiment as experiments
+from geomem.analysis import memorization
+
+MEMORIZED = 0.99
+
+
+def train_seed(run, experiment, seed) -> Iterator[tuple[int, float]]:
+  """Trains one seed: `train_seeds` with one."""
+  yield from train_seeds(run, experiment, [seed])
+
+
+def train_seeds(run, experiment, seeds) -> Iterator[tuple[int, float]]:
+  """Trains seeds together, or goes on where they were killed.
+
+  At the chosen epochs the networks are saved first, then their scores, then
+  the states to resume from: whatever is cut off comes again, the same.
+
+  Args:
+    run: where checkpoints and rows go.
+    experiment: from `prepare`.
+    seeds: from `prepare_seed`, the same in every start of a run.
+
+  Yields:
+    The epoch, and the mean loss of its steps over the seeds.
+  """
+  config = experiment.config
+  chosen = training.checkpoint_epochs(config.epochs)
+  numbers = [seed.seed for seed in seeds]
+  resume_path = run.path / "resume" / f"seeds{numbers[0]}-{numbers[-1]}"
+  # A seed that has memorized all ends; those beside it go on.
+  going = [i for i, n in enumerate(numbers) if not _is_trained(run, n)]
+  if not going:
+    shutil.rmtree(resume_path, ignore_errors=True)
+    return
+  with training.Checkpoints(resume_path, keep=2) as resumable:
+    for states, losses in training.train_seeds(
+      jnp.stack([seed.training_key for seed in seeds]),
+      experiment.network,
+      _training_data(experiment, seeds),
+      experiment.recipe,
+      resume=lambda states: _resume(resumable, states),
+    ):
+      is_chosen = states.epoch in chosen
+      if is_chosen or config.stop_when_memorized:
+        going = [
+          i for i in going if not _record(run, experiment, seeds[i], states[i])
+        ]
+      if is_chosen:
+        resumable.save(states.epoch, _resume_tree(states))
+      yield states.epoch, float(losses.mean())
+      if not going:
+        break
+  shutil.rmtree(resume_path, ignore_errors=True)
+
+
+def _is_trained(run, seed: int) -> bool:
+  return memorization.last_epoch(run.rows(), seed) is not None
+
+
+def _training_data(experiment, seeds) -> training.TrainingData:
+  data = experiments.training_data(experiment, seeds[0])
+  labels = jnp.stack([jnp.asarray(seed.labels.labels) for seed in seeds])
+  return data._replace(labels=labels)
+
+
+def _record(run, experiment, seed, state: training.TrainState) -> bool:
+  """Saves and scores a network after an epoch; whether it was its last."""
+  config = experiment.config
+  rows = memorization.score_subsets(experiment, seed, state.network)
+  is_last = state.epoch == config.epochs
+  if config.stop_when_memorized:
+    is_last |= _memorized(rows)
+  if is_last or state.epoch in training.checkpoint_epochs(config.epochs):
+    with memorization.checkpoints_of(run, seed.seed) as saved:
+      saved.save(state.epoch, state.network)
+    run.append(memorization.tagged(rows, seed=seed.seed, epoch=state.epoch))
+  if is_last:
+    run.append(_summary(run.rows(), experiment, seed, state.epoch))
+  return is_last
+
+
+def _resume(resumable, states: list) -> list:
+  found = resumable.load_latest(_resume_tree(states))
+  if found is None:
+    return states
+  epoch, tree = found
+  structure = jax.tree.structure(states[0].optimizer)
+  return [
+    training.TrainState(
+      tree[f"network{i}"],
+      jax.tree.unflatten(structure, tree[f"optimizer{i}"]),
+      epoch,
+    )
+    for i in range(len(states))
+  ]
+
+
+def _resume_tree(states) -> dict:
+  tree = {}
+  for i, state in enumerate(states):
+    tree[f"network{i}"] = state.network
+    tree[f"optimizer{i}"] = jax.tree.leaves(state.optimizer)
+  return tree
+
+
+def _memorized(rows) -> bool:
+  return any(
+    row["value"] >= MEMORIZED
+    for row in rows
+    if (row["subset"], row["metric"]) == ("permuted", "accuracy")
+  )
+
+
+def _summary(rows, experiment, seed, last_epoch) -> list[dict]:
+  """Best epoch by test accuracy, last epoch, and facts for the figures."""
+  test = {
+    row["epoch"]: row["value"]
+    for row in rows
+    if row["seed"] == seed.seed
+    and (row["subset"], row["metric"]) == ("test", "accuracy")
+  }
+  facts = {
+    "best_epoch": max(test, key=test.get),
+    "last_epoch": last_epoch,
+    "manifold_points": next(iter(seed.manifolds.values())).shape[1],
+    "unchanged_labels": seed.labels.num_unchanged,
+    "num_permuted": int(seed.labels.permuted.sum()),
+    "num_unpermuted": int((~seed.labels.permuted).sum()),
+    "num_parameters": experiment.network.num_parameters,
+  }
+  return [
+    {"seed": seed.seed, "metric": metric, "value": value}
+    for metric, value in facts.items()
+  ]

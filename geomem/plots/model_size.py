@@ -1,0 +1,199 @@
+"""The figures of a sweep over model sizes: figure 4C-E of the paper."""
+
+import numpy as np
+from matplotlib import colormaps, ticker
+from matplotlib.figure import Figure
+
+from geomem.plots import figures, style
+from geomem.plots import rows as table
+
+_COLORS = {"best": "#0072B2", "last": "#D55E00"}
+_MARKERS = {"best": "o", "last": "s"}
+_MOST_CURVES = 6
+
+
+def _by_size(rows) -> dict[int, list]:
+  """The rows of each size, by its number of parameters."""
+  sizes = {}
+  for here in table.split_by(rows, "width").values():
+    sizes[next(iter(table.fact(here, "num_parameters").values()))] = here
+  return sizes
+
+
+def _band(ax, x, pairs, **style_of) -> None:
+  """A line with a band of one standard error."""
+  drawn = [(a, *pair) for a, pair in zip(x, pairs, strict=True) if pair]
+  if not drawn:
+    return
+  x, mean, error = np.array(drawn).T
+  (line,) = ax.plot(x, mean, **style_of)
+  ax.fill_between(
+    x, mean - error, mean + error, color=line.get_color(), alpha=0.2, lw=0
+  )
+
+
+def _size_axis(ax, rows) -> None:
+  """Numbers of parameters, with the interpolation threshold and the dip."""
+  ax.set_xscale("log")
+  low, high = ax.get_xlim()
+  subs = (1, 2, 5) if high < 300 * low else (1,)
+  ax.xaxis.set_major_locator(ticker.LogLocator(subs=subs))
+  ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+  ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+  ax.set_xlabel("parameters")
+  facts = {row["metric"]: row["value"] for row in rows if row["seed"] is None}
+  at = facts.get("interpolation_threshold")
+  if at is not None:
+    label = "99 % of labels fitted"
+    ax.axvline(at, color="0.4", lw=0.9, ls="--", zorder=0, label=label)
+  at = facts.get("dip_parameters")
+  if at is not None:
+    ax.axvline(at, color="0.4", lw=0.9, ls=":", zorder=0, label="dip")
+
+
+def _draw(ax, sizes, metric: str, subset: str) -> None:
+  """Best and last epoch of a metric over sizes."""
+  for which in ("best", "last"):
+    pairs = [table.at_epoch(r, metric, subset, which) for r in sizes.values()]
+    _band(
+      ax,
+      list(sizes),
+      pairs,
+      color=_COLORS[which],
+      marker=_MARKERS[which],
+      label=f"{which} epoch",
+    )
+  ax.set_ylabel(f"{subset} {style.LABELS[metric]}")
+
+
+def _draw_training(ax, sizes) -> None:
+  """Training accuracy at the last epoch, of clean and of permuted examples."""
+  for subset in ("unpermuted", "permuted"):
+    pairs = [
+      table.at_epoch(r, "accuracy", subset, "last") for r in sizes.values()
+    ]
+    _band(
+      ax,
+      list(sizes),
+      pairs,
+      color=style.COLORS[subset],
+      marker=style.MARKERS[subset],
+      label=subset,
+    )
+  ax.set_ylabel("training accuracy, last epoch")
+  ax.legend(fontsize=7.5, loc="center right")
+
+
+def _draw_change(ax, sizes) -> None:
+  """Relative change of radius and dimension from the best to the last epoch."""
+  for metric, color, marker in (
+    ("dimension", "#CC79A7", "v"),
+    ("radius", "#009E73", "^"),
+  ):
+    pairs = [_change(rows, metric) for rows in sizes.values()]
+    _band(
+      ax,
+      list(sizes),
+      pairs,
+      color=color,
+      marker=marker,
+      label=style.LABELS[metric].split(" (")[0],
+    )
+  ax.axhline(0, color="0.7", lw=0.8, zorder=0)
+  ax.set_ylabel("test, last less best epoch (%)")
+  ax.legend(fontsize=7.5)
+
+
+def _change(rows, metric: str) -> tuple[float, float]:
+  """Mean and error of the change within seeds, in percent of the best epoch."""
+  epochs = {w: table.fact(rows, f"{w}_epoch") for w in ("best", "last")}
+  values = {
+    (row["seed"], row["epoch"]): row["value"]
+    for row in table.last_hidden(rows)
+    if (row["metric"], row["subset"]) == (metric, "test")
+  }
+  change = [
+    100 * (values[s, last] / values[s, epochs["best"][s]] - 1)
+    for s, last in epochs["last"].items()
+  ]
+  if len(change) == 1:
+    return change[0], 0.0
+  return np.mean(change), np.std(change, ddof=1) / len(change) ** 0.5
+
+
+def plot_model_size(rows) -> Figure:
+  """Accuracy and the geometry of the test manifolds by number of parameters.
+
+  Dashed: the interpolation threshold; dotted: the dip. Bands are standard
+  errors over seeds.
+  """
+  figure = style.new_figure(10, 5.6)
+  axes = figure.subplots(2, 3, sharex=True)
+  sizes = _by_size(rows)
+  _draw(axes[0, 0], sizes, "accuracy", "test")
+  _draw_training(axes[0, 1], sizes)
+  if "test" in table.subsets_of(rows, "dimension"):
+    _draw_change(axes[0, 2], sizes)
+    for metric, ax in zip(
+      ("radius", "dimension", "capacity"), axes[1], strict=True
+    ):
+      _draw(ax, sizes, metric, "test")
+  for ax in axes.ravel():
+    _size_axis(ax, rows)
+  for ax in axes[0]:
+    ax.set_xlabel("")
+  handles, labels = axes[0, 0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside upper center", ncols=4)
+  return figure
+
+
+def plot_training_manifolds(rows) -> Figure:
+  """Geometry of the last hidden layer by size, a row for each subset."""
+  subsets = table.subsets_of(rows, "capacity")
+  figure = style.new_figure(10, 2.5 * len(subsets) + 0.4)
+  axes = figure.subplots(len(subsets), 3, sharex=True, squeeze=False)
+  sizes = _by_size(rows)
+  for subset, line in zip(subsets, axes, strict=True):
+    for metric, ax in zip(
+      ("radius", "dimension", "capacity"), line, strict=True
+    ):
+      _draw(ax, sizes, metric, subset)
+      _size_axis(ax, rows)
+  for ax in axes[:-1].ravel():
+    ax.set_xlabel("")
+  handles, labels = axes[0, 0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside upper center", ncols=4)
+  return figure
+
+
+def plot_by_epoch(rows) -> Figure:
+  """Test accuracy and dimension over epochs, at some of the sizes."""
+  sizes = list(_by_size(rows).items())
+  count = min(len(sizes), _MOST_CURVES)
+  chosen = np.unique(np.linspace(0, len(sizes) - 1, count).round().astype(int))
+  figure = style.new_figure(8.4, 3.4)
+  axes = figure.subplots(1, 2)
+  for index in chosen:
+    parameters, here = sizes[index]
+    color = colormaps["viridis"](0.92 * index / max(len(sizes) - 1, 1))
+    label = f"{parameters:,.0f}"
+    x, mean, error = table.series(here, "accuracy", "test", "epoch")
+    pairs = list(zip(mean, error, strict=True))
+    _band(axes[0], x, pairs, color=color, label=label)
+    layer = table.last_hidden(here)
+    x, mean, error = table.series(layer, "dimension", "test", "epoch")
+    pairs = list(zip(mean, error, strict=True))
+    _band(axes[1], x, pairs, color=color, label=label)
+  for ax, metric in zip(axes, ("accuracy", "dimension"), strict=True):
+    figures.epoch_axis(ax, max(r["epoch"] for r in rows if r["epoch"]))
+    ax.set_ylabel(f"test {style.LABELS[metric]}")
+  handles, labels = axes[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside right center", title="parameters")
+  return figure
+
+
+MODEL_SIZE = {
+  "model_size": plot_model_size,
+  "geometry_by_size": plot_training_manifolds,
+  "size_by_epoch": plot_by_epoch,
+}

@@ -1,0 +1,136 @@
+"""The figures of a sweep of the memorization experiment."""
+
+from matplotlib.figure import Figure
+
+from geomem.plots import figures, style
+from geomem.plots import rows as table
+
+_AXES = ("permuted_fraction", "width", "model")
+_NAMES = {"permuted_fraction": "permuted fraction", "model": "", "width": ""}
+_METRICS = ("capacity", "radius", "dimension")
+_GROUP_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
+
+
+def _layout(rows) -> tuple[str, str | None]:
+  """The swept column on the x-axis, and the one that makes groups."""
+  swept = [axis for axis in _AXES if axis in rows[0]]
+  return swept[0], swept[1] if len(swept) > 1 else None
+
+
+def _groups(rows, column: str | None) -> dict:
+  return {"": rows} if column is None else table.split_by(rows, column)
+
+
+def _points(rows, x_column: str, value_of) -> tuple[list, list, list]:
+  """x, mean and error, of the cells that have the value."""
+  drawn = []
+  for position, here in enumerate(table.split_by(rows, x_column).items()):
+    x, cell = here
+    pair = value_of(cell)
+    if pair:
+      drawn.append((position if isinstance(x, str) else x, *pair))
+  return tuple(map(list, zip(*drawn, strict=True))) if drawn else ([], [], [])
+
+
+def _x_axis(ax, rows, column: str) -> None:
+  values = list(table.split_by(rows, column))
+  if isinstance(values[0], str):
+    ax.set_xticks(range(len(values)), values)
+    ax.set_xlim(-0.5, len(values) - 0.5)
+  else:
+    ax.set_xticks(values, [f"{v:g}" for v in values])
+  ax.set_xlabel(_NAMES[column] or column)
+
+
+def plot_last_layer(rows) -> Figure:
+  """Last hidden layer against what is swept, at the best and last epoch.
+
+  One row of panels for each group, of models say; open symbols and faint lines
+  are the best epoch, filled ones the last.
+  """
+  x_column, group_column = _layout(rows)
+  groups = _groups(rows, group_column)
+  figure = style.new_figure(10, 2.7 * len(groups) + 0.6)
+  axes = figure.subplots(
+    len(groups), 3, squeeze=False, sharex=True, sharey="col"
+  )
+  for (group, here), line in zip(groups.items(), axes, strict=True):
+    for metric, ax in zip(_METRICS, line, strict=True):
+      _draw_subsets(ax, here, x_column, metric)
+      _x_axis(ax, here, x_column)
+      ax.set_ylabel(style.LABELS[metric])
+    line[1].set_title(str(group))
+  handles, labels = axes[0, 0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside upper center", ncols=6)
+  return figure
+
+
+def _draw_subsets(ax, rows, x_column: str, metric: str) -> None:
+  for subset in table.subsets_of(rows, metric):
+    for which in ("best", "last"):
+      x, mean, error = _points(
+        rows,
+        x_column,
+        lambda cell, which=which, subset=subset: table.at_epoch(
+          cell, metric, subset, which
+        ),
+      )
+      ax.errorbar(
+        x,
+        mean,
+        error,
+        color=style.COLORS[subset],
+        marker=style.MARKERS[subset],
+        mfc="w" if which == "best" else None,
+        alpha=0.45 if which == "best" else 1,
+        lw=1 if which == "best" else 1.3,
+        label=f"{subset}" if which == "last" else None,
+      )
+  if metric == "capacity":
+    figures.log_axis(ax.yaxis)
+    figures.draw_chance(ax, rows)
+
+
+def plot_departure(rows) -> Figure:
+  """Where permuted capacity departs from chance, and how far it rises.
+
+  Left, the depth of the first layer that stays above chance at the last epoch;
+  right, capacity of the last hidden layer.
+  """
+  x_column, group_column = _layout(rows)
+  figure = style.new_figure(8.4, 3.4)
+  left, right = figure.subplots(1, 2)
+  colors = iter(_GROUP_COLORS * 4)
+  for group, here in _groups(rows, group_column).items():
+    look = {"color": next(colors), "marker": "s", "label": str(group)}
+    left.errorbar(*_points(here, x_column, _departure), **look)
+    right.errorbar(
+      *_points(
+        here,
+        x_column,
+        lambda cell: table.at_epoch(cell, "capacity", "permuted", "last"),
+      ),
+      **look,
+    )
+  left.set_ylabel("layer of departure from chance")
+  left.set_yticks([0, 0.5, 1], ["first\nhidden", "middle", "last\nhidden"])
+  left.set_ylim(-0.08, 1.3)
+  right.set_ylabel(f"permuted {style.LABELS['capacity']}")
+  figures.log_axis(right.yaxis)
+  figures.draw_chance(right, rows)
+  for ax in (left, right):
+    _x_axis(ax, rows, x_column)
+  if group_column:
+    left.legend(fontsize=7.5)
+  return figure
+
+
+def _departure(cell):
+  _, mean, error = table.series(cell, "departure_depth", "permuted", "metric")
+  return (mean[0], error[0]) if len(mean) else None
+
+
+MEMORIZATION_SWEEP = {
+  "last_layer": plot_last_layer,
+  "departure": plot_departure,
+}

@@ -1,0 +1,112 @@
+"""How the networks of several seeds are stepped: here it is decided, once."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from geomem.models import Network
+
+# On CPU XLA runs batched matrix products with a loop of its own, which is
+# slower than one product after another from about 64 x 64 on; below that the
+# cost is of the dispatch, which seeds share.
+_LARGEST_BATCHED_MATRIX = 64 * 64
+
+
+class Together(NamedTuple):
+  """Networks of the same form in training.
+
+  Attributes:
+    pack: a list of states, one for each seed, to what `epoch` carries.
+    unpack: what it carries and the position of a seed, to that seed's state.
+    epoch: `(carry, data, batches, keys) -> (carry, losses)`: the labels of
+      the data are `[seeds, n]`, batches `[steps, seeds, batch]`, keys
+      `[steps, seeds]`, losses `[steps, seeds]`.
+  """
+
+  pack: Callable[[list], Any]
+  unpack: Callable[[Any, int], Any]
+  epoch: Callable
+
+
+def make_together(step: Callable, network: Network, num_seeds: int) -> Together:
+  """Many steps of all seeds.
+
+  Accelerators run all seeds in one program, by `vmap`. So does a CPU where
+  every layer is a small dense one: `vmap` makes grouped convolutions of
+  convolutions and batched products of products, and both are slower there than
+  one seed after another, which is what other networks get.
+  """
+  if num_seeds > 1 and _gains_from_vmap(network):
+    return _vmapped(step)
+  return _one_by_one(step)
+
+
+def _gains_from_vmap(network: Network) -> bool:
+  if jax.default_backend() != "cpu":
+    return True
+  leaves = jax.tree.leaves(network.abstract_state)
+  return all(
+    leaf.ndim <= 2 and leaf.size <= _LARGEST_BATCHED_MATRIX for leaf in leaves
+  )
+
+
+def _many_steps(step: Callable) -> Callable:
+  """Many steps in one call: `epoch(states, data, batches, keys)`.
+
+  Accelerators get one compiled scan. On CPU each step is one dispatch, since
+  XLA runs a convolution inside a loop some 25 times slower than outside.
+  """
+  if jax.default_backend() != "cpu":
+
+    @jax.jit
+    def scanned(states, data, batches, keys):
+      return jax.lax.scan(
+        lambda carry, xs: step(carry, data, *xs), states, (batches, keys)
+      )
+
+    return scanned
+
+  compiled = jax.jit(step)
+
+  def dispatched(states, data, batches, keys):
+    losses = []
+    for indices, key in zip(batches, keys, strict=True):
+      states, loss = compiled(states, data, indices, key)
+      losses.append(loss)
+    return states, jnp.stack(losses)
+
+  return dispatched
+
+
+def _vmapped(step: Callable) -> Together:
+  def all_seeds(states, data, indices, keys):
+    # Only the labels of the data differ between seeds.
+    axes = jax.tree.map(lambda _: None, data)._replace(labels=0)
+    return jax.vmap(step, (0, axes, 0, 0))(states, data, indices, keys)
+
+  return Together(
+    pack=lambda states: jax.tree.map(lambda *xs: jnp.stack(xs), *states),
+    unpack=lambda carry, seed: jax.tree.map(lambda x: x[seed], carry),
+    epoch=_many_steps(all_seeds),
+  )
+
+
+def _one_by_one(step: Callable) -> Together:
+  run = _many_steps(step)
+
+  def epoch(carry, data, batches, keys):
+    results = [
+      run(
+        states,
+        data._replace(labels=data.labels[seed]),
+        batches[:, seed],
+        keys[:, seed],
+      )
+      for seed, states in enumerate(carry)
+    ]
+    states, losses = zip(*results, strict=True)
+    return list(states), jnp.stack(losses, axis=1)
+
+  return Together(list, lambda carry, seed: carry[seed], epoch)
