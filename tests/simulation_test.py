@@ -99,7 +99,11 @@ def test_what_no_features_separate_has_no_capacity():
 
 @pytest.mark.slow
 def test_simulated_capacity_has_the_published_values():
-  """Points, P = 40: 1.97 to 2.07; clouds: .82 to .84, theory .81."""
+  """Points, P = 40: 1.97 to 2.07; clouds: .82 to .84 where theory has .81.
+
+  The clouds' own theory depends on the draw of their points: 1.012 to 1.037 of
+  it.
+  """
   points = manifolds("points", num_manifolds=40, num_points=1)
   found = geometry.simulated_capacity(KEY, points, num_draws=300)
   assert 1.97 - 2 * found.stderr < found.capacity < 2.07 + 2 * found.stderr
@@ -108,9 +112,11 @@ def test_simulated_capacity_has_the_published_values():
     "clouds", num_manifolds=32, num_points=8, dimension=4, radius=0.6
   )
   found = geometry.simulated_capacity(KEY, clouds, num_draws=300)
-  assert 0.82 - 2 * found.stderr < found.capacity < 0.84 + 2 * found.stderr
   theory = geometry.manifold_geometry(KEY, clouds, centers=None)
-  assert found.capacity == pytest.approx(float(theory.mean_capacity), rel=0.05)
+  ratio = found.capacity / float(theory.mean_capacity)
+  error = 2 * found.stderr / float(theory.mean_capacity)
+  assert 1.012 - error < ratio < 1.037 + error
+  assert error < 0.03
 
 
 @pytest.mark.parametrize("shape", geometry.SHAPES)

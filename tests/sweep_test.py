@@ -257,7 +257,7 @@ def test_a_failed_cell_is_reported_and_the_others_go_on(tmp_path, capsys):
   assert {row["width"] for row in runs.read_rows(tmp_path)} == {2}
   # The sweep can grow; another one is refused.
   assert do_sweep(tmp_path, [2, 3], num_seeds=1) == 0
-  assert {r["width"] for r in runs.read_rows(tmp_path)} == {2, 3, None}
+  assert {r.get("width") for r in runs.read_rows(tmp_path)} == {2, 3, None}
   with pytest.raises(runs.RunError, match="another epochs"):
     do_sweep(tmp_path, [2, 3], num_seeds=1, epochs=4)
 

@@ -62,6 +62,9 @@ def _by_least_squares(A: np.ndarray) -> bool | None:
 def _by_linear_programme(A: np.ndarray) -> bool:
   """Whether some w has A w ≥ 1, by HiGHS."""
   num_points, num_features = A.shape
+  # It drops small entries; features have no unit here.
+  largest = np.abs(A).max(axis=0, keepdims=True)
+  A = A / np.where(largest > 0, largest, 1)
   found = optimize.linprog(
     np.zeros(num_features),
     A_ub=-A,

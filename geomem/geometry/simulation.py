@@ -157,6 +157,9 @@ def _checked(points) -> np.ndarray:
   dtype = np.asarray(points).dtype
   eps = np.finfo(dtype if dtype.kind == "f" else X.dtype).eps
   real = values > max(flat.shape) * eps * values[0]
+  # Axes have no sign of their own; this one does not turn with the points.
+  first = np.abs(left).argmax(axis=0)
+  left = left * np.sign(left[first, np.arange(left.shape[1])])
   flat = left[:, real] * values[real] if real.any() else flat[:, :1]
   return flat.reshape(*X.shape[:2], -1)
 

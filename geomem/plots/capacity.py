@@ -155,7 +155,9 @@ def plot_capacity_by_layer(rows) -> Figure:
       of_group = [row for row in here if row["subset"] == group]
       _draw_series(ax, of_group, "layer_index", look[group])
       ax.set_title(f"{group}, epoch {np.mean([*chosen.values()]):.0f}")
-      ax.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)
+      ax.set_xticks(
+        list(layers), list(layers.values()), rotation=90, fontsize=7
+      )
     row_of_axes[0].set_ylabel(style.LABELS["capacity"])
   _explain(figure)
   return figure

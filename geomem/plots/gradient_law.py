@@ -128,7 +128,7 @@ def _draw_unbiased(ax, rows) -> None:
 
 def _draw_slopes(ax, rows, drawn: str, labels: str) -> None:
   found = [r for r in select(rows, "law_slope") if r["layer"] is not None]
-  layers = table.layers_of(found)
+  layers = list(table.layers_of(found).values())
   here = [
     row | {"place": layers.index(row["layer"])}
     for row in found

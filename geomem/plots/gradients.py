@@ -15,7 +15,7 @@ _MAX_GROUPS = 4
 
 def _groups(rows) -> list[list[str]]:
   """Consecutive layers with parameters, in at most four groups."""
-  layers = table.layers_of(select(rows, "norm", part="total"))
+  layers = list(table.layers_of(select(rows, "norm", part="total")).values())
   parts = np.array_split(layers, min(_MAX_GROUPS, len(layers)))
   return [list(part) for part in parts]
 
