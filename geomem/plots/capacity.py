@@ -69,7 +69,7 @@ def _draw_scatter(ax, rows, look) -> None:
     ax.errorbar(
       x, y, dy, dx, ls="", lw=0.8, ms=4, alpha=0.8, label=group, **kind
     )
-  ax.set(xscale="log", yscale="log", xlim=line, ylim=line, aspect="equal")
+  ax.set(xscale="log", yscale="log", xlim=line, ylim=line, box_aspect=1)
   _log_axis(ax.xaxis)
   _log_axis(ax.yaxis)
   ax.set_xlabel(r"capacity $\alpha_M$, mean-field theory")
@@ -83,7 +83,7 @@ def plot_capacity(rows) -> Figure:
   """
   treatments = list(dict.fromkeys(row["centers"] for row in rows))
   look = _look(_groups(rows))
-  figure = style.new_figure(3.6 * len(treatments) + 0.2, 4.6)
+  figure = style.new_figure(3.6 * len(treatments) + 0.2, 4.4)
   axes = figure.subplots(1, len(treatments), squeeze=False)[0]
   for ax, centers in zip(axes, treatments, strict=True):
     here = [row for row in rows if row["centers"] == centers]

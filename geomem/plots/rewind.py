@@ -56,7 +56,7 @@ def plot_accuracy_by_epoch(rows) -> Figure:
   A row of panels for each kind. Dashed: the network of that epoch itself.
   """
   kinds, whole = _by_kind(rows), _sets(rows, None)[None]
-  figure = style.new_figure(8.0, 2.5 * len(kinds) + 0.5)
+  figure = style.new_figure(8.6, 2.5 * len(kinds) + 0.5)
   axes = figure.subplots(
     len(kinds), len(_PANELS), sharex=True, sharey=True, squeeze=False
   )
@@ -77,7 +77,13 @@ def plot_accuracy_by_epoch(rows) -> Figure:
       ax.set_title(f"{subset}, {_TITLES[kind]}")
     ax.axhline(_chance(rows), color="0.4", lw=0.9, ls=":", label="chance")
     row_of_axes[0].set_ylabel("accuracy")
-    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=7)
+    ax.legend(
+      loc="center left",
+      bbox_to_anchor=(1, 0.5),
+      fontsize=6.5,
+      ncols=1 + len(sets) // 10,
+      columnspacing=1,
+    )
   for ax in axes[:-1].ravel():
     ax.set_xlabel("")
   for ax in axes[-1]:
