@@ -24,12 +24,12 @@ def control_variates(
   probes: Float[Array, "T D1"],
   rank: Float[Array, ""],
   kappa: float | Float[Array, ""],
-) -> Float[Array, "T 6"]:
+) -> Float[Array, "T 9"]:
   """Functions of the probes of mean zero that F goes along with.
 
-  The last coordinate of the probe and its square; ‖t‖² of the others; Σ (x·t)²
-  over the points x; and over the points alone, one by one, what each would
-  cost, Σ max(b_i / g_i, 0)² and its root, with b = κ − S t and g_i = ‖s_i‖.
+  Polynomials of the probe's last coordinate and of ‖t‖² of the others;
+  Σ (x·t)² over the points x; and over the points alone, one by one, what each
+  would cost, Σ max(b_i / g_i, 0)² and its root, with b = κ − S t, g_i = ‖s_i‖.
 
   Args:
     frame: S.
@@ -44,10 +44,14 @@ def control_variates(
   k = kappa / norms
   cost = (1 + k**2) * norm.cdf(k) + k * norm.pdf(k)
   inside = along - last[:, None] * frame[None, :, -1]
+  square = (t**2).sum(axis=1) - rank
   controls = [
     last,
     last**2 - 1,
-    (t**2).sum(axis=1) - rank,
+    last**3 - 3 * last,
+    square,
+    square**2 - 2 * rank,
+    last * square,
     (inside**2).sum(axis=1) - (frame[:, :-1] ** 2).sum(),
     (above**2).sum(axis=1) - cost.sum(),
     above.sum(axis=1) - (k * norm.cdf(k) + norm.pdf(k)).sum(),

@@ -50,12 +50,11 @@ class GramStatistics:
 def _gram(points, mask):
   present = mask[..., None].astype(points.dtype)
   counts = present.sum(axis=1)
-  # Centring comes before every product: an offset shared by all points would
-  # cost float32 its digits.
-  reference = (points * present).sum(axis=(0, 1)) / counts.sum()
-  points = (points - reference[None, None]) * present
-  means = points.sum(axis=1) / counts
-  origin = points.sum(axis=(0, 1)) / counts.sum()
+  # Centring comes before every product, and one point before every mean: an
+  # offset shared by all points would cost float32 its digits.
+  points = points - points[:1, :1]
+  means = (points * present).sum(axis=1) / counts
+  origin = (means * counts).sum(axis=0) / counts.sum()
   centers = means - origin[None]
   points = (points - means[:, None]) * present
   dot = functools.partial(jnp.einsum, precision=_HIGHEST)
