@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, Key, UInt8
 
+from geomem import parallel
 from geomem.data import augment, epoch_order, normalize
 from geomem.models import Network
 from geomem.training.config import TrainingConfig
@@ -90,7 +91,7 @@ def make_step(network: Network, config: TrainingConfig, optimizer) -> Callable:
 
   def step(states, data: TrainingData, indices, key):
     network_state, optimizer_state = states
-    images = data.images[indices]
+    images = parallel.share(data.images[indices])
     if config.crop or config.flip:
       images = augment(key, images, crop=config.crop, flip=config.flip)
     images = normalize(images, data.mean, data.std)
@@ -129,7 +130,9 @@ def _make_plan(num_examples: int, num_steps: int, batch_size: int) -> Callable:
     key = jax.random.fold_in(augment_key, epoch)
     return batches, jax.random.split(key, num_steps)
 
-  return jax.jit(jax.vmap(plan, (0, 0, None), 1))
+  return jax.jit(
+    jax.vmap(plan, (0, 0, None), 1), out_shardings=parallel.everywhere()
+  )
 
 
 class SeedStates(Sequence):
@@ -185,8 +188,12 @@ def train_seeds(
   init_keys, *epoch_keys = jax.vmap(
     lambda key: jax.random.split(key, 3), out_axes=1
   )(keys)
-  init = jax.jit(lambda key: init_state(key, network, optimizer))
+  init = jax.jit(
+    lambda key: init_state(key, network, optimizer),
+    out_shardings=parallel.everywhere(),
+  )
   states = [init(key)._replace(epoch=0) for key in init_keys]
+  data = parallel.replicate(data)
   if resume is not None:
     states = resume(states)
   step = make_step(network, config, optimizer)
