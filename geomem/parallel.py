@@ -81,7 +81,7 @@ def describe(batch_size: int) -> str:
   kind = jax.devices()[0].device_kind
   return (
     f"{count} device{'s' * (count > 1)} ({kind}) of {processes}"
-    f" process{'es' * (processes > 1)}, mesh {dict(mesh().shape)}, batches of"
+    f" process{'es' * (processes > 1)}, mesh {_AXIS}={count}, batches of"
     f" {batch_size} examples, {-(-batch_size // count)} a device"
   )
 
@@ -99,11 +99,13 @@ def along(axis: int) -> NamedSharding:
 def _place(array, sharding: NamedSharding) -> jax.Array:
   if jax.process_count() == 1:
     return jax.device_put(array, sharding)
-  # Each process hands over what its own devices take.
-  array = np.asarray(array)
-  return jax.make_array_from_callback(
-    array.shape, sharding, lambda index: array[index]
-  )
+
+  def piece(index):
+    # Each process reads what its own devices take, and nothing else.
+    rows = np.asarray(array[index[0]] if index else array)
+    return rows[(slice(None), *index[1:])] if index else rows
+
+  return jax.make_array_from_callback(array.shape, sharding, piece)
 
 
 def replicate(tree: Any) -> Any:

@@ -17,6 +17,7 @@ class ExperimentConfig:
     examples_per_class: the first training examples of each class only.
     model: the architecture.
     width: its channels in the first stage.
+    dtype: its computation is in `float32` or `bfloat16`; the rest in float32.
     permuted_fraction: the part of the training examples with permuted labels.
     redraw_labels: whether permuted labels are drawn anew, not shuffled.
     epochs: passes over the training set.
@@ -45,6 +46,7 @@ class ExperimentConfig:
   examples_per_class: int | None = None
   model: str | None = None
   width: int | None = None
+  dtype: str = "float32"
   permuted_fraction: float = 0.5
   redraw_labels: bool = False
   epochs: int | None = None

@@ -87,6 +87,7 @@ def prepare(config: ExperimentConfig) -> Experiment:
     num_classes=len(train.class_names),
     image_shape=train.images.shape[1:],
     width=config.width,
+    dtype=models.dtype_named(config.dtype),
   )
   measured_layers(config, network.layer_names)
   training.steps_per_epoch(len(train.labels), recipe.batch_size)

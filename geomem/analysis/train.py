@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from geomem import training
+from geomem import parallel, training
 from geomem.analysis import experiment as experiments
 from geomem.analysis import memorization
 
@@ -39,7 +39,7 @@ def train_seeds(run, experiment, seeds) -> Iterator[tuple[int, float]]:
   # A seed that has memorized all ends; those beside it go on.
   going = [i for i, n in enumerate(numbers) if not _is_trained(run, n)]
   if not going:
-    shutil.rmtree(resume_path, ignore_errors=True)
+    _forget(resume_path)
     return
   with training.Checkpoints(resume_path, keep=2) as resumable:
     for states, losses in training.train_seeds(
@@ -59,7 +59,12 @@ def train_seeds(run, experiment, seeds) -> Iterator[tuple[int, float]]:
       yield states.epoch, float(losses.mean())
       if not going:
         break
-  shutil.rmtree(resume_path, ignore_errors=True)
+  _forget(resume_path)
+
+
+def _forget(path) -> None:
+  parallel.wait(f"all are done with {path}")
+  parallel.from_first(lambda: shutil.rmtree(path, ignore_errors=True))
 
 
 def _is_trained(run, seed: int) -> bool:
