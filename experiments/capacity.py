@@ -19,7 +19,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import flags as common
-from geomem import analysis, plots, runs
+from geomem import analysis, parallel, plots, runs
 
 _OUT = flags.DEFINE_string(
   "out", None, "directory (by default: runs/capacity, or RUN/capacity)"
@@ -48,7 +48,7 @@ def _print_agreement(found: analysis.Agreement) -> None:
 
 def _report(run: runs.Run) -> None:
   rows = run.rows()
-  written = plots.draw_all(run.path)
+  written = parallel.from_first(lambda: plots.draw_all(run.path))
   for found in analysis.agreements(rows):
     _print_agreement(found)
   print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
@@ -76,7 +76,7 @@ def main(argv) -> int:
   out = pathlib.Path(_OUT.value or default)
   of_run = _RUN.value is not None
   fields = analysis.capacity_config_dict(config, of_run=of_run)
-  with runs.Run(out, {"experiment": "capacity", **fields}) as run:
+  with analysis.open_run(out, {"experiment": "capacity", **fields}) as run:
     if run.is_done:
       print(f"{out} is complete; nothing to do.")
       return 0

@@ -8,6 +8,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from experiments import processes
 from geomem.analysis import ExperimentConfig
 
 _DEFINE = {
@@ -16,6 +17,8 @@ _DEFINE = {
   float: flags.DEFINE_float,
   bool: flags.DEFINE_bool,
 }
+
+processes.define_flags()
 
 
 def _help_texts(config_class: type) -> dict[str, str]:
@@ -106,7 +109,7 @@ def run(main) -> None:
     # What JAX and Orbax log of their own start-up is of no use here.
     logging.set_verbosity(logging.ERROR)
     try:
-      return main(argv)
+      return processes.joined(main)(argv)
     except KeyboardInterrupt:
       print("\nStopped; the same command goes on from here.", file=sys.stderr)
       return 130

@@ -22,7 +22,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import flags as common
-from geomem import analysis, plots, runs
+from geomem import analysis, parallel, plots, runs
 
 _RUN = flags.DEFINE_string("run", None, "run directory", required=True)
 _MAX_EXAMPLES = flags.DEFINE_integer(
@@ -39,7 +39,7 @@ _TRAINING_MODE = flags.DEFINE_bool(
 
 
 def _report(run: runs.Run) -> None:
-  written = plots.draw_all(run.path)
+  written = parallel.from_first(lambda: plots.draw_all(run.path))
   for finding in analysis.find_gradients(run.rows()):
     verdict = "holds" if finding.holds else "does not hold"
     print(f"{finding.name} {verdict}: {finding.sentence}.")
@@ -67,7 +67,7 @@ def main(argv) -> int:
       )
       for number in range(first, first + count)
     ]
-  with runs.Run(out, analysis.gradient_config_dict(config)) as run:
+  with analysis.open_run(out, analysis.gradient_config_dict(config)) as run:
     if run.is_done:
       print(f"{out} is complete; nothing to do.")
       return 0

@@ -24,7 +24,7 @@ from absl import flags
 
 from experiments import flags as common
 from experiments import presets, work
-from geomem import analysis, plots, runs
+from geomem import analysis, parallel, plots, runs
 
 _OUT = flags.DEFINE_string("out", "runs/memorization", "run directory")
 _LISTS = ("permuted_fraction", "model", "width")
@@ -66,7 +66,7 @@ def _print_table(rows) -> None:
 
 def _report(run: runs.Run) -> None:
   rows = run.rows()
-  written = plots.draw_all(run.path)
+  written = parallel.from_first(lambda: plots.draw_all(run.path))
   _print_table(rows)
   measured = {r["subset"] for r in rows if r["metric"] == "capacity"}
   if {"permuted", "restored", "test"} <= measured and not run.config["layers"]:
@@ -104,7 +104,7 @@ def main(argv) -> int:
   numbers = range(config.seed, config.seed + config.num_seeds)
   # Bad input shows before work.
   seeds = [analysis.prepare_seed(experiment, number) for number in numbers]
-  with runs.Run(path, analysis.config_dict(config)) as run:
+  with analysis.open_run(path, analysis.config_dict(config)) as run:
     if run.is_done:
       print(f"{path} is complete; nothing to do.")
       return 0
@@ -114,6 +114,7 @@ def main(argv) -> int:
       f" {experiment.num_classes} classes, {network.name} with"
       f" {network.num_parameters:,} parameters, to {path}"
     )
+    print(parallel.describe(experiment.config.batch_size))
     work.train_and_measure(run, experiment, seeds)
     _report(run)
     run.mark_done()

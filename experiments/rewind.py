@@ -21,7 +21,7 @@ from absl import flags
 from tqdm import tqdm
 
 from experiments import flags as common
-from geomem import analysis, plots, runs
+from geomem import analysis, parallel, plots, runs
 
 _RUN = flags.DEFINE_string(
   "run", None, "directory of a finished run of experiments.memorization"
@@ -108,7 +108,7 @@ def _short_name(kind: str, rewound: str) -> str:
 
 def _report(run: runs.Run) -> None:
   rows = run.rows()
-  written = plots.draw_all(run.path)
+  written = parallel.from_first(lambda: plots.draw_all(run.path))
   _print_table(rows)
   for sentence in analysis.best_rewinds(rows):
     print(sentence)
@@ -132,7 +132,7 @@ def main(argv) -> int:
   for number in seeds:
     analysis.epochs_to_rewind(path, config, number)  # Bad input shows first.
   out = pathlib.Path(_OUT.value or path / config.directory)
-  with runs.Run(out, config.as_dict()) as run:
+  with analysis.open_run(out, config.as_dict()) as run:
     if run.is_done:
       print(f"{out} is complete; nothing to do.")
       return 0

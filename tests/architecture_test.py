@@ -11,13 +11,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Room -> rooms of geomem that it may import.
 ARROWS = {
+  "parallel": set(),
   "runs": set(),
   "data": set(),
   "models": set(),
-  "training": {"data", "models", "runs"},
-  "activations": set(),
+  "training": {"data", "models", "parallel", "runs"},
+  "activations": {"parallel"},
   "geometry": set(),
   "analysis": {
+    "parallel",
     "runs",
     "data",
     "models",

@@ -59,6 +59,7 @@ from geomem.analysis.rewind_plan import (
   epochs_to_rewind,
   make_rewinds,
 )
+from geomem.analysis.shared_run import SharedRun, open_run
 from geomem.analysis.train import train_seed, train_seeds
 
 __all__ = [
@@ -72,6 +73,7 @@ __all__ = [
   "RewindConfig",
   "RewindScores",
   "Seed",
+  "SharedRun",
   "agreements",
   "best_rewinds",
   "capacity_config_dict",
@@ -97,6 +99,7 @@ __all__ = [
   "measured_layers",
   "name_of",
   "num_networks",
+  "open_run",
   "plan_gradients",
   "prepare",
   "prepare_seed",

@@ -9,6 +9,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from geomem import parallel
+
 _LOG = logging.getLogger(__name__)
 
 
@@ -120,7 +122,7 @@ class Checkpoints:
   def _load(self, epoch: int, like: Any) -> Any:
     # Where the arrays shall live is said here, not read from the disk: the
     # checkpoint may come from other devices.
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    place = parallel.everywhere()
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=place), like
     )
