@@ -11,10 +11,12 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Room -> rooms of geomem that it may import.
 ARROWS = {
-  "runs": set(),
-  "data": set(),
+  "disk": set(),
+  "environment": set(),
+  "runs": {"disk", "environment"},
+  "data": {"disk"},
   "models": set(),
-  "training": {"data", "models", "runs"},
+  "training": {"data", "disk", "models", "runs"},
   "activations": set(),
   "geometry": set(),
   "analysis": {
