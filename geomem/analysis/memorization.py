@@ -123,7 +123,10 @@ def measure_layers(
   for layer, points in layer_blocks(forward, state, images, layers):
     index = network.layer_names.index(layer)
     points = points.reshape(len(names), *shape, -1)
-    stats = [geometry.gram_statistics(p) for p in points]
+    stats = [
+      _statistics(layer, name, subset)
+      for name, subset in zip(names, points, strict=True)
+    ]
     stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *stats)
     # The same probes in every layer and epoch: differences are of the layers.
     measured = _measure(
@@ -134,6 +137,13 @@ def measure_layers(
       centers=centers,
     )
     yield _geometry_rows(measured, layer, index, names)
+
+
+def _statistics(layer: str, name: str, points) -> geometry.GramStatistics:
+  try:
+    return geometry.gram_statistics(points)
+  except ValueError as error:
+    raise ValueError(f"layer {layer}, {name} examples: {error}") from error
 
 
 @functools.partial(jax.jit, static_argnames=("num_probes", "centers"))
@@ -154,6 +164,9 @@ def measure_seed(run, experiment, seed) -> Iterator[tuple[int, str]]:
 
   Yields:
     The epoch and the layer that were just measured, or found measured.
+
+  Raises:
+    ValueError: activations are not finite; it names epoch, layer and subset.
   """
   layers = measured_layers(experiment.config, experiment.network.layer_names)
   expected = len(layers) * len(seed.manifolds) * len(METRICS)
@@ -172,7 +185,10 @@ def measure_seed(run, experiment, seed) -> Iterator[tuple[int, str]]:
         continue
       state = saved.load(epoch, like)
       rows = []
-      for layer_rows in measure_layers(experiment, seed, state, layers):
-        rows += layer_rows
-        yield epoch, layer_rows[0]["layer"]
+      try:
+        for layer_rows in measure_layers(experiment, seed, state, layers):
+          rows += layer_rows
+          yield epoch, layer_rows[0]["layer"]
+      except ValueError as error:
+        raise ValueError(f"Seed {seed.seed}, epoch {epoch}, {error}") from error
       run.append(tagged(rows, seed=seed.seed, epoch=epoch))

@@ -160,7 +160,8 @@ class Checkpoints:
       raise CheckpointError(
         f"The checkpoint of epoch {epoch} in {self.directory} cannot be read:"
         f" it is damaged or of another network ({type(error).__name__}). There"
-        f" are those of epochs {self.epochs}."
+        f" are those of epochs {self.epochs}. The same config and seed train"
+        " the same network again in another directory."
       ) from error
 
   def load_latest(self, like: Any) -> tuple[int, Any] | None:
@@ -169,7 +170,7 @@ class Checkpoints:
       try:
         return epoch, self.load(epoch, like)
       except CheckpointError as error:
-        _LOG.warning("%s Falling back to the one before.", error)
+        _LOG.warning("%s Going on from an earlier one, if there is.", error)
     return None
 
   def close(self) -> None:
