@@ -7,7 +7,9 @@ import multiprocessing
 import os
 import pathlib
 import random
+import re
 import runpy
+import signal
 import sys
 import time
 
@@ -31,7 +33,7 @@ JOBS = {
     MLP | {"permuted_fraction": "0.3,0.6", "layers": "last", "epochs": 2},
     False,
   ),
-  "model_size": ("model_size", SMALL | {"width": "2,3", "epochs": 2}, False),
+  "model_size": ("model_size", SMALL | {"width": "2,3", "num_seeds": 2}, False),
   "rewind": ("rewind", {"epochs": "0,1,2"}, True),
   "gradients": ("gradients", {"draws": 2}, True),
   "capacity": (
@@ -43,6 +45,11 @@ JOBS = {
 # What all binaries import, and no device: their processes are forks of one
 # that has it, and start at once.
 SHARED = ["experiments.work", "experiments.flags"]
+
+
+EXPERIMENTS = sorted(
+  (pathlib.Path(__file__).parent.parent / "experiments").glob("*.py")
+)
 
 
 def _be_the_binary(module: str, arguments: list[str], log: str) -> None:
@@ -91,6 +98,44 @@ def finished(start, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+  ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_asked_to_stop_it_says_how_to_go_on(
+  number, status, start, finished, tmp_path
+):
+  out = tmp_path / "stopped"
+  process = start("memorization", MLP, out)
+  while not list(out.glob("checkpoints/seed0/1")):
+    assert process.is_alive()
+    time.sleep(0.01)
+  os.kill(process.pid, number)
+  process.join()
+  assert process.exitcode == status
+  log = pathlib.Path(f"{out}.log")
+  assert "What was done is kept; this goes on:" in log.read_text()
+  assert "Traceback" not in log.read_text()
+  _finish(start("memorization", MLP, out), out)
+  assert _results(out) == _results(finished)
+
+
+@pytest.mark.parametrize(
+  "module",
+  [path.stem for path in EXPERIMENTS if "common.run(" in path.read_text()],
+)
+def test_help_teaches(module, start, tmp_path):
+  _finish(start(module, {"help": True}, tmp_path / "no"), tmp_path / "no")
+  told = (tmp_path / "no.log").read_text()
+  what, flags = told.split("\nFlags:\n")
+  assert f"python -m experiments.{module}" in what
+  assert re.search(r"^  --(out|run)=", flags, re.MULTILINE)
+  assert all(len(line) <= 80 for line in told.splitlines())
+  # Every flag says what it is.
+  assert not re.search(r"^  --\S+\s*\n  --", flags, re.MULTILINE)
+  assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("job", JOBS)
 def test_killed_at_any_moment_it_ends_with_the_same_rows(
   job, start, tmp_path, request
@@ -111,11 +156,14 @@ def test_killed_at_any_moment_it_ends_with_the_same_rows(
   _finish(start(module, flags, killed), killed)
   for name in ("results.jsonl", "*.png", "done"):
     assert _found(killed, name) == _found(calm, name)
-  for path in calm.rglob("results.jsonl"):
-    there = killed / path.relative_to(calm)
-    assert there.read_bytes() == path.read_bytes()
+  assert _results(killed) == _results(calm)
   assert not _found(killed, "*tmp*")
   assert not _found(killed, "*.partial")
+
+
+def _results(path) -> dict[pathlib.Path, bytes]:
+  names = _found(path, "results.jsonl")
+  return {name: (path / name).read_bytes() for name in names}
 
 
 def _found(path, name) -> set[pathlib.Path]:
