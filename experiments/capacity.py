@@ -16,9 +16,9 @@ same command again resumes what was cut off.
 import pathlib
 
 from absl import flags
-from tqdm import tqdm
 
 from experiments import flags as common
+from experiments import terminal
 from geomem import analysis, parallel, plots, runs
 
 _OUT = flags.DEFINE_string(
@@ -68,8 +68,7 @@ def _prepare(config):
 
 def main(argv) -> int:
   """Compares, goes on comparing, or says that it is done."""
-  if argv[1:]:
-    raise ValueError(f"{argv[1]!r} is not a flag; flags start with --.")
+  del argv
   config = common.config_from_flags(analysis.CapacityConfig)
   analysis.check_capacity(config)
   default, units, count = _prepare(config)
@@ -80,10 +79,9 @@ def main(argv) -> int:
     if run.is_done:
       print(f"{out} is complete; nothing to do.")
       return 0
-    with tqdm(total=count, desc="capacity") as bar:
+    with terminal.bar(count, "capacity") as bar:
       for unit in analysis.measure_units(run, config, units):
-        bar.update()
-        bar.set_postfix_str(analysis.name_of(unit.columns))
+        terminal.advance(bar, done=analysis.name_of(unit.columns))
     _report(run)
     run.mark_done()
   return 0

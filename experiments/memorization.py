@@ -78,8 +78,7 @@ def _report(run: runs.Run) -> None:
 
 def main(argv) -> int:
   """Runs the experiment, resumes it, or says that it is done."""
-  if argv[1:]:
-    raise ValueError(f"{argv[1]!r} is not a flag; flags start with --.")
+  del argv
   presets.apply_preset("memorization")
   kind = analysis.ExperimentConfig
   config = common.config_from_flags(kind, _LISTS)

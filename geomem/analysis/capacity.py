@@ -158,6 +158,8 @@ def measure_units(
 ) -> Iterator[Unit]:
   """Compares on every unit that has no rows yet; hands on each."""
   done = {_identity(row) for row in run.rows() if row["metric"] == LAST_METRIC}
+  if run.has_holes:
+    done = set()
   for unit in units:
     if _identity(unit.columns) not in done:
       run.append(compare(unit, config))

@@ -63,7 +63,7 @@ def find(rows) -> list[Finding]:
   chance = 2 / points
   perm_best, perm_last = best["permuted"][hidden], last["permuted"][hidden]
   rest_best, rest_last = best["restored"][hidden], last["restored"][hidden]
-  half = len(perm_best) // 2
+  half = max(1, len(perm_best) // 2)
   spread = np.abs(perm_best / chance - 1).max()
   change = np.abs(
     np.concatenate(

@@ -38,6 +38,9 @@ def train_seeds(run, experiment, seeds) -> Iterator[tuple[int, float]]:
   chosen = training.checkpoint_epochs(config.epochs)
   numbers = [seed.seed for seed in seeds]
   resume_path = run.path / "resume" / f"seeds{numbers[0]}-{numbers[-1]}"
+  if run.has_holes:
+    for seed in seeds:
+      _score_again(run, experiment, seed)
   # A seed that has memorized all ends; those beside it go on.
   going = [i for i, n in enumerate(numbers) if not _is_trained(run, n)]
   if not going:
@@ -103,6 +106,20 @@ def _steps_per_epoch(experiment) -> int:
   return training.steps_per_epoch(
     len(experiment.train.labels), experiment.recipe.batch_size
   )
+
+
+def _score_again(run, experiment, seed) -> None:
+  """Rows that a damaged file lost, from the networks that are saved."""
+  last = memorization.last_epoch(run.rows(), seed.seed)
+  if last is None:  # It is trained again, and all of them come by that.
+    return
+  like = experiment.network.abstract_state
+  with memorization.checkpoints_of(run, seed.seed) as saved:
+    for epoch in [e for e in saved.epochs if e <= last]:
+      state = saved.load(epoch, like)
+      rows = memorization.score_subsets(experiment, seed, state)
+      run.append(memorization.tagged(rows, seed=seed.seed, epoch=epoch))
+  run.append(_summary(run.rows(), experiment, seed, last))
 
 
 def _resume(resumable, states: list, unit: int) -> list:

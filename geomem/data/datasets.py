@@ -120,13 +120,25 @@ def make_dataset(images, labels, class_names=None) -> Dataset:
       f"The labels are {labels.dtype} of shape {labels.shape}; one integer for"
       f" each of the {len(images)} images was expected."
     )
-  if len(labels) == 0 or labels.min() < 0:
+  if images.size == 0 or labels.min() < 0:
     raise DatasetError("There must be examples, with labels from 0 on.")
   if class_names is None:
+    _check_no_gap(labels)
     class_names = [str(label) for label in range(int(labels.max()) + 1)]
   return Dataset(
     images, labels.astype(np.int32), np.arange(len(labels)), tuple(class_names)
   )
+
+
+def _check_no_gap(labels: np.ndarray) -> None:
+  present = np.unique(labels)
+  missing = np.flatnonzero(present != np.arange(len(present)))
+  if missing.size:
+    raise DatasetError(
+      f"No example has the label {missing[0]}, and the largest label is"
+      f" {present[-1]}; labels from 0 on without a gap were expected, as"
+      " numpy.unique(labels, return_inverse=True)[1] makes them."
+    )
 
 
 def load_digits(split: str) -> Dataset:
@@ -166,11 +178,21 @@ def load_npz(path: str, split: str) -> Dataset:
           " hold x_train, y_train, x_test and y_test."
         )
       images, labels = (arrays[name] for name in names)
+      trained = arrays.get("y_train", labels)
   except DatasetError:
     raise
   except Exception as error:
-    raise DatasetError(f"{file} cannot be read as npz: {error}") from error
-  return make_dataset(images, labels)
+    raise DatasetError(
+      f"{file} cannot be read as npz ({type(error).__name__}). Write it with"
+      " numpy.savez, of numbers only: pickled objects are refused."
+    ) from error
+  dataset = make_dataset(images, labels)
+  if dataset.labels.max() != np.max(trained):
+    raise DatasetError(
+      f"{file} has {split} labels up to {dataset.labels.max()}, training labels"
+      f" up to {np.max(trained)}; the same classes were expected in both."
+    )
+  return dataset
 
 
 def select_classes(dataset: Dataset, num_classes: int) -> Dataset:

@@ -104,7 +104,7 @@ def _draw_change(ax, sizes) -> None:
   ax.legend(fontsize=7.5)
 
 
-def _change(rows, metric: str) -> tuple[float, float]:
+def _change(rows, metric: str) -> tuple[float, float] | None:
   """Mean and error of the change within seeds, in percent of the best epoch."""
   epochs = {w: table.fact(rows, f"{w}_epoch") for w in ("best", "last")}
   values = {
@@ -115,7 +115,10 @@ def _change(rows, metric: str) -> tuple[float, float]:
   change = [
     100 * (values[s, last] / values[s, epochs["best"][s]] - 1)
     for s, last in epochs["last"].items()
+    if values[s, epochs["best"][s]]  # A dead network has no dimension.
   ]
+  if not change:
+    return None
   if len(change) == 1:
     return change[0], 0.0
   return np.mean(change), np.std(change, ddof=1) / len(change) ** 0.5
