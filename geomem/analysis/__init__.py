@@ -59,6 +59,7 @@ from geomem.analysis.rewind_plan import (
   epochs_to_rewind,
   make_rewinds,
 )
+from geomem.analysis.sentences import sentences_of
 from geomem.analysis.train import train_seed, train_seeds
 
 __all__ = [
@@ -104,6 +105,7 @@ __all__ = [
   "run_units",
   "score_rewinds",
   "score_subsets",
+  "sentences_of",
   "summarize_noise",
   "summarize_sizes",
   "synthetic_units",

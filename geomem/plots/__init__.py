@@ -1,5 +1,6 @@
 """Plots: rows to figures."""
 
+from geomem.plots.events import write_events
 from geomem.plots.figures import (
   plot_accuracy,
   plot_capacity_heatmaps,
@@ -11,6 +12,7 @@ from geomem.plots.gradients import (
   plot_gradient_law,
   plot_gradient_parts,
 )
+from geomem.plots.report import write_report
 from geomem.plots.style import save_figure
 
 __all__ = [
@@ -23,4 +25,6 @@ __all__ = [
   "plot_gradient_law",
   "plot_gradient_parts",
   "save_figure",
+  "write_events",
+  "write_report",
 ]
