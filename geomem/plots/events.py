@@ -34,13 +34,15 @@ def write_events(path: pathlib.Path | str) -> pathlib.Path:
   target = path / "tensorboard"
   new = path / f".tensorboard.{os.getpid()}"
   old = path / f".tensorboard.{os.getpid()}.old"
-  shutil.rmtree(new, ignore_errors=True)
-  for part in parts_of(path):
-    _write_part(open_writer, part, new / part.relative_to(path))
-  if target.exists():
-    target.rename(old)
-  new.rename(target)
-  shutil.rmtree(old, ignore_errors=True)
+  try:
+    for part in parts_of(path):
+      _write_part(open_writer, part, new / part.relative_to(path))
+    if target.exists():
+      target.rename(old)
+    new.rename(target)
+  finally:
+    for leftover in (new, old):
+      shutil.rmtree(leftover, ignore_errors=True)
   return target
 
 

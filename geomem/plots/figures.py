@@ -31,7 +31,7 @@ def plot_accuracy(rows) -> Figure:
     style.draw_band(ax, x, mean, error, **style.look_of(subset), label=subset)
   best = np.mean(list(table.fact(rows, "best_epoch").values()))
   ax.axvline(best, color="0.5", lw=0.8, ls="--", label="best epoch", zorder=0)
-  epoch_axis(ax, x.max())
+  epoch_axis(ax, float(x.max()))
   ax.set_ylim(-0.02, 1.02)
   ax.set_ylabel("accuracy")
   figure.legend(

@@ -87,7 +87,7 @@ def plot_gradient_parts(rows) -> Figure:
     what = "norm" if metric == "norm" else "projection on total"
     axes[row][0].set_ylabel(what + where)
   for ax in axes[-1]:
-    epoch_axis(ax, x.max())
+    epoch_axis(ax, float(x.max()))
   handles, labels = axes[0][0].get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside upper center", ncols=4)
   return figure

@@ -70,9 +70,7 @@ def _part(root: pathlib.Path, path: pathlib.Path, sentences) -> dict[str, Any]:
   if done and not any((path / "figures").glob("*.png")):
     gallery.draw_all(path)
   return {
-    "name": str(path.relative_to(root))
-    if path != root
-    else root.resolve().name,
+    "name": path.resolve().relative_to(root.resolve().parent).as_posix(),
     "kind": content["config"].get("experiment", "memorization"),
     "done": done,
     "config": content["config"],
