@@ -61,6 +61,11 @@ from geomem.analysis.rewind_plan import (
 )
 from geomem.analysis.sentences import sentences_of
 from geomem.analysis.train import train_seed, train_seeds
+from geomem.analysis.whole import (
+  run_memorization,
+  run_model_sizes,
+  run_rewinds,
+)
 
 __all__ = [
   "Agreement",
@@ -102,6 +107,9 @@ __all__ = [
   "prepare",
   "prepare_seed",
   "resolve",
+  "run_memorization",
+  "run_model_sizes",
+  "run_rewinds",
   "run_units",
   "score_rewinds",
   "score_subsets",

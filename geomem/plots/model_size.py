@@ -153,7 +153,7 @@ def plot_model_size(rows) -> Figure:
   return figure
 
 
-def plot_training_manifolds(rows) -> Figure:
+def plot_geometry_by_size(rows) -> Figure:
   """Geometry of the last hidden layer by size, a row for each subset."""
   subsets = table.subsets_of(rows, "capacity")
   figure = style.new_figure(10, 2.5 * len(subsets) + 0.4)
@@ -171,7 +171,7 @@ def plot_training_manifolds(rows) -> Figure:
   return figure
 
 
-def plot_by_epoch(rows) -> Figure:
+def plot_size_by_epoch(rows) -> Figure:
   """Test accuracy and dimension over epochs, at some of the sizes."""
   sizes = list(_by_size(rows).items())
   count = min(len(sizes), _MOST_CURVES)
@@ -199,6 +199,6 @@ def plot_by_epoch(rows) -> Figure:
 
 MODEL_SIZE = {
   "model_size": plot_model_size,
-  "geometry_by_size": plot_training_manifolds,
-  "size_by_epoch": plot_by_epoch,
+  "geometry_by_size": plot_geometry_by_size,
+  "size_by_epoch": plot_size_by_epoch,
 }

@@ -133,7 +133,7 @@ function accuracyTable(rows) {
     { caption: "Mean over seeds." });
 }
 
-function slider(epochs, start, change) {
+function slider(epochs, change) {
   let timer;
   const label = make("span");
   const range = make("input", { type: "range", min: 0, step: 1,
@@ -152,68 +152,67 @@ function slider(epochs, start, change) {
     play.textContent = timer ? "stop" : "play";
   } }, "play");
   const go = (epoch) => { range.value = epochs.indexOf(epoch); show(); };
-  return { node: make("span", {}, range, label, " ", play), go, start };
+  return { node: make("span", {}, range, label, " ", play), go };
+}
+
+// The charts of a chosen epoch with its slider; `redraw` when subsets change.
+function geometrySection(rows, hidden) {
+  const epochs = levels(rows.filter((row) => row.layer !== null), "epoch");
+  const best = fact(rows, "best_epoch");
+  const faint = nearest(epochs, best.length ? mean(best) : epochs[0]);
+  const metrics = METRICS.filter((metric) => subsetsOf(rows, metric).length);
+  const layers = [...layersOf(rows).values()];
+  const many = layers.length > 1;
+  const [charts, tables] = [make("div", { class: "grid" }), make("div")];
+  let epoch = epochs.at(-1);
+  const redraw = () => {
+    charts.replaceChildren(...metrics.map((metric) =>
+      geometryChart(rows, metric, epoch, faint, hidden)));
+    tables.replaceChildren(geometryTable(rows, epoch));
+  };
+  const bar = slider(epochs, (chosen) => { epoch = chosen; redraw(); });
+  const buttons = [["best", faint], ["last", epoch]].map(([name, value]) =>
+    make("button", { click: () => bar.go(value) }, `${name} epoch`));
+  const controls = make("div", { class: "controls" }, bar.node, ...buttons);
+  bar.go(epoch);
+  const node = make("div", {},
+    make("h3", {}, many ? "Geometry by layer" : `Geometry of ${layers[0]}`),
+    make("p", { class: "soft" }, (many
+      ? `Faint: epoch ${faint}, the best by test accuracy. ` : "")
+      + "Bands: one standard error over seeds, over the probes where there is"
+      + " one seed."),
+    many ? controls : "", charts, make("details", {},
+      make("summary", {}, "As a table"), many ? "" : controls, tables));
+  if (many) node.append(...mapSection(rows, metrics));
+  return { node, redraw };
+}
+
+function mapSection(rows, metrics) {
+  const maps = make("div", { class: "grid maps" });
+  const show = (metric) => maps.replaceChildren(...heatmaps(rows, metric));
+  show(metrics[0]);
+  return [make("h3", {}, "By layer and epoch"),
+    make("div", { class: "controls" }, choice("metric", metrics, show)), maps];
 }
 
 // Training and geometry of a run, or of one cell of a sweep.
 function memorization(rows) {
   const hidden = new Set();
-  const geometry = rows.filter((row) => row.layer !== null
-    && METRICS.includes(row.metric));
   const accuracy = make("div", { class: "grid" });
-  const section = make("div");
-  const subsets = subsetsOf(rows, "accuracy");
   const drawAccuracy = () =>
     accuracy.replaceChildren(...accuracyCharts(rows, hidden));
-  let drawLayers = () => {};
-  section.append(make("div", { class: "controls" },
-    ...legend(subsets, hidden, () => { drawAccuracy(); drawLayers(); })),
-  accuracy, make("details", {}, make("summary", {}, "As a table"),
-    accuracyTable(rows)));
   drawAccuracy();
-  if (!geometry.length) return section;
-  const epochs = levels(geometry, "epoch");
-  const best = fact(rows, "best_epoch");
-  const faint = nearest(epochs, best.length ? mean(best) : epochs[0]);
-  const facts = rows.filter((row) => row.layer === null && row.epoch === null);
-  const known = geometry.concat(facts);
-  const metrics = METRICS.filter((metric) => subsetsOf(known, metric).length);
-  const charts = make("div", { class: "grid" });
-  const tables = make("div");
-  const maps = make("div", { class: "grid maps" });
-  let epoch = epochs.at(-1);
-  drawLayers = () => {
-    charts.replaceChildren(...metrics.map((metric) =>
-      geometryChart(known, metric, epoch, faint, hidden)));
-    tables.replaceChildren(geometryTable(known, epoch));
-  };
-  const bar = slider(epochs, epoch, (chosen) => {
-    epoch = chosen;
-    drawLayers();
+  const measured = rows.filter((row) => row.epoch === null
+    || (row.layer !== null && METRICS.includes(row.metric)));
+  const geometry = measured.some((row) => row.layer !== null)
+    ? geometrySection(measured, hidden) : { node: "", redraw: () => {} };
+  const boxes = legend(subsetsOf(rows, "accuracy"), hidden, () => {
+    drawAccuracy();
+    geometry.redraw();
   });
-  bar.go(epoch);
-  const layers = [...layersOf(geometry).values()];
-  const many = layers.length > 1;
-  const buttons = [["best", faint], ["last", epochs.at(-1)]].map(
-    ([name, value]) => make("button", { click: () => bar.go(value) },
-      `${name} epoch`));
-  const controls = make("div", { class: "controls" }, bar.node, ...buttons);
-  const say = many ? "Geometry by layer" : `Geometry of ${layers[0]}`;
-  section.append(make("h3", {}, say),
-    make("p", { class: "soft" }, many
-      ? `Faint: epoch ${faint}, the best by test accuracy. Bands: one standard`
-        + " error over seeds, over the probes where there is one seed."
-      : "Bands: one standard error."),
-    many ? controls : "", charts, make("details", {},
-      make("summary", {}, "As a table"), many ? "" : controls, tables));
-  if (many) {
-    const show = (metric) => maps.replaceChildren(...heatmaps(known, metric));
-    section.append(make("h3", {}, "By layer and epoch"),
-      make("div", { class: "controls" },
-        choice("metric", metrics, show)), maps);
-    show(metrics[0]);
-  }
-  return section;
+  return make("div", {}, make("div", { class: "controls" }, ...boxes), accuracy,
+    make("details", {}, make("summary", {}, "As a table"), accuracyTable(rows)),
+    geometry.node);
 }
 
 // A sweep is looked at cell by cell.

@@ -50,7 +50,7 @@ def _chance(rows) -> float:
   return next(iter(table.fact(rows, "chance_accuracy").values()))
 
 
-def plot_accuracy_by_epoch(rows) -> Figure:
+def plot_rewind_accuracy(rows) -> Figure:
   """Accuracy after a rewind against its epoch, one curve a layer.
 
   A row of panels for each kind. Dashed: the network of that epoch itself.
@@ -89,7 +89,7 @@ def plot_accuracy_by_epoch(rows) -> Figure:
   return figure
 
 
-def plot_heatmaps(rows) -> Figure:
+def plot_rewind_heatmaps(rows) -> Figure:
   """Test and permuted accuracy by layer and epoch, a row for each kind."""
   kinds = _by_kind(rows)
   depth = max(map(len, kinds.values()))
@@ -163,7 +163,7 @@ def plot_recovered(rows) -> Figure:
 
 
 REWIND = {
-  "accuracy_by_epoch": plot_accuracy_by_epoch,
-  "heatmaps": plot_heatmaps,
+  "accuracy_by_epoch": plot_rewind_accuracy,
+  "heatmaps": plot_rewind_heatmaps,
   "recovered": plot_recovered,
 }
