@@ -138,9 +138,10 @@ def plot_capacity_heatmaps(rows) -> Figure:
   bar.ax.axhline(chance_capacity(rows), color="w", lw=2)
   bar.ax.annotate(
     "chance",
-    (1.1, chance_capacity(rows)),
+    (-0.2, chance_capacity(rows)),
     xycoords=("axes fraction", "data"),
     fontsize=7,
+    ha="right",
     va="center",
   )
   return figure
