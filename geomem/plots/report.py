@@ -26,10 +26,10 @@ Sentences = Callable[[dict[str, Any], list[dict]], Iterable[str]]
 
 
 def parts_of(path: pathlib.Path | str) -> list[pathlib.Path]:
-  """The run directory, and those below it but the cells of a sweep."""
+  """The run directory, and those right below it but the cells of a sweep."""
   path = pathlib.Path(path)
-  found = [file.parent for file in sorted(path.rglob("config.json"))]
-  return [part for part in found if "=" not in str(part.relative_to(path))]
+  below = [file.parent for file in sorted(path.glob("*/config.json"))]
+  return [path, *(part for part in below if "=" not in part.name)]
 
 
 def write_report(

@@ -80,9 +80,13 @@ function drawXAxis(svg, axis, place, bottom) {
   svg.append(draw("path", {
     class: "axis", d: `M${SIZE.left},${bottom}H${SIZE.width - SIZE.right}` }));
   if (axis.layers) {
-    axis.layers.forEach((name, i) => svg.append(draw("text", {
-      transform: `translate(${place(i) + 3},${bottom + 6}) rotate(-90)`,
-      "text-anchor": "end" }, name)));
+    const every = Math.ceil(axis.layers.length / 26);
+    axis.layers.forEach((name, i) => {
+      if (i % every) return;
+      svg.append(draw("text", { "text-anchor": "end",
+        transform: `translate(${place(i) + 3},${bottom + 6}) rotate(-90)` },
+      name));
+    });
     return;
   }
   for (const t of [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]) {
@@ -180,7 +184,8 @@ function heatColor(t) {
 
 // A map of rows by epochs; `mark` is an epoch to draw a dashed line at.
 function heatmap({ title, names, epochs, value, scale, log, mark }) {
-  const [left, top, cell] = [64, 20, 15];
+  const longest = Math.max(...names.map((name) => name.length));
+  const [left, top, cell] = [Math.max(64, 10 + 7 * longest), 20, 15];
   const wide = (SIZE.width - left - 8) / epochs.length;
   const bottom = top + names.length * cell;
   const warp = log ? Math.log : (v) => v;

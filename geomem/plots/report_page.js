@@ -40,7 +40,8 @@ function lineOf(rows, subset, along, rest = {}) {
 function accuracyCharts(rows, hidden) {
   const last = Math.max(...levels(rows, "epoch"));
   const best = fact(rows, "best_epoch");
-  return ["accuracy", "loss"].map((metric) => {
+  const known = ["accuracy", "loss"];
+  return known.filter((m) => subsetsOf(rows, m).length).map((metric) => {
     const lines = subsetsOf(rows, metric).map((subset) =>
       lineOf(select(rows, { metric, subset, layer: null }), subset, "epoch"));
     const points = lines.flatMap((line) => line.points);
@@ -115,19 +116,23 @@ function heatmaps(rows, metric) {
 // Every layer and subset at an epoch, a column for each metric.
 function geometryTable(rows, epoch) {
   const layers = layersOf(rows);
-  const cells = [...layers].flatMap(([index, layer]) =>
-    subsetsOf(rows, "capacity").map((subset) => [layer, subset,
-      ...METRICS.map((metric) => series(select(rows,
-        { metric, subset, epoch, layer_index: index }), "metric")[0]?.mean)]));
+  const now = select(rows, { epoch });
+  const cells = [...layers].flatMap(([index, layer]) => {
+    const here = select(now, { layer_index: index });
+    return subsetsOf(here, "capacity").map((subset) => [layer, subset,
+      ...METRICS.map((metric) =>
+        series(select(here, { metric, subset }), "metric")[0]?.mean)]);
+  });
   return table(["layer", "subset", ...METRICS], cells,
     { caption: `Geometry at epoch ${epoch}, mean over seeds.` });
 }
 
 function accuracyTable(rows) {
-  const of = (metric, subset, epoch) => series(select(rows,
-    { metric, subset, epoch, layer: null }), "metric")[0]?.mean;
-  const cells = levels(select(rows, { metric: "accuracy" }), "epoch").flatMap(
-    (epoch) => subsetsOf(rows, "accuracy").map((subset) => [epoch, subset,
+  const whole = select(rows, { layer: null });
+  const of = (metric, subset, epoch) =>
+    series(select(whole, { metric, subset, epoch }), "metric")[0]?.mean;
+  const cells = levels(select(whole, { metric: "accuracy" }), "epoch").flatMap(
+    (epoch) => subsetsOf(whole, "accuracy").map((subset) => [epoch, subset,
       of("accuracy", subset, epoch), of("loss", subset, epoch)]));
   return table(["epoch", "subset", "accuracy", "loss"], cells,
     { caption: "Mean over seeds." });
