@@ -15,7 +15,7 @@ SMALL = {
     "num_points, num_probes, num_draws, radii = 10, 20, 10, [0.5, 2.0]"
   ),
   "layer_rewind": "epochs, width = 2, 4",
-  "memorization": "epochs, num_probes, manifold_points, width = 2, 10, 5, 4",
+  "memorization": "epochs, num_probes, manifold_points, width = 2, 20, 10, 4",
 }
 FIGURES = {
   "double_descent": 2,
@@ -53,11 +53,24 @@ def test_stored_without_outputs(path):
   assert sum(map(is_parameters, cells)) == 1
 
 
+@pytest.fixture
+def kernel(tmp_path, tmp_path_factory, monkeypatch):
+  """The environment of the kernel: most of its time would go to compiling."""
+  cache = tmp_path_factory.getbasetemp().parent / "compiled"
+  for name, value in {
+    "PYTHONPATH": ROOT,
+    "TMPDIR": tmp_path,
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": 1,
+    "JAX_COMPILATION_CACHE_DIR": cache,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.5,
+  }.items():
+    monkeypatch.setenv(name, str(value))
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_runs_from_top_to_bottom(path, tmp_path, monkeypatch):
-  monkeypatch.setenv("PYTHONPATH", str(ROOT))
-  monkeypatch.setenv("TMPDIR", str(tmp_path))
+def test_runs_from_top_to_bottom(path, tmp_path):
   notebook = read(path)
   (parameters,) = filter(is_parameters, notebook.cells)
   parameters.source += "\n" + SMALL[path.stem]
