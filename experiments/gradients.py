@@ -43,9 +43,8 @@ _TRAINING_MODE = flags.DEFINE_bool(
 
 def _report(run: runs.Run) -> None:
   written = parallel.from_first(lambda: plots.draw_all(run.path))
-  for finding in analysis.find_gradients(run.rows()):
-    verdict = "holds" if finding.holds else "does not hold"
-    print(f"{finding.name} {verdict}: {finding.sentence}.")
+  for sentence in analysis.sentences_of(run.config, run.rows()):
+    print(sentence)
   print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
 
 

@@ -68,11 +68,8 @@ def _report(run: runs.Run) -> None:
   rows = run.rows()
   written = parallel.from_first(lambda: plots.draw_all(run.path))
   _print_table(rows)
-  measured = {r["subset"] for r in rows if r["metric"] == "capacity"}
-  if {"permuted", "restored", "test"} <= measured and not run.config["layers"]:
-    for finding in analysis.find(rows):
-      verdict = "holds" if finding.holds else "does not hold"
-      print(f"{finding.name} {verdict}: {finding.sentence}.")
+  for sentence in analysis.sentences_of(run.config, rows):
+    print(sentence)
   print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
 
 

@@ -111,11 +111,8 @@ def _report(run: runs.Run) -> None:
   rows = run.rows()
   written = parallel.from_first(lambda: plots.draw_all(run.path))
   _print_table(rows)
-  for sentence in analysis.best_rewinds(rows):
+  for sentence in analysis.sentences_of(run.config, rows):
     print(sentence)
-  for finding in analysis.find_rewinds(rows):
-    verdict = "holds" if finding.holds else "does not hold"
-    print(f"{finding.name} {verdict}: {finding.sentence}.")
   print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
 
 

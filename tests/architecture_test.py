@@ -29,7 +29,7 @@ ARROWS = {
     "activations",
     "geometry",
   },
-  "plots": {"runs"},
+  "plots": {"disk", "runs"},
 }
 LIBRARY = sorted((ROOT / "geomem").rglob("*.py"))
 BINARIES = sorted((ROOT / "experiments").rglob("*.py"))

@@ -13,7 +13,7 @@ class ExperimentConfig:
   Attributes:
     dataset: `digits`, a TFDS name, or `npz:PATH`.
     data_dir: where TFDS looks; by default where it always does.
-    image_size: the side TFDS images are scaled and cut to; by default their own.
+    image_size: the side of TFDS images, scaled and cut; by default their own.
     memory_limit: GB of pixels to hold in memory, 4 by default; more stream.
     num_classes: the first classes only; all by default.
     examples_per_class: the first training examples of each class only; all by
