@@ -13,6 +13,8 @@ class ExperimentConfig:
   Attributes:
     dataset: `digits`, a TFDS name, or `npz:PATH`.
     data_dir: where TFDS looks.
+    image_size: the side TFDS images are scaled and cut to.
+    memory_limit: GB of pixels to hold in memory, 4 if not given; more stream.
     num_classes: the first classes only; all by default.
     examples_per_class: the first training examples of each class only.
     model: the architecture.
@@ -42,6 +44,8 @@ class ExperimentConfig:
 
   dataset: str = "digits"
   data_dir: str | None = None
+  image_size: int | None = None
+  memory_limit: float | None = None
   num_classes: int | None = None
   examples_per_class: int | None = None
   model: str | None = None

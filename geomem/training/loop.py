@@ -10,11 +10,12 @@ import optax
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from geomem import parallel
-from geomem.data import augment, epoch_order, normalize
+from geomem.data import StreamedImages, augment, epoch_order, normalize
 from geomem.models import Network
 from geomem.training.config import TrainingConfig
 from geomem.training.optimizers import make_optimizer
 from geomem.training.together import Together, make_together
+from geomem.training.windows import windows
 
 
 class TrainState(NamedTuple):
@@ -36,7 +37,7 @@ class NonFiniteLossError(FloatingPointError):
 
 
 class TrainingData(NamedTuple):
-  """A training set on the device.
+  """A training set, on the device or with images that are streamed to it.
 
   Attributes:
     images: `[n, H, W, C]` uint8.
@@ -45,7 +46,7 @@ class TrainingData(NamedTuple):
     std: `[C]` their standard deviation.
   """
 
-  images: UInt8[Array, "n H W C"]
+  images: UInt8[Array | StreamedImages, "n H W C"]
   labels: Int[Array, "*seeds n"]
   mean: Float[Array, " C"]
   std: Float[Array, " C"]
@@ -152,6 +153,17 @@ class SeedStates(Sequence):
     return TrainState(*pair, self.epoch)
 
 
+def _run_epoch(together: Together, carry, data: TrainingData, batches, keys):
+  """The states after an epoch, and its losses `[steps, seeds]`."""
+  losses = []
+  for window in windows(data, batches, keys):
+    carry, found = together.epoch(carry, *window)
+    losses.append(found)
+    if len(losses) > 1:  # Or windows would queue up on the device.
+      losses[-2].block_until_ready()
+  return carry, np.concatenate(losses)
+
+
 def train_seeds(
   keys: Key[Array, " seeds"],
   network: Network,
@@ -206,8 +218,7 @@ def train_seeds(
   )
   plan = _make_plan(num_examples, num_steps, config.batch_size)
   for epoch in range(start, config.epochs):
-    carry, losses = together.epoch(carry, data, *plan(*epoch_keys, epoch))
-    losses = np.asarray(losses)
+    carry, losses = _run_epoch(together, carry, data, *plan(*epoch_keys, epoch))
     _check_losses(losses, epoch + 1)
     states = SeedStates(together, carry, epoch + 1, num_seeds)
     yield states, losses.mean(axis=0)

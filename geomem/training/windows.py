@@ -1,0 +1,55 @@
+"""An epoch in windows: parts of the training set that are in memory."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int, Key
+
+from geomem.data import StreamedImages, read_ahead
+
+# Pixels of a window. Some four windows are in memory at any time: two that
+# are ready, one on the way to the device and one in use there.
+_WINDOW_BYTES = 2**26
+
+
+def windows(
+  data: Any,
+  batches: Int[Array, "steps seeds batch"],
+  keys: Key[Array, "steps seeds"],
+) -> Iterator[tuple[Any, Array, Array]]:
+  """Parts the steps of an epoch by the images that must be in memory for them.
+
+  A set in memory is one window, with all steps. Of a streamed one a window is
+  a small training set of its own, with the images of a few steps in the order
+  in which these take them. A step is the same program in both, on the same
+  numbers.
+
+  Args:
+    data: the training data, with labels `[seeds, n]`.
+    batches: the examples of each step.
+    keys: of its augmentation.
+
+  Yields:
+    The data, batches and keys of a window; the batches count within it.
+  """
+  if not isinstance(data.images, StreamedImages):
+    yield data, batches, keys
+    return
+  batches = np.asarray(batches)
+  num_steps = len(batches)
+  size = _steps_in_window(num_steps, data.images[batches[0]].nbytes)
+  rows = batches.reshape(num_steps // size, -1)
+  within = jnp.arange(rows.shape[1]).reshape(size, *batches.shape[1:])
+  for i, images in enumerate(read_ahead(data.images, rows)):
+    window = data._replace(
+      images=jnp.asarray(images), labels=data.labels[:, rows[i]]
+    )
+    yield window, within, keys[i * size : (i + 1) * size]
+
+
+def _steps_in_window(num_steps: int, bytes_per_step: int) -> int:
+  """The most steps that fit and divide the epoch: one program serves all."""
+  largest = max(1, _WINDOW_BYTES // bytes_per_step)
+  return max(n for n in range(1, largest + 1) if num_steps % n == 0)
