@@ -43,11 +43,45 @@ def test_the_cifar_vgg16_count():
   assert network.num_parameters == 14_714_688 + head
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_activations_follow_the_layers(name):
-  network = build(name, num_classes=5, image_shape=(8, 8, 3), width=2)
+# Counts that are published for 1,000 classes of 224 x 224 images.
+@pytest.mark.parametrize(
+  "name, count",
+  [
+    ("resnet18", 11_689_512),
+    ("resnet50", 25_557_032),
+    ("vgg16", 138_357_544),
+    # Without the 4,224 biases that batch norm makes idle.
+    ("vgg16_bn", 138_365_992 - 4_224),
+  ],
+)
+def test_imagenet_networks_have_the_published_counts(name, count):
+  network = build(name, num_classes=1000, image_shape=(224, 224, 3))
+  assert network.num_parameters == count
+
+
+def test_residual_networks_see_large_images_through_their_stem():
+  layers = {}
+  for side in (32, 64, 224):
+    network = build("resnet50", num_classes=10, image_shape=(side, side, 3))
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    found = jax.eval_shape(network.apply, network.abstract_state, images)
+    layers[side] = {n: x.shape[1:3] for n, x in found.activations.items()}
+  assert "stem_pool" not in layers[32]
+  assert layers[32]["block4_3"] == (4, 4)
+  assert layers[64]["stem_pool"] == (16, 16)
+  assert layers[224]["stem_pool"] == (56, 56)
+  assert layers[224]["block4_3"] == (7, 7)
+
+
+@pytest.mark.parametrize(
+  "name, side",
+  [(name, 64 if name == "resnet50" else 8) for name in MODELS]
+  + [("vgg16", 64)],
+)
+def test_activations_follow_the_layers(name, side):
+  network = build(name, num_classes=5, image_shape=(side, side, 3), width=2)
   state = network.init(jax.random.key(0))
-  images = jnp.ones((3, 8, 8, 3))
+  images = jnp.ones((3, side, side, 3))
   output = jax.jit(network.apply)(state, images)
   # jit hands dicts back with their keys sorted.
   assert sorted(output.activations) == sorted(network.layer_names)
