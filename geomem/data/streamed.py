@@ -5,7 +5,7 @@ import functools
 import io
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -127,7 +127,7 @@ class StreamedImages:
     try:
       return decode(encoded, self._image_shape)
     except (OSError, ValueError) as error:
-      raise OSError(
+      raise ValueError(
         f"Image {position} of {self.name} cannot be decoded ({error}); prepare"
         " the data set again."
       ) from error
@@ -138,7 +138,7 @@ Images = np.ndarray | StreamedImages
 
 
 def read_ahead(
-  images: StreamedImages, choices: Sequence[Int[np.ndarray, "..."]]
+  images: StreamedImages, choices: Int[np.ndarray, "k ..."]
 ) -> Iterator[UInt8[np.ndarray, "... H W C"]]:
   """Decodes `images[choice]` for one choice after another, ahead of their use.
 
