@@ -5,7 +5,8 @@ import functools
 import io
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int, UInt8
@@ -138,16 +139,24 @@ Images = np.ndarray | StreamedImages
 
 
 def read_ahead(
-  images: StreamedImages, choices: Int[np.ndarray, "k ..."]
-) -> Iterator[UInt8[np.ndarray, "... H W C"]]:
-  """Decodes `images[choice]` for one choice after another, ahead of their use.
+  images: StreamedImages,
+  choices: Int[np.ndarray, "k ..."],
+  place: Callable[[StreamedImages], Any] = np.asarray,
+) -> Iterator[Any]:
+  """Hands on `place(images[choice])` for one choice after another.
 
-  Grain keeps at most two of them ready, and reads two more meanwhile.
+  Grain keeps at most two of them ready ahead of their use, and reads two more
+  meanwhile.
+
+  Args:
+    images: where from.
+    choices: indices of the images wanted, in their order.
+    place: reads what is chosen, and puts it where it shall be.
   """
   import grain  # Imported here: only streamed sets need it.
 
   loader = grain.MapDataset.source(choices).map(
-    lambda choice: np.asarray(images[choice])
+    lambda choice: place(images[choice])
   )
   options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
   return iter(loader.to_iter_dataset(options))

@@ -15,7 +15,7 @@ from geomem.models import Network
 from geomem.training.config import TrainingConfig
 from geomem.training.optimizers import make_optimizer
 from geomem.training.together import Together, make_together
-from geomem.training.windows import windows
+from geomem.training.windows import on_devices, windows
 
 
 class TrainState(NamedTuple):
@@ -205,7 +205,7 @@ def train_seeds(
     out_shardings=parallel.everywhere(),
   )
   states = [init(key)._replace(epoch=0) for key in init_keys]
-  data = parallel.replicate(data)
+  data = on_devices(data)
   if resume is not None:
     states = resume(states)
   step = make_step(network, config, optimizer)

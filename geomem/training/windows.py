@@ -3,15 +3,23 @@
 from collections.abc import Iterator
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key
 
+from geomem import parallel
 from geomem.data import StreamedImages, read_ahead
 
 # Pixels of a window. Some four windows are in memory at any time: two that
 # are ready, one on the way to the device and one in use there.
 _WINDOW_BYTES = 2**26
+
+
+def on_devices(data: Any) -> Any:
+  """The training data on every device, but for images that are streamed."""
+  if not isinstance(data.images, StreamedImages):
+    return parallel.replicate(data)
+  held = parallel.replicate(data._replace(images=None))
+  return held._replace(images=data.images)
 
 
 def windows(
@@ -37,15 +45,17 @@ def windows(
   if not isinstance(data.images, StreamedImages):
     yield data, batches, keys
     return
-  batches = np.asarray(batches)
+  batches = parallel.fetch(batches)
   num_steps = len(batches)
   size = _steps_in_window(num_steps, data.images[batches[0]].nbytes)
   rows = batches.reshape(num_steps // size, -1)
-  within = jnp.arange(rows.shape[1]).reshape(size, *batches.shape[1:])
-  for i, images in enumerate(read_ahead(data.images, rows)):
-    window = data._replace(
-      images=jnp.asarray(images), labels=data.labels[:, rows[i]]
-    )
+  within = np.arange(rows.shape[1]).reshape(size, *batches.shape[1:])
+  within = parallel.replicate(within)
+  # Every device, and so every host, gets a share of the images.
+  rows = np.pad(rows, ((0, 0), (0, parallel.missing(rows.shape[1]))), "edge")
+  ahead = read_ahead(data.images, rows, parallel.shard)
+  for i, images in enumerate(ahead):
+    window = data._replace(images=images, labels=data.labels[:, rows[i]])
     yield window, within, keys[i * size : (i + 1) * size]
 
 
