@@ -249,6 +249,55 @@ def test_a_set_in_memory_is_one_window():
   assert (images, batches, keys) == three
 
 
+def test_a_run_cut_off_within_an_epoch_goes_on_there(data_dir, tmp_path):
+  config = analysis.ExperimentConfig(
+    dataset="fake_small",
+    data_dir=data_dir,
+    memory_limit=0.0,
+    model="mlp1",
+    width=8,
+    epochs=2,
+    batch_size=8,
+    crop=1,
+    manifold_points=3,
+  )
+  experiment = analysis.prepare(config)
+  seed = analysis.prepare_seed(experiment, 0)
+  states, steps = {}, []
+
+  def train(name, most=None):
+    original = windowing.read_ahead
+
+    def read_ahead(images, rows, place):
+      for i, window in enumerate(original(images, rows, place)):
+        if len(steps) == most:
+          raise KeyboardInterrupt
+        steps.append(rows[i])
+        yield window
+
+    with (
+      runs.Run(tmp_path / name, analysis.config_dict(config)) as run,
+      mock.patch.object(windowing, "read_ahead", read_ahead),
+      mock.patch.object(windowing, "_WINDOW_BYTES", 1),
+      mock.patch("geomem.training.loop.STEPS_BETWEEN_STATES", 2),
+    ):
+      for _ in analysis.train_seeds(run, experiment, [seed]):
+        pass
+    with analysis.checkpoints_of(tmp_path / name, 0) as saved:
+      states[name] = saved.load(2, experiment.network.abstract_state)
+
+  train("whole")  # Seven steps an epoch.
+  whole = steps.copy()
+  steps.clear()
+  with pytest.raises(KeyboardInterrupt):
+    train("cut", most=12)
+  train("cut")
+  # Of the second epoch five steps were done, and of these four were saved.
+  assert len(whole) == 14
+  np.testing.assert_array_equal(steps, [*whole[:12], *whole[11:]])
+  jax.tree.map(np.testing.assert_array_equal, states["cut"], states["whole"])
+
+
 def run_rows(tmp_path, config):
   """Training images, and the rows of a whole run: scores and geometry."""
   experiment = analysis.prepare(config)

@@ -1,10 +1,10 @@
-"""An epoch in windows: parts of the training set that are in memory."""
+"""The training set, and the windows of it that an epoch passes through."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from geomem import parallel
 from geomem.data import StreamedImages, read_ahead
@@ -14,7 +14,23 @@ from geomem.data import StreamedImages, read_ahead
 _WINDOW_BYTES = 2**26
 
 
-def on_devices(data: Any) -> Any:
+class TrainingData(NamedTuple):
+  """A training set, on the device or with images that are streamed to it.
+
+  Attributes:
+    images: `[n, H, W, C]` uint8.
+    labels: `[n]` labels to train on; `[seeds, n]` for several networks.
+    mean: `[C]` mean of the pixels, in units of 0 to 255.
+    std: `[C]` their standard deviation.
+  """
+
+  images: UInt8[Array | StreamedImages, "n H W C"]
+  labels: Int[Array, "*seeds n"]
+  mean: Float[Array, " C"]
+  std: Float[Array, " C"]
+
+
+def on_devices(data: TrainingData) -> TrainingData:
   """The training data on every device, but for images that are streamed."""
   if not isinstance(data.images, StreamedImages):
     return parallel.replicate(data)
@@ -23,10 +39,10 @@ def on_devices(data: Any) -> Any:
 
 
 def windows(
-  data: Any,
+  data: TrainingData,
   batches: Int[Array, "steps seeds batch"],
   keys: Key[Array, "steps seeds"],
-) -> Iterator[tuple[Any, Array, Array]]:
+) -> Iterator[tuple[TrainingData, Array, Array]]:
   """Parts the steps of an epoch by the images that must be in memory for them.
 
   A set in memory is one window, with all steps. Of a streamed one a window is
