@@ -41,13 +41,15 @@ class _Fake(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
   def _split_generators(self, dl_manager):
     make = self._generate_examples
-    return {"train": make(60), "validation": make(24)}
+    # Without labels, as ImageNet's.
+    test = {"test": make(5, labelled=False)} if self.kind == "JPEG" else {}
+    return {"train": make(60), "validation": make(24)} | test
 
-  def _generate_examples(self, count):
+  def _generate_examples(self, count, labelled=True):
     rng = np.random.default_rng(count)
     for i in range(count):
       image = encode(self.draw(rng, i % NUM_CLASSES), self.kind)
-      yield i, {"image": image, "label": i % NUM_CLASSES}
+      yield i, {"image": image, "label": i % NUM_CLASSES if labelled else -1}
 
 
 class FakeSmall(_Fake, skip_registration=True):
@@ -279,7 +281,7 @@ def test_a_run_cut_off_within_an_epoch_goes_on_there(data_dir, tmp_path):
       runs.Run(tmp_path / name, analysis.config_dict(config)) as run,
       mock.patch.object(windowing, "read_ahead", read_ahead),
       mock.patch.object(windowing, "_WINDOW_BYTES", 1),
-      mock.patch("geomem.training.loop.STEPS_BETWEEN_STATES", 2),
+      mock.patch("geomem.training.loop.STEPS_BETWEEN_STATES", 4),
     ):
       for _ in analysis.train_seeds(run, experiment, [seed]):
         pass

@@ -41,8 +41,8 @@ def decode(
 
 
 @functools.cache
-def _threads() -> concurrent.futures.ThreadPoolExecutor:
-  # Pillow lets go of Python's lock while it decodes and scales.
+def threads() -> concurrent.futures.ThreadPoolExecutor:
+  """One for each core: Pillow lets go of Python's lock where it works."""
   return concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
 
@@ -120,7 +120,7 @@ class StreamedImages:
       ):
         images[start + i] = self._decode(example["image"], position)
 
-    list(_threads().map(read, range(0, len(positions), _TASK)))
+    list(threads().map(read, range(0, len(positions), _TASK)))
     images = images.reshape(self.shape)
     return images if dtype is None else images.astype(dtype, copy=False)
 

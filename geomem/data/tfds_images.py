@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from geomem.data import cifar
 from geomem.data.datasets import Dataset, DatasetError, make_dataset
-from geomem.data.streamed import StreamedImages
+from geomem.data.streamed import StreamedImages, threads
 
 STANDARD_SIZE = 224  # Of images that differ in size: ImageNet's usual.
 _BLOCK = 512
@@ -94,13 +94,20 @@ def open_split(
       " with features image and label was expected."
     )
   shape = _image_shape(name, features["image"], image_size)
-  source = builder.as_data_source(
-    split=chosen, decoders={"image": tfds.decode.SkipDecoding()}
-  )
-  fingerprint = _fingerprint(builder, chosen)
-  labels = cached(fingerprint, lambda: _read_labels(source, fingerprint))
-  images = StreamedImages(fingerprint, source, shape)
+  images, labels = _open(builder, chosen, shape)
+  if chosen == "test" and labels.max() < 0 and "validation" in splits:
+    # ImageNet's test images, where they are there, come without labels.
+    images, labels = _open(builder, "validation", shape)
   return make_dataset(images, labels, features["label"].names)
+
+
+def _open(builder, split: str, shape) -> tuple[StreamedImages, np.ndarray]:
+  source = builder.as_data_source(
+    split=split, decoders={"image": tfds.decode.SkipDecoding()}
+  )
+  name = _fingerprint(builder, split)
+  labels = cached(name, lambda: _read_labels(source, name))
+  return StreamedImages(name, source, shape), labels
 
 
 def _image_shape(name: str, feature, size: int | None) -> tuple[int, int, int]:
@@ -127,13 +134,16 @@ def _fingerprint(builder, split: str) -> str:
 def _read_labels(source, name: str) -> np.ndarray:
   """All labels of a split; the images beside them are not decoded."""
   labels = np.empty(len(source), np.int32)
+
+  def read(start: int) -> int:
+    block = list(range(start, min(start + _BLOCK, len(source))))
+    examples = source.__getitems__(block)
+    labels[block] = [example["label"] for example in examples]
+    return len(block)
+
   with tqdm(total=len(source), desc=f"labels of {name}") as bar:
-    for start in range(0, len(source), _BLOCK):
-      block = range(start, min(start + _BLOCK, len(source)))
-      labels[start : block.stop] = [
-        example["label"] for example in source.__getitems__(list(block))
-      ]
-      bar.update(len(block))
+    for count in threads().map(read, range(0, len(source), _BLOCK)):
+      bar.update(count)
   return labels
 
 
