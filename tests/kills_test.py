@@ -57,7 +57,8 @@ def _be_the_binary(module: str, arguments: list[str], log: str) -> None:
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
   sys.argv = [module, *arguments]
-  runpy.run_module(f"experiments.{module}", run_name="__main__")
+  name = f"experiments.{module}"
+  runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +73,9 @@ def start(tmp_path_factory):
   context = multiprocessing.get_context("forkserver")
   context.set_forkserver_preload(SHARED)
 
-  def start(module, flags, out):
+  def start(module, flags, out, *more):
     arguments = [f"--{name}={value}" for name, value in flags.items()]
-    arguments.append(f"--out={out}")
+    arguments += [f"--out={out}", *more]
     process = context.Process(
       target=_be_the_binary, args=(module, arguments, f"{out}.log")
     )
@@ -124,7 +125,7 @@ def test_asked_to_stop_it_says_how_to_go_on(
   [path.stem for path in EXPERIMENTS if "common.run(" in path.read_text()],
 )
 def test_help_teaches(module, start, tmp_path):
-  _finish(start(module, {"help": True}, tmp_path / "no"), tmp_path / "no")
+  _finish(start(module, {}, tmp_path / "no", "--help"), tmp_path / "no")
   told = (tmp_path / "no.log").read_text()
   what, flags = told.split("\nFlags:\n")
   assert f"python -m experiments.{module}" in what
