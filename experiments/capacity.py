@@ -19,7 +19,7 @@ from absl import flags
 
 from experiments import flags as common
 from experiments import terminal
-from geomem import analysis, plots, runs
+from geomem import analysis, parallel, plots, runs
 
 _OUT = flags.DEFINE_string(
   "out", None, "directory (by default: runs/capacity, or RUN/capacity)"
@@ -28,29 +28,11 @@ _RUN = flags.DEFINE_string("run", None, "run directory of a finished run")
 common.define_config_flags(analysis.CapacityConfig)
 
 
-_REMOVED = {"none": "centres as they are", "low_rank": "directions removed"}
-
-
-def _print_agreement(found: analysis.Agreement) -> None:
-  low, _, middle, _, high = found.ratios
-  sentence = (
-    f"{_REMOVED[found.centers]}: simulated over theory has median {middle:.3f},"
-    f" {found.ratios[1]:.3f} to {found.ratios[3]:.3f} in 90 % of"
-    f" {found.count} sets, {low:.3f} to {high:.3f} in all (the farthest:"
-    f" {found.farthest})"
-  )
-  if found.correlation is not None:
-    sentence += f"; correlation {found.correlation:.3f}"
-  if found.unknown:
-    sentence += f"; {found.unknown} more are not separable in all features"
-  print(sentence + ".")
-
-
 def _report(run: runs.Run) -> None:
   rows = run.rows()
-  written = plots.draw_all(run.path)
-  for found in analysis.agreements(rows):
-    _print_agreement(found)
+  written = parallel.from_first(lambda: plots.draw_all(run.path))
+  for sentence in analysis.sentences_of(run.config, rows):
+    print(sentence)
   print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
 
 
@@ -75,7 +57,7 @@ def main(argv) -> int:
   out = pathlib.Path(_OUT.value or default)
   of_run = _RUN.value is not None
   fields = analysis.capacity_config_dict(config, of_run=of_run)
-  with runs.Run(out, {"experiment": "capacity", **fields}) as run:
+  with analysis.open_run(out, {"experiment": "capacity", **fields}) as run:
     if run.is_done:
       print(f"{out} is complete; nothing to do.")
       return 0

@@ -9,7 +9,7 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import terminal
+from experiments import processes, terminal
 from geomem.analysis import ExperimentConfig
 
 _HELP_WIDTH = 80
@@ -20,6 +20,8 @@ _DEFINE = {
   float: flags.DEFINE_float,
   bool: flags.DEFINE_bool,
 }
+
+processes.define_flags()
 
 
 def _help_texts(config_class: type) -> dict[str, str]:
@@ -172,4 +174,4 @@ def _parse(argv: list[str]) -> list[str]:
 
 def run(main) -> None:
   """Runs a binary, with what `terminal.guarded` makes of its errors."""
-  app.run(terminal.guarded(main), flags_parser=_parse)
+  app.run(terminal.guarded(processes.joined(main)), flags_parser=_parse)

@@ -22,7 +22,7 @@ from absl import flags
 
 from experiments import flags as common
 from experiments import terminal
-from geomem import analysis, plots, runs
+from geomem import analysis, parallel, plots, runs
 
 _RUN = flags.DEFINE_string("run", None, "run directory", required=True)
 _OUT = flags.DEFINE_string(
@@ -42,10 +42,9 @@ _TRAINING_MODE = flags.DEFINE_bool(
 
 
 def _report(run: runs.Run) -> None:
-  written = plots.draw_all(run.path)
-  for finding in analysis.find_gradients(run.rows()):
-    verdict = "holds" if finding.holds else "does not hold"
-    print(f"{finding.name} {verdict}: {finding.sentence}.")
+  written = parallel.from_first(lambda: plots.draw_all(run.path))
+  for sentence in analysis.sentences_of(run.config, run.rows()):
+    print(sentence)
   print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
 
 
@@ -69,7 +68,7 @@ def main(argv) -> int:
       )
       for number in range(first, first + count)
     ]
-  with runs.Run(out, analysis.gradient_config_dict(config)) as run:
+  with analysis.open_run(out, analysis.gradient_config_dict(config)) as run:
     if run.is_done:
       print(f"{out} is complete; nothing to do.")
       return 0

@@ -9,7 +9,7 @@ restored and test examples.
 takes two to three minutes on two cores: a small convolutional network on
 scikit-learn's digits, half of the labels permuted. For the paper's network:
 
-  python -m experiments.memorization --out=runs/vgg16 --dataset=cifar100
+  python -m experiments.memorization --out=runs/vgg16 --preset=paper_vgg16
 
 The same command again resumes a run that was cut off. Several values of
 --permuted_fraction, --model or --width make a sweep:
@@ -23,13 +23,14 @@ import pathlib
 from absl import flags
 
 from experiments import flags as common
-from experiments import work
-from geomem import analysis, plots, runs
+from experiments import presets, work
+from geomem import analysis, parallel, plots, runs
 
 _OUT = flags.DEFINE_string("out", "runs/memorization", "run directory")
 _LISTS = ("permuted_fraction", "model", "width")
 common.define_config_flags(lists=_LISTS)
 common.define_share_flag()
+presets.define_preset_flag("memorization")
 
 
 def _print_table(rows) -> None:
@@ -65,19 +66,17 @@ def _print_table(rows) -> None:
 
 def _report(run: runs.Run) -> None:
   rows = run.rows()
-  written = plots.draw_all(run.path)
+  written = parallel.from_first(lambda: plots.draw_all(run.path))
   _print_table(rows)
-  measured = {r["subset"] for r in rows if r["metric"] == "capacity"}
-  if {"permuted", "restored", "test"} <= measured and not run.config["layers"]:
-    for finding in analysis.find(rows):
-      verdict = "holds" if finding.holds else "does not hold"
-      print(f"{finding.name} {verdict}: {finding.sentence}.")
+  for sentence in analysis.sentences_of(run.config, rows):
+    print(sentence)
   print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
 
 
 def main(argv) -> int:
   """Runs the experiment, resumes it, or says that it is done."""
   del argv
+  presets.apply_preset("memorization")
   kind = analysis.ExperimentConfig
   config = common.config_from_flags(kind, _LISTS)
   values = common.values_from_flags(kind, _LISTS)
@@ -101,7 +100,7 @@ def main(argv) -> int:
   numbers = range(config.seed, config.seed + config.num_seeds)
   # Bad input shows before work.
   seeds = [analysis.prepare_seed(experiment, number) for number in numbers]
-  with runs.Run(path, analysis.config_dict(config)) as run:
+  with analysis.open_run(path, analysis.config_dict(config)) as run:
     if run.is_done:
       print(f"{path} is complete; nothing to do.")
       return 0
@@ -111,6 +110,7 @@ def main(argv) -> int:
       f" {experiment.num_classes} classes, {network.name} with"
       f" {network.num_parameters:,} parameters, to {path}"
     )
+    print(parallel.describe(experiment.config.batch_size))
     work.train_and_measure(run, experiment, seeds)
     _report(run)
     run.mark_done()

@@ -21,7 +21,7 @@ from absl import flags
 
 from experiments import flags as common
 from experiments import terminal
-from geomem import analysis, plots, runs
+from geomem import analysis, parallel, plots, runs
 
 _RUN = flags.DEFINE_string(
   "run",
@@ -109,13 +109,10 @@ def _short_name(kind: str, rewound: str) -> str:
 
 def _report(run: runs.Run) -> None:
   rows = run.rows()
-  written = plots.draw_all(run.path)
+  written = parallel.from_first(lambda: plots.draw_all(run.path))
   _print_table(rows)
-  for sentence in analysis.best_rewinds(rows):
+  for sentence in analysis.sentences_of(run.config, rows):
     print(sentence)
-  for finding in analysis.find_rewinds(rows):
-    verdict = "holds" if finding.holds else "does not hold"
-    print(f"{finding.name} {verdict}: {finding.sentence}.")
   print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
 
 
@@ -130,7 +127,7 @@ def main(argv) -> int:
   for number in seeds:
     analysis.epochs_to_rewind(path, config, number)  # Bad input shows first.
   out = pathlib.Path(_OUT.value or path / config.directory)
-  with runs.Run(out, config.as_dict()) as run:
+  with analysis.open_run(out, config.as_dict()) as run:
     if run.is_done:
       print(f"{out} is complete; nothing to do.")
       return 0

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from tqdm import tqdm
 
 from experiments import terminal
-from geomem import analysis, plots, runs
+from geomem import analysis, parallel, plots, runs
 from geomem.analysis import sweep
 from geomem.training import checkpoint_epochs
 
@@ -23,7 +23,8 @@ def train_and_measure(
 ) -> None:
   """Trains all seeds together, then measures them; `leave` keeps the bars."""
   for seed in seeds:
-    seed.labels.save(run.path / f"labels_seed{seed.seed}.npz")
+    path = run.path / f"labels_seed{seed.seed}.npz"
+    parallel.from_first(functools.partial(seed.labels.save, path))
   config = experiment.config
   training = analysis.train_seeds(run, experiment, seeds)
   numbers = ", ".join(str(seed.seed) for seed in seeds)
@@ -68,7 +69,8 @@ def run_sweep(
   cells = sweep.make_cells(path, config, axes)
   mine = sweep.share_of(cells, share)
   shared = sweep.sweep_config(kind, config, axes)
-  _patiently(path, shared).close()  # Another sweep's directory is refused.
+  # Another sweep's directory is refused.
+  parallel.from_first(lambda: _patiently(path, shared).close())
   failed = []
   if not all(map(sweep.is_done, mine)):
     with terminal.bar(len(mine), "cells") as bar:
@@ -78,7 +80,7 @@ def run_sweep(
         _tell(bar, outcome)
         if outcome.state == "failed":
           failed.append(outcome)
-  _finish(path, shared, cells, summarize)
+  parallel.from_first(lambda: _finish(path, shared, cells, summarize))
   for cell, _, error in failed:
     print(f"Failed: {cell.path}: {error}", file=sys.stderr)
   return 1 if failed else 0

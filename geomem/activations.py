@@ -1,4 +1,9 @@
-"""Every layer of a network over many images, in blocks of bounded memory."""
+"""Every layer of a network over many images, in blocks of bounded memory.
+
+A layer that fits is held whole, on the host, and comes with its neighbours from
+one pass over the images; of one that does not, some manifolds at a time leave
+the devices' memory for nowhere.
+"""
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -8,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from geomem import parallel
 
 # (state, images) -> activations by layer name.
 Forward = Callable[[Any, Array], dict[str, Array]]
@@ -25,6 +32,29 @@ def _compiled(forward: Forward, layers: tuple[str, ...]):
     }
 
   return jax.jit(run)
+
+
+@functools.lru_cache(maxsize=256)
+def _compiled_manifolds(forward: Forward, layer: str, shape: tuple[int, int]):
+  """`[m M, ...]` images to `[m, M, N]` points, features shared out."""
+
+  def run(state, images):
+    points = forward(state, images)[layer].reshape(len(images), -1)
+    # Images that fill up go; features of zeros add nothing to any product.
+    points = points[: shape[0] * shape[1]].astype(jnp.float32)
+    more = parallel.missing(points.shape[1])
+    return jnp.pad(points, ((0, 0), (0, more))).reshape(*shape, -1)
+
+  return jax.jit(run, out_shardings=parallel.along(2))
+
+
+def layer_bytes(
+  forward: Forward, state: Any, images: np.ndarray | Array
+) -> dict[str, int]:
+  """What an image's float32 activations take, by layer."""
+  image = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
+  shapes = jax.eval_shape(forward, state, image)
+  return {name: 4 * shape.size for name, shape in shapes.items()}
 
 
 def group_layers(sizes: dict[str, int], max_size: int) -> list[tuple[str, ...]]:
@@ -61,30 +91,66 @@ def layer_blocks(
     state: its first argument.
     images: `[n, ...]`.
     layers: names of the layers, in the order wanted.
-    batch_size: images at a time.
+    batch_size: images at a time on each device.
     max_bytes: bound on the activations held at once; one layer at least.
 
   Yields:
     The layer's name and its `[n, N]` float32 activations.
   """
   num_images = len(images)
-  batch_size = min(batch_size, num_images)
-  batch = jax.ShapeDtypeStruct((batch_size, *images.shape[1:]), images.dtype)
-  shapes = jax.eval_shape(forward, state, batch)
-  sizes = {
-    name: 4 * num_images * (shapes[name].size // batch_size) for name in layers
-  }
+  batch_size = min(batch_size * parallel.mesh().size, num_images)
+  each = layer_bytes(forward, state, images)
+  sizes = {name: num_images * each[name] for name in layers}
   for group in group_layers(sizes, max_bytes):
     run = _compiled(forward, group)
     held = {
-      name: np.empty((num_images, sizes[name] // (4 * num_images)), np.float32)
+      name: np.empty((num_images, each[name] // 4), np.float32)
       for name in group
     }
     for start in range(0, num_images, batch_size):
       # The last batch ends at the last image, and repeats some before it.
       start = min(start, num_images - batch_size)
-      block = run(state, jnp.asarray(images[start : start + batch_size]))
+      block = run(state, parallel.shard(images[start : start + batch_size]))
       for name, values in block.items():
-        held[name][start : start + batch_size] = values
+        found = parallel.fetch(values)[:batch_size]
+        held[name][start : start + batch_size] = found
     for name in group:
       yield name, held.pop(name)
+
+
+def manifold_blocks(
+  forward: Forward,
+  state: Any,
+  images: np.ndarray | Array,
+  layer: str,
+  *,
+  batch_size: int = 512,
+  max_bytes: int = 2**28,
+) -> Iterator[Float[Array, "m M N"]]:
+  """Hands on one layer's activations some manifolds at a time.
+
+  Args:
+    forward: as in `layer_blocks`.
+    state: its first argument.
+    images: `[P, M, ...]`.
+    layer: its name.
+    batch_size: images at a time on each device; one manifold at least.
+    max_bytes: bound on the activations at a time on each device; likewise.
+
+  Yields:
+    Points of m manifolds, shared out over the devices by features, of which
+    some may be zeros that fill up.
+  """
+  num_manifolds, num_points = images.shape[:2]
+  each = layer_bytes(forward, state, images[0])[layer]
+  most = min(batch_size, max_bytes // each) * parallel.mesh().size // num_points
+  # A divisor, so that one program serves all.
+  size = next(
+    m
+    for m in range(num_manifolds, 0, -1)
+    if num_manifolds % m == 0 and m <= max(most, 1)
+  )
+  run = _compiled_manifolds(forward, layer, (size, num_points))
+  for start in range(0, num_manifolds, size):
+    block = images[start : start + size].reshape(-1, *images.shape[2:])
+    yield run(state, parallel.shard(block))

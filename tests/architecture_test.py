@@ -13,13 +13,15 @@ ROOT = pathlib.Path(__file__).parent.parent
 ARROWS = {
   "disk": set(),
   "environment": set(),
+  "parallel": set(),
   "runs": {"disk", "environment"},
   "data": {"disk"},
   "models": set(),
-  "training": {"data", "disk", "models", "runs"},
-  "activations": set(),
+  "training": {"data", "disk", "models", "parallel", "runs"},
+  "activations": {"parallel"},
   "geometry": set(),
   "analysis": {
+    "parallel",
     "runs",
     "data",
     "models",
@@ -27,7 +29,7 @@ ARROWS = {
     "activations",
     "geometry",
   },
-  "plots": {"runs"},
+  "plots": {"disk", "runs"},
 }
 LIBRARY = sorted((ROOT / "geomem").rglob("*.py"))
 BINARIES = sorted((ROOT / "experiments").rglob("*.py"))

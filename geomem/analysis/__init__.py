@@ -59,7 +59,14 @@ from geomem.analysis.rewind_plan import (
   epochs_to_rewind,
   make_rewinds,
 )
+from geomem.analysis.sentences import sentences_of
+from geomem.analysis.shared_run import SharedRun, open_run
 from geomem.analysis.train import train_seed, train_seeds
+from geomem.analysis.whole import (
+  run_memorization,
+  run_model_sizes,
+  run_rewinds,
+)
 
 __all__ = [
   "Agreement",
@@ -72,6 +79,7 @@ __all__ = [
   "RewindConfig",
   "RewindScores",
   "Seed",
+  "SharedRun",
   "agreements",
   "best_rewinds",
   "capacity_config_dict",
@@ -97,13 +105,18 @@ __all__ = [
   "measured_layers",
   "name_of",
   "num_networks",
+  "open_run",
   "plan_gradients",
   "prepare",
   "prepare_seed",
   "resolve",
+  "run_memorization",
+  "run_model_sizes",
+  "run_rewinds",
   "run_units",
   "score_rewinds",
   "score_subsets",
+  "sentences_of",
   "summarize_noise",
   "summarize_sizes",
   "synthetic_units",

@@ -13,11 +13,14 @@ class ExperimentConfig:
   Attributes:
     dataset: `digits`, a TFDS name, or `npz:PATH`.
     data_dir: where TFDS looks; by default where it always does.
+    image_size: the side of TFDS images, scaled and cut; by default their own.
+    memory_limit: GB of pixels to hold in memory, 4 by default; more stream.
     num_classes: the first classes only; all by default.
     examples_per_class: the first training examples of each class only; all by
       default.
     model: the architecture, such as mlp, convnet, vgg16_bn or resnet18.
     width: its channels in the first stage; by default the architecture's own.
+    dtype: its computation is in `float32` or `bfloat16`; the rest in float32.
     permuted_fraction: the part of the training examples with permuted labels.
     redraw_labels: whether permuted labels are drawn anew, not shuffled.
     epochs: passes over the training set.
@@ -43,10 +46,13 @@ class ExperimentConfig:
 
   dataset: str = "digits"
   data_dir: str | None = None
+  image_size: int | None = None
+  memory_limit: float | None = None
   num_classes: int | None = None
   examples_per_class: int | None = None
   model: str | None = None
   width: int | None = None
+  dtype: str = "float32"
   permuted_fraction: float = 0.5
   redraw_labels: bool = False
   epochs: int | None = None

@@ -22,6 +22,10 @@ class Finding(NamedTuple):
   holds: bool
   sentence: str
 
+  def __str__(self) -> str:
+    verdict = "holds" if self.holds else "does not hold"
+    return f"{self.name} {verdict}: {self.sentence}."
+
 
 def epoch_of(rows, which: str, seed: int) -> int:
   """The `best` or the `last` epoch of a seed."""

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from geomem import data, models, training
+from geomem import data, models, parallel, training
 
 # Of each layer in order, the input not among them: is it the other epoch's?
 # That of a network's first layers names a node of the tree.
@@ -100,6 +100,7 @@ def _fit_layer(network: models.Network, name: str):
   """Output, and batch statistics, of a layer under its input's own."""
 
   def fit(state, x):
+    x = parallel.share(x)
     output, new = network.apply_layer(name, state, x, train=True, momentum=0.0)
     return output, network.split({name: new})[1] if new else {}
 
@@ -112,7 +113,7 @@ _normalize = jax.jit(data.normalize)
 def hybrid_logits(
   hybrids: Hybrids,
   masks: Sequence[Mask],
-  images: UInt8[np.ndarray, "n H W C"],
+  images: UInt8[data.Images, "n H W C"],
   mean: Float[np.ndarray, " C"],
   std: Float[np.ndarray, " C"],
 ) -> Iterator[tuple[Mask, slice, Float[np.ndarray, "b classes"]]]:
@@ -138,7 +139,7 @@ def hybrid_logits(
   for count, block in training.padded_blocks(images):
     x = _normalize(block, mean, std)
     for mask, logits in _walk(masks, run_layer, x):
-      logits = np.asarray(logits.astype(jnp.float32))[:count]
+      logits = parallel.fetch(logits.astype(jnp.float32))[:count]
       yield mask, slice(start, start + count), logits
     start += count
 
@@ -146,7 +147,7 @@ def hybrid_logits(
 def reestimate(
   hybrids: Hybrids,
   masks: Sequence[Mask],
-  images: UInt8[np.ndarray, "n H W C"],
+  images: UInt8[data.Images, "n H W C"],
   mean: Float[np.ndarray, " C"],
   std: Float[np.ndarray, " C"],
 ) -> Hybrids:

@@ -1,6 +1,7 @@
 """The memorization experiment: train, score the subsets, measure the layers."""
 
 import functools
+import itertools
 import pathlib
 from collections.abc import Iterator
 
@@ -8,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from geomem import geometry, runs, training
-from geomem.activations import layer_blocks
+from geomem import geometry, parallel, runs, training
 from geomem.analysis import experiment as experiments
 from geomem.analysis.config import measured_layers
+from geomem.analysis.layer_statistics import layer_statistics
 
 METRICS = (
   "capacity",
@@ -109,52 +110,58 @@ def measure_layers(
   config, network = experiment.config, experiment.network
   layers = network.layer_names if layers is None else layers
   names = list(seed.manifolds)
-  images = np.concatenate(
+  images = np.stack(
     [
       getattr(experiment, seed.subsets[name].source).images[chosen.ravel()]
       for name, chosen in seed.manifolds.items()
     ]
   )
+  shape = next(iter(seed.manifolds.values())).shape
+  images = images.reshape(len(names), *shape, *images.shape[2:])
   forward = experiments.measuring_forward(
     network, tuple(experiment.mean.tolist()), tuple(experiment.std.tolist())
   )
-  centers = experiments.parse_centers(config.centers)
-  shape = next(iter(seed.manifolds.values())).shape
-  for layer, points in layer_blocks(forward, state, images, layers):
-    index = network.layer_names.index(layer)
-    points = points.reshape(len(names), *shape, -1)
-    stats = [
-      _statistics(layer, name, subset)
-      for name, subset in zip(names, points, strict=True)
-    ]
-    stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *stats)
+  options = {
+    "kappa": config.kappa,
+    "num_probes": config.num_probes,
+    "centers": experiments.parse_centers(config.centers),
+  }
+  # As many layers at a time as give every device a subset of one.
+  num_layers = max(1, parallel.mesh().size // len(names))
+  found = layer_statistics(forward, state, images, layers, names)
+  while some := list(itertools.islice(found, num_layers)):
     # The same probes in every layer and epoch: differences are of the layers.
     measured = _measure(
-      seed.geometry_key,
-      stacked,
-      kappa=config.kappa,
-      num_probes=config.num_probes,
-      centers=centers,
+      seed.geometry_key, _stacked(some, num_layers), **options
     )
-    yield _geometry_rows(measured, layer, index, names)
+    measured = jax.tree.map(parallel.fetch, measured)
+    for i, (layer, _) in enumerate(some):
+      here = jax.tree.map(lambda x, i=i: jnp.asarray(x[i]), measured)
+      index = network.layer_names.index(layer)
+      yield _geometry_rows(here, layer, index, names)
 
 
-def _statistics(layer: str, name: str, points) -> geometry.GramStatistics:
-  try:
-    return geometry.gram_statistics(points)
-  except ValueError as error:
-    raise ValueError(f"layer {layer}, {name} examples: {error}") from error
+def _stacked(some, num_layers: int) -> geometry.GramStatistics:
+  """Statistics `[num_layers, subsets, ...]`; the last layer's fill up."""
+  stats = [stats for _, stats in some]
+  stats += stats[-1:] * (num_layers - len(stats))
+  return jax.tree.map(lambda *xs: jnp.stack(xs), *stats)
 
 
 @functools.partial(jax.jit, static_argnames=("num_probes", "centers"))
 def _measure(key, stats, *, kappa, num_probes, centers):
-  """The geometry of each subset, one after the other: loops end early so."""
-  return jax.lax.map(
+  """The geometry of each layer's subsets, shared out over the devices.
+
+  On one device they go one after the other: loops end early so.
+  """
+  leading = stats.mask.shape[:2]
+  found = parallel.map_shares(
     lambda subset: geometry.manifold_geometry(
       key, subset, kappa=kappa, num_probes=num_probes, centers=centers
     ),
-    stats,
+    jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stats),
   )
+  return jax.tree.map(lambda x: x.reshape(*leading, *x.shape[1:]), found)
 
 
 def measure_seed(run, experiment, seed) -> Iterator[tuple[int, str]]:

@@ -7,9 +7,10 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-from geomem import runs
+from geomem import parallel, runs
 from geomem.analysis import experiment as experiments
 from geomem.analysis.config import ExperimentConfig, config_dict
+from geomem.analysis.shared_run import open_run
 
 
 class Cell(NamedTuple):
@@ -129,7 +130,7 @@ def run_cells(
 def _run_cell(cell: Cell, work: Callable[..., None]) -> None:
   config = config_dict(cell.config)
   if is_done(cell):
-    with runs.Run(cell.path, config) as run:  # Refuses another config.
+    with open_run(cell.path, config) as run:  # Refuses another config.
       if run.is_done:  # Still: its rows are whole.
         return
   # Bad input shows before anything is written.
@@ -139,7 +140,7 @@ def _run_cell(cell: Cell, work: Callable[..., None]) -> None:
     experiments.prepare_seed(experiment, number)
     for number in range(first, first + count)
   ]
-  with runs.Run(cell.path, config) as run:
+  with open_run(cell.path, config) as run:
     if not run.is_done:  # By another process, meanwhile.
       work(run, experiment, seeds)
       run.mark_done()
@@ -147,7 +148,7 @@ def _run_cell(cell: Cell, work: Callable[..., None]) -> None:
 
 def is_done(cell: Cell) -> bool:
   """Whether a cell is complete."""
-  return (cell.path / "done").exists()
+  return parallel.from_first((cell.path / "done").exists)
 
 
 def collect(path: pathlib.Path | str, axes: Sequence[str]) -> list[dict]:

@@ -22,8 +22,16 @@ def _means(points, reference):
   return (points - reference[None, None]).mean(axis=1)
 
 
+@functools.partial(jax.jit, donate_argnums=0)
+def _centered(means):
+  origin = means.mean(axis=0)
+  return means - origin[None], origin
+
+
 @jax.jit
-def _products(points, reference, means, centers):
+def _products(points, reference, origin, centers, start):
+  own = jax.lax.dynamic_slice_in_dim(centers, start, points.shape[0])
+  means = own + origin[None]
   points = points - reference[None, None] - means[:, None]
   within = _dot("pmn,pkn->pmk", points, points)
   return within, _dot("pmn,qn->pmq", points, centers)
@@ -41,7 +49,8 @@ def statistics_by_manifold(
       for the centres and for the products.
 
   Raises:
-    ValueError: there are no blocks, or they differ in more than their length.
+    ValueError: there are no blocks, they differ in more than their length, or
+      a point is not finite.
   """
   shapes, means, reference = set(), [], None
   for block in blocks():
@@ -58,15 +67,27 @@ def statistics_by_manifold(
     means.append(_means(block, reference))
   if not means:
     raise ValueError("There are no blocks; at least one manifold was expected.")
+  starts = np.cumsum([0, *map(len, means)])
   whole = jnp.concatenate(means)
-  centers = whole - whole.mean(axis=0, keepdims=True)
+  means.clear()  # All centres are held once from here on.
+  _check_finite(whole)
+  centers, origin = _centered(whole)
   parts = [
-    _products(jnp.asarray(block), reference, mean, centers)
-    for block, mean in zip(blocks(), means, strict=True)
+    _products(jnp.asarray(block), reference, origin, centers, start)
+    for block, start in zip(blocks(), starts, strict=False)
   ]
   within, cross = (jnp.concatenate(part) for part in zip(*parts, strict=True))
   gram = _dot("pn,qn->pq", centers, centers)
   return GramStatistics(within, cross, gram, jnp.ones(within.shape[:2], bool))
+
+
+def _check_finite(means: Array) -> None:
+  finite = np.asarray(jnp.isfinite(means).all(axis=1))
+  if not finite.all():
+    raise ValueError(
+      f"Manifold {finite.argmin()} has a point that is not finite; look for NaN"
+      " or overflow in what gave the points."
+    )
 
 
 def project_points(

@@ -1,6 +1,6 @@
 """Models: networks as ordered lists of named layers."""
 
 from geomem.models.architectures import MODELS, build
-from geomem.models.network import Network, Output
+from geomem.models.network import Network, Output, dtype_named
 
-__all__ = ["MODELS", "Network", "Output", "build"]
+__all__ = ["MODELS", "Network", "Output", "build", "dtype_named"]

@@ -15,6 +15,17 @@ from jaxtyping import Array, Float, Key
 LayerMaker = Callable[[tuple[int, ...], nnx.Rngs], nnx.Module]
 LayerSpec = tuple[str, LayerMaker]
 
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def dtype_named(name: str):
+  """The type that a network computes in, by name."""
+  if name not in _DTYPES:
+    raise ValueError(
+      f"dtype {name!r} is not known; choose one of {', '.join(_DTYPES)}."
+    )
+  return _DTYPES[name]
+
 
 class Output(NamedTuple):
   """What a network gives.

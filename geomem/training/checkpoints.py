@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from geomem import disk
+from geomem import disk, parallel
 
 _LOG = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ class Checkpoints:
   def _load(self, epoch: int, like: Any) -> Any:
     # Where the arrays shall live is said here, not read from the disk: the
     # checkpoint may come from other devices.
-    place = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    place = parallel.everywhere()
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=place), like
     )

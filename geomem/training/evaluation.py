@@ -4,10 +4,10 @@ import functools
 from collections.abc import Iterator
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
+from geomem import parallel
 from geomem.data import normalize
 from geomem.models import Network
 
@@ -25,14 +25,20 @@ def padded_blocks(
 ) -> Iterator[tuple[int, UInt8[Array, "b H W C"]]]:
   """Images in blocks of one size, so that one program serves all.
 
+  Args:
+    images: all of them.
+    batch_size: images at a time on each device.
+
   Yields:
-    How many images the block holds, and the block, zeros after those.
+    How many images the block holds, and the block, shared out over the
+    devices; the last image fills up the last block.
   """
-  batch_size = min(batch_size, len(images))
-  for start in range(0, len(images), batch_size):
-    block = jnp.asarray(images[start : start + batch_size])
-    padding = [(0, batch_size - len(block))] + [(0, 0)] * (block.ndim - 1)
-    yield len(block), jnp.pad(block, padding)
+  num_images = len(images)
+  batch_size = min(batch_size * parallel.mesh().size, num_images)
+  for start in range(0, num_images, batch_size):
+    chosen = np.minimum(start + np.arange(batch_size), num_images - 1)
+    count = min(batch_size, num_images - start)
+    yield count, parallel.shard(images[chosen])
 
 
 def predict_logits(
@@ -47,7 +53,7 @@ def predict_logits(
   """Logits of `[n, H, W, C]` uint8 images, in evaluation mode, on the host."""
   forward = _compiled_logits(network)
   outputs = [
-    np.asarray(forward(state, block, mean, std))[:count]
+    parallel.fetch(forward(state, block, mean, std))[:count]
     for count, block in padded_blocks(images, batch_size)
   ]
   return np.concatenate(outputs)

@@ -1,11 +1,13 @@
 """How the networks of several seeds are stepped: here it is decided, once."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from geomem import parallel
 from geomem.models import Network
 
 # On CPU XLA runs batched matrix products with a loop of its own, which is
@@ -58,9 +60,10 @@ def _many_steps(step: Callable) -> Callable:
   Accelerators get one compiled scan. On CPU each step is one dispatch, since
   XLA runs a convolution inside a loop some 25 times slower than outside.
   """
+  on_mesh = functools.partial(jax.jit, out_shardings=parallel.everywhere())
   if jax.default_backend() != "cpu":
 
-    @jax.jit
+    @on_mesh
     def scanned(states, data, batches, keys):
       return jax.lax.scan(
         lambda carry, xs: step(carry, data, *xs), states, (batches, keys)
@@ -68,7 +71,7 @@ def _many_steps(step: Callable) -> Callable:
 
     return scanned
 
-  compiled = jax.jit(step)
+  compiled = on_mesh(step)
 
   def dispatched(states, data, batches, keys):
     losses = []

@@ -1,0 +1,55 @@
+"""Several processes, one on each host, that do the work of a binary together.
+
+Every process gets the same flags but for its number. The directories are on a
+disk that all of them see.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable
+
+from absl import flags
+
+from geomem import parallel
+
+# The flags below are those of whoever defines them.
+flags.disclaim_key_flags()
+
+
+def define_flags() -> None:
+  """Defines the flags by which processes find each other."""
+  flags.DEFINE_bool(
+    "distributed",
+    False,
+    "several hosts that the cluster knows of (Cloud TPU, Slurm, MPI)",
+  )
+  flags.DEFINE_string(
+    "coordinator_address",
+    None,
+    "several hosts: HOST:PORT of process 0, the same for all",
+  )
+  flags.DEFINE_integer("num_processes", None, "several hosts: how many")
+  flags.DEFINE_integer("process_id", None, "several hosts: this one, from 0")
+
+
+def joined(main: Callable) -> Callable:
+  """A main function that joins the other processes; the first one speaks."""
+
+  def run(argv):
+    parallel.start(
+      flags.FLAGS.coordinator_address,
+      flags.FLAGS.num_processes,
+      flags.FLAGS.process_id,
+      automatic=flags.FLAGS.distributed,
+    )
+    if parallel.is_first():
+      return main(argv)
+    # Errors leave, and are told by whoever called.
+    with (
+      open(os.devnull, "w") as nowhere,
+      contextlib.redirect_stdout(nowhere),
+      contextlib.redirect_stderr(nowhere),
+    ):
+      return main(argv)
+
+  return run

@@ -1,0 +1,209 @@
+"""The mesh: all devices of all processes in one row, and arrays on it.
+
+Programs are written for whole arrays, and compiled once for the mesh: what a
+device does follows from where the arrays lie. Every process runs the same
+program on the same values; only the first writes. With one device all of this
+comes down to that device.
+"""
+
+import functools
+import pickle
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+_AXIS = "devices"
+_T = TypeVar("_T")
+
+
+def start(
+  coordinator_address: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  *,
+  automatic: bool = False,
+) -> None:
+  """Joins the processes of several hosts, before anything touches a device.
+
+  Args:
+    coordinator_address: `host:port` of process 0, the same everywhere.
+    num_processes: how many there are.
+    process_id: which of them this one is, from 0.
+    automatic: whether the cluster (Cloud TPU, Slurm, MPI) says all that.
+
+  Raises:
+    ValueError: only some of it is given, or no cluster is found.
+  """
+  given = (coordinator_address, num_processes, process_id)
+  if all(value is None for value in given):
+    if automatic:
+      _start_automatically()
+    return
+  if any(value is None for value in given):
+    raise ValueError(
+      f"coordinator_address={coordinator_address}, num_processes="
+      f"{num_processes}, process_id={process_id} were given; several processes"
+      " need all three, or --distributed where the cluster knows them."
+    )
+  jax.distributed.initialize(*given)
+
+
+def _start_automatically() -> None:
+  try:
+    jax.distributed.initialize()
+  except (ValueError, RuntimeError) as error:
+    raise ValueError(
+      f"--distributed found no cluster to join ({error}); give"
+      " --coordinator_address, --num_processes and --process_id."
+    ) from error
+
+
+@functools.cache
+def mesh() -> Mesh:
+  """All devices in one row."""
+  auto = (jax.sharding.AxisType.Auto,)
+  return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=auto)
+
+
+def is_first() -> bool:
+  """Whether this process is the one that writes and speaks."""
+  return jax.process_index() == 0
+
+
+def describe(batch_size: int) -> str:
+  """Devices, mesh and global batch in one line."""
+  count, processes = mesh().size, jax.process_count()
+  kind = jax.devices()[0].device_kind
+  return (
+    f"{count} device{'s' * (count > 1)} ({kind}) of {processes}"
+    f" process{'es' * (processes > 1)}, mesh {_AXIS}={count}, batches of"
+    f" {batch_size} examples, {-(-batch_size // count)} a device"
+  )
+
+
+def everywhere() -> NamedSharding:
+  """A copy on every device."""
+  return NamedSharding(mesh(), PartitionSpec())
+
+
+def along(axis: int) -> NamedSharding:
+  """An axis, counted from the front, shared out over the devices."""
+  return NamedSharding(mesh(), PartitionSpec(*[None] * axis, _AXIS))
+
+
+def _place(array, sharding: NamedSharding) -> jax.Array:
+  if jax.process_count() == 1:
+    # What only can become an array, such as streamed images, becomes one here.
+    held = array if isinstance(array, jax.Array) else np.asarray(array)
+    return jax.device_put(held, sharding)
+
+  def piece(index):
+    # Each process reads what its own devices take, and nothing else.
+    rows = np.asarray(array[index[0]] if index else array)
+    return rows[(slice(None), *index[1:])] if index else rows
+
+  return jax.make_array_from_callback(array.shape, sharding, piece)
+
+
+def replicate(tree: Any) -> Any:
+  """A copy of every array on every device."""
+  return jax.tree.map(lambda x: _place(x, everywhere()), tree)
+
+
+def missing(count: int) -> int:
+  """How many entries fill `count` of them up to the same for every device."""
+  return -count % mesh().size
+
+
+def shard(array, axis: int = 0) -> jax.Array:
+  """An array with an axis shared out; zeros fill up the axis."""
+  more = missing(array.shape[axis])
+  if more:
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, more)
+    array = np.pad(np.asarray(array), widths)
+  return _place(array, along(axis))
+
+
+def share(array: jax.Array) -> jax.Array:
+  """Under jit: the first axis shared out, of whatever length.
+
+  XLA fills it up and leaves out of every sum what it filled in.
+  """
+  if mesh().size == 1:
+    return array
+  return jax.lax.with_sharding_constraint(array, along(0))
+
+
+@functools.cache
+def _gather():
+  return jax.jit(lambda array: array, out_shardings=everywhere())
+
+
+def fetch(array: jax.Array) -> np.ndarray:
+  """The whole array on the host, in every process."""
+  if not (array.is_fully_addressable or array.is_fully_replicated):
+    array = _gather()(array)
+  return np.asarray(array)
+
+
+def map_shares(function: Callable[[_T], Any], entries: _T) -> Any:
+  """`jax.lax.map` under jit, every device with its share of the entries.
+
+  Loops of a device end when its own entries are done.
+
+  Args:
+    function: of one entry; nothing in it may communicate.
+    entries: a tree of arrays with one leading axis; the last entry is done
+      more than once where they do not go up in the devices.
+  """
+  if mesh().size == 1:
+    return jax.lax.map(function, entries)
+  count = len(jax.tree.leaves(entries)[0])
+  index = np.minimum(np.arange(count + missing(count)), count - 1)
+  spec = PartitionSpec(_AXIS)
+  mapped = jax.shard_map(
+    lambda share: jax.lax.map(function, share),
+    mesh=mesh(),
+    in_specs=spec,
+    out_specs=spec,
+    check_vma=False,
+  )
+  found = mapped(jax.tree.map(lambda x: jnp.take(x, index, axis=0), entries))
+  return jax.tree.map(lambda x: x[:count], found)
+
+
+def from_first(function: Callable[[], _T]) -> _T:
+  """What the first process gets of a function, or fails by, everywhere."""
+  if jax.process_count() == 1:
+    return function()
+  message = b""
+  if is_first():
+    try:
+      message = pickle.dumps((function(), None))
+    except Exception as error:  # Whatever it is, all must stop by it.
+      message = pickle.dumps((None, error))
+  value, error = pickle.loads(_broadcast(message))
+  if error is not None:
+    raise error
+  return value
+
+
+def _broadcast(message: bytes) -> bytes:
+  """The first process's bytes."""
+  size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
+  # Powers of two, so that few programs are compiled.
+  padded = np.zeros(1 << (size - 1).bit_length(), np.uint8)
+  padded[: len(message)] = np.frombuffer(message, np.uint8)
+  return bytes(multihost_utils.broadcast_one_to_all(padded)[:size])
+
+
+def wait(name: str) -> None:
+  """Until every process has come here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
