@@ -122,7 +122,8 @@ def _left(flag: flags.Flag) -> str:
 def help_text() -> str:
   """What the binary does, and its flags in the order of their definition."""
   known = flags.FLAGS.get_flags_for_module(sys.argv[0])
-  known += flags.FLAGS.get_flags_for_module(__name__)
+  for module in (__name__, processes.__name__):
+    known += flags.FLAGS.get_flags_for_module(module)
   lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "Flags:", ""]
   for flag in known:
     left = f"  {_left(flag)}"

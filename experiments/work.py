@@ -35,7 +35,7 @@ def train_and_measure(
       if math.isnan(loss):  # Done in an earlier start, and not in this time.
         bar.initial = bar.n = bar.last_print_n = epoch
       else:
-        terminal.advance(bar, loss=f"{loss:.3f}")
+        terminal.advance(bar, epoch - bar.n, loss=f"{loss:.3f}")
   layers = analysis.measured_layers(config, experiment.network.layer_names)
   count = len(checkpoint_epochs(config.epochs)) * len(layers)
   for seed in seeds:

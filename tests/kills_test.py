@@ -1,6 +1,7 @@
 """Every binary, killed at random moments and started again each time.
 
-GEOMEM_KILLS=20 kills each of them twenty times; a few by default.
+Killed outright, or asked to stop, as by Ctrl-C or a batch system. GEOMEM_KILLS
+says how often each, a few times by default.
 """
 
 import multiprocessing
@@ -25,6 +26,8 @@ SMALL = {
   "num_probes": 10,
 }
 MLP = SMALL | {"model": "mlp1", "width": 4}
+# How a process ends by a signal.
+STATUS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
 # Of each binary its module, its flags, and whether it goes on with a run.
 JOBS = {
   "memorization": ("memorization", MLP, False),
@@ -53,11 +56,14 @@ EXPERIMENTS = sorted(
 
 
 def _be_the_binary(module: str, arguments: list[str], log: str) -> None:
+  # As in a process of its own, until the binary sees to it.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
   with open(log, "a") as file:
     os.dup2(file.fileno(), 1)
     os.dup2(file.fileno(), 2)
   sys.argv = [module, *arguments]
-  runpy.run_module(f"experiments.{module}", run_name="__main__")
+  name = f"experiments.{module}"
+  runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +78,9 @@ def start(tmp_path_factory):
   context = multiprocessing.get_context("forkserver")
   context.set_forkserver_preload(SHARED)
 
-  def start(module, flags, out):
+  def start(module, flags, out, *more):
     arguments = [f"--{name}={value}" for name, value in flags.items()]
-    arguments.append(f"--out={out}")
+    arguments += [f"--out={out}", *more]
     process = context.Process(
       target=_be_the_binary, args=(module, arguments, f"{out}.log")
     )
@@ -97,34 +103,12 @@ def finished(start, tmp_path_factory):
   return out
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
-)
-def test_asked_to_stop_it_says_how_to_go_on(
-  number, status, start, finished, tmp_path
-):
-  out = tmp_path / "stopped"
-  process = start("memorization", MLP, out)
-  while not list(out.glob("checkpoints/seed0/1")):
-    assert process.is_alive()
-    time.sleep(0.01)
-  os.kill(process.pid, number)
-  process.join()
-  assert process.exitcode == status
-  log = pathlib.Path(f"{out}.log")
-  assert "What was done is kept; this goes on:" in log.read_text()
-  assert "Traceback" not in log.read_text()
-  _finish(start("memorization", MLP, out), out)
-  assert _results(out) == _results(finished)
-
-
 @pytest.mark.parametrize(
   "module",
   [path.stem for path in EXPERIMENTS if "common.run(" in path.read_text()],
 )
 def test_help_teaches(module, start, tmp_path):
-  _finish(start(module, {"help": True}, tmp_path / "no"), tmp_path / "no")
+  _finish(start(module, {}, tmp_path / "no", "--help"), tmp_path / "no")
   told = (tmp_path / "no.log").read_text()
   what, flags = told.split("\nFlags:\n")
   assert f"python -m experiments.{module}" in what
@@ -143,17 +127,25 @@ def test_killed_at_any_moment_it_ends_with_the_same_rows(
   module, flags, goes_on = JOBS[job]
   if goes_on:
     flags = flags | {"run": request.getfixturevalue("finished")}
-  calm, killed = tmp_path / "calm", tmp_path / "killed"
+  killed = tmp_path / "killed"
   began = time.monotonic()
+  calm = tmp_path / "calm"
   _finish(start(module, flags, calm), calm)
   duration = time.monotonic() - began
   rng = random.Random(job)
   for _ in range(KILLS):
     process = start(module, flags, killed)
     process.join(rng.uniform(0, duration))
-    process.kill()
+    number = rng.choice(list(STATUS))
+    if process.is_alive():
+      os.kill(process.pid, number)
     process.join()
+    # Done before, killed, or killed before it could take care of signals.
+    assert process.exitcode in (0, STATUS[number], -number)
+    if process.exitcode > 0:
+      assert "this goes on:" in pathlib.Path(f"{killed}.log").read_text()
   _finish(start(module, flags, killed), killed)
+  assert "Traceback" not in pathlib.Path(f"{killed}.log").read_text()
   for name in ("results.jsonl", "*.png", "done"):
     assert _found(killed, name) == _found(calm, name)
   assert _results(killed) == _results(calm)

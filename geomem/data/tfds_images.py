@@ -141,7 +141,7 @@ def _read_labels(source, name: str) -> np.ndarray:
     labels[block] = [example["label"] for example in examples]
     return len(block)
 
-  with tqdm(total=len(source), desc=f"labels of {name}") as bar:
+  with tqdm(total=len(source), desc=f"labels of {name}", disable=None) as bar:
     for count in threads().map(read, range(0, len(source), _BLOCK)):
       bar.update(count)
   return labels
@@ -155,7 +155,7 @@ def read_all(images: StreamedImages) -> UInt8[np.ndarray, "n H W C"]:
   def decode_all() -> np.ndarray:
     blocks = range(0, len(images), _BLOCK)
     pixels = np.empty(images.shape, images.dtype)
-    for start in tqdm(blocks, desc=f"reading {images.name}"):
+    for start in tqdm(blocks, f"reading {images.name}", disable=None):
       pixels[start : start + _BLOCK] = images[start : start + _BLOCK]
     return pixels
 
