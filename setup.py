@@ -18,7 +18,10 @@ setuptools.setup(
   license="Apache-2.0",
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["geomem*", "experiments*"]),
-  package_data={"geomem": ["py.typed"]},
+  package_data={
+    "geomem": ["py.typed"],
+    "geomem.plots": ["report.html", "report.css", "report_*.js"],
+  },
   install_requires=[
     "absl-py>=2.1",
     "array_record>=0.8",
@@ -50,8 +53,10 @@ setuptools.setup(
       "pytest>=8",
       "pytest-xdist>=3.6",
       "ruff>=0.8",
+      "tensorboardX>=2.6",
     ],
     "colab": ["ipywidgets>=8"],
+    "tensorboard": ["tensorboardX>=2.6"],
     "bench": ["daqp>=0.7", "quadprog>=0.1.12"],
   },
   classifiers=[

@@ -9,9 +9,9 @@ and quadprog take part where they are installed: pip install -e ".[bench]".
 import pathlib
 
 from absl import flags
-from tqdm import tqdm
 
 from experiments import flags as common
+from experiments import terminal
 from geomem import runs
 from geomem.analysis import benchmark
 
@@ -66,9 +66,10 @@ def main(argv) -> int:
       if _is_done(run.rows(), size, kappa):
         continue
       rows = []
-      title = f"M = {size}, κ = {kappa}"
-      for part in tqdm(benchmark.compare_solvers(size, kappa), title, total=7):
-        rows += part
+      with terminal.bar(7, f"M = {size}, κ = {kappa}") as bar:
+        for part in benchmark.compare_solvers(size, kappa):
+          rows += part
+          bar.update()
       run.append(rows)
     if _LAYER.value and not any(r["metric"] == "seconds" for r in run.rows()):
       run.append(benchmark.compare_layer())

@@ -16,9 +16,9 @@ same command again resumes what was cut off.
 import pathlib
 
 from absl import flags
-from tqdm import tqdm
 
 from experiments import flags as common
+from experiments import terminal
 from geomem import analysis, parallel, plots, runs
 
 _OUT = flags.DEFINE_string(
@@ -28,29 +28,11 @@ _RUN = flags.DEFINE_string("run", None, "run directory of a finished run")
 common.define_config_flags(analysis.CapacityConfig)
 
 
-_REMOVED = {"none": "centres as they are", "low_rank": "directions removed"}
-
-
-def _print_agreement(found: analysis.Agreement) -> None:
-  low, _, middle, _, high = found.ratios
-  sentence = (
-    f"{_REMOVED[found.centers]}: simulated over theory has median {middle:.3f},"
-    f" {found.ratios[1]:.3f} to {found.ratios[3]:.3f} in 90 % of"
-    f" {found.count} sets, {low:.3f} to {high:.3f} in all (the farthest:"
-    f" {found.farthest})"
-  )
-  if found.correlation is not None:
-    sentence += f"; correlation {found.correlation:.3f}"
-  if found.unknown:
-    sentence += f"; {found.unknown} more are not separable in all features"
-  print(sentence + ".")
-
-
 def _report(run: runs.Run) -> None:
   rows = run.rows()
   written = parallel.from_first(lambda: plots.draw_all(run.path))
-  for found in analysis.agreements(rows):
-    _print_agreement(found)
+  for sentence in analysis.sentences_of(run.config, rows):
+    print(sentence)
   print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
 
 
@@ -68,8 +50,7 @@ def _prepare(config):
 
 def main(argv) -> int:
   """Compares, goes on comparing, or says that it is done."""
-  if argv[1:]:
-    raise ValueError(f"{argv[1]!r} is not a flag; flags start with --.")
+  del argv
   config = common.config_from_flags(analysis.CapacityConfig)
   analysis.check_capacity(config)
   default, units, count = _prepare(config)
@@ -80,10 +61,9 @@ def main(argv) -> int:
     if run.is_done:
       print(f"{out} is complete; nothing to do.")
       return 0
-    with tqdm(total=count, desc="capacity") as bar:
+    with terminal.bar(count, "capacity") as bar:
       for unit in analysis.measure_units(run, config, units):
-        bar.update()
-        bar.set_postfix_str(analysis.name_of(unit.columns))
+        terminal.advance(bar, done=analysis.name_of(unit.columns))
     _report(run)
     run.mark_done()
   return 0

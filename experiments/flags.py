@@ -3,14 +3,17 @@
 import dataclasses
 import re
 import sys
+import textwrap
 import typing
 from typing import Any
 
-from absl import app, flags, logging
+from absl import app, flags
 
-from experiments import processes
+from experiments import processes, terminal
 from geomem.analysis import ExperimentConfig
 
+_HELP_WIDTH = 80
+_HELP_COLUMN = 28
 _DEFINE = {
   str: flags.DEFINE_string,
   int: flags.DEFINE_integer,
@@ -26,7 +29,8 @@ def _help_texts(config_class: type) -> dict[str, str]:
   texts = {}
   for ancestor in reversed(config_class.__mro__):
     _, _, section = (ancestor.__doc__ or "").partition("Attributes:")
-    texts |= dict(re.findall(r"^    (\w+): (.*)$", section, re.MULTILINE))
+    found = re.findall(r"^    (\w+): (.*(?:\n {6}.*)*)", section, re.MULTILINE)
+    texts |= {name: " ".join(text.split()) for name, text in found}
   return texts
 
 
@@ -49,11 +53,11 @@ def define_config_flags(
   """
   texts, kinds = _help_texts(config_class), _kinds(config_class)
   for field in dataclasses.fields(config_class):
-    text = texts[field.name]
+    text = texts[field.name].rstrip(".")
+    if field.default is None and "default" not in text:
+      text += "; by default as fits the data set"
     if field.name in lists:
-      text += " Several with commas make a sweep."
-    if field.default is None:
-      text += " (by default: as fits the data set)"
+      text += "; several with commas make a sweep"
     if field.name in lists:
       default = None if field.default is None else [str(field.default)]
       flags.DEFINE_list(field.name, default, text)
@@ -89,7 +93,7 @@ def _values(config_class: type, field: str) -> list:
   try:
     return [kind(text) for text in texts]
   except ValueError as error:
-    raise ValueError(
+    raise flags.IllegalFlagValueError(
       f"--{field}={','.join(texts)} is not one {kind.__name__} or several with"
       " commas."
     ) from error
@@ -102,19 +106,73 @@ def define_share_flag() -> None:
   )
 
 
+def _left(flag: flags.Flag) -> str:
+  """A flag as one types it, with its default or a word for its value."""
+  if isinstance(flag, flags.BooleanFlag):
+    return f"--{'no' if flag.default else ''}{flag.name}"
+  words = {"float": "X", "int": "N"}
+  default = flag.default
+  if isinstance(default, list):
+    default = ",".join(default)
+  if default is None or default == "":
+    default = words.get(flag.flag_type(), "TEXT")
+  return f"--{flag.name}={default}"
+
+
+def help_text() -> str:
+  """What the binary does, and its flags in the order of their definition."""
+  known = flags.FLAGS.get_flags_for_module(sys.argv[0])
+  for module in (__name__, processes.__name__):
+    known += flags.FLAGS.get_flags_for_module(module)
+  lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "Flags:", ""]
+  for flag in known:
+    left = f"  {_left(flag)}"
+    if len(left) >= _HELP_COLUMN - 1:
+      lines.append(left)
+      left = ""
+    lines.append(
+      textwrap.fill(
+        flag.help,
+        _HELP_WIDTH,
+        initial_indent=left.ljust(_HELP_COLUMN),
+        subsequent_indent=" " * _HELP_COLUMN,
+      )
+    )
+  return "\n".join(lines)
+
+
+# What absl says of a wrong flag, and how we say it.
+_IN_WORDS = (
+  (r"flag --(\w+)=None: .*", r"--\1 must be given."),
+  (r"flag (--\S+): .*int\(\).*", r"\1 is no whole number."),
+  (r"flag (--\S+): .*float.*", r"\1 is no number."),
+  (r"Unknown command line flag '(\S+)'", r"There is no flag --\1"),
+  (r"Did you mean: (.*) \?", r"Did you mean --\1?"),
+)
+
+
+def _in_words(error: flags.Error) -> str:
+  sentence = " ".join(str(error).split())
+  for pattern, words in _IN_WORDS:
+    sentence = re.sub(pattern, words, sentence)
+  return sentence if sentence[-1] in ".?" else f"{sentence}."
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses the command line; asked for help, or not understood, it ends."""
+  if {"-h", "-help", "--help", "--helpshort"} & set(argv[1:]):
+    print(help_text())
+    sys.exit(0)
+  try:
+    rest = flags.FLAGS(argv)
+    if rest[1:]:
+      raise flags.Error(f"{rest[1]!r} is not a flag; flags start with --.")
+  except flags.Error as error:
+    print(f"Error: {_in_words(error)} See --help.", file=sys.stderr)
+    sys.exit(2)
+  return rest
+
+
 def run(main) -> None:
-  """Runs a binary: bad input ends in a sentence, not in a traceback."""
-
-  def guarded(argv):
-    # What JAX and Orbax log of their own start-up is of no use here.
-    logging.set_verbosity(logging.ERROR)
-    try:
-      return processes.joined(main)(argv)
-    except KeyboardInterrupt:
-      print("\nStopped; the same command goes on from here.", file=sys.stderr)
-      return 130
-    except (ValueError, FloatingPointError) as error:
-      print(f"Error: {error}", file=sys.stderr)
-      return 1
-
-  app.run(guarded)
+  """Runs a binary, with what `terminal.guarded` makes of its errors."""
+  app.run(terminal.guarded(processes.joined(main)), flags_parser=_parse)

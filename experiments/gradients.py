@@ -19,12 +19,15 @@ off. Memory: the law holds draws + 1 gradients for each doubling of n, the rest
 import pathlib
 
 from absl import flags
-from tqdm import tqdm
 
 from experiments import flags as common
+from experiments import terminal
 from geomem import analysis, parallel, plots, runs
 
 _RUN = flags.DEFINE_string("run", None, "run directory", required=True)
+_OUT = flags.DEFINE_string(
+  "out", None, "where the results go; by default RUN/gradients"
+)
 _MAX_EXAMPLES = flags.DEFINE_integer(
   "max_examples", 0, "at most so many examples of each subset; 0 for all"
 )
@@ -40,16 +43,14 @@ _TRAINING_MODE = flags.DEFINE_bool(
 
 def _report(run: runs.Run) -> None:
   written = parallel.from_first(lambda: plots.draw_all(run.path))
-  for finding in analysis.find_gradients(run.rows()):
-    verdict = "holds" if finding.holds else "does not hold"
-    print(f"{finding.name} {verdict}: {finding.sentence}.")
+  for sentence in analysis.sentences_of(run.config, run.rows()):
+    print(sentence)
   print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
 
 
 def main(argv) -> int:
   """Measures, resumes, or says that it is done."""
-  if argv[1:]:
-    raise ValueError(f"{argv[1]!r} is not a flag; flags start with --.")
+  del argv
   path = pathlib.Path(_RUN.value)
   experiment = analysis.load_experiment(path)
   config = analysis.GradientConfig(
@@ -57,7 +58,7 @@ def main(argv) -> int:
     draws=_DRAWS.value,
     training_mode=_TRAINING_MODE.value,
   )
-  out = path / "gradients"
+  out = pathlib.Path(_OUT.value or path / "gradients")
   plans = []
   if not (out / "done").exists():
     first, count = experiment.config.seed, experiment.config.num_seeds
@@ -71,14 +72,14 @@ def main(argv) -> int:
     if run.is_done:
       print(f"{out} is complete; nothing to do.")
       return 0
-    with tqdm(total=sum(plan.num_units for plan in plans)) as bar:
+    total = sum(plan.num_units for plan in plans)
+    with terminal.bar(total, "gradients") as bar:
       for plan in plans:
         bar.set_description(f"seed {plan.seed}")
         for unit in analysis.measure_gradients(
           run, experiment, plan, config.draws
         ):
-          bar.update()
-          bar.set_postfix_str(unit)
+          terminal.advance(bar, done=unit)
     _report(run)
     run.mark_done()
   return 0

@@ -68,18 +68,14 @@ def _report(run: runs.Run) -> None:
   rows = run.rows()
   written = parallel.from_first(lambda: plots.draw_all(run.path))
   _print_table(rows)
-  measured = {r["subset"] for r in rows if r["metric"] == "capacity"}
-  if {"permuted", "restored", "test"} <= measured and not run.config["layers"]:
-    for finding in analysis.find(rows):
-      verdict = "holds" if finding.holds else "does not hold"
-      print(f"{finding.name} {verdict}: {finding.sentence}.")
+  for sentence in analysis.sentences_of(run.config, rows):
+    print(sentence)
   print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
 
 
 def main(argv) -> int:
   """Runs the experiment, resumes it, or says that it is done."""
-  if argv[1:]:
-    raise ValueError(f"{argv[1]!r} is not a flag; flags start with --.")
+  del argv
   presets.apply_preset("memorization")
   kind = analysis.ExperimentConfig
   config = common.config_from_flags(kind, _LISTS)

@@ -18,13 +18,16 @@ The same command again resumes what was cut off.
 import pathlib
 
 from absl import flags
-from tqdm import tqdm
 
 from experiments import flags as common
+from experiments import terminal
 from geomem import analysis, parallel, plots, runs
 
 _RUN = flags.DEFINE_string(
-  "run", None, "directory of a finished run of experiments.memorization"
+  "run",
+  None,
+  "directory of a finished run of experiments.memorization",
+  required=True,
 )
 _OUT = flags.DEFINE_string(
   "out", None, "where the results go; by default a directory below the run's"
@@ -50,7 +53,9 @@ _GEOMETRY = flags.DEFINE_bool(
 def _config() -> analysis.RewindConfig:
   for epoch in _EPOCHS.value:
     if not epoch.isdigit():
-      raise ValueError(f"--epochs has {epoch!r}; give numbers and commas.")
+      raise flags.IllegalFlagValueError(
+        f"--epochs has {epoch!r}; give numbers and commas."
+      )
   return analysis.RewindConfig(
     kinds=tuple(_KINDS.value),
     layers=tuple(_LAYERS.value),
@@ -65,20 +70,16 @@ def _rewind_seed(run, path, experiment, number: int, config) -> None:
   epochs = analysis.epochs_to_rewind(path, config, number)
   networks, layers = analysis.num_networks(experiment, config)
   job = (run, path, experiment, seed, config)
-  with tqdm(
-    total=len(epochs) * networks,
-    desc=f"seed {number}: networks",
-    bar_format="{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}]",
-  ) as bar:
+  total = len(epochs) * networks
+  with terminal.bar(total, f"seed {number}: networks") as bar:
     for done in analysis.score_rewinds(*job):
       bar.update(done)
   if config.geometry:
     last = analysis.epoch_of(runs.read_rows(path), "last", number)
     total = layers * sum(epoch != last for epoch in epochs)
-    with tqdm(total=total, desc=f"seed {number}: geometry") as bar:
+    with terminal.bar(total, f"seed {number}: geometry") as bar:
       for epoch in analysis.measure_rewinds(*job):
-        bar.update()
-        bar.set_postfix(epoch=epoch)
+        terminal.advance(bar, epoch=epoch)
 
 
 def _print_table(rows) -> None:
@@ -110,20 +111,14 @@ def _report(run: runs.Run) -> None:
   rows = run.rows()
   written = parallel.from_first(lambda: plots.draw_all(run.path))
   _print_table(rows)
-  for sentence in analysis.best_rewinds(rows):
+  for sentence in analysis.sentences_of(run.config, rows):
     print(sentence)
-  for finding in analysis.find_rewinds(rows):
-    verdict = "holds" if finding.holds else "does not hold"
-    print(f"{finding.name} {verdict}: {finding.sentence}.")
   print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
 
 
 def main(argv) -> int:
   """Rewinds, resumes, or says that all is done."""
-  if argv[1:]:
-    raise ValueError(f"{argv[1]!r} is not a flag; flags start with --.")
-  if _RUN.value is None:
-    raise ValueError("Say with --run which finished run to rewind.")
+  del argv
   path, config = pathlib.Path(_RUN.value), _config()
   experiment = analysis.load_experiment(path)
   analysis.make_rewinds(experiment.network, config)

@@ -1,6 +1,7 @@
 """The work of the binaries: trained and measured seeds, one run or many."""
 
 import functools
+import math
 import pathlib
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
+from experiments import terminal
 from geomem import analysis, parallel, plots, runs
 from geomem.analysis import sweep
 from geomem.training import checkpoint_epochs
@@ -26,23 +28,21 @@ def train_and_measure(
   config = experiment.config
   training = analysis.train_seeds(run, experiment, seeds)
   numbers = ", ".join(str(seed.seed) for seed in seeds)
-  with tqdm(
-    total=config.epochs, desc=f"seed {numbers}: training", leave=leave
+  with terminal.bar(
+    config.epochs, f"seed {numbers}: training", leave=leave
   ) as bar:
     for epoch, loss in training:
-      bar.n = epoch
-      if epoch:
-        bar.set_postfix(loss=f"{loss:.3f}")
+      if math.isnan(loss):  # Done in an earlier start, and not in this time.
+        bar.initial = bar.n = bar.last_print_n = epoch
+      else:
+        terminal.advance(bar, epoch - bar.n, loss=f"{loss:.3f}")
   layers = analysis.measured_layers(config, experiment.network.layer_names)
   count = len(checkpoint_epochs(config.epochs)) * len(layers)
   for seed in seeds:
     measuring = analysis.measure_seed(run, experiment, seed)
-    with tqdm(
-      total=count, desc=f"seed {seed.seed}: geometry", leave=leave
-    ) as bar:
+    with terminal.bar(count, f"seed {seed.seed}: geometry", leave=leave) as bar:
       for epoch, layer in measuring:
-        bar.update()
-        bar.set_postfix(epoch=epoch, layer=layer)
+        terminal.advance(bar, epoch=epoch, layer=layer)
 
 
 def run_sweep(
@@ -73,7 +73,7 @@ def run_sweep(
   parallel.from_first(lambda: _patiently(path, shared).close())
   failed = []
   if not all(map(sweep.is_done, mine)):
-    with tqdm(total=len(mine), desc="cells") as bar:
+    with terminal.bar(len(mine), "cells") as bar:
       for outcome in sweep.run_cells(
         mine, functools.partial(train_and_measure, leave=False)
       ):
@@ -93,7 +93,7 @@ def _tell(bar: tqdm, outcome: sweep.Outcome) -> None:
     return
   bar.update()
   if outcome.state == "failed" and not isinstance(
-    outcome.error, (ValueError, FloatingPointError)
+    outcome.error, (ValueError, FloatingPointError, OSError)
   ):
     # What is not one of our own sentences is worth a traceback.
     traceback.print_exception(outcome.error)

@@ -98,7 +98,9 @@ def along(axis: int) -> NamedSharding:
 
 def _place(array, sharding: NamedSharding) -> jax.Array:
   if jax.process_count() == 1:
-    return jax.device_put(array, sharding)
+    # What only can become an array, such as streamed images, becomes one here.
+    held = array if isinstance(array, jax.Array) else np.asarray(array)
+    return jax.device_put(held, sharding)
 
   def piece(index):
     # Each process reads what its own devices take, and nothing else.

@@ -1,19 +1,16 @@
 """A run directory: config, tidy result rows, done marker."""
 
-import datetime
 import fcntl
-import importlib.metadata
 import json
 import logging
 import math
-import os
 import pathlib
-import platform
-import subprocess
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+
+from geomem import disk, environment
 
 _LOG = logging.getLogger(__name__)
 
@@ -27,7 +24,6 @@ COLUMNS = (
   "value",
   "stderr",
 )
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "orbax-checkpoint")
 
 
 class RunError(ValueError):
@@ -38,19 +34,6 @@ class BusyError(RunError):
   """Another process holds the run directory."""
 
 
-def write_atomically(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file whole or not at all."""
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    with open(temporary, "wb") as file:
-      file.write(content)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
-
-
 def read_config(path: pathlib.Path | str) -> dict[str, Any]:
   """The config of a run directory."""
   file = pathlib.Path(path) / "config.json"
@@ -59,7 +42,13 @@ def read_config(path: pathlib.Path | str) -> dict[str, Any]:
       f"{path} is not a run directory: it holds no config.json. Give the"
       " --out directory of an earlier run."
     )
-  return json.loads(file.read_text())["config"]
+  try:
+    return json.loads(file.read_text())["config"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise RunError(
+      f"{file} is damaged: it is not the JSON of a config. Put it back from a"
+      " copy, or choose another directory with --out."
+    ) from error
 
 
 def read_rows(path: pathlib.Path | str) -> list[dict[str, Any]]:
@@ -68,10 +57,10 @@ def read_rows(path: pathlib.Path | str) -> list[dict[str, Any]]:
   rows = []
   if not file.exists():
     return rows
-  for number, line in enumerate(file.read_bytes().splitlines(), start=1):
-    try:
+  for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
+    if _is_row(line):
       rows.append(json.loads(line))
-    except ValueError:
+    else:
       _LOG.warning("Line %d of %s is damaged; left out.", number, file)
   return rows
 
@@ -87,21 +76,18 @@ class Run:
       config: what the run is made of, of JSON types.
 
     Raises:
-      RunError: the directory is of another config or not writable.
+      RunError: the directory is of another config.
       BusyError: another process holds it.
+      DiskError: it cannot be written to.
     """
     self.path = pathlib.Path(path)
     self.config = json.loads(json.dumps(config))
-    try:
+    with disk.explained(self.path):
       self.path.mkdir(parents=True, exist_ok=True)
       self._lock = open(self.path / ".lock", "w")  # noqa: SIM115
-    except OSError as error:
-      raise RunError(
-        f"{self.path} cannot be written ({error.strerror}); choose another"
-        " directory with --out."
-      ) from error
     self._take_lock()
     try:
+      disk.remove_partial(self.path)
       self._check_config()
       self._repair()
     except Exception:
@@ -114,6 +100,11 @@ class Run:
       fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
       self._lock.close()
+      if not isinstance(error, BlockingIOError):
+        raise RunError(
+          f"{self.path} cannot be locked ({error.strerror}), so that two"
+          " processes might write to it; choose a directory on another disk."
+        ) from error
       raise BusyError(
         f"Another process is writing to {self.path}; wait for it, or choose"
         " another directory with --out."
@@ -122,8 +113,8 @@ class Run:
   def _check_config(self) -> None:
     file = self.path / "config.json"
     if not file.exists():
-      content = {"config": self.config, "environment": _environment()}
-      write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
+      content = {"config": self.config, "environment": environment.describe()}
+      disk.write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
       return
     old = read_config(self.path)
     for field in [*old, *self.config]:
@@ -135,40 +126,59 @@ class Run:
         )
 
   def _repair(self) -> None:
-    """Drops lines that a killed process or a bad disk left unreadable.
+    """Drops a last line that was cut, sets aside what a bad disk damaged.
 
-    What is dropped stays in `results.jsonl.damaged`; the rows come again when
-    the work that gave them is done again.
+    The rows come again when the work that gave them is done again: the run is
+    complete no more.
     """
     file = self.path / "results.jsonl"
     if not file.exists():
       return
-    content = file.read_bytes()
-    good = [line for line in content.splitlines(True) if _is_row(line)]
-    if len(b"".join(good)) == len(content):
+    *lines, cut = file.read_bytes().split(b"\n")
+    good = [line for line in lines if _is_row(line)]
+    bad = [line for line in lines if not _is_row(line)]
+    if not (bad or cut):
       return
-    bad = [line for line in content.splitlines(True) if not _is_row(line)]
-    with open(file.with_suffix(".jsonl.damaged"), "ab") as kept:
-      kept.writelines(line.rstrip(b"\n") + b"\n" for line in bad)
-    _LOG.warning("Set aside %d damaged line(s) of %s.", len(bad), file)
-    write_atomically(file, b"".join(good))
+    (self.path / "done").unlink(missing_ok=True)
+    if bad:
+      disk.append_whole(self._damaged, _joined(bad))
+      _LOG.warning(
+        "Set aside %d damaged line(s) of %s in %s; their work is done again.",
+        len(bad),
+        file,
+        self._damaged.name,
+      )
+    disk.write_whole(file, _joined(good))
+
+  @property
+  def _damaged(self) -> pathlib.Path:
+    return self.path / "results.jsonl.damaged"
+
+  @property
+  def has_holes(self) -> bool:
+    """Whether damaged rows were set aside since the run was last complete.
+
+    Then the last row of some work says no more that all of its rows are there.
+    """
+    return self._damaged.exists() and not self.is_done
 
   def append(self, rows: Iterable[dict[str, Any]]) -> None:
-    """Appends rows that are not there yet, in one write.
+    """Appends rows that are not there yet, all or none of them.
 
     Rows that are there already (in all but value and stderr) are skipped, so
     that work repeated after a kill leaves the file of an undisturbed run.
+
+    Raises:
+      DiskError: the disk is full, or the like; the rows can be appended later.
     """
-    lines = []
+    new = {}
     for row in map(_complete, rows):
       if _key(row) not in self._keys:
-        self._keys.add(_key(row))
-        lines.append(json.dumps(row, allow_nan=False) + "\n")
-    if lines:
-      with open(self.path / "results.jsonl", "ab") as file:
-        file.write("".join(lines).encode())
-        file.flush()
-        os.fsync(file.fileno())
+        new.setdefault(_key(row), json.dumps(row, allow_nan=False))
+    if new:
+      lines = _joined([line.encode() for line in new.values()])
+      disk.append_whole(self.path / "results.jsonl", lines)
+      self._keys |= set(new)
 
   def replace(self, rows: Iterable[dict[str, Any]]) -> bool:
     """Puts rows that follow from other runs in the place of all.
@@ -176,12 +186,12 @@ class Run:
     Returns whether that changes them; a complete run is then no more so.
     """
     lines = [json.dumps(row, allow_nan=False) for row in map(_complete, rows)]
-    content = "".join(line + "\n" for line in lines).encode()
+    content = _joined([line.encode() for line in lines])
     file = self.path / "results.jsonl"
     if file.exists() and file.read_bytes() == content:
       return False
     (self.path / "done").unlink(missing_ok=True)
-    write_atomically(file, content)
+    disk.write_whole(file, content)
     self._keys = {_key(row) for row in self.rows()}
     return True
 
@@ -196,7 +206,7 @@ class Run:
 
   def mark_done(self) -> None:
     """Says that nothing is left to do."""
-    write_atomically(self.path / "done", b"")
+    disk.write_whole(self.path / "done", b"")
 
   def close(self) -> None:
     """Lets other processes have the directory."""
@@ -209,10 +219,14 @@ class Run:
     self.close()
 
 
+def _joined(lines: list[bytes]) -> bytes:
+  return b"".join(line + b"\n" for line in lines)
+
+
 def _is_row(line: bytes) -> bool:
   try:
-    return line.endswith(b"\n") and isinstance(json.loads(line), dict)
-  except ValueError:
+    return "metric" in dict(json.loads(line))
+  except (ValueError, TypeError):
     return False
 
 
@@ -233,27 +247,3 @@ def _key(row: dict[str, Any]) -> tuple:
   return tuple(
     sorted((k, repr(v)) for k, v in row.items() if k not in COLUMNS[-2:])
   )
-
-
-def _git_revision() -> str | None:
-  try:
-    result = subprocess.run(
-      ["git", "rev-parse", "HEAD"],
-      capture_output=True,
-      text=True,
-      check=True,
-      cwd=pathlib.Path(__file__).parent,
-    )
-  except (OSError, subprocess.CalledProcessError):
-    return None
-  return result.stdout.strip()
-
-
-def _environment() -> dict[str, Any]:
-  now = datetime.datetime.now(datetime.UTC)
-  return {
-    "started": now.isoformat(timespec="seconds"),
-    "python": platform.python_version(),
-    "geomem_revision": _git_revision(),
-    **{name: importlib.metadata.version(name) for name in _PACKAGES},
-  }

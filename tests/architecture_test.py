@@ -11,11 +11,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Room -> rooms of geomem that it may import.
 ARROWS = {
+  "disk": set(),
+  "environment": set(),
   "parallel": set(),
-  "runs": set(),
-  "data": set(),
+  "runs": {"disk", "environment"},
+  "data": {"disk"},
   "models": set(),
-  "training": {"data", "models", "parallel", "runs"},
+  "training": {"data", "disk", "models", "parallel", "runs"},
   "activations": {"parallel"},
   "geometry": set(),
   "analysis": {
@@ -27,7 +29,7 @@ ARROWS = {
     "activations",
     "geometry",
   },
-  "plots": {"runs"},
+  "plots": {"disk", "runs"},
 }
 LIBRARY = sorted((ROOT / "geomem").rglob("*.py"))
 BINARIES = sorted((ROOT / "experiments").rglob("*.py"))

@@ -1,7 +1,6 @@
-"""The main job through its binary: results, resuming, refusals, kills."""
+"""The main job through its binary: results, resuming, refusals."""
 
 import pathlib
-import random
 import subprocess
 import sys
 
@@ -73,32 +72,6 @@ def test_bad_input_is_a_sentence_and_writes_nothing(tmp_path, flags, sentence):
   with pytest.raises(ValueError, match=sentence):
     analysis.prepare_seed(analysis.prepare(config), 0)
   assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.slow
-def test_killed_five_times_it_ends_with_the_same_rows(tmp_path):
-  flags = {"epochs": 12, "num_seeds": 2}
-  assert execute(tmp_path / "calm", **flags).returncode == 0
-  rng = random.Random(0)
-  for _ in range(5):
-    process = subprocess.Popen(
-      command(tmp_path / "killed", **flags),
-      cwd=ROOT,
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.DEVNULL,
-    )
-    try:
-      process.wait(timeout=rng.uniform(3, 12))
-    except subprocess.TimeoutExpired:
-      process.kill()
-      process.wait()
-  assert execute(tmp_path / "killed", **flags).returncode == 0
-  calm, killed = (
-    (tmp_path / name / "results.jsonl").read_bytes()
-    for name in ("calm", "killed")
-  )
-  # Without damaged lines, as each row is one write.
-  assert killed == calm
 
 
 def test_training_resumes_bit_for_bit(tmp_path):

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from geomem.models import MODELS, build
+from geomem.models import MODELS, Network, build
+from geomem.models.architectures import resnet
 
 # Exact counts of the CIFAR-stem ResNet-18 with 100 classes, which also end
 # the parameter axis of the paper's figure 4C-E.
@@ -43,11 +44,55 @@ def test_the_cifar_vgg16_count():
   assert network.num_parameters == 14_714_688 + head
 
 
-@pytest.mark.parametrize("name", MODELS)
+# Counts that are published for 1,000 classes of 224 x 224 images.
+@pytest.mark.parametrize(
+  "name, count",
+  [
+    ("resnet18", 11_689_512),
+    ("resnet50", 25_557_032),
+    ("vgg16", 138_357_544),
+    # Without the 4,224 biases that batch norm makes idle.
+    ("vgg16_bn", 138_365_992 - 4_224),
+  ],
+)
+def test_imagenet_networks_have_the_published_counts(name, count):
+  network = build(name, num_classes=1000, image_shape=(224, 224, 3))
+  assert network.num_parameters == count
+
+
+def test_residual_networks_see_large_images_through_their_stem():
+  layers = {}
+  for side in (32, 64, 224):
+    network = build("resnet18", num_classes=10, image_shape=(side, side, 3))
+    images = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    found = jax.eval_shape(network.apply, network.abstract_state, images)
+    layers[side] = {n: x.shape[1:3] for n, x in found.activations.items()}
+  assert "stem_pool" not in layers[32]
+  assert layers[32]["block4_2"] == (4, 4)
+  assert layers[64]["stem_pool"] == (16, 16)
+  assert layers[224]["stem_pool"] == (56, 56)
+  assert layers[224]["block4_2"] == (7, 7)
+
+
+# Those that are compiled in a few seconds; blocks of ResNet-50 are below.
+@pytest.mark.parametrize("name", [n for n in MODELS if n != "resnet50"])
 def test_activations_follow_the_layers(name):
   network = build(name, num_classes=5, image_shape=(8, 8, 3), width=2)
+  check_activations(network, name)
+
+
+def test_bottlenecks_widen_their_input_fourfold():
+  layers = resnet(5, 2, jnp.float32, depths=(1, 1), bottleneck=True, large=True)
+  network = Network("small", tuple(layers), (64, 64, 3))
+  shapes = check_activations(network, "small")
+  assert shapes["stem"] == (32, 32, 2)
+  assert shapes["block1_1"] == (16, 16, 8)
+  assert shapes["block2_1"] == (8, 8, 16)
+
+
+def check_activations(network, name):
   state = network.init(jax.random.key(0))
-  images = jnp.ones((3, 8, 8, 3))
+  images = jnp.ones((3, *network.image_shape))
   output = jax.jit(network.apply)(state, images)
   # jit hands dicts back with their keys sorted.
   assert sorted(output.activations) == sorted(network.layer_names)
@@ -56,6 +101,7 @@ def test_activations_follow_the_layers(name):
   assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(output))
   hidden = network.layer_names[1:-1] if name != "deep_linear" else ()
   assert all(float(output.activations[n].min()) >= 0 for n in hidden)
+  return {n: x.shape[1:] for n, x in output.activations.items()}
 
 
 def test_split_and_merge_are_inverse():

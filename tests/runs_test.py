@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from geomem import runs
+from geomem import disk, runs
 
 CONFIG = {"model": "mlp", "width": 4}
 
@@ -71,7 +71,7 @@ def test_numbers_that_are_not_finite_become_null(tmp_path):
 
 def test_a_file_is_no_run_directory(tmp_path):
   (tmp_path / "file").write_text("")
-  with pytest.raises(runs.RunError, match="cannot be written"):
+  with pytest.raises(disk.DiskError, match="cannot be written: File exists"):
     runs.Run(tmp_path / "file", CONFIG)
   with pytest.raises(runs.RunError, match="not a run directory"):
     runs.read_config(tmp_path)

@@ -271,7 +271,7 @@ def test_bad_lists_are_sentences(tmp_path):
   found = subprocess.run(
     command(tmp_path, "--width=2,x"), cwd=ROOT, capture_output=True, text=True
   )
-  assert found.returncode == 1
+  assert found.returncode == 2
   assert "--width=2,x is not one int" in found.stderr
   assert not list(tmp_path.iterdir())
 

@@ -59,8 +59,14 @@ from geomem.analysis.rewind_plan import (
   epochs_to_rewind,
   make_rewinds,
 )
+from geomem.analysis.sentences import sentences_of
 from geomem.analysis.shared_run import SharedRun, open_run
 from geomem.analysis.train import train_seed, train_seeds
+from geomem.analysis.whole import (
+  run_memorization,
+  run_model_sizes,
+  run_rewinds,
+)
 
 __all__ = [
   "Agreement",
@@ -104,9 +110,13 @@ __all__ = [
   "prepare",
   "prepare_seed",
   "resolve",
+  "run_memorization",
+  "run_model_sizes",
+  "run_rewinds",
   "run_units",
   "score_rewinds",
   "score_subsets",
+  "sentences_of",
   "summarize_noise",
   "summarize_sizes",
   "synthetic_units",

@@ -16,6 +16,7 @@ from geomem.analysis import experiment as experiments
 
 # The metric that is written last: where it is, the unit is whole.
 LAST_METRIC = "simulated_capacity"
+_REMOVED = {"none": "centres as they are", "low_rank": "directions removed"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -158,6 +159,8 @@ def measure_units(
 ) -> Iterator[Unit]:
   """Compares on every unit that has no rows yet; hands on each."""
   done = {_identity(row) for row in run.rows() if row["metric"] == LAST_METRIC}
+  if run.has_holes:
+    done = set()
   for unit in units:
     if _identity(unit.columns) not in done:
       run.append(compare(unit, config))
@@ -190,6 +193,20 @@ class Agreement(NamedTuple):
   correlation: float | None
   ratios: tuple[float, ...]
   farthest: str
+
+  def __str__(self) -> str:
+    low, likely_low, middle, likely_high, high = self.ratios
+    sentence = (
+      f"{_REMOVED[self.centers]}: simulated over theory has median"
+      f" {middle:.3f}, {likely_low:.3f} to {likely_high:.3f} in 90 % of"
+      f" {self.count} sets, {low:.3f} to {high:.3f} in all (the farthest:"
+      f" {self.farthest})"
+    )
+    if self.correlation is not None:
+      sentence += f"; correlation {self.correlation:.3f}"
+    if self.unknown:
+      sentence += f"; {self.unknown} more are not separable in all features"
+    return sentence + "."
 
 
 def pair_capacities(rows, first: str, second: str) -> list[tuple[dict, dict]]:

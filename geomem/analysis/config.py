@@ -12,29 +12,33 @@ class ExperimentConfig:
 
   Attributes:
     dataset: `digits`, a TFDS name, or `npz:PATH`.
-    data_dir: where TFDS looks.
+    data_dir: where TFDS looks; by default where it always does.
+    image_size: the side of TFDS images, scaled and cut; by default their own.
+    memory_limit: GB of pixels to hold in memory, 4 by default; more stream.
     num_classes: the first classes only; all by default.
-    examples_per_class: the first training examples of each class only.
-    model: the architecture.
-    width: its channels in the first stage.
+    examples_per_class: the first training examples of each class only; all by
+      default.
+    model: the architecture, such as mlp, convnet, vgg16_bn or resnet18.
+    width: its channels in the first stage; by default the architecture's own.
     dtype: its computation is in `float32` or `bfloat16`; the rest in float32.
     permuted_fraction: the part of the training examples with permuted labels.
     redraw_labels: whether permuted labels are drawn anew, not shuffled.
     epochs: passes over the training set.
-    batch_size: examples per step.
+    batch_size: examples a step.
     optimizer: `sgd` or `adam`.
-    learning_rate: the peak.
+    learning_rate: at its peak.
     momentum: of SGD.
     weight_decay: L2 penalty.
     schedule: `constant`, `step` or `cosine`.
-    crop: padding of random crops.
-    flip: random mirror images.
-    stop_when_memorized: stop once 99 % of the permuted examples are fitted.
+    crop: pixels of padding that random crops are taken from.
+    flip: whether half of the images are mirrored.
+    stop_when_memorized: whether to stop once 99 % of the permuted examples are
+      fitted.
     seed: the first seed.
-    num_seeds: how many.
+    num_seeds: how many seeds, trained together.
     manifold_points: M, points of each manifold.
     num_probes: T, probes of each manifold.
-    kappa: margin κ.
+    kappa: margin κ, in units of the norm of a manifold's centre.
     centers: `low_rank`, `none` or a number of directions to remove.
     layers: those to measure, with commas, or `last` (hidden); all by default.
     subsets: those to measure, with commas; all by default.
@@ -42,6 +46,8 @@ class ExperimentConfig:
 
   dataset: str = "digits"
   data_dir: str | None = None
+  image_size: int | None = None
+  memory_limit: float | None = None
   num_classes: int | None = None
   examples_per_class: int | None = None
   model: str | None = None

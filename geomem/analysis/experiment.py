@@ -73,15 +73,7 @@ def prepare(config: ExperimentConfig) -> Experiment:
   names_in(config.subsets, data.SUBSETS, "subset")
   names = [field.name for field in dataclasses.fields(training.TrainingConfig)]
   recipe = training.TrainingConfig(**{n: getattr(config, n) for n in names})
-  splits = []
-  for split in ("train", "test"):
-    loaded = data.load(config.dataset, split, config.data_dir)
-    if config.num_classes is not None:
-      loaded = data.select_classes(loaded, config.num_classes)
-    if split == "train" and config.examples_per_class is not None:
-      loaded = data.limit_per_class(loaded, config.examples_per_class)
-    splits.append(loaded)
-  train, test = splits
+  train, test = (_load(config, split) for split in ("train", "test"))
   network = models.build(
     config.model,
     num_classes=len(train.class_names),
@@ -93,6 +85,18 @@ def prepare(config: ExperimentConfig) -> Experiment:
   training.steps_per_epoch(len(train.labels), recipe.batch_size)
   moments = data.pixel_moments(train.images)
   return Experiment(config, train, test, network, recipe, *moments)
+
+
+def _load(config: ExperimentConfig, split: str) -> data.Dataset:
+  """What the config uses of a split; only that must fit the memory."""
+  chosen = data.open_split(
+    config.dataset, split, config.data_dir, config.image_size
+  )
+  if config.num_classes is not None:
+    chosen = data.select_classes(chosen, config.num_classes)
+  if split == "train" and config.examples_per_class is not None:
+    chosen = data.limit_per_class(chosen, config.examples_per_class)
+  return data.hold(chosen, config.memory_limit)
 
 
 def prepare_seed(experiment: Experiment, seed: int) -> Seed:
@@ -118,9 +122,12 @@ def prepare_seed(experiment: Experiment, seed: int) -> Seed:
 
 
 def training_data(experiment: Experiment, seed: Seed) -> training.TrainingData:
-  """The training set on the device, under the seed's labels."""
+  """The training set under the seed's labels; on the device if in memory."""
+  images = experiment.train.images
+  if not isinstance(images, data.StreamedImages):
+    images = jnp.asarray(images)
   return training.TrainingData(
-    jnp.asarray(experiment.train.images),
+    images,
     jnp.asarray(seed.labels.labels),
     jnp.asarray(experiment.mean),
     jnp.asarray(experiment.std),

@@ -22,6 +22,10 @@ class Finding(NamedTuple):
   holds: bool
   sentence: str
 
+  def __str__(self) -> str:
+    verdict = "holds" if self.holds else "does not hold"
+    return f"{self.name} {verdict}: {self.sentence}."
+
 
 def epoch_of(rows, which: str, seed: int) -> int:
   """The `best` or the `last` epoch of a seed."""
@@ -63,7 +67,7 @@ def find(rows) -> list[Finding]:
   chance = 2 / points
   perm_best, perm_last = best["permuted"][hidden], last["permuted"][hidden]
   rest_best, rest_last = best["restored"][hidden], last["restored"][hidden]
-  half = len(perm_best) // 2
+  half = max(1, len(perm_best) // 2)
   spread = np.abs(perm_best / chance - 1).max()
   change = np.abs(
     np.concatenate(

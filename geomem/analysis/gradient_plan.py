@@ -125,8 +125,8 @@ def plan_gradients(
   """Checks all that can be checked before any work.
 
   Raises:
-    RunError: checkpoints or a subset are missing, or a subset is smaller than
-      a batch and training mode is asked for.
+    RunError: checkpoints or a subset are missing, or a subset is too small for
+      the law, or for the batches of training mode.
   """
   last = epoch_of(runs.read_rows(path), "last", seed.seed)
   epochs = _saved_epochs(path, seed.seed, last)
@@ -137,6 +137,12 @@ def plan_gradients(
   if has_norm and config.training_mode:
     modes += ("training",)
   number = len(examples["permuted"].labels)
+  if number <= gradients.BATCH_SIZE:
+    raise runs.RunError(
+      f"Each subset gives {number} examples; the law is fitted to several"
+      f" numbers from {gradients.BATCH_SIZE} on, so more are needed. Raise"
+      " --max_examples, or train on more."
+    )
   batch_size = experiment.config.batch_size
   if "training" in modes and number < batch_size:
     raise runs.RunError(

@@ -26,7 +26,7 @@ from geomem.analysis.gradient_plan import (
 
 
 def _is_done(run, **columns) -> bool:
-  return any(
+  return not run.has_holes and any(
     row["metric"] == "examples_used"
     and all(row.get(name) == value for name, value in columns.items())
     for row in run.rows()

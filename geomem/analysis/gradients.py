@@ -42,7 +42,7 @@ class Examples(NamedTuple):
     std: `[C]` their standard deviation.
   """
 
-  images: UInt8[np.ndarray, "n H W C"]
+  images: UInt8[data.Images, "n H W C"]
   labels: Int[np.ndarray, " n"]
   mean: Float[np.ndarray, " C"]
   std: Float[np.ndarray, " C"]
@@ -135,7 +135,8 @@ def padded_batch(
   indices = start + np.arange(batch_size)
   weights = (indices < len(examples.labels)).astype(np.float32)
   indices = np.minimum(indices, len(examples.labels) - 1)
-  return examples.images[indices], examples.labels[indices], weights
+  images = np.asarray(examples.images[indices])
+  return images, examples.labels[indices], weights
 
 
 def block_sums(

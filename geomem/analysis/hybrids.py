@@ -113,7 +113,7 @@ _normalize = jax.jit(data.normalize)
 def hybrid_logits(
   hybrids: Hybrids,
   masks: Sequence[Mask],
-  images: UInt8[np.ndarray, "n H W C"],
+  images: UInt8[data.Images, "n H W C"],
   mean: Float[np.ndarray, " C"],
   std: Float[np.ndarray, " C"],
 ) -> Iterator[tuple[Mask, slice, Float[np.ndarray, "b classes"]]]:
@@ -147,7 +147,7 @@ def hybrid_logits(
 def reestimate(
   hybrids: Hybrids,
   masks: Sequence[Mask],
-  images: UInt8[np.ndarray, "n H W C"],
+  images: UInt8[data.Images, "n H W C"],
   mean: Float[np.ndarray, " C"],
   std: Float[np.ndarray, " C"],
 ) -> Hybrids:

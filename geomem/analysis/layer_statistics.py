@@ -20,6 +20,7 @@ def layer_statistics(
   state: Any,
   images: np.ndarray,
   layers: Sequence[str],
+  names: Sequence[str] = (),
   *,
   max_bytes: int = MAX_HELD_BYTES,
 ) -> Iterator[tuple[str, geometry.GramStatistics]]:
@@ -34,19 +35,35 @@ def layer_statistics(
     state: its first argument.
     images: `[subsets, P, M, ...]`.
     layers: names of the layers, in the order wanted.
+    names: of the subsets, for errors.
     max_bytes: bound on the activations of one layer, all subsets together.
 
   Yields:
     The layer's name, and statistics with a leading axis for the subsets.
+
+  Raises:
+    ValueError: points are not finite; it names the layer and the subset.
   """
   each = activations.layer_bytes(forward, state, images[0, 0])
   count = int(np.prod(images.shape[:3]))
-  for fits, names in itertools.groupby(
+  names = names or [f"subset {i}" for i in range(len(images))]
+  for fits, some in itertools.groupby(
     layers, lambda name: count * each[name] <= max_bytes
   ):
     gather = _in_one_pass if fits else _in_two_passes
-    for layer, found in gather(forward, state, images, tuple(names)):
+    for layer, makers in gather(forward, state, images, tuple(some)):
+      found = [
+        _made(make, layer, name)
+        for make, name in zip(makers, names, strict=True)
+      ]
       yield layer, jax.tree.map(lambda *xs: jnp.stack(xs), *found)
+
+
+def _made(make, layer: str, name: str) -> geometry.GramStatistics:
+  try:
+    return make()
+  except ValueError as error:
+    raise ValueError(f"layer {layer}, {name} examples: {error}") from error
 
 
 def _in_one_pass(forward, state, images, layers):
@@ -57,7 +74,10 @@ def _in_one_pass(forward, state, images, layers):
     yield (
       layer,
       [
-        geometry.gram_statistics(parallel.shard(subset, 2)) for subset in points
+        lambda subset=subset: geometry.gram_statistics(
+          parallel.shard(subset, 2)
+        )
+        for subset in points
       ],
     )
 
@@ -67,10 +87,11 @@ def _in_two_passes(forward, state, images, layers):
     yield (
       layer,
       [
-        geometry.statistics_by_manifold(
+        functools.partial(
+          geometry.statistics_by_manifold,
           functools.partial(
             activations.manifold_blocks, forward, state, subset, layer
-          )
+          ),
         )
         for subset in images
       ],

@@ -128,7 +128,7 @@ def measure_layers(
   }
   # As many layers at a time as give every device a subset of one.
   num_layers = max(1, parallel.mesh().size // len(names))
-  found = layer_statistics(forward, state, images, layers)
+  found = layer_statistics(forward, state, images, layers, names)
   while some := list(itertools.islice(found, num_layers)):
     # The same probes in every layer and epoch: differences are of the layers.
     measured = _measure(
@@ -172,6 +172,9 @@ def measure_seed(run, experiment, seed) -> Iterator[tuple[int, str]]:
 
   Yields:
     The epoch and the layer that were just measured, or found measured.
+
+  Raises:
+    ValueError: activations are not finite; it names epoch, layer and subset.
   """
   layers = measured_layers(experiment.config, experiment.network.layer_names)
   expected = len(layers) * len(seed.manifolds) * len(METRICS)
@@ -190,7 +193,10 @@ def measure_seed(run, experiment, seed) -> Iterator[tuple[int, str]]:
         continue
       state = saved.load(epoch, like)
       rows = []
-      for layer_rows in measure_layers(experiment, seed, state, layers):
-        rows += layer_rows
-        yield epoch, layer_rows[0]["layer"]
+      try:
+        for layer_rows in measure_layers(experiment, seed, state, layers):
+          rows += layer_rows
+          yield epoch, layer_rows[0]["layer"]
+      except ValueError as error:
+        raise ValueError(f"Seed {seed.seed}, epoch {epoch}, {error}") from error
       run.append(tagged(rows, seed=seed.seed, epoch=epoch))

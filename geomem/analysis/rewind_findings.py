@@ -112,12 +112,18 @@ def _side(scores: RewindScores, kind: str) -> Finding:
     for rewound in sets
   ]
   few = max(1, len(sets) // 2)
-  enough = next(i for i, mean in enumerate(means, 1) if mean >= ENOUGH)
+  # Epochs that were chosen by hand may all be too far from the best.
+  enough = next(
+    (i for i, mean in enumerate(means, 1) if mean >= ENOUGH), len(sets) + 1
+  )
+  takes = f"no number of layers gives {ENOUGH:.0%}"
+  if enough <= len(sets):
+    name = _set_name(kind, sets[enough - 1])
+    takes = f"{ENOUGH:.0%} takes {name}: {says(sets[enough - 1])}"
   sentence = (
     f"at the best epoch {_set_name(kind, sets[few - 1])} of {len(sets)} recover"
     f" {says(sets[few - 1])} (chance {scores.chance:.3f}), of the test accuracy"
-    f" that was lost; {ENOUGH:.0%} takes {_set_name(kind, sets[enough - 1])}:"
-    f" {says(sets[enough - 1])}"
+    f" that was lost; {takes}"
   )
   if kind == "suffix":
     return Finding("F4.1 (the last layers restore)", enough <= few, sentence)

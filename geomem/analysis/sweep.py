@@ -130,8 +130,9 @@ def run_cells(
 def _run_cell(cell: Cell, work: Callable[..., None]) -> None:
   config = config_dict(cell.config)
   if is_done(cell):
-    open_run(cell.path, config).close()  # Refuses another config.
-    return
+    with open_run(cell.path, config) as run:  # Refuses another config.
+      if run.is_done:  # Still: its rows are whole.
+        return
   # Bad input shows before anything is written.
   experiment = experiments.prepare(cell.config)
   first, count = cell.config.seed, cell.config.num_seeds

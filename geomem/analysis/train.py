@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from geomem import parallel, training
+from geomem import data, parallel, training
 from geomem.analysis import experiment as experiments
 from geomem.analysis import memorization
 
@@ -22,7 +22,9 @@ def train_seeds(run, experiment, seeds) -> Iterator[tuple[int, float]]:
   """Trains seeds together, or goes on where they were killed.
 
   At the chosen epochs the networks are saved first, then their scores, then
-  the states to resume from: whatever is cut off comes again, the same.
+  the states to resume from: whatever is cut off comes again, the same. Where
+  the training set is streamed, states to resume from are saved in every epoch,
+  and within epochs that are long.
 
   Args:
     run: where checkpoints and rows go.
@@ -36,26 +38,33 @@ def train_seeds(run, experiment, seeds) -> Iterator[tuple[int, float]]:
   chosen = training.checkpoint_epochs(config.epochs)
   numbers = [seed.seed for seed in seeds]
   resume_path = run.path / "resume" / f"seeds{numbers[0]}-{numbers[-1]}"
+  if run.has_holes:
+    for seed in seeds:
+      _score_again(run, experiment, seed)
   # A seed that has memorized all ends; those beside it go on.
   going = [i for i, n in enumerate(numbers) if not _is_trained(run, n)]
   if not going:
     _forget(resume_path)
     return
+  streams = isinstance(experiment.train.images, data.StreamedImages)
+  # The unit in which saved states count the time: a step or an epoch.
+  unit = _steps_per_epoch(experiment) if streams else 1
   with training.Checkpoints(resume_path, keep=2) as resumable:
     for states, losses in training.train_seeds(
       jnp.stack([seed.training_key for seed in seeds]),
       experiment.network,
       _training_data(experiment, seeds),
       experiment.recipe,
-      resume=lambda states: _resume(resumable, states),
+      resume=lambda states: _resume(resumable, states, unit),
     ):
-      is_chosen = states.epoch in chosen
-      if is_chosen or config.stop_when_memorized:
+      is_chosen = states.step == 0 and states.epoch in chosen
+      if is_chosen or (config.stop_when_memorized and states.step == 0):
         going = [
           i for i in going if not _record(run, experiment, seeds[i], states[i])
         ]
-      if is_chosen:
-        resumable.save(states.epoch, _resume_tree(states))
+      if is_chosen or streams:
+        time = states.epoch * unit + states.step
+        resumable.save(time, _resume_tree(states))
       yield states.epoch, float(losses.mean())
       if not going:
         break
@@ -72,9 +81,9 @@ def _is_trained(run, seed: int) -> bool:
 
 
 def _training_data(experiment, seeds) -> training.TrainingData:
-  data = experiments.training_data(experiment, seeds[0])
+  one = experiments.training_data(experiment, seeds[0])
   labels = jnp.stack([jnp.asarray(seed.labels.labels) for seed in seeds])
-  return data._replace(labels=labels)
+  return one._replace(labels=labels)
 
 
 def _record(run, experiment, seed, state: training.TrainState) -> bool:
@@ -93,17 +102,37 @@ def _record(run, experiment, seed, state: training.TrainState) -> bool:
   return is_last
 
 
-def _resume(resumable, states: list) -> list:
+def _steps_per_epoch(experiment) -> int:
+  return training.steps_per_epoch(
+    len(experiment.train.labels), experiment.recipe.batch_size
+  )
+
+
+def _score_again(run, experiment, seed) -> None:
+  """Rows that a damaged file lost, from the networks that are saved."""
+  last = memorization.last_epoch(run.rows(), seed.seed)
+  if last is None:  # It is trained again, and all of them come by that.
+    return
+  like = experiment.network.abstract_state
+  with memorization.checkpoints_of(run, seed.seed) as saved:
+    for epoch in [e for e in saved.epochs if e <= last]:
+      state = saved.load(epoch, like)
+      rows = memorization.score_subsets(experiment, seed, state)
+      run.append(memorization.tagged(rows, seed=seed.seed, epoch=epoch))
+  run.append(_summary(run.rows(), experiment, seed, last))
+
+
+def _resume(resumable, states: list, unit: int) -> list:
   found = resumable.load_latest(_resume_tree(states))
   if found is None:
     return states
-  epoch, tree = found
+  time, tree = found
   structure = jax.tree.structure(states[0].optimizer)
   return [
     training.TrainState(
       tree[f"network{i}"],
       jax.tree.unflatten(structure, tree[f"optimizer{i}"]),
-      epoch,
+      *divmod(time, unit),
     )
     for i in range(len(states))
   ]

@@ -4,29 +4,37 @@ from geomem.data.batches import augment, epoch_order, normalize, pixel_moments
 from geomem.data.datasets import (
   Dataset,
   DatasetError,
+  hold,
   limit_per_class,
   load,
   make_dataset,
+  open_split,
   select_classes,
 )
 from geomem.data.labels import PermutedLabels, permute_labels
+from geomem.data.streamed import Images, StreamedImages, read_ahead
 from geomem.data.subsets import SUBSETS, Subset, make_subsets, sample_manifolds
 
 __all__ = [
   "SUBSETS",
   "Dataset",
   "DatasetError",
+  "Images",
   "PermutedLabels",
+  "StreamedImages",
   "Subset",
   "augment",
   "epoch_order",
+  "hold",
   "limit_per_class",
   "load",
   "make_dataset",
   "make_subsets",
   "normalize",
+  "open_split",
   "permute_labels",
   "pixel_moments",
+  "read_ahead",
   "sample_manifolds",
   "select_classes",
 ]

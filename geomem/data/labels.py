@@ -1,7 +1,6 @@
 """Permuted training labels, with the truth kept beside them."""
 
 import io
-import os
 import pathlib
 from typing import NamedTuple
 
@@ -9,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
+
+from geomem import disk
 
 
 class PermutedLabels(NamedTuple):
@@ -32,12 +33,9 @@ class PermutedLabels(NamedTuple):
 
   def save(self, path: pathlib.Path | str) -> None:
     """Writes an npz file, whole or not at all."""
-    path = pathlib.Path(path)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **self._asdict())
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(buffer.getvalue())
-    os.replace(temporary, path)
+    disk.write_whole(pathlib.Path(path), buffer.getvalue())
 
   @classmethod
   def load(cls, path: pathlib.Path | str) -> "PermutedLabels":

@@ -1,18 +1,21 @@
 """Image sets of TensorFlow Datasets, read without TensorFlow."""
 
-import concurrent.futures
 import hashlib
 import os
 import pathlib
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow_datasets as tfds
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from geomem.data import cifar
 from geomem.data.datasets import Dataset, DatasetError, make_dataset
+from geomem.data.streamed import StreamedImages, threads
 
-_BLOCK = 500
+STANDARD_SIZE = 224  # Of images that differ in size: ImageNet's usual.
+_BLOCK = 512
 
 
 def cache_directory() -> pathlib.Path:
@@ -62,8 +65,21 @@ def _is_prepared(builder) -> bool:
     return False
 
 
-def load(name: str, split: str, data_dir: str | os.PathLike | None) -> Dataset:
-  """Reads a whole split, from the cache of decoded pixels if it is there."""
+def open_split(
+  name: str,
+  split: str,
+  data_dir: str | os.PathLike | None,
+  image_size: int | None = None,
+) -> Dataset:
+  """One split; its labels are read, its images stay on the disk.
+
+  Args:
+    name: of the set.
+    split: `train` or `test`.
+    data_dir: where TFDS looks.
+    image_size: the side of the images; their own by default, and
+      `STANDARD_SIZE` where the set does not declare one size for all.
+  """
   builder = open_builder(name, data_dir)
   splits = builder.info.splits
   chosen = "validation" if split not in splits and split == "test" else split
@@ -77,29 +93,34 @@ def load(name: str, split: str, data_dir: str | os.PathLike | None) -> Dataset:
       f"{name} has features {sorted(features)}; an image set"
       " with features image and label was expected."
     )
-  images, labels = _read_cached(builder, chosen)
+  shape = _image_shape(name, features["image"], image_size)
+  images, labels = _open(builder, chosen, shape)
+  if chosen == "test" and labels.max() < 0 and "validation" in splits:
+    # ImageNet's test images, where they are there, come without labels.
+    images, labels = _open(builder, "validation", shape)
   return make_dataset(images, labels, features["label"].names)
 
 
-def _read_cached(builder, split: str):
-  cached = cache_directory() / f"{_fingerprint(builder, split)}.npz"
-  try:
-    with np.load(cached, allow_pickle=False) as arrays:
-      return arrays["images"], arrays["labels"]
-  except (OSError, ValueError, KeyError, EOFError):
-    pass  # Not there, or damaged: read again.
-  except Exception as error:
-    if type(error).__name__ != "BadZipFile":
-      raise
-  images, labels = _decode(builder, split)
-  temporary = cached.with_name(f".{cached.stem}.{os.getpid()}.npz")
-  try:
-    cached.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(temporary, images=images, labels=labels)
-    os.replace(temporary, cached)
-  except OSError:  # A cache is a convenience: a full disk does not matter.
-    temporary.unlink(missing_ok=True)
-  return images, labels
+def _open(builder, split: str, shape) -> tuple[StreamedImages, np.ndarray]:
+  source = builder.as_data_source(
+    split=split, decoders={"image": tfds.decode.SkipDecoding()}
+  )
+  name = _fingerprint(builder, split)
+  labels = cached(name, lambda: _read_labels(source, name))
+  return StreamedImages(name, source, shape), labels
+
+
+def _image_shape(name: str, feature, size: int | None) -> tuple[int, int, int]:
+  height, width, channels = feature.shape
+  if feature.np_dtype != np.uint8 or channels not in (1, 3, 4):
+    raise DatasetError(
+      f"The images of {name} are {feature.np_dtype} with {channels} channels;"
+      " uint8 with 1, 3 or 4 was expected."
+    )
+  if size is None and None not in (height, width):
+    return height, width, channels
+  size = STANDARD_SIZE if size is None else size
+  return size, size, channels
 
 
 def _fingerprint(builder, split: str) -> str:
@@ -110,30 +131,50 @@ def _fingerprint(builder, split: str) -> str:
   return f"{name}-{split}-{digest.hexdigest()[:12]}"
 
 
-def _decode(builder, split: str):
-  source = builder.as_data_source(split=split)
-  starts = range(0, len(source), _BLOCK)
+def _read_labels(source, name: str) -> np.ndarray:
+  """All labels of a split; the images beside them are not decoded."""
+  labels = np.empty(len(source), np.int32)
 
-  def read(start):
-    rows = source.__getitems__(
-      list(range(start, min(start + _BLOCK, len(source))))
-    )
-    return [row["image"] for row in rows], [row["label"] for row in rows]
+  def read(start: int) -> int:
+    block = list(range(start, min(start + _BLOCK, len(source))))
+    examples = source.__getitems__(block)
+    labels[block] = [example["label"] for example in examples]
+    return len(block)
 
-  images, labels = [], []
-  # Decoding a PNG lets go of Python's lock.
-  with (
-    concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-    tqdm(total=len(source), desc=f"reading {builder.name} {split}") as bar,
-  ):
-    for block, block_labels in pool.map(read, starts):
-      images += block
-      labels += block_labels
-      bar.update(len(block))
-  shapes = {image.shape for image in images}
-  if len(shapes) > 1:
-    raise DatasetError(
-      f"The images of {builder.name} differ in size ({len(shapes)} sizes); use"
-      " a resized set, such as imagenet_resized/64x64."
-    )
-  return np.stack(images), np.asarray(labels)
+  with tqdm(total=len(source), desc=f"labels of {name}", disable=None) as bar:
+    for count in threads().map(read, range(0, len(source), _BLOCK)):
+      bar.update(count)
+  return labels
+
+
+def read_all(images: StreamedImages) -> UInt8[np.ndarray, "n H W C"]:
+  """The pixels, from the cache if they are there."""
+  chosen = repr((images.shape, images.indices.tobytes())).encode()
+  digest = hashlib.sha256(chosen).hexdigest()[:12]
+
+  def decode_all() -> np.ndarray:
+    blocks = range(0, len(images), _BLOCK)
+    pixels = np.empty(images.shape, images.dtype)
+    for start in tqdm(blocks, f"reading {images.name}", disable=None):
+      pixels[start : start + _BLOCK] = images[start : start + _BLOCK]
+    return pixels
+
+  return cached(f"{images.name}-{digest}", decode_all)
+
+
+def cached(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
+  """An array from the cache, or made and kept there."""
+  file = cache_directory() / f"{name}.npy"
+  try:
+    return np.load(file, allow_pickle=False)
+  except (OSError, ValueError, EOFError):
+    pass  # Not there, or damaged: made again.
+  array = make()
+  temporary = file.with_name(f".{file.stem}.{os.getpid()}.npy")
+  try:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    np.save(temporary, array)
+    os.replace(temporary, file)
+  except OSError:  # A cache is a convenience: a full disk does not matter.
+    temporary.unlink(missing_ok=True)
+  return array

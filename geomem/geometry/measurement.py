@@ -135,14 +135,16 @@ def manifold_geometry(
       the error of the mean; unbiased either way.
 
   Raises:
-    ValueError: the points are of the wrong shape, or not finite; a wanted
-      error that is not positive, or takes too many probes.
+    ValueError: the points are of the wrong shape, or not finite; no probes; a
+      wanted error that is not positive, or takes too many probes.
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, equations 16, 17,
   28 and 29; Stephenson et al., ICLR 2021.
   """
   if not isinstance(points, GramStatistics):
     points = gram_statistics(points)
+  if num_probes < 1:
+    raise ValueError(f"num_probes is {num_probes}; 1 at least was expected.")
   kappa = jnp.asarray(kappa, points.within.dtype)
   measure = functools.partial(
     _geometry,

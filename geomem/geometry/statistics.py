@@ -86,24 +86,19 @@ def gram_statistics(
   """
   if isinstance(points, list | tuple):
     points, mask = _pad(points)
-  points = jnp.asarray(points)
-  if points.ndim != 3:
-    raise ValueError(
-      f"The points have shape {points.shape}; [P, M, N] was expected:"
-      " manifolds, points, features."
-    )
-  if not jnp.issubdtype(points.dtype, jnp.floating):
-    points = points.astype(jnp.float32)
+  points = _as_floats(points)
   if mask is None:
     mask = jnp.ones(points.shape[:2], bool)
+  _check_shapes(points, mask, block_size)
   _check_finite(points)
-  if block_size is None:
-    return _gram(points, mask)
   num_features = points.shape[2]
-  starts = range(0, num_features, block_size)
-  return sum_statistics(
-    _gram(points[..., start : start + block_size], mask) for start in starts
+  size = block_size or num_features
+  stats = sum_statistics(
+    _gram(points[..., start : start + size], mask)
+    for start in range(0, num_features, size)
   )
+  _check_products(stats)
+  return stats
 
 
 def sum_statistics(blocks: Iterable[GramStatistics]) -> GramStatistics:
@@ -124,6 +119,36 @@ def _pad(manifolds: Sequence) -> tuple[Array, Array]:
   return jnp.asarray(np.stack(points)), jnp.asarray(np.stack(mask))
 
 
+def _as_floats(points) -> Array:
+  """At least single precision, as less has no eigenvalues."""
+  dtype = points.dtype if hasattr(points, "dtype") else np.asarray(points).dtype
+  real = (np.bool_, jnp.integer, jnp.floating)
+  if not any(jnp.issubdtype(dtype, kind) for kind in real):
+    raise ValueError(f"The points are {dtype}; real numbers were expected.")
+  points = jnp.asarray(points)
+  return points.astype(jnp.promote_types(points.dtype, jnp.float32))
+
+
+def _check_shapes(points: Array, mask: Array, block_size: int | None) -> None:
+  if points.ndim != 3 or 0 in points.shape:
+    raise ValueError(
+      f"The points have shape {points.shape}; [P, M, N] was expected:"
+      " manifolds, points, features, one at least of each."
+    )
+  if mask.shape != points.shape[:2]:
+    raise ValueError(
+      f"The mask has shape {mask.shape}; {points.shape[:2]} was expected, as"
+      f" the points have shape {points.shape}."
+    )
+  if block_size is not None and block_size < 1:
+    raise ValueError(f"block_size is {block_size}; 1 at least was expected.")
+  if isinstance(mask, jax.core.Tracer):
+    return
+  counts = np.asarray(mask).sum(axis=1)
+  if not counts.all():
+    raise ValueError(f"Manifold {np.argmin(counts)} has no points.")
+
+
 def _check_finite(points: Array) -> None:
   if isinstance(points, jax.core.Tracer):
     return
@@ -133,4 +158,16 @@ def _check_finite(points: Array) -> None:
     raise ValueError(
       f"Point {point} of manifold {manifold} is not finite; look for NaN or"
       " overflow in what gave the points."
+    )
+
+
+def _check_products(stats: GramStatistics) -> None:
+  if isinstance(stats.within, jax.core.Tracer):
+    return
+  finite = np.asarray(jnp.isfinite(stats.within).all(axis=(-2, -1)))
+  if not finite.all():
+    raise ValueError(
+      f"The products of the points of manifold {np.argmin(finite)} overflow"
+      f" {stats.within.dtype}; divide all points by one large number, which"
+      " changes none of the results."
     )

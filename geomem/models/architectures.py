@@ -13,8 +13,11 @@ from geomem.models.layers import (
   Function,
   max_pool,
   mean_pool,
+  stem_pool,
 )
 from geomem.models.network import LayerSpec, Network
+
+LARGE = 64  # Sides from which on images are large: ImageNet's stems and heads.
 
 
 def _conv(name: str, outputs: int, **options) -> LayerSpec:
@@ -31,9 +34,9 @@ def _dense(name: str, outputs: int, **options) -> LayerSpec:
   return name, make
 
 
-def _block(name: str, outputs: int, stride: int, **options) -> LayerSpec:
+def _block(name: str, channels: int, stride: int, **options) -> LayerSpec:
   def make(shape, rngs):
-    return Block(shape[-1], outputs, stride=stride, rngs=rngs, **options)
+    return Block(shape[-1], channels, stride=stride, rngs=rngs, **options)
 
   return name, make
 
@@ -75,12 +78,18 @@ def convnet(num_classes: int, width: int, dtype) -> list[LayerSpec]:
 
 
 def vgg16(
-  num_classes: int, width: int, dtype, norm: bool = False
+  num_classes: int,
+  width: int,
+  dtype,
+  *,
+  norm: bool = False,
+  large: bool = False,
 ) -> list[LayerSpec]:
-  """VGG16 with the CIFAR head: 13 convolutions, two dense layers, logits.
+  """VGG16: 13 convolutions, two dense layers, logits.
 
-  Source: Simonyan and Zisserman, ICLR 2015; the two hidden dense layers have
-  8 `width` units, the usual choice for images of 32 x 32.
+  Source: Simonyan and Zisserman, ICLR 2015. For large images the two hidden
+  dense layers have 64 `width` units, as there; for small ones 8 `width`, the
+  usual choice for images of 32 x 32. There is no dropout.
   """
   layers = []
   for stage, (depth, scale) in enumerate(
@@ -90,10 +99,11 @@ def vgg16(
       name = f"conv{stage}_{index}"
       layers.append(_conv(name, scale * width, norm=norm, dtype=dtype))
     layers.append(_function(f"pool{stage}", max_pool))
+  units = width * (64 if large else 8)
   return [
     *layers,
-    _dense("fc1", 8 * width, dtype=dtype),
-    _dense("fc2", 8 * width, dtype=dtype),
+    _dense("fc1", units, dtype=dtype),
+    _dense("fc2", units, dtype=dtype),
     _dense("logits", num_classes, relu=False, dtype=dtype),
   ]
 
@@ -120,24 +130,54 @@ def alexnet(num_classes: int, width: int, dtype) -> list[LayerSpec]:
   ]
 
 
-def resnet18(num_classes: int, width: int, dtype) -> list[LayerSpec]:
-  """ResNet-18 with the CIFAR stem; stages of k, 2k, 4k and 8k channels.
+def resnet(
+  num_classes: int,
+  width: int,
+  dtype,
+  *,
+  depths: tuple[int, ...],
+  bottleneck: bool = False,
+  large: bool = False,
+) -> list[LayerSpec]:
+  """Residual networks; stages of k, 2k, 4k and 8k channels.
 
-  Source: He et al., CVPR 2016; stem and widths as in Nakkiran et al., "Deep
-  double descent", ICLR 2020.
+  Source: He et al., CVPR 2016. For large images the stem is a 7 x 7
+  convolution and pooling, each in steps of two, as there; for small ones a
+  3 x 3 convolution, with widths as in Nakkiran et al., "Deep double descent",
+  ICLR 2020.
+
+  Args:
+    num_classes: units of the last layer.
+    width: k.
+    dtype: of the computation.
+    depths: blocks of each stage.
+    bottleneck: the kind of the blocks.
+    large: the kind of the stem.
   """
-  layers = [_conv("stem", width, norm=True, dtype=dtype)]
-  for stage in range(4):
-    for index in range(2):
-      stride = 2 if stage and not index else 1
-      name = f"block{stage + 1}_{index + 1}"
-      layers.append(_block(name, width * 2**stage, stride, dtype=dtype))
+  stem = {"size": 7, "stride": 2} if large else {}
+  layers = [_conv("stem", width, norm=True, dtype=dtype, **stem)]
+  if large:
+    layers.append(_function("stem_pool", stem_pool))
+  for stage, depth in enumerate(depths):
+    for index in range(depth):
+      layers.append(
+        _block(
+          f"block{stage + 1}_{index + 1}",
+          width * 2**stage,
+          2 if stage and not index else 1,
+          bottleneck=bottleneck,
+          dtype=dtype,
+        )
+      )
   return [
     *layers,
     _function("pool", mean_pool),
     _dense("logits", num_classes, relu=False, dtype=dtype),
   ]
 
+
+resnet18 = functools.partial(resnet, depths=(2, 2, 2, 2))
+resnet50 = functools.partial(resnet, depths=(3, 4, 6, 3), bottleneck=True)
 
 # Name -> (layers, the width that is standard).
 MODELS = {
@@ -149,7 +189,10 @@ MODELS = {
   "vgg16_bn": (functools.partial(vgg16, norm=True), 64),
   "alexnet": (alexnet, 64),
   "resnet18": (resnet18, 64),
+  "resnet50": (resnet50, 64),
 }
+# Those that take another form for large images.
+_SIZED = ("vgg16", "vgg16_bn", "resnet18", "resnet50")
 
 
 @functools.cache
@@ -166,7 +209,8 @@ def build(
   Args:
     name: one of `MODELS`.
     num_classes: units of the last layer.
-    image_shape: `(H, W, C)`.
+    image_shape: `(H, W, C)`; sides of `LARGE` and more give VGG16 and the
+      residual networks the form that they have for ImageNet.
     width: channels of the first stage (units for `mlp`), which scales all
       layers; the architecture's own by default.
     dtype: type of the computation; parameters are float32.
@@ -182,5 +226,7 @@ def build(
   width = standard_width if width is None else width
   if width < 1:
     raise ValueError(f"width is {width}; it must be positive.")
+  if name in _SIZED and min(image_shape[:2]) >= LARGE:
+    layers = functools.partial(layers, large=True)
   specs = tuple(layers(num_classes, width, dtype))
   return Network(name, specs, image_shape)

@@ -88,30 +88,46 @@ def max_pool(x: jax.Array) -> jax.Array:
   return nnx.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
 
 
+def stem_pool(x: jax.Array) -> jax.Array:
+  """3 x 3 pooling in steps of two, after a stem for large images."""
+  return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+
+
 def mean_pool(x: jax.Array) -> jax.Array:
   """The mean over all positions: `[n, H, W, C]` to `[n, C]`."""
   return x.mean(axis=(1, 2))
 
 
 class Block(nnx.Module):
-  """The basic residual block: two convolutions and a shortcut.
+  """A residual block: two or three convolutions and a shortcut.
 
-  The shortcut is a 1 x 1 convolution with batch norm where the shape changes.
+  The basic one has two of 3 x 3. A bottleneck has one of 3 x 3 between two of
+  1 x 1, of which the last has four times the channels; the stride is that of
+  the 3 x 3 convolution. The shortcut is a 1 x 1 convolution with batch norm
+  where the shape changes.
   Source: He et al., "Deep residual learning", CVPR 2016.
   """
 
   def __init__(
     self,
     inputs: int,
-    outputs: int,
+    channels: int,
     *,
     stride: int,
+    bottleneck: bool = False,
     rngs: nnx.Rngs,
     dtype=jnp.float32,
   ):
     options = {"norm": True, "rngs": rngs, "dtype": dtype}
-    self.conv1 = Conv(inputs, outputs, stride=stride, **options)
-    self.conv2 = Conv(outputs, outputs, relu=False, **options)
+    outputs = 4 * channels if bottleneck else channels
+    if bottleneck:
+      self.conv1 = Conv(inputs, channels, size=1, **options)
+      self.conv2 = Conv(channels, channels, stride=stride, **options)
+      self.conv3 = Conv(channels, outputs, size=1, relu=False, **options)
+    else:
+      self.conv1 = Conv(inputs, channels, stride=stride, **options)
+      self.conv2 = Conv(channels, channels, relu=False, **options)
+    self.bottleneck = bottleneck
     self.projects = stride != 1 or inputs != outputs
     if self.projects:
       self.shortcut = Conv(
@@ -120,6 +136,8 @@ class Block(nnx.Module):
 
   def __call__(self, x, *, train: bool):
     y = self.conv2(self.conv1(x, train=train), train=train)
+    if self.bottleneck:
+      y = self.conv3(y, train=train)
     if self.projects:
       x = self.shortcut(x, train=train)
     return nnx.relu(x + y)

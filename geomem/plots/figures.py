@@ -28,19 +28,10 @@ def plot_accuracy(rows) -> Figure:
   ax = figure.subplots()
   for subset in table.subsets_of(rows, "accuracy"):
     x, mean, error = table.series(rows, "accuracy", subset, "epoch")
-    ax.plot(
-      x,
-      mean,
-      color=style.COLORS[subset],
-      marker=style.MARKERS[subset],
-      label=subset,
-    )
-    ax.fill_between(
-      x, mean - error, mean + error, color=style.COLORS[subset], alpha=0.2, lw=0
-    )
+    style.draw_band(ax, x, mean, error, **style.look_of(subset), label=subset)
   best = np.mean(list(table.fact(rows, "best_epoch").values()))
   ax.axvline(best, color="0.5", lw=0.8, ls="--", label="best epoch", zorder=0)
-  epoch_axis(ax, x.max())
+  epoch_axis(ax, float(x.max()))
   ax.set_ylim(-0.02, 1.02)
   ax.set_ylabel("accuracy")
   figure.legend(
@@ -52,7 +43,8 @@ def plot_accuracy(rows) -> Figure:
 def plot_geometry_by_layer(rows) -> Figure:
   """Capacity, radius and dimension by layer, at the best and last epoch.
 
-  The paper's figure 3; faint lines in the second row repeat the first.
+  The paper's figure 3; faint lines in the second row repeat the first. Bands
+  are standard errors over seeds, over the probes where there is one seed.
   """
   figure = style.new_figure(10, 5.6)
   axes = figure.subplots(2, 3, sharex=True, sharey="col")
@@ -70,14 +62,8 @@ def plot_geometry_by_layer(rows) -> Figure:
         x, mean, error = table.series(
           rows, metric, subset, "layer_index", epochs[which]
         )
-        ax.errorbar(
-          x,
-          mean,
-          error,
-          color=color,
-          marker=style.MARKERS[subset],
-          label=subset,
-        )
+        look = style.look_of(subset)
+        style.draw_band(ax, x, mean, error, **look, label=subset)
       if metric == "capacity":
         log_axis(ax.yaxis)
         draw_chance(ax, rows)
@@ -111,8 +97,17 @@ def draw_chance(ax, rows) -> None:
   )
 
 
+def mark_best(ax, rows, epochs) -> None:
+  """A dashed line at the best epoch, across the columns of a heatmap."""
+  best = np.mean(list(table.fact(rows, "best_epoch").values()))
+  ax.axvline(np.interp(best, epochs, range(len(epochs))), color="w", ls="--")
+
+
 def plot_capacity_heatmaps(rows) -> Figure:
-  """Capacity by layer and epoch, one panel a subset, one scale for all."""
+  """Capacity by layer and epoch, one panel a subset, one scale for all.
+
+  Dashed: the best epoch.
+  """
   subsets = table.subsets_of(rows, "capacity")
   places, layers = zip(*table.layers_of(rows).items(), strict=True)
   epochs = sorted({row["epoch"] for row in rows if row["layer"] is not None})
@@ -136,15 +131,17 @@ def plot_capacity_heatmaps(rows) -> Figure:
     step = max(1, len(epochs) // 6)
     ax.set_xticks(range(0, len(epochs), step), epochs[::step])
     ax.set_xlabel("epoch")
+    mark_best(ax, rows, epochs)
   axes[0].set_yticks(range(len(layers)), layers)
   bar = figure.colorbar(image, ax=list(axes), label=style.LABELS["capacity"])
   log_axis(bar.ax.yaxis)
   bar.ax.axhline(chance_capacity(rows), color="w", lw=2)
   bar.ax.annotate(
     "chance",
-    (1.1, chance_capacity(rows)),
+    (-0.2, chance_capacity(rows)),
     xycoords=("axes fraction", "data"),
     fontsize=7,
+    ha="right",
     va="center",
   )
   return figure

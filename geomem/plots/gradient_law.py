@@ -65,7 +65,14 @@ def plot_gradient_law(rows) -> Figure:
     right.axhline(level, color="0.4", lw=0.9, ls=":")
   right.set_ylabel("slope")
   handles, names = left.get_legend_handles_labels()
-  figure.legend(handles, names, loc="outside upper center", ncols=4)
+  # Filled by columns: centred above raw, the crosses last.
+  order = sorted(range(len(names)), key=lambda i: "noise" in names[i])
+  figure.legend(
+    [handles[i] for i in order],
+    [names[i] for i in order],
+    loc="outside upper center",
+    ncols=4,
+  )
   return figure
 
 
@@ -86,7 +93,7 @@ def _log_axes(ax, found) -> None:
 def _look(drawn: str, labels: str) -> dict:
   _, color, marker = _DRAWN[drawn]
   fill = color if labels == "centered" else "none"
-  return {"color": color, "marker": marker, "mfc": fill, "ls": "none"}
+  return {"color": color, "marker": marker, "mfc": fill, "ms": 6, "ls": "none"}
 
 
 def _draw_norms(ax, rows, drawn: str, labels: str) -> None:
@@ -107,7 +114,7 @@ def _draw_norms(ax, rows, drawn: str, labels: str) -> None:
     # The two fits of random labels end close to each other.
     shift = {"shuffled": -9, "independent": 3}.get(drawn, -3)
     ax.annotate(
-      f"{slope:.3f}",
+      f"{slope:.3f}".replace("-", "\N{MINUS SIGN}"),
       (x[-1], fitted[-1]),
       (7, shift),
       textcoords="offset points",

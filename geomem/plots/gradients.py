@@ -72,12 +72,9 @@ def plot_gradient_parts(rows) -> Figure:
         for part, line in _LINES.items():
           found = _group_rows(rows, metric, group, mode, subset, part)
           x, mean, error = means(found, "epoch")
-          color = style.COLORS[subset]
+          look = {"color": style.COLORS[subset], "ls": line}
           label = f"{subset}, {part}"
-          ax.plot(x, mean, color=color, ls=line, label=label)
-          ax.fill_between(
-            x, mean - error, mean + error, color=color, alpha=0.2, lw=0
-          )
+          style.draw_band(ax, x, mean, error, **look, label=label)
       if metric == "norm":
         ax.set_yscale("log")
       else:
@@ -90,7 +87,7 @@ def plot_gradient_parts(rows) -> Figure:
     what = "norm" if metric == "norm" else "projection on total"
     axes[row][0].set_ylabel(what + where)
   for ax in axes[-1]:
-    epoch_axis(ax, x.max())
+    epoch_axis(ax, float(x.max()))
   handles, labels = axes[0][0].get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside upper center", ncols=4)
   return figure
@@ -133,8 +130,7 @@ def plot_gradient_comparison(rows) -> Figure:
   axes[1].axhline(0, color="0.6", lw=0.8, zorder=0)
   for subset in _SUBSETS:
     found = select(rows, "cancellation", **at, subset=subset, labels="centered")
-    look = {"color": style.COLORS[subset], "marker": style.MARKERS[subset]}
-    _draw(axes[2], found, label=subset, **look)
+    _draw(axes[2], found, label=subset, **style.look_of(subset))
   axes[2].set_ylabel("cancellation of the two parts")
   axes[2].set_ylim(-0.02, 1.02)
   last = max(row["epoch"] for row in select(rows, "ratio", **at, **label))
@@ -152,13 +148,8 @@ def plot_gradient_comparison(rows) -> Figure:
 
 
 def _draw(ax, found, **look) -> None:
-  if not found:
-    return
-  x, mean, error = means(found, "epoch")
-  ax.plot(x, mean, **look)
-  ax.fill_between(
-    x, mean - error, mean + error, color=look["color"], alpha=0.2, lw=0
-  )
+  if found:
+    style.draw_band(ax, *means(found, "epoch"), **look)
 
 
 GRADIENTS = {

@@ -23,13 +23,8 @@ def _by_size(rows) -> dict[int, list]:
 def _band(ax, x, pairs, **style_of) -> None:
   """A line with a band of one standard error."""
   drawn = [(a, *pair) for a, pair in zip(x, pairs, strict=True) if pair]
-  if not drawn:
-    return
-  x, mean, error = np.array(drawn).T
-  (line,) = ax.plot(x, mean, **style_of)
-  ax.fill_between(
-    x, mean - error, mean + error, color=line.get_color(), alpha=0.2, lw=0
-  )
+  if drawn:
+    style.draw_band(ax, *np.array(drawn).T, **style_of)
 
 
 def _size_axis(ax, rows) -> None:
@@ -48,11 +43,11 @@ def _size_axis(ax, rows) -> None:
     ax.axvline(at, color="0.4", lw=0.9, ls="--", zorder=0, label=label)
   at = facts.get("dip_parameters")
   if at is not None:
-    ax.axvline(at, color="0.4", lw=0.9, ls=":", zorder=0, label="dip")
+    ax.axvline(at, color="0.4", lw=0.9, ls="-.", zorder=0, label="dip")
 
 
 def _draw(ax, sizes, metric: str, subset: str) -> None:
-  """Best and last epoch of a metric over sizes."""
+  """Best and last epoch of a metric over sizes, with chance capacity."""
   for which in ("best", "last"):
     pairs = [table.at_epoch(r, metric, subset, which) for r in sizes.values()]
     _band(
@@ -63,6 +58,8 @@ def _draw(ax, sizes, metric: str, subset: str) -> None:
       marker=_MARKERS[which],
       label=f"{which} epoch",
     )
+  if metric == "capacity":
+    figures.draw_chance(ax, next(iter(sizes.values())))
   ax.set_ylabel(f"{subset} {style.LABELS[metric]}")
 
 
@@ -76,8 +73,7 @@ def _draw_training(ax, sizes) -> None:
       ax,
       list(sizes),
       pairs,
-      color=style.COLORS[subset],
-      marker=style.MARKERS[subset],
+      **style.look_of(subset),
       label=subset,
     )
   ax.set_ylabel("training accuracy, last epoch")
@@ -104,7 +100,7 @@ def _draw_change(ax, sizes) -> None:
   ax.legend(fontsize=7.5)
 
 
-def _change(rows, metric: str) -> tuple[float, float]:
+def _change(rows, metric: str) -> tuple[float, float] | None:
   """Mean and error of the change within seeds, in percent of the best epoch."""
   epochs = {w: table.fact(rows, f"{w}_epoch") for w in ("best", "last")}
   values = {
@@ -115,17 +111,31 @@ def _change(rows, metric: str) -> tuple[float, float]:
   change = [
     100 * (values[s, last] / values[s, epochs["best"][s]] - 1)
     for s, last in epochs["last"].items()
+    if values[s, epochs["best"][s]]  # A dead network has no dimension.
   ]
+  if not change:
+    return None
   if len(change) == 1:
     return change[0], 0.0
   return np.mean(change), np.std(change, ddof=1) / len(change) ** 0.5
 
 
+def _explain(figure: Figure, axes) -> None:
+  """One legend for all panels."""
+  found = {}
+  for ax in (axes[0, 0], axes[-1, -1]):
+    handles, labels = ax.get_legend_handles_labels()
+    found |= dict(zip(labels, handles, strict=True))
+  figure.legend(
+    found.values(), found.keys(), loc="outside upper center", ncols=5
+  )
+
+
 def plot_model_size(rows) -> Figure:
   """Accuracy and the geometry of the test manifolds by number of parameters.
 
-  Dashed: the interpolation threshold; dotted: the dip. Bands are standard
-  errors over seeds.
+  Upright: dashed the interpolation threshold, dash-dotted the dip. Bands are
+  standard errors over seeds.
   """
   figure = style.new_figure(10, 5.6)
   axes = figure.subplots(2, 3, sharex=True)
@@ -142,12 +152,11 @@ def plot_model_size(rows) -> Figure:
     _size_axis(ax, rows)
   for ax in axes[0]:
     ax.set_xlabel("")
-  handles, labels = axes[0, 0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside upper center", ncols=4)
+  _explain(figure, axes)
   return figure
 
 
-def plot_training_manifolds(rows) -> Figure:
+def plot_geometry_by_size(rows) -> Figure:
   """Geometry of the last hidden layer by size, a row for each subset."""
   subsets = table.subsets_of(rows, "capacity")
   figure = style.new_figure(10, 2.5 * len(subsets) + 0.4)
@@ -161,12 +170,11 @@ def plot_training_manifolds(rows) -> Figure:
       _size_axis(ax, rows)
   for ax in axes[:-1].ravel():
     ax.set_xlabel("")
-  handles, labels = axes[0, 0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside upper center", ncols=4)
+  _explain(figure, axes)
   return figure
 
 
-def plot_by_epoch(rows) -> Figure:
+def plot_size_by_epoch(rows) -> Figure:
   """Test accuracy and dimension over epochs, at some of the sizes."""
   sizes = list(_by_size(rows).items())
   count = min(len(sizes), _MOST_CURVES)
@@ -194,6 +202,6 @@ def plot_by_epoch(rows) -> Figure:
 
 MODEL_SIZE = {
   "model_size": plot_model_size,
-  "geometry_by_size": plot_training_manifolds,
-  "size_by_epoch": plot_by_epoch,
+  "geometry_by_size": plot_geometry_by_size,
+  "size_by_epoch": plot_size_by_epoch,
 }

@@ -1,6 +1,9 @@
 """The figures of a sweep of the memorization experiment."""
 
+import itertools
+
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from geomem.plots import figures, style
 from geomem.plots import rows as table
@@ -8,7 +11,7 @@ from geomem.plots import rows as table
 _AXES = ("permuted_fraction", "width", "model")
 _NAMES = {"permuted_fraction": "permuted fraction", "model": "", "width": ""}
 _METRICS = ("capacity", "radius", "dimension")
-_GROUP_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9")
+_GROUP_MARKERS = "osD^vP"
 
 
 def _layout(rows) -> tuple[str, str | None]:
@@ -60,8 +63,17 @@ def plot_last_layer(rows) -> Figure:
       _x_axis(ax, here, x_column)
       ax.set_ylabel(style.LABELS[metric])
     line[1].set_title(str(group))
-  handles, labels = axes[0, 0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside upper center", ncols=6)
+  handles, _ = axes[0, 0].get_legend_handles_labels()
+  handles += [
+    Line2D([], [], color="0.4", marker="o", mfc=fill, alpha=alpha, label=name)
+    for name, fill, alpha in (
+      ("best epoch", "w", 0.45),
+      ("last epoch", None, 1),
+    )
+  ]
+  figure.legend(
+    handles=handles, loc="outside upper center", ncols=7, columnspacing=1
+  )
   return figure
 
 
@@ -79,8 +91,7 @@ def _draw_subsets(ax, rows, x_column: str, metric: str) -> None:
         x,
         mean,
         error,
-        color=style.COLORS[subset],
-        marker=style.MARKERS[subset],
+        **style.look_of(subset),
         mfc="w" if which == "best" else None,
         alpha=0.45 if which == "best" else 1,
         lw=1 if which == "best" else 1.3,
@@ -100,9 +111,10 @@ def plot_departure(rows) -> Figure:
   x_column, group_column = _layout(rows)
   figure = style.new_figure(8.4, 3.4)
   left, right = figure.subplots(1, 2)
-  colors = iter(_GROUP_COLORS * 4)
+  looks = itertools.cycle(zip(style.CYCLE, _GROUP_MARKERS, strict=True))
   for group, here in _groups(rows, group_column).items():
-    look = {"color": next(colors), "marker": "s", "label": str(group)}
+    color, marker = next(looks)
+    look = {"color": color, "marker": marker, "label": str(group)}
     left.errorbar(*_points(here, x_column, _departure), **look)
     right.errorbar(
       *_points(

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from geomem.plots import rows as table
 from geomem.plots import style
-from geomem.plots.figures import epoch_axis
+from geomem.plots.figures import epoch_axis, mark_best
 
 _PANELS = ("test", "permuted")
 _TITLES = {
@@ -50,7 +50,7 @@ def _chance(rows) -> float:
   return next(iter(table.fact(rows, "chance_accuracy").values()))
 
 
-def plot_accuracy_by_epoch(rows) -> Figure:
+def plot_rewind_accuracy(rows) -> Figure:
   """Accuracy after a rewind against its epoch, one curve a layer.
 
   A row of panels for each kind. Dashed: the network of that epoch itself.
@@ -68,14 +68,12 @@ def plot_accuracy_by_epoch(rows) -> Figure:
       ax.plot(x, mean, color="0.4", ls="--", label="all layers", zorder=3)
       for (name, chosen), color in zip(sets.items(), colors, strict=True):
         x, mean, error = table.series(chosen, "accuracy", subset, "epoch")
-        ax.plot(x, mean, color=color, marker=".", label=name)
-        ax.fill_between(
-          x, mean - error, mean + error, color=color, alpha=0.15, lw=0
-        )
+        look = {"color": color, "marker": ".", "label": name}
+        style.draw_band(ax, x, mean, error, **look)
+      ax.axhline(_chance(rows), color="0.4", lw=0.9, ls=":", label="chance")
       epoch_axis(ax, last)
       ax.set_ylim(-0.02, 1.02)
       ax.set_title(f"{subset}, {_TITLES[kind]}")
-    ax.axhline(_chance(rows), color="0.4", lw=0.9, ls=":", label="chance")
     row_of_axes[0].set_ylabel("accuracy")
     ax.legend(
       loc="center left",
@@ -91,7 +89,7 @@ def plot_accuracy_by_epoch(rows) -> Figure:
   return figure
 
 
-def plot_heatmaps(rows) -> Figure:
+def plot_rewind_heatmaps(rows) -> Figure:
   """Test and permuted accuracy by layer and epoch, a row for each kind."""
   kinds = _by_kind(rows)
   depth = max(map(len, kinds.values()))
@@ -114,10 +112,7 @@ def plot_heatmaps(rows) -> Figure:
       ax.set_yticks(range(len(sets)), sets, fontsize=7)
       ax.set_xticks(range(len(epochs)), epochs, fontsize=7)
       ax.set_title(f"{subset}, {_TITLES[kind]}")
-      best = np.mean(list(table.fact(rows, "best_epoch").values()))
-      ax.axvline(
-        np.interp(best, epochs, range(len(epochs))), color="w", ls="--"
-      )
+      mark_best(ax, rows, epochs)
     row_of_axes[0].set_ylabel("layer")
   for ax in axes[-1]:
     ax.set_xlabel("epoch that layers are put back to")
@@ -140,7 +135,11 @@ def plot_recovered(rows) -> Figure:
   figure = style.new_figure(8.0, 3.4)
   axes = figure.subplots(1, 2)
   panels = [("recovered", "test"), ("accuracy", "permuted")]
-  for (kind, sets), marker in zip(kinds.items(), "o<>D", strict=False):
+  markers = zip(style.CYCLE, "o<>D", strict=False)
+  for (kind, sets), (color, marker) in zip(
+    kinds.items(), markers, strict=False
+  ):
+    look = {"color": color, "marker": marker, "label": _TITLES[kind]}
     for (metric, subset), ax in zip(panels, axes, strict=True):
       # One epoch a seed: all values fall under the one kind.
       found = [
@@ -149,7 +148,7 @@ def plot_recovered(rows) -> Figure:
       ]
       if all(len(mean) for mean, _ in found):
         mean, error = np.array(found)[..., 0].T
-        ax.errorbar(list(sets), mean, error, marker=marker, label=_TITLES[kind])
+        ax.errorbar(list(sets), mean, error, **look)
   axes[0].set_ylabel("test accuracy recovered")
   axes[1].set_ylabel("permuted accuracy")
   axes[0].axhline(1, color="0.4", lw=0.9, ls="--")
@@ -164,7 +163,7 @@ def plot_recovered(rows) -> Figure:
 
 
 REWIND = {
-  "accuracy_by_epoch": plot_accuracy_by_epoch,
-  "heatmaps": plot_heatmaps,
+  "accuracy_by_epoch": plot_rewind_accuracy,
+  "heatmaps": plot_rewind_heatmaps,
   "recovered": plot_recovered,
 }

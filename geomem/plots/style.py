@@ -4,6 +4,7 @@ import os
 import pathlib
 
 import matplotlib
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -41,6 +42,20 @@ def new_figure(width: float | int, height: float | int) -> Figure:
   figure = Figure(figsize=(width, height), layout="constrained")
   FigureCanvasAgg(figure)
   return figure
+
+
+def draw_band(ax, x, mean, error, **look) -> None:
+  """A line, in a band of one standard error."""
+  x, mean, error = (np.asarray(values, float) for values in (x, mean, error))
+  (line,) = ax.plot(x, mean, **look)
+  ax.fill_between(
+    x, mean - error, mean + error, color=line.get_color(), alpha=0.2, lw=0
+  )
+
+
+def look_of(subset: str) -> dict[str, str]:
+  """Colour and marker of a subset."""
+  return {"color": COLORS[subset], "marker": MARKERS[subset]}
 
 
 def save_figure(figure: Figure, path: pathlib.Path) -> list[pathlib.Path]:

@@ -5,12 +5,12 @@ from geomem.training.config import TrainingConfig, checkpoint_epochs
 from geomem.training.evaluation import padded_blocks, predict_logits, scores
 from geomem.training.loop import (
   NonFiniteLossError,
-  TrainingData,
   TrainState,
   steps_per_epoch,
   train,
   train_seeds,
 )
+from geomem.training.windows import TrainingData
 
 __all__ = [
   "CheckpointError",

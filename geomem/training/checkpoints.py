@@ -1,5 +1,6 @@
 """Checkpoints through Orbax: what is saved is whole, or not there."""
 
+import contextlib
 import logging
 import pathlib
 from collections.abc import Callable
@@ -9,7 +10,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from geomem import parallel
+from geomem import disk, parallel
 
 _LOG = logging.getLogger(__name__)
 
@@ -42,18 +43,24 @@ class Checkpoints:
     Raises:
       CheckpointError: it must exist, and does not or is empty; it names what
         is there.
+      DiskError: it cannot be created.
     """
     self.directory = pathlib.Path(directory).resolve()
     if must_exist:
       _expect_checkpoints(self.directory)
+    self._keep = keep
+    with disk.explained(self.directory):
+      self._checkpointer = self._open()
+
+  def _open(self) -> ocp.training.Checkpointer:
     policies = ocp.training.preservation_policies
-    self._checkpointer = ocp.training.Checkpointer(
+    return ocp.training.Checkpointer(
       self.directory,
       save_decision_policy=(
         ocp.training.save_decision_policies.FixedIntervalPolicy(1)
       ),
       preservation_policy=(
-        policies.LatestN(keep) if keep else policies.PreserveAll()
+        policies.LatestN(self._keep) if self._keep else policies.PreserveAll()
       ),
     )
 
@@ -63,10 +70,22 @@ class Checkpoints:
     return sorted(m.step for m in self._checkpointer.checkpoints)
 
   def save(self, epoch: int, tree: Any) -> None:
-    """Saves; an epoch that is there already is left as it is."""
+    """Saves; an epoch that is there already is left as it is.
+
+    Raises:
+      DiskError: the disk is full, or the like; earlier epochs are whole.
+      CheckpointError: there are later epochs.
+    """
     if epoch in self.epochs:
       return
-    if not self._checkpointer.save(int(epoch), tree):
+    try:
+      saved = self._checkpointer.save(int(epoch), tree)
+    except Exception as error:  # Orbax and tensorstore have many of their own.
+      with contextlib.suppress(Exception):  # The same error, once more.
+        self._checkpointer.close()
+      self._checkpointer = self._open()
+      raise disk.explain(self.directory / str(epoch), error) from error
+    if not saved:
       raise CheckpointError(
         f"The checkpoint of epoch {epoch} was not saved in {self.directory}:"
         f" it holds later epochs already ({self.epochs})."
@@ -141,7 +160,8 @@ class Checkpoints:
       raise CheckpointError(
         f"The checkpoint of epoch {epoch} in {self.directory} cannot be read:"
         f" it is damaged or of another network ({type(error).__name__}). There"
-        f" are those of epochs {self.epochs}."
+        f" are those of epochs {self.epochs}. The same config and seed train"
+        " the same network again in another directory."
       ) from error
 
   def load_latest(self, like: Any) -> tuple[int, Any] | None:
@@ -150,7 +170,7 @@ class Checkpoints:
       try:
         return epoch, self.load(epoch, like)
       except CheckpointError as error:
-        _LOG.warning("%s Falling back to the one before.", error)
+        _LOG.warning("%s Going on from an earlier one, if there is.", error)
     return None
 
   def close(self) -> None:

@@ -31,13 +31,14 @@ def padded_blocks(
 
   Yields:
     How many images the block holds, and the block, shared out over the
-    devices, zeros after those.
+    devices; the last image fills up the last block.
   """
-  batch_size = min(batch_size * parallel.mesh().size, len(images))
-  for start in range(0, len(images), batch_size):
-    block = np.asarray(images[start : start + batch_size])
-    padding = [(0, batch_size - len(block))] + [(0, 0)] * (block.ndim - 1)
-    yield len(block), parallel.shard(np.pad(block, padding))
+  num_images = len(images)
+  batch_size = min(batch_size * parallel.mesh().size, num_images)
+  for start in range(0, num_images, batch_size):
+    chosen = np.minimum(start + np.arange(batch_size), num_images - 1)
+    count = min(batch_size, num_images - start)
+    yield count, parallel.shard(images[chosen])
 
 
 def predict_logits(

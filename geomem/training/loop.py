@@ -1,5 +1,6 @@
 """The training loop: epochs of compiled steps over on-device data."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Key
 
 from geomem import parallel
 from geomem.data import augment, epoch_order, normalize
@@ -15,6 +16,9 @@ from geomem.models import Network
 from geomem.training.config import TrainingConfig
 from geomem.training.optimizers import make_optimizer
 from geomem.training.together import Together, make_together
+from geomem.training.windows import TrainingData, on_devices, windows
+
+STEPS_BETWEEN_STATES = 1000
 
 
 class TrainState(NamedTuple):
@@ -24,31 +28,17 @@ class TrainState(NamedTuple):
     network: parameters and batch statistics, keyed by layer name.
     optimizer: Optax's state.
     epoch: epochs done.
+    step: steps done of the next one.
   """
 
   network: dict
   optimizer: optax.OptState
   epoch: int
+  step: int = 0
 
 
 class NonFiniteLossError(FloatingPointError):
   """The loss became NaN or infinite."""
-
-
-class TrainingData(NamedTuple):
-  """A training set on the device.
-
-  Attributes:
-    images: `[n, H, W, C]` uint8.
-    labels: `[n]` labels to train on; `[seeds, n]` for several networks.
-    mean: `[C]` mean of the pixels, in units of 0 to 255.
-    std: `[C]` their standard deviation.
-  """
-
-  images: UInt8[Array, "n H W C"]
-  labels: Int[Array, "*seeds n"]
-  mean: Float[Array, " C"]
-  std: Float[Array, " C"]
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -109,15 +99,16 @@ def make_step(network: Network, config: TrainingConfig, optimizer) -> Callable:
   return step
 
 
-def _check_losses(losses: np.ndarray, epoch: int) -> None:
+def _check_losses(losses: np.ndarray, epoch: int, first: int) -> None:
+  """Raises unless all are finite; `first` is the number of the first step."""
   bad = np.argwhere(~np.isfinite(losses))
   if bad.size:
     step, seed = bad[0]
     whose = f" of network {seed}" if losses.shape[1] > 1 else ""
     raise NonFiniteLossError(
-      f"The loss{whose} is {losses[step, seed]} at step {step} of epoch"
-      f" {epoch}; lower --learning_rate, or look for non-finite values in the"
-      " data."
+      f"The loss{whose} is {losses[step, seed]} at step {first + step} of"
+      f" epoch {epoch}; lower --learning_rate, or look for non-finite values in"
+      " the data."
     )
 
 
@@ -136,10 +127,10 @@ def _make_plan(num_examples: int, num_steps: int, batch_size: int) -> Callable:
 
 
 class SeedStates(Sequence):
-  """The states of all seeds after an epoch, taken apart when asked for."""
+  """The states of all seeds at one time, taken apart when asked for."""
 
-  def __init__(self, together: Together, carry, epoch: int, num_seeds: int):
-    self.epoch = epoch
+  def __init__(self, together, carry, num_seeds: int, epoch: int, step: int):
+    self.epoch, self.step = epoch, step
     self._together, self._carry, self._num_seeds = together, carry, num_seeds
 
   def __len__(self) -> int:
@@ -149,7 +140,24 @@ class SeedStates(Sequence):
     if not 0 <= index < self._num_seeds:
       raise IndexError(index)
     pair = self._together.unpack(self._carry, index)
-    return TrainState(*pair, self.epoch)
+    return TrainState(*pair, self.epoch, self.step)
+
+
+def _run_epoch(together: Together, carry, data: TrainingData, batches, keys):
+  """Hands on the states and the losses `[steps, seeds]` so far, now and then.
+
+  That is at the end, and of a streamed set every `STEPS_BETWEEN_STATES` too.
+  """
+  losses, done, handed_on = [], 0, 0
+  for window in windows(data, batches, keys):
+    carry, found = together.epoch(carry, *window)
+    losses.append(found)
+    if len(losses) > 1:  # Or windows would queue up on the device.
+      losses[-2].block_until_ready()
+    done += len(found)
+    if done == len(batches) or done - handed_on >= STEPS_BETWEEN_STATES:
+      handed_on = done
+      yield carry, np.concatenate(losses)
 
 
 def train_seeds(
@@ -162,6 +170,8 @@ def train_seeds(
 ) -> Iterator[tuple[SeedStates, Float[np.ndarray, " seeds"]]]:
   """Trains one network for each key, and hands on all after every epoch.
 
+  Of a streamed set, whose epochs are long, also every `STEPS_BETWEEN_STATES`.
+
   Each becomes what its key alone would give, to rounding; where one step of one
   seed is a program of its own (see `make_together`), bit for bit. The same keys
   give the same states, whether or not training was interrupted: the order and
@@ -173,11 +183,11 @@ def train_seeds(
     data: the training set, with labels `[seeds, n]`.
     config: the recipe.
     resume: takes the initial states, and gives the states to go on from, all
-      of the same epoch.
+      of the same time.
 
   Yields:
     The states after each epoch, those to start from first, and the epoch's
-    mean losses (NaN at first).
+    mean losses so far (NaN at first).
 
   Raises:
     NonFiniteLossError: it names the network and the step.
@@ -192,25 +202,26 @@ def train_seeds(
     lambda key: init_state(key, network, optimizer),
     out_shardings=parallel.everywhere(),
   )
-  states = [init(key)._replace(epoch=0) for key in init_keys]
-  data = parallel.replicate(data)
+  states = [init(key)._replace(epoch=0, step=0) for key in init_keys]
+  data = on_devices(data)
   if resume is not None:
     states = resume(states)
-  step = make_step(network, config, optimizer)
-  together = make_together(step, network, num_seeds)
-  carry = together.pack([state[:2] for state in states])
-  start = states[0].epoch
-  yield (
-    SeedStates(together, carry, start, num_seeds),
-    np.full(num_seeds, np.nan),
+  together = make_together(
+    make_step(network, config, optimizer), network, num_seeds
   )
+  carry = together.pack([state[:2] for state in states])
+  start, step = states[0][2:]
+  at = functools.partial(SeedStates, together)
+  yield at(carry, num_seeds, start, step), np.full(num_seeds, np.nan)
   plan = _make_plan(num_examples, num_steps, config.batch_size)
   for epoch in range(start, config.epochs):
-    carry, losses = together.epoch(carry, data, *plan(*epoch_keys, epoch))
-    losses = np.asarray(losses)
-    _check_losses(losses, epoch + 1)
-    states = SeedStates(together, carry, epoch + 1, num_seeds)
-    yield states, losses.mean(axis=0)
+    rest = [x[step:] for x in plan(*epoch_keys, epoch)]
+    so_far = _run_epoch(together, carry, data, *rest)
+    for carry, losses in so_far:
+      _check_losses(losses, epoch + 1, step)
+      passed, now = divmod(step + len(losses), num_steps)
+      yield at(carry, num_seeds, epoch + passed, now), losses.mean(axis=0)
+    step = 0
 
 
 def train(

@@ -1,0 +1,125 @@
+"""What a terminal, a notebook or a log file sees of a binary, to its end."""
+
+import logging
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+
+from absl import flags
+from absl import logging as absl_logging
+from tqdm import auto, notebook, tqdm
+
+from geomem import disk
+
+_LOG_SECONDS = 30.0  # Between the lines of a bar in a log file.
+_BAR = "{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}{postfix}]"
+_LINE = "{desc}: {n:.0f} of {total} [{elapsed}<{remaining}{postfix}]"
+# What carries on after a stop is told by which signal it was.
+_EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
+
+
+class _Lines:
+  """A file for bars: what they draw over and over becomes one line each."""
+
+  def write(self, text: str) -> None:
+    line = text.replace("\x1b[A", "").strip()
+    if line:
+      print(line, file=sys.stderr, flush=True)
+
+  def flush(self) -> None:
+    pass
+
+
+def bar(total: int, desc: str, **options) -> tqdm:
+  """A progress bar; where nobody watches, a line now and then.
+
+  Args:
+    total: units of work.
+    desc: what is worked on.
+    **options: as tqdm takes them.
+  """
+  is_notebook = issubclass(auto.tqdm, notebook.tqdm)
+  if is_notebook or sys.stderr.isatty():
+    return auto.tqdm(total=total, desc=desc, bar_format=_BAR, **options)
+  options |= {"mininterval": _LOG_SECONDS, "maxinterval": _LOG_SECONDS}
+  return tqdm(
+    total=total, desc=desc, bar_format=_LINE, file=_Lines(), **options
+  )
+
+
+def advance(shown: tqdm, units: float = 1, **facts) -> None:
+  """Moves a bar on, with facts behind it."""
+  # Not drawn for each fact: in a log file that would be a line.
+  shown.set_postfix(facts, refresh=False)
+  shown.update(units)
+
+
+class _Warnings(logging.Handler):
+  """Warnings as sentences, above the bars."""
+
+  def emit(self, record: logging.LogRecord) -> None:
+    tqdm.write(f"Warning: {record.getMessage()}", file=sys.stderr)
+
+
+def _choose_what_is_logged() -> None:
+  """Our own warnings and JAX's, such as that it does not use the GPU."""
+  # What others log of their start-up, or of an error they raise as well, is
+  # of no use here.
+  absl_logging.set_verbosity(absl_logging.FATAL)
+  for name in ("geomem", "jax"):
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.WARNING)
+    logger.handlers, logger.propagate = [_Warnings()], False
+
+
+class _Stopped(KeyboardInterrupt):
+  """The process was asked to end."""
+
+
+def _stop_by_exception() -> list[int]:
+  """Lets work end in order when asked to; gives the signals that came."""
+  came = []
+
+  def stop(number, _):
+    came.append(number)
+    # Whoever asks twice does not want to wait.
+    signal.signal(number, signal.SIG_DFL)
+    raise _Stopped
+
+  for number in _EXIT_STATUS:
+    signal.signal(number, stop)
+  return came
+
+
+def guarded(main: Callable) -> Callable:
+  """The main function of a binary, made to end in sentences.
+
+  Its exit status is 0 where all was done, 1 where something could not be done,
+  2 where the command line was not understood, and 128 plus the signal's number
+  where the process was asked to stop.
+  """
+
+  def run(argv) -> int:
+    _choose_what_is_logged()
+    came = _stop_by_exception()
+    try:
+      return main(argv)
+    except flags.Error as error:
+      print(f"Error: {error} See --help.", file=sys.stderr)
+      return 2
+    except (ValueError, FloatingPointError) as error:
+      sentence = str(error)
+    except OSError as error:
+      sentence = str(disk.explain(error.filename or "The output", error))
+    except KeyboardInterrupt:
+      command = shlex.join(sys.orig_argv)
+      print(
+        f"\nStopped. What was done is kept; this goes on:\n  {command}",
+        file=sys.stderr,
+      )
+      return _EXIT_STATUS[came[0] if came else signal.SIGINT]
+    print(f"Error: {sentence}", file=sys.stderr)
+    return 1
+
+  return run

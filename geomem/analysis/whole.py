@@ -1,0 +1,130 @@
+"""Whole experiments in one call, for notebooks and scripts.
+
+Each goes on with what lies in its directory, does nothing where that is
+complete, and gives the rows. What a call takes as `progress` wraps the work as
+`tqdm.tqdm` does, and may be that.
+"""
+
+import pathlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from geomem import training
+from geomem.analysis import sweep
+from geomem.analysis.config import (
+  ExperimentConfig,
+  config_dict,
+  measured_layers,
+)
+from geomem.analysis.experiment import (
+  load_experiment,
+  prepare,
+  prepare_seed,
+)
+from geomem.analysis.memorization import measure_seed
+from geomem.analysis.model_size import ModelSizeConfig, summarize_sizes
+from geomem.analysis.rewind import score_rewinds
+from geomem.analysis.rewind_plan import RewindConfig
+from geomem.analysis.shared_run import open_run
+from geomem.analysis.train import train_seeds
+
+Path = pathlib.Path | str
+Progress = Callable[..., Iterable[Any]]
+
+
+def _silent(work: Iterable[Any], **_) -> Iterable[Any]:
+  return work
+
+
+def _seeds(experiment) -> list:
+  first, count = experiment.config.seed, experiment.config.num_seeds
+  return [prepare_seed(experiment, n) for n in range(first, first + count)]
+
+
+def _train_and_measure(run, experiment, seeds, progress=_silent) -> None:
+  config = experiment.config
+  for seed in seeds:
+    seed.labels.save(run.path / f"labels_seed{seed.seed}.npz")
+  work = train_seeds(run, experiment, seeds)
+  for _ in progress(work, total=config.epochs + 1, desc="training"):
+    pass
+  layers = measured_layers(config, experiment.network.layer_names)
+  total = len(training.checkpoint_epochs(config.epochs)) * len(layers)
+  for seed in seeds:
+    work = measure_seed(run, experiment, seed)
+    for _ in progress(work, total=total, desc=f"geometry, seed {seed.seed}"):
+      pass
+
+
+def run_memorization(
+  path: Path, config: ExperimentConfig, *, progress: Progress = _silent
+) -> list[dict]:
+  """Trains, scores the subsets and measures the layers; gives the rows.
+
+  Args:
+    path: the run directory.
+    config: what is trained and measured.
+    progress: see above.
+  """
+  experiment = prepare(config)
+  seeds = _seeds(experiment)  # Bad input shows before work.
+  with open_run(path, config_dict(config)) as run:
+    if not run.is_done:
+      _train_and_measure(run, experiment, seeds, progress)
+      run.mark_done()
+    return run.rows()
+
+
+def run_rewinds(
+  path: Path,
+  config: RewindConfig | None = None,
+  *,
+  progress: Progress = _silent,
+) -> list[dict]:
+  """Scores the rewinds of a finished run; gives the rows.
+
+  Args:
+    path: the directory of the run; the rewinds' own lies below it.
+    config: what is rewound; each layer, the last j, the first j by default.
+    progress: see above.
+  """
+  config = config or RewindConfig()
+  experiment = load_experiment(path)
+  with open_run(pathlib.Path(path) / config.directory, config.as_dict()) as run:
+    if not run.is_done:
+      for seed in _seeds(experiment):
+        work = score_rewinds(run, path, experiment, seed, config)
+        for _ in progress(work, desc=f"rewinds, seed {seed.seed}"):
+          pass
+      run.mark_done()
+    return run.rows()
+
+
+def run_model_sizes(
+  path: Path,
+  config: ModelSizeConfig,
+  widths: Sequence[int],
+  *,
+  progress: Progress = _silent,
+) -> tuple[list[dict], list[str]]:
+  """Sweeps the width; gives the rows of all, and what they say.
+
+  Args:
+    path: the sweep's directory; every width has one below it.
+    config: what the widths share.
+    widths: of the networks.
+    progress: see above.
+  """
+  axes, filled = {"width": list(widths)}, config.filled()
+  cells = sweep.make_cells(path, filled, axes)
+  outcomes = sweep.run_cells(cells, _train_and_measure)
+  for outcome in progress(outcomes, total=len(cells), desc="widths"):
+    if outcome.error is not None:
+      raise outcome.error
+  rows = sweep.collect(path, list(axes))
+  further, sentences = summarize_sizes(rows)
+  shared = sweep.sweep_config("model_size", filled, axes)
+  with open_run(path, shared) as run:
+    run.replace(rows + further)
+    run.mark_done()
+    return run.rows(), sentences

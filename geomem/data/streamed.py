@@ -1,0 +1,162 @@
+"""Images that stay on the disk until somebody asks for their pixels."""
+
+import concurrent.futures
+import functools
+import io
+import math
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt8
+from PIL import Image, ImageOps
+
+_MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_TASK = 16  # Images that one thread reads at a time.
+
+
+def decode(
+  encoded: bytes, shape: tuple[int, int, int]
+) -> UInt8[np.ndarray, "H W C"]:
+  """The pixels of a JPEG or PNG file, of the shape asked for.
+
+  An image of another size is scaled, with its proportions, until it covers
+  the shape, and cut about its centre.
+  """
+  height, width, channels = shape
+  with Image.open(io.BytesIO(encoded)) as image:
+    if image.size == (width, height):
+      image = image.convert(_MODES[channels])
+    else:
+      # JPEG is decoded at a half, a quarter or an eighth where that still is
+      # twice as large as needed; this saves most of the time.
+      image.draft(None, (2 * width, 2 * height))
+      image = ImageOps.fit(
+        image.convert(_MODES[channels]),
+        (width, height),
+        Image.Resampling.BILINEAR,
+      )
+    return np.asarray(image).reshape(shape)
+
+
+@functools.cache
+def threads() -> concurrent.futures.ThreadPoolExecutor:
+  """One for each core: Pillow lets go of Python's lock where it works."""
+  return concurrent.futures.ThreadPoolExecutor(os.cpu_count())
+
+
+class StreamedImages:
+  """An array of uint8 images `[n, H, W, C]` that is read when it is used.
+
+  Indexing chooses and reads nothing; what is chosen is an array of the same
+  kind. `np.asarray` and `jnp.asarray` read and decode what was chosen, in
+  threads.
+
+  Attributes:
+    name: of the set and split, for the cache and for errors.
+    indices: `[...]` the examples chosen, by their position in the split.
+    shape: `[..., H, W, C]`.
+    dtype: uint8.
+  """
+
+  dtype = np.dtype(np.uint8)
+
+  def __init__(
+    self,
+    name: str,
+    source,
+    image_shape: tuple[int, int, int],
+    indices: Int[np.ndarray, "..."] | None = None,
+  ):
+    """Images of a TFDS data source whose examples hold encoded images.
+
+    Args:
+      name: of the set and split.
+      source: gives `{"image": bytes, ...}` for each of a list of positions.
+      image_shape: `(H, W, C)` that all are brought to.
+      indices: the examples chosen; all by default.
+    """
+    self.name = name
+    self.indices = np.arange(len(source)) if indices is None else indices
+    self._source, self._image_shape = source, tuple(image_shape)
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape that `np.asarray` gives."""
+    return (*self.indices.shape, *self._image_shape)
+
+  @property
+  def ndim(self) -> int:
+    """The length of the shape."""
+    return len(self.shape)
+
+  @property
+  def nbytes(self) -> int:
+    """Bytes of the decoded images."""
+    return math.prod(self.shape)
+
+  def __len__(self) -> int:
+    return len(self.indices)
+
+  def __getitem__(self, index) -> "StreamedImages":
+    """The images at the indices, in their order; none is read."""
+    chosen = np.asarray(self.indices[index])
+    return StreamedImages(self.name, self._source, self._image_shape, chosen)
+
+  def __array__(self, dtype=None, copy=None) -> np.ndarray:
+    if copy is False:
+      raise ValueError(
+        "Streamed images are always decoded anew; drop copy=False."
+      )
+    positions = self.indices.ravel().tolist()
+    images = np.empty((len(positions), *self._image_shape), np.uint8)
+
+    def read(start: int) -> None:
+      block = positions[start : start + _TASK]
+      examples = self._source.__getitems__(block)
+      for i, (position, example) in enumerate(
+        zip(block, examples, strict=True)
+      ):
+        images[start + i] = self._decode(example["image"], position)
+
+    list(threads().map(read, range(0, len(positions), _TASK)))
+    images = images.reshape(self.shape)
+    return images if dtype is None else images.astype(dtype, copy=False)
+
+  def _decode(self, encoded: bytes, position: int) -> np.ndarray:
+    try:
+      return decode(encoded, self._image_shape)
+    except (OSError, ValueError) as error:
+      raise ValueError(
+        f"Image {position} of {self.name} cannot be decoded ({error}); prepare"
+        " the data set again."
+      ) from error
+
+
+# What a data set's images are.
+Images = np.ndarray | StreamedImages
+
+
+def read_ahead(
+  images: StreamedImages,
+  choices: Int[np.ndarray, "k ..."],
+  place: Callable[[StreamedImages], Any] = np.asarray,
+) -> Iterator[Any]:
+  """Hands on `place(images[choice])` for one choice after another.
+
+  Grain keeps at most two of them ready ahead of their use, and reads two more
+  meanwhile.
+
+  Args:
+    images: where from.
+    choices: indices of the images wanted, in their order.
+    place: reads what is chosen, and puts it where it shall be.
+  """
+  import grain  # Imported here: only streamed sets need it.
+
+  loader = grain.MapDataset.source(choices).map(
+    lambda choice: place(images[choice])
+  )
+  options = grain.ReadOptions(num_threads=2, prefetch_buffer_size=2)
+  return iter(loader.to_iter_dataset(options))

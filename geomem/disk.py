@@ -1,0 +1,100 @@
+"""Writing to disk: a file is whole, as it was before, or the error says why."""
+
+import contextlib
+import errno
+import os
+import pathlib
+from collections.abc import Iterator
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_REFUSED = (
+  errno.EACCES,
+  errno.EPERM,
+  errno.EROFS,
+  errno.EEXIST,
+  errno.ENOTDIR,
+)
+
+
+class DiskError(ValueError):
+  """Something cannot be written; what was there is as it was."""
+
+
+def explain(path: pathlib.Path | str, error: Exception) -> DiskError:
+  """The sentence on why something cannot be written.
+
+  Args:
+    path: what was to be written.
+    error: what it failed by: the system's own error, or a library's with the
+      system's words in it.
+  """
+  for codes, advice in (
+    (_NO_ROOM, "Make room, and the same command goes on from here."),
+    (_REFUSED, "Choose another directory."),
+  ):
+    for code in codes:
+      if os.strerror(code) in str(error):
+        return DiskError(
+          f"{path} cannot be written: {os.strerror(code)}. What was there"
+          f" before is as it was. {advice}"
+        )
+  reason = getattr(error, "strerror", None) or type(error).__name__
+  return DiskError(
+    f"{path} cannot be written: {reason}. What was there before is as it was."
+  )
+
+
+@contextlib.contextmanager
+def explained(path: pathlib.Path | str) -> Iterator[None]:
+  """Turns the system's errors into `DiskError`."""
+  try:
+    yield
+  except OSError as error:
+    raise explain(path, error) from error
+
+
+def temporary_beside(path: pathlib.Path) -> pathlib.Path:
+  """Where a file of this process is written before it takes its name."""
+  return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def remove_partial(directory: pathlib.Path) -> None:
+  """Removes what killed processes left of files that never took their name."""
+  for path in directory.glob(".*.partial"):
+    path.unlink(missing_ok=True)
+
+
+def write_whole(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file whole or not at all, durably.
+
+  Raises:
+    DiskError: it cannot be written.
+  """
+  temporary = temporary_beside(path)
+  try:
+    with explained(path), open(temporary, "wb") as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+      os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+
+
+def append_whole(path: pathlib.Path, content: bytes) -> None:
+  """Appends to a file all or nothing, durably, unless killed meanwhile.
+
+  Raises:
+    DiskError: it cannot be written; the file has its former length.
+  """
+  # Unbuffered: nothing is left to be written when the file is closed.
+  with explained(path), open(path, "ab", buffering=0) as file:
+    length = file.seek(0, os.SEEK_END)
+    try:
+      rest = memoryview(content)
+      while rest:
+        rest = rest[file.write(rest) :]
+      os.fsync(file.fileno())
+    except BaseException:
+      file.truncate(length)
+      raise

@@ -1,0 +1,82 @@
+// Rows as arrays: the one way from results to charts, as plots/rows.py has it.
+
+const COLUMNS = [
+  "seed", "epoch", "layer", "layer_index", "subset", "metric", "value",
+  "stderr",
+];
+
+// Records from columns, whose repeated values are written once.
+function unpackRows({ count, columns }) {
+  const names = Object.keys(columns);
+  return Array.from({ length: count }, (_, i) => {
+    const row = {};
+    for (const name of names) {
+      const { levels, codes } = columns[name];
+      row[name] = levels ? levels[codes[i]] : codes[i];
+    }
+    return row;
+  });
+}
+
+function select(rows, wanted) {
+  const entries = Object.entries(wanted);
+  return rows.filter((row) =>
+    entries.every(([name, value]) => (row[name] ?? null) === value));
+}
+
+// A fact about each seed, such as `best_epoch`.
+function fact(rows, metric) {
+  return select(rows, { metric, subset: null })
+    .filter((row) => row.seed !== null).map((row) => row.value);
+}
+
+function levels(rows, column) {
+  const found = [...new Set(rows.map((row) => row[column] ?? null))]
+    .filter((value) => value !== null);
+  return found.every((value) => typeof value === "number")
+    ? found.sort((a, b) => a - b) : found;
+}
+
+function layersOf(rows) {
+  const names = new Map();
+  for (const row of rows) {
+    if (row.layer !== null) names.set(row.layer_index, row.layer);
+  }
+  return new Map([...names].sort((a, b) => a[0] - b[0]));
+}
+
+function mean(values) {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+// Mean and standard error over seeds along a column; the rows' own error
+// where there is one seed.
+function series(rows, along) {
+  const cells = new Map();
+  for (const row of rows) {
+    if (row.value === null) continue;
+    if (!cells.has(row[along])) cells.set(row[along], []);
+    cells.get(row[along]).push(row);
+  }
+  const points = [...cells].map(([x, cell]) => {
+    const values = cell.map((row) => row.value);
+    const middle = mean(values);
+    const n = values.length;
+    const squares = mean(values.map((value) => (value - middle) ** 2));
+    const error = n > 1 ? Math.sqrt(squares / (n - 1)) : cell[0].stderr ?? 0;
+    return { x, mean: middle, error, n };
+  });
+  return points.sort((a, b) => a.x - b.x);
+}
+
+function nearest(values, wanted) {
+  return values.reduce((best, value) =>
+    Math.abs(value - wanted) < Math.abs(best - wanted) ? value : best);
+}
+
+function short(value) {
+  if (value === null || value === undefined) return "";
+  if (typeof value !== "number") return String(value);
+  return Number.isInteger(value) ? String(value)
+    : String(Number(value.toPrecision(4)));
+}

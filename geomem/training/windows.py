@@ -1,0 +1,81 @@
+"""The training set, and the windows of it that an epoch passes through."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Float, Int, Key, UInt8
+
+from geomem import parallel
+from geomem.data import StreamedImages, read_ahead
+
+# Pixels of a window. At most six are in memory at any time: two in the making,
+# two that are ready, and two on the device.
+_WINDOW_BYTES = 2**26
+
+
+class TrainingData(NamedTuple):
+  """A training set, on the device or with images that are streamed to it.
+
+  Attributes:
+    images: `[n, H, W, C]` uint8.
+    labels: `[n]` labels to train on; `[seeds, n]` for several networks.
+    mean: `[C]` mean of the pixels, in units of 0 to 255.
+    std: `[C]` their standard deviation.
+  """
+
+  images: UInt8[Array | StreamedImages, "n H W C"]
+  labels: Int[Array, "*seeds n"]
+  mean: Float[Array, " C"]
+  std: Float[Array, " C"]
+
+
+def on_devices(data: TrainingData) -> TrainingData:
+  """The training data on every device, but for images that are streamed."""
+  if not isinstance(data.images, StreamedImages):
+    return parallel.replicate(data)
+  held = parallel.replicate(data._replace(images=None))
+  return held._replace(images=data.images)
+
+
+def windows(
+  data: TrainingData,
+  batches: Int[Array, "steps seeds batch"],
+  keys: Key[Array, "steps seeds"],
+) -> Iterator[tuple[TrainingData, Array, Array]]:
+  """Parts the steps of an epoch by the images that must be in memory for them.
+
+  A set in memory is one window, with all steps. Of a streamed one a window is
+  a small training set of its own, with the images of a few steps in the order
+  in which these take them. A step is the same program in both, on the same
+  numbers.
+
+  Args:
+    data: the training data, with labels `[seeds, n]`.
+    batches: the examples of each step.
+    keys: of its augmentation.
+
+  Yields:
+    The data, batches and keys of a window; the batches count within it.
+  """
+  if not isinstance(data.images, StreamedImages):
+    yield data, batches, keys
+    return
+  batches = parallel.fetch(batches)
+  num_steps = len(batches)
+  size = _steps_in_window(num_steps, data.images[batches[0]].nbytes)
+  rows = batches.reshape(num_steps // size, -1)
+  within = np.arange(rows.shape[1]).reshape(size, *batches.shape[1:])
+  within = parallel.replicate(within)
+  # Every device, and so every host, gets a share of the images.
+  rows = np.pad(rows, ((0, 0), (0, parallel.missing(rows.shape[1]))), "edge")
+  ahead = read_ahead(data.images, rows, parallel.shard)
+  for i, images in enumerate(ahead):
+    window = data._replace(images=images, labels=data.labels[:, rows[i]])
+    yield window, within, keys[i * size : (i + 1) * size]
+
+
+def _steps_in_window(num_steps: int, bytes_per_step: int) -> int:
+  """The most steps that fit and divide the epoch: one program serves all."""
+  largest = min(max(1, _WINDOW_BYTES // bytes_per_step), num_steps)
+  return max(n for n in range(1, largest + 1) if num_steps % n == 0)

@@ -1,0 +1,108 @@
+"""TensorBoard's event files: the rows, whole, or the earlier ones."""
+
+import pathlib
+import struct
+import sys
+
+import pytest
+
+from geomem import plots, runs
+
+LAYERS = ("input", "fc1")
+
+
+def curves(seed: int, **columns) -> list[dict]:
+  """Three epochs of accuracy and capacity, and a fact without an epoch."""
+  rows = [{"metric": "best_epoch", "value": 1}]
+  for epoch in range(3):
+    at = {"epoch": epoch, "subset": "test"}
+    rows.append({**at, "metric": "accuracy", "value": 0.3 * epoch + seed})
+    for index, layer in enumerate(LAYERS):
+      place = {"layer": layer, "layer_index": index}
+      value = (1 + epoch) / (3 + index + seed)
+      rows.append({**at, **place, "metric": "capacity", "value": value})
+  return [{"seed": seed, **columns, **row} for row in rows]
+
+
+def write(path, config, rows):
+  with runs.Run(path, config) as run:
+    run.append(rows)
+  return path
+
+
+@pytest.fixture
+def finished(tmp_path):
+  """A run of two seeds and a rewind of the first."""
+  path = tmp_path / "run"
+  write(path, {"dataset": "digits"}, curves(0) + curves(1))
+  sets = [
+    {"kind": "suffix", "rewound": layers, **row}
+    for layers in ("fc1", "conv1+fc1")
+    for row in curves(0)
+    if row["metric"] == "accuracy"
+  ]
+  write(path / "rewind", {"experiment": "rewind"}, sets)
+  return path
+
+
+def read_events(path: pathlib.Path) -> dict[str, list]:
+  """The scalars of a directory's event file, decoded by hand."""
+  from tensorboardX.proto.event_pb2 import Event
+
+  (file,) = path.glob("events.*")
+  content, start, found = file.read_bytes(), 0, {}
+  while start < len(content):
+    # A record: its length, a checksum of that, itself, its own checksum.
+    (length,) = struct.unpack_from("<Q", content, start)
+    event = Event.FromString(content[start + 12 : start + 12 + length])
+    start += 16 + length
+    for value in event.summary.value:
+      points = found.setdefault(value.tag, [])
+      points.append((event.step, value.simple_value))
+  return found
+
+
+def test_event_files_hold_the_rows(finished):
+  written = plots.write_events(finished)
+  found = read_events(written / "seed1" / "test")
+  assert set(found) == {"accuracy", "capacity/input", "capacity/fc1"}
+  expected = [
+    (row["epoch"], pytest.approx(row["value"]))
+    for row in runs.read_rows(finished)
+    if row["seed"] == 1 and (row["metric"], row["layer"]) == ("capacity", "fc1")
+  ]
+  assert found["capacity/fc1"] == expected
+  rewinds = read_events(written / "rewind" / "seed0" / "test")
+  assert set(rewinds) == {"accuracy/suffix-fc1", "accuracy/suffix-conv1_fc1"}
+  assert "config/text_summary" in read_events(written)
+
+
+def test_event_files_of_a_sweep_lie_by_cell(tmp_path):
+  rows = curves(0, width=3) + curves(0, width=5)
+  config = {"experiment": "model_size", "axes": ["width"]}
+  written = plots.write_events(write(tmp_path / "sweep", config, rows))
+  cells = [p.name for p in written.iterdir() if p.is_dir()]
+  assert sorted(cells) == ["width=3", "width=5"]
+
+
+def test_event_files_are_whole_or_the_earlier_ones(finished, monkeypatch):
+  import tensorboardX
+
+  written = plots.write_events(finished)
+  before = sorted(written.rglob("*"))
+
+  def fail(*_):
+    raise OSError("disk full")
+
+  monkeypatch.setattr(tensorboardX.SummaryWriter, "add_scalar", fail)
+  with pytest.raises(OSError, match="disk full"):
+    plots.write_events(finished)
+  assert sorted(written.rglob("*")) == before
+  assert not list(finished.glob(".tensorboard*"))
+
+
+def test_without_the_writer_there_is_a_sentence(finished, monkeypatch):
+  monkeypatch.setitem(sys.modules, "tensorboardX", None)
+  with pytest.raises(runs.RunError, match="pip install 'geomem"):
+    plots.write_events(finished)
+  assert not list(finished.glob("*tensorboard*"))

@@ -1,0 +1,162 @@
+"""Every binary, killed at random moments and started again each time.
+
+Killed outright, or asked to stop, as by Ctrl-C or a batch system. GEOMEM_KILLS
+says how often each, a few times by default.
+"""
+
+import multiprocessing
+import os
+import pathlib
+import random
+import re
+import runpy
+import signal
+import sys
+import time
+
+import pytest
+
+KILLS = int(os.environ.get("GEOMEM_KILLS", "2"))
+SMALL = {
+  "num_classes": 3,
+  "examples_per_class": 60,
+  "epochs": 3,
+  "batch_size": 30,
+  "manifold_points": 5,
+  "num_probes": 10,
+}
+MLP = SMALL | {"model": "mlp1", "width": 4}
+# How a process ends by a signal.
+STATUS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+# Of each binary its module, its flags, and whether it goes on with a run.
+JOBS = {
+  "memorization": ("memorization", MLP, False),
+  "sweep": (
+    "memorization",
+    MLP | {"permuted_fraction": "0.3,0.6", "layers": "last", "epochs": 2},
+    False,
+  ),
+  "model_size": ("model_size", SMALL | {"width": "2,3", "num_seeds": 2}, False),
+  "rewind": ("rewind", {"epochs": "0,1,2"}, True),
+  "gradients": ("gradients", {"draws": 2}, True),
+  "capacity": (
+    "capacity",
+    {"num_draws": 2, "num_probes": 10, "num_shuffles": 2, "epochs": "last"},
+    True,
+  ),
+}
+# What all binaries import, and no device: their processes are forks of one
+# that has it, and start at once.
+SHARED = ["experiments.work", "experiments.flags"]
+
+
+EXPERIMENTS = sorted(
+  (pathlib.Path(__file__).parent.parent / "experiments").glob("*.py")
+)
+
+
+def _be_the_binary(module: str, arguments: list[str], log: str) -> None:
+  # As in a process of its own, until the binary sees to it.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+  with open(log, "a") as file:
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+  sys.argv = [module, *arguments]
+  name = f"experiments.{module}"
+  runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory):
+  """Starts a binary: `start(name, options, out)` gives its process."""
+  # What one compiled the next one need not.
+  os.environ |= {
+    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+  }
+  context = multiprocessing.get_context("forkserver")
+  context.set_forkserver_preload(SHARED)
+
+  def start(module, flags, out, *more):
+    arguments = [f"--{name}={value}" for name, value in flags.items()]
+    arguments += [f"--out={out}", *more]
+    process = context.Process(
+      target=_be_the_binary, args=(module, arguments, f"{out}.log")
+    )
+    process.start()
+    return process
+
+  return start
+
+
+def _finish(process, out) -> None:
+  process.join()
+  assert process.exitcode == 0, pathlib.Path(f"{out}.log").read_text()
+
+
+@pytest.fixture(scope="module")
+def finished(start, tmp_path_factory):
+  """A run that the other binaries go on with."""
+  out = tmp_path_factory.mktemp("runs") / "finished"
+  _finish(start("memorization", MLP, out), out)
+  return out
+
+
+@pytest.mark.parametrize(
+  "module",
+  [path.stem for path in EXPERIMENTS if "common.run(" in path.read_text()],
+)
+def test_help_teaches(module, start, tmp_path):
+  _finish(start(module, {}, tmp_path / "no", "--help"), tmp_path / "no")
+  told = (tmp_path / "no.log").read_text()
+  what, flags = told.split("\nFlags:\n")
+  assert f"python -m experiments.{module}" in what
+  assert re.search(r"^  --(out|run)=", flags, re.MULTILINE)
+  assert all(len(line) <= 80 for line in told.splitlines())
+  # Every flag says what it is.
+  assert not re.search(r"^  --\S+\s*\n  --", flags, re.MULTILINE)
+  assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("job", JOBS)
+def test_killed_at_any_moment_it_ends_with_the_same_rows(
+  job, start, tmp_path, request
+):
+  module, flags, goes_on = JOBS[job]
+  if goes_on:
+    flags = flags | {"run": request.getfixturevalue("finished")}
+  killed = tmp_path / "killed"
+  began = time.monotonic()
+  calm = tmp_path / "calm"
+  _finish(start(module, flags, calm), calm)
+  duration = time.monotonic() - began
+  rng = random.Random(job)
+  for _ in range(KILLS):
+    process = start(module, flags, killed)
+    process.join(rng.uniform(0, duration))
+    number = rng.choice(list(STATUS))
+    if process.is_alive():
+      os.kill(process.pid, number)
+    process.join()
+    # Done before, killed, or killed before it could take care of signals.
+    assert process.exitcode in (0, STATUS[number], -number)
+    if process.exitcode > 0:
+      assert "this goes on:" in pathlib.Path(f"{killed}.log").read_text()
+  _finish(start(module, flags, killed), killed)
+  assert "Traceback" not in pathlib.Path(f"{killed}.log").read_text()
+  for name in ("results.jsonl", "*.png", "done"):
+    assert _found(killed, name) == _found(calm, name)
+  assert _results(killed) == _results(calm)
+  assert not _found(killed, "*tmp*")
+  assert not _found(killed, "*.partial")
+
+
+def _results(path) -> dict[pathlib.Path, bytes]:
+  names = _found(path, "results.jsonl")
+  return {name: (path / name).read_bytes() for name in names}
+
+
+def _found(path, name) -> set[pathlib.Path]:
+  return {found.relative_to(path) for found in path.rglob(name)}

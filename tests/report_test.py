@@ -1,0 +1,225 @@
+"""The report of a run directory: whole, safe, and true to the rows."""
+
+import base64
+import html.parser
+import json
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from geomem import analysis, plots, runs
+from geomem.plots import rows as table
+from geomem.plots.report import pack_rows
+
+ROOT = pathlib.Path(__file__).parent.parent
+BROWSER = next(
+  filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None
+)
+HOSTILE = "</script><img src=x onerror=alert(1)><b title=\"'&amp;$data"
+SUBSETS = ("unpermuted", "permuted", "restored", "test")
+LAYERS = ("input", "conv1", "fc1", "logits")
+
+
+def rows_of(seed: int, **columns) -> list[dict]:
+  """What a memorization run of four layers and three epochs would write."""
+  facts = {"best_epoch": 1, "last_epoch": 2, "manifold_points": 10}
+  rows = [{"metric": name, "value": value} for name, value in facts.items()]
+  for epoch in range(3):
+    for i, subset in enumerate(SUBSETS):
+      at = {"epoch": epoch, "subset": subset}
+      accuracy = 0.1 + 0.2 * epoch + 0.05 * i + 0.01 * seed
+      for metric in ("accuracy", "loss"):
+        rows.append({**at, "metric": metric, "value": accuracy})
+      for index, layer in enumerate(LAYERS):
+        place = {"layer": layer, "layer_index": index}
+        for metric in ("capacity", "radius", "dimension"):
+          value = (1 + i + seed) * (1 + epoch) / (3 + index)
+          found = {"metric": metric, "value": value, "stderr": 0.01}
+          rows.append({**at, **place, **found})
+  return [{"seed": seed, **columns, **row} for row in rows]
+
+
+def rewind_rows(seed: int) -> list[dict]:
+  rows = []
+  for epoch in range(3):
+    for layers in (("fc1",), ("conv1", "fc1")):
+      for subset in SUBSETS:
+        rows.append(
+          {
+            "seed": seed,
+            "epoch": epoch,
+            "subset": subset,
+            "metric": "accuracy",
+            "value": 0.3 * epoch + 0.1 * len(layers),
+            "kind": "suffix",
+            "rewound": "+".join(layers),
+          }
+        )
+  return rows
+
+
+def write_run(path, config, rows, done=True):
+  with runs.Run(path, config) as run:
+    run.append(rows)
+    if done:
+      run.mark_done()
+  return path
+
+
+@pytest.fixture
+def finished(tmp_path):
+  """A run, a rewind of it, and what the page knows nothing particular of."""
+  path = tmp_path / "a <b>run"
+  rows = rows_of(0) + rows_of(1)
+  write_run(path, {"dataset": HOSTILE, "epochs": 2, "layers": None}, rows)
+  (path / "figures").mkdir()
+  (path / "figures" / "accuracy.png").write_bytes(b"\x89PNG")
+  kind = {"experiment": "rewind"}
+  rewinds = rewind_rows(0) + rewind_rows(1)
+  write_run(path / "rewind", kind, rewinds, done=False)
+  other = [{"metric": "microseconds", "solver": "ours", "value": 3.25}]
+  write_run(path / "speed", {"experiment": "benchmark"}, other)
+  return path
+
+
+class Elements(html.parser.HTMLParser):
+  """Tags with their attributes, and the text of the embedded data."""
+
+  def __init__(self, page: str):
+    super().__init__()
+    self.found, self.data, self._in_data = [], "", False
+    self.feed(page)
+
+  def handle_starttag(self, tag, attrs):
+    self.found.append((tag, dict(attrs)))
+    self._in_data = dict(attrs).get("id") == "data"
+
+  def handle_data(self, data):
+    if self._in_data:
+      self.data += data
+
+
+def dump(path: pathlib.Path, script: str = "") -> str:
+  """The page as the browser has it after its script; fails by its errors."""
+  page = path.read_text().replace(
+    "</body>", f"<script>{script}</script></body>"
+  )
+  copy = path.with_name("copy.html")
+  copy.write_text(page)
+  flags = ["--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+  more = ["--enable-logging=stderr", f"--user-data-dir={path.parent}/browser"]
+  found = subprocess.run(
+    [BROWSER, *flags, *more, copy.as_uri()],
+    capture_output=True,
+    text=True,
+    timeout=120,
+    check=True,
+  )
+  assert "CONSOLE" not in found.stderr, found.stderr
+  return found.stdout
+
+
+def test_packed_rows_are_the_rows():
+  rows = [
+    {"a": 1, "b": "x", "value": 0.123456789, "stderr": None},
+    {"a": 1.0, "b": None, "value": None, "stderr": 1e-30},
+    {"a": True, "b": "1", "value": 3, "stderr": None, "late": "z"},
+  ]
+  packed = pack_rows(rows)
+  for i, row in enumerate(rows):
+    for name, column in packed["columns"].items():
+      code = column["codes"][i]
+      found = column["levels"][code] if "levels" in column else code
+      assert type(found) is type(row.get(name))
+      given = row.get(name)
+      is_real = isinstance(given, float)
+      assert found == (pytest.approx(given, rel=1e-6) if is_real else given)
+
+
+def test_the_page_needs_nothing_else_and_nothing_leaves_its_element(finished):
+  shutil.rmtree(finished / "figures")
+  page = Elements(
+    plots.write_report(finished, analysis.sentences_of).read_text()
+  )
+  for tag, attributes in page.found:
+    assert tag not in ("img", "b", "link")
+    assert not {"src", "href"} & set(attributes)
+  assert sum(tag == "script" for tag, _ in page.found) == 2
+  data = json.loads(page.data)
+  names = [part["name"] for part in data["parts"]]
+  assert names == [
+    finished.name,
+    f"{finished.name}/rewind",
+    f"{finished.name}/speed",
+  ]
+  assert [part["done"] for part in data["parts"]] == [True, False, True]
+  assert data["parts"][0]["config"]["dataset"] == HOSTILE
+  assert data["parts"][0]["rows"]["count"] == len(runs.read_rows(finished))
+  assert any("F3.2" in said for said in data["parts"][0]["sentences"])
+  figures = {f["name"]: f["source"] for f in data["parts"][0]["figures"]}
+  assert set(figures) == set(plots.FIGURES["memorization"])
+  _, _, encoded = figures["accuracy"].partition("base64,")
+  assert base64.b64decode(encoded).startswith(b"\x89PNG")
+
+
+def test_what_is_no_run_gets_a_sentence(tmp_path):
+  with pytest.raises(runs.RunError, match="is not a run directory"):
+    plots.write_report(tmp_path)
+  assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_browser_draws_the_means_of_the_rows(finished):
+  report = plots.write_report(finished, analysis.sentences_of)
+  click = (
+    "[...document.querySelectorAll('button')]"
+    ".find((b) => b.textContent === 'best epoch').click();"
+  )
+  dom = dump(report, click)
+  rows = runs.read_rows(finished)
+  _, mean, error = table.series(
+    rows, "capacity", "permuted", "layer_index", {0: 1, 1: 1}
+  )
+  drawn = re.findall(r"<title>permuted, (\w+): ([\d.]+) ± ([\d.]+)", dom)
+  # Capacity is drawn first, then radius and dimension.
+  names, *numbers = zip(*drawn[: len(LAYERS)], strict=True)
+  assert names == LAYERS
+  for found, expected in zip(numbers, (mean, error), strict=True):
+    assert [float(x) for x in found] == pytest.approx(expected, rel=1e-3)
+  # Rewinds: what is put back is named by the layer at its border.
+  assert "<title>conv1, epoch 2: 0.8</title>" in dom
+  assert "<title>fc1, epoch 2: 0.7</title>" in dom
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_browser_shows_sweeps_and_empty_runs_and_text_as_text(tmp_path):
+  rows = [
+    row
+    for width in (3, 5)
+    for row in rows_of(0, width=width)
+    if row.get("layer") in (None, "fc1")
+  ]
+  config = {"experiment": "model_size", "axes": ["width"], "name": HOSTILE}
+  path = write_run(tmp_path / "sweep", config, rows, done=False)
+  write_run(path / "width=3", {"dataset": "digits"}, [])
+  write_run(path / "rewind", {"experiment": "rewind"}, [], done=False)
+  dom = dump(plots.write_report(path), "document.title = 'drawn'")
+  assert "<title>drawn</title>" in dom
+  assert "Geometry of fc1" in dom
+  assert "There are no rows yet." in dom
+  assert "<option>3</option><option>5</option>" in dom
+  body = dom.partition("<main")[2].partition("</main>")[0]
+  assert "onerror" in body
+  assert "<img" not in body
+  assert "width=3" not in body
+
+
+def test_the_binary_writes_the_page(finished):
+  command = [sys.executable, "-m", "experiments.report", f"--run={finished}"]
+  found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+  assert found.returncode == 0, found.stderr
+  assert found.stdout.strip() == str(finished / "report.html")
