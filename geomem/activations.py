@@ -39,7 +39,9 @@ def _compiled_manifolds(forward: Forward, layer: str, shape: tuple[int, int]):
   """`[m M, ...]` images to `[m, M, N]` points, features shared out."""
 
   def run(state, images):
-    points = forward(state, images)[layer].reshape(len(images), -1)
+    # Shared out by images up to here, as the network's layers are.
+    points = parallel.share(forward(state, images)[layer])
+    points = points.reshape(len(images), -1)
     # Images that fill up go; features of zeros add nothing to any product.
     points = points[: shape[0] * shape[1]].astype(jnp.float32)
     more = parallel.missing(points.shape[1])

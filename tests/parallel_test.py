@@ -22,7 +22,11 @@ OF_GEOMETRY = 2e-3
 
 
 def start(path, *processes, devices=1) -> subprocess.Popen:
+  # Whoever starts again finds its programs compiled.
   environment = os.environ | {
+    "JAX_COMPILATION_CACHE_DIR": str(path / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
     "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     "JAX_PLATFORMS": "cpu",
   }

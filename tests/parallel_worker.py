@@ -5,13 +5,21 @@ python -m tests.parallel_worker DIRECTORY [ADDRESS COUNT NUMBER]
 
 import pathlib
 import pickle
+import re
 import sys
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from geomem import analysis, geometry, models, parallel, training
+from geomem import (
+  activations,
+  analysis,
+  geometry,
+  models,
+  parallel,
+  training,
+)
 from geomem.analysis import memorization
 from geomem.analysis.layer_statistics import layer_statistics
 from geomem.models import architectures
@@ -104,6 +112,21 @@ def find_geometry() -> dict:
   return {name: parallel.fetch(x)[0] for name, x in vars(found).items()}
 
 
+def expect_shares() -> None:
+  """Of 24 images every one of eight devices convolves three."""
+  network = make_network()
+  state = parallel.replicate(network.init(jax.random.key(0)))
+  images = parallel.shard(np.zeros((24, 6, 6, 1), np.float32))
+
+  def forward(state, images):
+    return network.apply(state, images).activations
+
+  program = activations._compiled_manifolds(forward, "conv2", (4, 6))
+  text = program.lower(state, images).compile().as_text()
+  found = re.findall(r"= f32\[(\d+),\S* convolution\(", text)
+  assert set(found) == {"3"}, found
+
+
 def main(path: pathlib.Path, *processes: str) -> None:
   if processes:
     address, count, number = processes
@@ -116,6 +139,7 @@ def main(path: pathlib.Path, *processes: str) -> None:
     loaded = saved.load(1, like)
     assert all(x.is_fully_replicated for x in jax.tree.leaves(loaded))
     saved.save(2, jax.tree.map(lambda x: x + 1, loaded))
+  expect_shares()
   found = find_numbers() | {"geometry": find_geometry()}
   (path / "found.pickle").write_bytes(pickle.dumps(found))
 

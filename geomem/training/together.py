@@ -35,10 +35,11 @@ class Together(NamedTuple):
 def make_together(step: Callable, network: Network, num_seeds: int) -> Together:
   """Many steps of all seeds.
 
-  Accelerators run all seeds in one program, by `vmap`. So does a CPU where
+  An accelerator runs all seeds in one program, by `vmap`. So does a CPU where
   every layer is a small dense one: `vmap` makes grouped convolutions of
   convolutions and batched products of products, and both are slower there than
-  one seed after another, which is what other networks get.
+  one seed after another, which is what other networks get. So do those on
+  several devices, as XLA does not share out the batch of grouped convolutions.
   """
   if num_seeds > 1 and _gains_from_vmap(network):
     return _vmapped(step)
@@ -46,7 +47,7 @@ def make_together(step: Callable, network: Network, num_seeds: int) -> Together:
 
 
 def _gains_from_vmap(network: Network) -> bool:
-  if jax.default_backend() != "cpu":
+  if jax.default_backend() != "cpu" and parallel.mesh().size == 1:
     return True
   leaves = jax.tree.leaves(network.abstract_state)
   return all(
