@@ -127,6 +127,7 @@ def test_indexing_is_numpys(data_dir, index):
   stream, kept = both(data_dir)
   chosen, expected = stream.images[index], kept.images[index]
   assert chosen.shape == expected.shape
+  assert (chosen.size, chosen.ndim) == (expected.size, expected.ndim)
   assert chosen.nbytes == expected.nbytes
   np.testing.assert_array_equal(np.asarray(chosen), expected)
   np.testing.assert_array_equal(jnp.asarray(chosen), expected)

@@ -92,9 +92,14 @@ class StreamedImages:
     return len(self.shape)
 
   @property
+  def size(self) -> int:
+    """How many numbers `np.asarray` gives."""
+    return math.prod(self.shape)
+
+  @property
   def nbytes(self) -> int:
     """Bytes of the decoded images."""
-    return math.prod(self.shape)
+    return self.size
 
   def __len__(self) -> int:
     return len(self.indices)
