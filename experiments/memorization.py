@@ -9,7 +9,7 @@ restored and test examples.
 takes two to three minutes on two cores: a small convolutional network on
 scikit-learn's digits, half of the labels permuted. For the paper's network:
 
-  python -m experiments.memorization --out=runs/vgg16 --dataset=cifar100
+  python -m experiments.memorization --out=runs/vgg16 --preset=paper_vgg16
 
 The same command again resumes a run that was cut off. Several values of
 --permuted_fraction, --model or --width make a sweep:
@@ -23,13 +23,14 @@ import pathlib
 from absl import flags
 
 from experiments import flags as common
-from experiments import work
+from experiments import presets, work
 from geomem import analysis, plots, runs
 
 _OUT = flags.DEFINE_string("out", "runs/memorization", "run directory")
 _LISTS = ("permuted_fraction", "model", "width")
 common.define_config_flags(lists=_LISTS)
 common.define_share_flag()
+presets.define_preset_flag("memorization")
 
 
 def _print_table(rows) -> None:
@@ -76,6 +77,7 @@ def main(argv) -> int:
   """Runs the experiment, resumes it, or says that it is done."""
   if argv[1:]:
     raise ValueError(f"{argv[1]!r} is not a flag; flags start with --.")
+  presets.apply_preset("memorization")
   kind = analysis.ExperimentConfig
   config = common.config_from_flags(kind, _LISTS)
   values = common.values_from_flags(kind, _LISTS)

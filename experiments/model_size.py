@@ -8,7 +8,8 @@ width together, and measures the last hidden layer at every saved epoch.
 sweeps a network of one hidden layer on scikit-learn's digits, ten to twenty
 minutes on two cores. The paper's sweep, ResNet-18 on CIFAR-100, is
 
-  python -m experiments.model_size --out=runs/resnet18 --dataset=cifar100
+  python -m experiments.model_size --out=runs/resnet18 \
+    --preset=paper_double_descent
 
 Every width is a job in a directory of its own: the same command again resumes,
 more widths can be added, and several processes can share a sweep,
@@ -21,7 +22,7 @@ import pathlib
 from absl import flags
 
 from experiments import flags as common
-from experiments import work
+from experiments import presets, work
 from geomem import analysis
 from geomem.analysis import model_size
 
@@ -29,12 +30,14 @@ _OUT = flags.DEFINE_string("out", "runs/model_size", "run directory")
 _LISTS = ("width",)
 common.define_config_flags(analysis.ModelSizeConfig, lists=_LISTS)
 common.define_share_flag()
+presets.define_preset_flag("model_size")
 
 
 def main(argv) -> int:
   """Runs the sweep, or this process's share, or says that it is done."""
   if argv[1:]:
     raise ValueError(f"{argv[1]!r} is not a flag; flags start with --.")
+  presets.apply_preset("model_size")
   kind = analysis.ModelSizeConfig
   config = common.config_from_flags(kind, _LISTS)
   widths = common.values_from_flags(kind, _LISTS)["width"]
