@@ -81,12 +81,15 @@ def _unpermuted_slope(rows) -> Finding:
     for labels in ("centered", "raw")
   )
   clean, sizes = _unbiased_slope(rows)
+  goes = f"goes with n to the power {clean:.3f}"
+  if np.isnan(clean):
+    goes = "cannot be told from nothing at every n"
   return Finding(
     "G2",
     abs(clean) <= SLOPE_TOLERANCE,
-    "the unpermuted one stays: without the noise of n examples it goes with n"
-    f" to the power {clean:.3f} from n = {sizes[0]} to {sizes[-1]} (0 ±"
-    f" {SLOPE_TOLERANCE} was expected); as measured, {centered[0]:.3f} ±"
+    f"the unpermuted one stays: without the noise of n examples it {goes} from"
+    f" n = {sizes[0]} to {sizes[-1]} (0 ± {SLOPE_TOLERANCE} was expected); as"
+    f" measured, {centered[0]:.3f} ±"
     f" {centered[1]:.3f} centred, where small sets add their noise, and"
     f" {raw[0]:.3f} ± {raw[1]:.3f} raw, where the mean of J stays, too",
   )

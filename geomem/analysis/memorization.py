@@ -134,9 +134,10 @@ def measure_layers(
     measured = _measure(
       seed.geometry_key, _stacked(some, num_layers), **options
     )
-    measured = jax.tree.map(lambda x: jnp.asarray(parallel.fetch(x)), measured)
     for i, (layer, _) in enumerate(some):
-      here = jax.tree.map(lambda x, i=i: x[i], measured)
+      here = jax.tree.map(
+        lambda x, i=i: jnp.asarray(parallel.fetch(x)[i]), measured
+      )
       index = network.layer_names.index(layer)
       yield _geometry_rows(here, layer, index, names)
 

@@ -206,8 +206,9 @@ def train_seeds(
   data = on_devices(data)
   if resume is not None:
     states = resume(states)
-  step = make_step(network, config, optimizer)
-  together = make_together(step, network, num_seeds)
+  together = make_together(
+    make_step(network, config, optimizer), network, num_seeds
+  )
   carry = together.pack([state[:2] for state in states])
   start, step = states[0][2:]
   at = functools.partial(SeedStates, together)
@@ -215,8 +216,8 @@ def train_seeds(
   plan = _make_plan(num_examples, num_steps, config.batch_size)
   for epoch in range(start, config.epochs):
     rest = [x[step:] for x in plan(*epoch_keys, epoch)]
-    parts = _run_epoch(together, carry, data, *rest)
-    for carry, losses in parts:
+    so_far = _run_epoch(together, carry, data, *rest)
+    for carry, losses in so_far:
       _check_losses(losses, epoch + 1, step)
       passed, now = divmod(step + len(losses), num_steps)
       yield at(carry, num_seeds, epoch + passed, now), losses.mean(axis=0)

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from geomem import parallel
 from geomem.data import StreamedImages, read_ahead
 
-# Pixels of a window. Some four windows are in memory at any time: two that
-# are ready, one on the way to the device and one in use there.
+# Pixels of a window. At most six are in memory at any time: two in the making,
+# two that are ready, and two on the device.
 _WINDOW_BYTES = 2**26
 
 
@@ -77,5 +77,5 @@ def windows(
 
 def _steps_in_window(num_steps: int, bytes_per_step: int) -> int:
   """The most steps that fit and divide the epoch: one program serves all."""
-  largest = max(1, _WINDOW_BYTES // bytes_per_step)
+  largest = min(max(1, _WINDOW_BYTES // bytes_per_step), num_steps)
   return max(n for n in range(1, largest + 1) if num_steps % n == 0)

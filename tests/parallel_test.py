@@ -1,0 +1,183 @@
+"""Many devices and several hosts give the numbers of one device."""
+
+import os
+import pathlib
+import pickle
+import socket
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from geomem import activations, geometry, parallel, runs, training
+from tests import parallel_worker as worker
+
+ROOT = pathlib.Path(__file__).parent.parent
+# Rounding of the activations, and what the geometry makes of it.
+TOLERANCES = {"accuracy": 1e-5, "loss": 1e-5, "recovered": 1e-5}
+OF_GEOMETRY = 2e-3
+
+
+def start(path, *processes, devices=1) -> subprocess.Popen:
+  environment = os.environ | {
+    "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    "JAX_PLATFORMS": "cpu",
+  }
+  command = [sys.executable, "-m", "tests.parallel_worker", path, *processes]
+  return subprocess.Popen(
+    list(map(str, command)),
+    cwd=ROOT,
+    env=environment,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def start_two(path) -> list[subprocess.Popen]:
+  with socket.socket() as free:
+    free.bind(("localhost", 0))
+    address = f"localhost:{free.getsockname()[1]}"
+  return [start(path, address, 2, number) for number in range(2)]
+
+
+def expect_success(process) -> None:
+  _, errors = process.communicate(timeout=300)
+  assert process.returncode == 0, errors[-3000:]
+
+
+@pytest.fixture(scope="module")
+def one_device(tmp_path_factory):
+  """The run of this process, which has one device."""
+  assert jax.device_count() == 1
+  path = tmp_path_factory.mktemp("one") / "run"
+  worker.do_run(path)
+  return path
+
+
+@pytest.fixture(scope="module")
+def numbers():
+  """Of this process."""
+  return worker.find_numbers()
+
+
+def assert_same_rows(path, expected) -> None:
+  rows, others = (
+    {
+      tuple((k, v) for k, v in row.items() if k not in ("value", "stderr")): row
+      for row in runs.read_rows(p)
+    }
+    for p in (path, expected)
+  )
+  assert rows.keys() == others.keys()
+  for row, other in zip(rows.values(), (others[k] for k in rows), strict=True):
+    if row["metric"] == "residual":  # Rounding itself.
+      continue
+    tolerance = TOLERANCES.get(row["metric"], OF_GEOMETRY)
+    assert row["value"] == pytest.approx(other["value"], rel=tolerance), row
+
+
+@pytest.mark.slow
+def test_eight_devices_equal_one(one_device, numbers, tmp_path):
+  network = worker.make_network()
+  state = network.init(jax.random.key(4))
+  with training.Checkpoints(tmp_path / "saved") as saved:
+    saved.save(1, state)
+  expect_success(start(tmp_path, devices=8))
+  for part in ("", "rewind"):
+    assert_same_rows(tmp_path / "run" / part, one_device / part)
+  found = pickle.loads((tmp_path / "found.pickle").read_bytes())
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6),
+    found.pop("geometry"),
+    worker.find_geometry(),
+  )
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(
+      x, y, rtol=1e-5, atol=1e-5 * np.abs(y).max()
+    ),
+    found,
+    numbers,
+  )
+  # Saved by one device, loaded and saved by eight, loaded by one.
+  with training.Checkpoints(tmp_path / "saved") as saved:
+    loaded = saved.load(2, state)
+  jax.tree.map(
+    lambda x, y: np.testing.assert_array_equal(x, y + 1), loaded, state
+  )
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_resumed_equal_one(one_device, tmp_path):
+  killed = start_two(tmp_path)
+  for line in killed[0].stdout:
+    if line == "epoch 2\n":
+      break
+  for process in killed:
+    process.kill()
+    process.communicate()
+  rows = runs.read_rows(tmp_path / "run")
+  assert {row["epoch"] for row in rows} == {0, 1, 2}
+  for process in start_two(tmp_path):
+    expect_success(process)
+  for part in ("", "rewind"):
+    assert_same_rows(tmp_path / "run" / part, one_device / part)
+
+
+def test_two_passes_give_the_statistics_of_one(numbers):
+  for layer, expected in numbers["one"].items():
+    for name, value in expected.items():
+      np.testing.assert_allclose(
+        numbers["two"][layer][name],
+        value,
+        rtol=1e-5,
+        atol=1e-5 * np.abs(value).max(),
+      )
+
+
+def test_blocks_of_manifolds_are_bounded():
+  images = np.arange(6 * 4 * 10, dtype=np.float32).reshape(6, 4, 10)
+
+  def forward(state, x):
+    return {"layer": state * x}
+
+  for limit, expected in ((1, 1), (4 * 4 * 10 * 5, 3), (2**20, 6)):
+    blocks = list(
+      activations.manifold_blocks(
+        forward, 2.0, images, "layer", max_bytes=limit
+      )
+    )
+    assert {len(block) for block in blocks} == {expected}
+    np.testing.assert_array_equal(np.concatenate(blocks), 2 * images)
+
+
+def test_what_is_not_finite_is_named_manifold_by_manifold():
+  points = np.ones((4, 3, 5), np.float32)
+  points[2, 1, 0] = np.inf
+  with pytest.raises(ValueError, match="Manifold 2"):
+    geometry.statistics_by_manifold(lambda: iter([points[:2], points[2:]]))
+
+
+def test_half_a_set_of_process_flags_is_refused():
+  with pytest.raises(ValueError, match="all three"):
+    parallel.start("localhost:1234", 2)
+
+
+def test_bfloat16_computes_in_it_and_keeps_float32():
+  network = worker.make_network(jnp.bfloat16)
+  exact = worker.make_network()
+  state = exact.init(jax.random.key(1))
+  abstract = jax.tree.map(lambda x: x.dtype, network.abstract_state)
+  assert abstract == jax.tree.map(lambda x: x.dtype, state)
+  images = jax.random.normal(jax.random.key(0), (16, 6, 6, 1))
+  output = network.apply(state, images, train=True)
+  hidden = (output.activations[name] for name in ("conv1", "conv2"))
+  assert {x.dtype for x in hidden} == {jnp.dtype("bfloat16")}
+  kept = [output.logits, *jax.tree.leaves(output.state)]
+  assert {x.dtype for x in kept} == {jnp.dtype("float32")}
+  logits = exact.apply(state, images, train=True).logits
+  error = jnp.abs(output.logits - logits).max() / jnp.abs(logits).max()
+  assert 1e-4 < error < 0.05
