@@ -39,7 +39,9 @@ def public_names(room: types.ModuleType) -> list[str]:
 
 
 def first_line(value) -> str:
-  """Of the docstring; of a constant what is in it."""
+  """Of the docstring; of a constant or a union what is in it."""
+  if isinstance(value, types.UnionType):
+    return " or ".join(f"`{kind.__name__}`" for kind in value.__args__)
   if isinstance(value, dict | tuple):
     return ", ".join(f"`{key}`" for key in value)
   return (inspect.getdoc(value) or "").partition("\n")[0]

@@ -97,3 +97,8 @@ def test_geometry_is_light():
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
   assert result.stdout.strip() == "[]"
+
+
+def test_strict_users_can_import_it():
+  code = "import geomem, geomem.geometry, geomem.analysis, geomem.plots"
+  subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

@@ -108,6 +108,7 @@ def test_a_checkpoint_that_does_not_fit_is_not_there(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_each_time_that_there_is_more_room(
   calm, prepared, tmp_path
 ):
@@ -138,6 +139,7 @@ def test_a_damaged_row_of_a_complete_run_comes_again(
     assert not run.has_holes
 
 
+@pytest.mark.slow
 def test_a_damaged_state_to_resume_from_falls_back(
   calm, prepared, tmp_path, caplog
 ):

@@ -8,16 +8,21 @@ The method is that of `lockstep`.
 """
 
 import functools
+import warnings
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxopt import linear_solve
-from jaxopt.base import IterativeSolver, OptStep
 from jaxtyping import Array, Bool, Float, Int
 
 from geomem.geometry import projected_cg
 from geomem.geometry.lockstep import scales, solve_in_chunks
+
+with warnings.catch_warnings():
+  # jaxopt announces at import that it is no longer developed.
+  warnings.simplefilter("ignore", DeprecationWarning)
+  from jaxopt import linear_solve
+  from jaxopt.base import IterativeSolver, OptStep
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 
