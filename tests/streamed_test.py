@@ -315,6 +315,7 @@ def run_rows(tmp_path, config):
     return images, run.rows()
 
 
+@pytest.mark.slow
 def test_a_streamed_run_gives_the_same_rows(data_dir, tmp_path):
   options = {
     "dataset": "fake_small",
