@@ -120,7 +120,7 @@ def make_dataset(images, labels, class_names=None) -> Dataset:
       f"The labels are {labels.dtype} of shape {labels.shape}; one integer for"
       f" each of the {len(images)} images was expected."
     )
-  if images.size == 0 or labels.min() < 0:
+  if 0 in images.shape or labels.min() < 0:
     raise DatasetError("There must be examples, with labels from 0 on.")
   if class_names is None:
     _check_no_gap(labels)
