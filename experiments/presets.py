@@ -1,4 +1,8 @@
-"""Presets: the paper's figures, and what two cores can do of them, by name."""
+"""Presets: the paper's figures, and what two cores can do of them, by name.
+
+Hours on one H200 are estimates from counted FLOPs at a tenth of its peak, with
+--dtype=bfloat16; two cores would need a week and more for the same.
+"""
 
 from typing import Any, NamedTuple
 
@@ -42,7 +46,9 @@ PRESETS = {
   "paper_vgg16": Preset(
     "memorization",
     "VGG16 on CIFAR-100, half of the labels permuted: figures 2 and 3, and the"
-    " run that rewind (4A-B) and gradients (A.1) start from",
+    " run that rewind (4A-B) and gradients (A.1) start from; some 0.3 hours on"
+    " one H200; the paper's permuted capacity ends at .100 in the last hidden"
+    " layer, after .038 at the best epoch",
     _PAPER | {"model": "vgg16"},
   ),
   "paper_vgg16_bn": Preset(
@@ -57,13 +63,14 @@ PRESETS = {
   ),
   "paper_resnet18": Preset(
     "memorization",
-    "the same for ResNet-18, of the appendix",
+    "the same for ResNet-18, of the appendix; some 0.6 hours on one H200",
     _PAPER | {"model": "resnet18"},
   ),
   "small_vgg16": Preset(
     "memorization",
     "VGG16 with batch norm and 16 channels on 20 classes of 250 images, half"
-    " an hour on two cores",
+    " an hour on two cores; permuted capacity ends at .448 in the last hidden"
+    " layer, after .079 at the best epoch",
     _SMALL | {"model": "vgg16_bn", "optimizer": "adam", "learning_rate": 0.001},
   ),
   "tiny_vgg16": Preset(
@@ -84,7 +91,8 @@ PRESETS = {
   "paper_double_descent": Preset(
     "model_size",
     "ResNet-18 of 4 to 64 channels on CIFAR-100, a tenth of the labels"
-    " permuted, five seeds: figures 4C-E",
+    " permuted, five seeds: figures 4C-E; the paper's test accuracy dips from"
+    " 51 to 48 % at 14 channels",
     {"dataset": "cifar100", "model": "resnet18", "permuted_fraction": 0.1},
   ),
 }
