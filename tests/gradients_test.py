@@ -1,5 +1,6 @@
 """Gradients split by labels: explicit Jacobians, closed forms, the binary."""
 
+import dataclasses
 import math
 import pathlib
 import subprocess
@@ -364,9 +365,16 @@ def test_bad_input_is_a_sentence_before_any_work(trained, tmp_path):
   )
   with pytest.raises(runs.RunError, match="which holds none"):
     plan_gradients(tmp_path, experiment, seed, config)
-  norm = models.build("vgg16_bn", num_classes=3, image_shape=(8, 8, 1), width=1)
+  with pytest.raises(runs.RunError, match="Each subset gives 32 examples"):
+    plan_gradients(trained, experiment, seed, config)
+  norm = experiment._replace(
+    network=models.build(
+      "vgg16_bn", num_classes=3, image_shape=(8, 8, 1), width=1
+    ),
+    config=dataclasses.replace(experiment.config, batch_size=101),
+  )
   with pytest.raises(runs.RunError, match="--notraining_mode"):
-    plan_gradients(trained, experiment._replace(network=norm), seed, config)
+    plan_gradients(trained, norm, seed, GradientConfig(max_examples=100))
   clean = {k: v for k, v in seed.subsets.items() if k != "permuted"}
   with pytest.raises(runs.RunError, match="no permuted examples"):
     plan_gradients(trained, experiment, seed._replace(subsets=clean), config)

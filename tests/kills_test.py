@@ -1,7 +1,7 @@
 """Every binary, killed at random moments and started again each time.
 
 Killed outright, or asked to stop, as by Ctrl-C or a batch system. GEOMEM_KILLS
-says how often each, a few times by default.
+says how often each, once by default.
 """
 
 import multiprocessing
@@ -16,7 +16,7 @@ import time
 
 import pytest
 
-KILLS = int(os.environ.get("GEOMEM_KILLS", "2"))
+KILLS = int(os.environ.get("GEOMEM_KILLS", "1"))
 SMALL = {
   "num_classes": 3,
   "examples_per_class": 60,
