@@ -12,6 +12,7 @@ from tqdm import auto, notebook, tqdm
 
 from geomem import disk
 
+_PATIENCE = 2.0  # Seconds until a stop that was lost is raised again.
 _LOG_SECONDS = 30.0  # Between the lines of a bar in a log file.
 _BAR = "{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}{postfix}]"
 _LINE = "{desc}: {n:.0f} of {total} [{elapsed}<{remaining}{postfix}]"
@@ -78,18 +79,50 @@ class _Stopped(KeyboardInterrupt):
 
 
 def _stop_by_exception() -> list[int]:
-  """Lets work end in order when asked to; gives the signals that came."""
+  """Lets work end in order when asked to; gives the signals that came.
+
+  What is raised while others call back (a garbage collector's, say) is lost
+  there, so it is raised again until somebody has stopped.
+  """
   came = []
+  tell = sys.unraisablehook
 
   def stop(number, _):
-    came.append(number)
-    # Whoever asks twice does not want to wait.
-    signal.signal(number, signal.SIG_DFL)
+    if number in _EXIT_STATUS:
+      came.append(number)
+      # Whoever asks twice does not want to wait.
+      signal.signal(number, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
     raise _Stopped
 
-  for number in _EXIT_STATUS:
+  for number in (*_EXIT_STATUS, signal.SIGALRM):
     signal.signal(number, stop)
+  sys.unraisablehook = lambda lost: (
+    None if isinstance(lost.exc_value, _Stopped) else tell(lost)
+  )
   return came
+
+
+def _told(error: Exception) -> int:
+  """The exit status of an error that is told in a sentence, or the error."""
+  if isinstance(error, flags.Error):
+    print(f"Error: {error} See --help.", file=sys.stderr)
+    return 2
+  if isinstance(error, OSError):
+    error = disk.explain(error.filename or "The output", error)
+  if not isinstance(error, ValueError | FloatingPointError):
+    raise error
+  print(f"Error: {error}", file=sys.stderr)
+  return 1
+
+
+def _stopped(number: int) -> int:
+  command = shlex.join(sys.orig_argv)
+  print(
+    f"\nStopped. What was done is kept; this goes on:\n  {command}",
+    file=sys.stderr,
+  )
+  return _EXIT_STATUS[number]
 
 
 def guarded(main: Callable) -> Callable:
@@ -104,22 +137,14 @@ def guarded(main: Callable) -> Callable:
     _choose_what_is_logged()
     came = _stop_by_exception()
     try:
-      return main(argv)
-    except flags.Error as error:
-      print(f"Error: {error} See --help.", file=sys.stderr)
-      return 2
-    except (ValueError, FloatingPointError) as error:
-      sentence = str(error)
-    except OSError as error:
-      sentence = str(disk.explain(error.filename or "The output", error))
+      status = main(argv)
+    except Exception as error:
+      # A stop may come out of a library as an error of its own.
+      status = 1 if came else _told(error)
     except KeyboardInterrupt:
-      command = shlex.join(sys.orig_argv)
-      print(
-        f"\nStopped. What was done is kept; this goes on:\n  {command}",
-        file=sys.stderr,
-      )
-      return _EXIT_STATUS[came[0] if came else signal.SIGINT]
-    print(f"Error: {sentence}", file=sys.stderr)
-    return 1
+      came = came or [signal.SIGINT]
+      status = 1
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    return _stopped(came[0]) if came and status else status
 
   return run

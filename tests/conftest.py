@@ -1,9 +1,17 @@
 """Strict mode for every test: no silent broadcasting, shapes checked."""
 
 import os
+import tempfile
 
 # Before jax is imported: tests never need an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# What one process compiled, the binaries that tests start need not.
+_COMPILED = tempfile.TemporaryDirectory(prefix="compiled")
+os.environ |= {
+  "JAX_COMPILATION_CACHE_DIR": _COMPILED.name,
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
+  "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 import jax
 import jaxtyping

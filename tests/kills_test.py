@@ -67,14 +67,8 @@ def _be_the_binary(module: str, arguments: list[str], log: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def start(tmp_path_factory):
+def start():
   """Starts a binary: `start(name, options, out)` gives its process."""
-  # What one compiled the next one need not.
-  os.environ |= {
-    "JAX_COMPILATION_CACHE_DIR": str(tmp_path_factory.mktemp("compiled")),
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-  }
   context = multiprocessing.get_context("forkserver")
   context.set_forkserver_preload(SHARED)
 
