@@ -1,17 +1,16 @@
 """Strict mode for every test: no silent broadcasting, shapes checked."""
 
+import atexit
 import os
+import shutil
 import tempfile
 
 # Before jax is imported: tests never need an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # What one process compiled, the binaries that tests start need not.
-_COMPILED = tempfile.TemporaryDirectory(prefix="compiled")
-os.environ |= {
-  "JAX_COMPILATION_CACHE_DIR": _COMPILED.name,
-  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.2",
-  "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-}
+os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import jaxtyping
@@ -20,3 +19,6 @@ import jaxtyping
 jaxtyping.install_import_hook("geomem", "beartype.beartype")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+atexit.register(
+  shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
+)

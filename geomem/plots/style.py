@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from geomem import disk
+
 # Okabe and Ito's colours, which the colour-blind tell apart; the hues follow
 # the paper's legend. Markers say the same once more, for print without colour.
 COLORS = {
@@ -61,11 +63,12 @@ def look_of(subset: str) -> dict[str, str]:
 def save_figure(figure: Figure, path: pathlib.Path) -> list[pathlib.Path]:
   """Writes PNG and PDF beside each other, each whole or not at all."""
   path.parent.mkdir(parents=True, exist_ok=True)
+  disk.remove_partial(path.parent)
   written = []
   for suffix in (".png", ".pdf"):
     target = path.with_suffix(suffix)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}{suffix}")
-    figure.savefig(temporary, dpi=160)
+    temporary = disk.temporary_beside(target)
+    figure.savefig(temporary, format=suffix[1:], dpi=160)
     os.replace(temporary, target)
     written.append(target)
   return written
