@@ -5,11 +5,12 @@ complete, and gives the rows. What a call takes as `progress` wraps the work as
 `tqdm.tqdm` does, and may be that.
 """
 
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from geomem import training
+from geomem import parallel, training
 from geomem.analysis import sweep
 from geomem.analysis.config import (
   ExperimentConfig,
@@ -44,7 +45,8 @@ def _seeds(experiment) -> list:
 def _train_and_measure(run, experiment, seeds, progress=_silent) -> None:
   config = experiment.config
   for seed in seeds:
-    seed.labels.save(run.path / f"labels_seed{seed.seed}.npz")
+    path = run.path / f"labels_seed{seed.seed}.npz"
+    parallel.from_first(functools.partial(seed.labels.save, path))
   work = train_seeds(run, experiment, seeds)
   for _ in progress(work, total=config.epochs + 1, desc="training"):
     pass
