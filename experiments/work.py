@@ -13,36 +13,29 @@ from tqdm import tqdm
 from experiments import terminal
 from geomem import analysis, parallel, plots, runs
 from geomem.analysis import sweep
-from geomem.training import checkpoint_epochs
 
 _PATIENCE = 5.0  # Seconds between looks at what another process holds.
+
+
+def _watched(work, *, total: int, desc: str, leave: bool = True):
+  """Hands on what training and measuring say of their advance, with a bar."""
+  with terminal.bar(total, desc, leave=leave) as bar:
+    for epoch, said in work:
+      if isinstance(said, str):
+        terminal.advance(bar, epoch=epoch, layer=said)
+      elif math.isnan(said):  # Done in an earlier start, and not in this time.
+        bar.initial = bar.n = bar.last_print_n = epoch
+      else:
+        terminal.advance(bar, epoch - bar.n, loss=f"{said:.3f}")
+      yield epoch, said
 
 
 def train_and_measure(
   run: runs.Run, experiment, seeds, *, leave: bool = True
 ) -> None:
   """Trains all seeds together, then measures them; `leave` keeps the bars."""
-  for seed in seeds:
-    path = run.path / f"labels_seed{seed.seed}.npz"
-    parallel.from_first(functools.partial(seed.labels.save, path))
-  config = experiment.config
-  training = analysis.train_seeds(run, experiment, seeds)
-  numbers = ", ".join(str(seed.seed) for seed in seeds)
-  with terminal.bar(
-    config.epochs, f"seed {numbers}: training", leave=leave
-  ) as bar:
-    for epoch, loss in training:
-      if math.isnan(loss):  # Done in an earlier start, and not in this time.
-        bar.initial = bar.n = bar.last_print_n = epoch
-      else:
-        terminal.advance(bar, epoch - bar.n, loss=f"{loss:.3f}")
-  layers = analysis.measured_layers(config, experiment.network.layer_names)
-  count = len(checkpoint_epochs(config.epochs)) * len(layers)
-  for seed in seeds:
-    measuring = analysis.measure_seed(run, experiment, seed)
-    with terminal.bar(count, f"seed {seed.seed}: geometry", leave=leave) as bar:
-      for epoch, layer in measuring:
-        terminal.advance(bar, epoch=epoch, layer=layer)
+  watch = functools.partial(_watched, leave=leave)
+  analysis.train_and_measure(run, experiment, seeds, watch)
 
 
 def run_sweep(

@@ -66,6 +66,7 @@ from geomem.analysis.whole import (
   run_memorization,
   run_model_sizes,
   run_rewinds,
+  train_and_measure,
 )
 
 __all__ = [
@@ -120,6 +121,7 @@ __all__ = [
   "summarize_noise",
   "summarize_sizes",
   "synthetic_units",
+  "train_and_measure",
   "train_seed",
   "train_seeds",
 ]

@@ -42,19 +42,33 @@ def _seeds(experiment) -> list:
   return [prepare_seed(experiment, n) for n in range(first, first + count)]
 
 
-def _train_and_measure(run, experiment, seeds, progress=_silent) -> None:
-  config = experiment.config
+def train_and_measure(
+  run, experiment, seeds, progress: Progress = _silent
+) -> None:
+  """Trains all seeds together, then measures them.
+
+  Args:
+    run: where everything goes.
+    experiment: from `prepare`.
+    seeds: from `prepare_seed`.
+    progress: takes what `train_seeds` and `measure_seed` yield, with `total`
+      epochs or layers and a title `desc`.
+  """
   for seed in seeds:
     path = run.path / f"labels_seed{seed.seed}.npz"
     parallel.from_first(functools.partial(seed.labels.save, path))
+  config = experiment.config
+  numbers = ", ".join(str(seed.seed) for seed in seeds)
   work = train_seeds(run, experiment, seeds)
-  for _ in progress(work, total=config.epochs + 1, desc="training"):
+  for _ in progress(
+    work, total=config.epochs, desc=f"seed {numbers}: training"
+  ):
     pass
   layers = measured_layers(config, experiment.network.layer_names)
   total = len(training.checkpoint_epochs(config.epochs)) * len(layers)
   for seed in seeds:
     work = measure_seed(run, experiment, seed)
-    for _ in progress(work, total=total, desc=f"geometry, seed {seed.seed}"):
+    for _ in progress(work, total=total, desc=f"seed {seed.seed}: geometry"):
       pass
 
 
@@ -72,7 +86,7 @@ def run_memorization(
   seeds = _seeds(experiment)  # Bad input shows before work.
   with open_run(path, config_dict(config)) as run:
     if not run.is_done:
-      _train_and_measure(run, experiment, seeds, progress)
+      train_and_measure(run, experiment, seeds, progress)
       run.mark_done()
     return run.rows()
 
@@ -119,7 +133,7 @@ def run_model_sizes(
   """
   axes, filled = {"width": list(widths)}, config.filled()
   cells = sweep.make_cells(path, filled, axes)
-  outcomes = sweep.run_cells(cells, _train_and_measure)
+  outcomes = sweep.run_cells(cells, train_and_measure)
   for outcome in progress(outcomes, total=len(cells), desc="widths"):
     if outcome.error is not None:
       raise outcome.error
