@@ -64,13 +64,23 @@ def test_a_run_is_whole_and_the_second_start_does_nothing(tmp_path):
     ({"manifold_points": 500}, "lower --manifold_points"),
     ({"batch_size": 5000}, "lower --batch_size"),
     ({"centers": "half"}, "'half' is not known"),
+    ({"centers": "9"}, "from 4 manifolds; at most"),
+    ({"num_seeds": 0}, "num_seeds is 0; at least 1 was expected"),
+    ({"num_probes": 0}, "num_probes is 0; at least 1 was expected"),
+    ({"manifold_points": 1}, "manifold_points is 1; at least 2"),
+    ({"kappa": float("nan")}, "kappa is nan; a finite number was expected"),
+    ({"learning_rate": float("nan")}, "learning_rate is nan; it must be"),
+    ({"crop": -1}, "crop is -1; it must not be negative"),
     ({"dataset": "npz:nowhere.npz"}, "There is no file"),
   ],
 )
 def test_bad_input_is_a_sentence_and_writes_nothing(tmp_path, flags, sentence):
-  config = analysis.ExperimentConfig(**(SMALL | flags))
+  def prepare():
+    config = analysis.ExperimentConfig(**(SMALL | flags))
+    return analysis.prepare_seed(analysis.prepare(config), 0)
+
   with pytest.raises(ValueError, match=sentence):
-    analysis.prepare_seed(analysis.prepare(config), 0)
+    prepare()
   assert not list(tmp_path.iterdir())
 
 

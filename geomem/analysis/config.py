@@ -1,6 +1,7 @@
 """What a run is made of: every field is a flag of the binaries."""
 
 import dataclasses
+import math
 from typing import Any
 
 
@@ -74,6 +75,27 @@ class ExperimentConfig:
   layers: str | None = None
   subsets: str | None = None
 
+  def __post_init__(self):
+    for name, least in _LEAST.items():
+      value = getattr(self, name)
+      if value is not None and not value >= least:  # Nor is NaN.
+        raise ValueError(f"{name} is {value}; at least {least} was expected.")
+    if not math.isfinite(self.kappa):
+      raise ValueError(f"kappa is {self.kappa}; a finite number was expected.")
+
+
+# The recipe's own numbers are checked where it is made.
+_LEAST = {
+  "image_size": 1,
+  "memory_limit": 0,
+  "num_classes": 2,
+  "examples_per_class": 1,
+  "width": 1,
+  "seed": 0,
+  "num_seeds": 1,
+  "manifold_points": 2,
+  "num_probes": 1,
+}
 
 # Recipes that are known to memorize half of the labels when permuted.
 _DEFAULTS = {

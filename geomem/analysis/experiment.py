@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from geomem import data, models, runs, training
+from geomem import data, geometry, models, runs, training
 from geomem.analysis.config import (
   ExperimentConfig,
   measured_layers,
@@ -69,7 +69,6 @@ class Seed(NamedTuple):
 def prepare(config: ExperimentConfig) -> Experiment:
   """Loads the data and builds the network; checks all that can be checked."""
   config = resolve(config)
-  parse_centers(config.centers)
   names_in(config.subsets, data.SUBSETS, "subset")
   names = [field.name for field in dataclasses.fields(training.TrainingConfig)]
   recipe = training.TrainingConfig(**{n: getattr(config, n) for n in names})
@@ -82,6 +81,7 @@ def prepare(config: ExperimentConfig) -> Experiment:
     dtype=models.dtype_named(config.dtype),
   )
   measured_layers(config, network.layer_names)
+  geometry.check_centers(parse_centers(config.centers), len(train.class_names))
   training.steps_per_epoch(len(train.labels), recipe.batch_size)
   moments = data.pixel_moments(train.images)
   return Experiment(config, train, test, network, recipe, *moments)

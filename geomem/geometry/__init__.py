@@ -11,7 +11,11 @@ Letters of the equations:
 """
 
 from geomem.geometry.anchors import Anchors, anchors
-from geomem.geometry.centers import center_correlation, shared_directions
+from geomem.geometry.centers import (
+  center_correlation,
+  check_centers,
+  shared_directions,
+)
 from geomem.geometry.ellipsoids import (
   EllipsoidAnchors,
   EllipsoidGeometry,
@@ -81,6 +85,7 @@ __all__ = [
   "ball_radius",
   "center_correlation",
   "center_spectrum",
+  "check_centers",
   "correlated_centers",
   "ellipsoid_anchors",
   "ellipsoid_geometry",

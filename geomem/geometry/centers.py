@@ -115,7 +115,8 @@ _RULES = {
 }
 
 
-def _check_rule(rule: int | str | None, num_manifolds: int) -> None:
+def check_centers(rule: int | str | None, num_manifolds: int) -> None:
+  """Raises ValueError unless `centers=rule` goes with so many manifolds."""
   largest = max_rank(num_manifolds)
   if isinstance(rule, int) and not 0 <= rule <= largest:
     raise ValueError(
@@ -178,7 +179,7 @@ def shared_directions(
     ValueError: the rule is not known, or K is too large for P.
   """
   size = centers.shape[0]
-  _check_rule(rule, size)
+  check_centers(rule, size)
   if select not in ("cost", "stability"):
     raise ValueError(
       f"select={select!r} is not known; use 'cost' or 'stability'."

@@ -38,8 +38,12 @@ class TrainingConfig:
     _expect_one_of("schedule", self.schedule, SCHEDULES)
     for name in ("learning_rate", "batch_size", "epochs"):
       value = getattr(self, name)
-      if value <= 0:
+      if not value > 0:  # Nor is NaN.
         raise ValueError(f"{name} is {value}; it must be positive.")
+    for name in ("momentum", "weight_decay", "crop"):
+      value = getattr(self, name)
+      if not value >= 0:
+        raise ValueError(f"{name} is {value}; it must not be negative.")
 
 
 def _expect_one_of(field: str, value: str, known: tuple[str, ...]) -> None:
