@@ -1,16 +1,13 @@
 """Theory against simulation through the binary: whole, resumed, refused."""
 
 import itertools
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from geomem import analysis, geometry, plots, runs
+from tests.binaries import execute
 
-ROOT = pathlib.Path(__file__).parent.parent
 SMALL = {"num_draws": 4, "num_probes": 10, "num_shuffles": 2, "epochs": "last"}
 
 
@@ -19,33 +16,18 @@ def trained(tmp_path_factory):
   """The directory of a tiny finished run."""
   path = tmp_path_factory.mktemp("trained") / "run"
   found = execute(
-    *flags(
-      out=path,
-      model="mlp",
-      width=16,
-      epochs=1,
-      manifold_points=4,
-      num_classes=4,
-      num_probes=10,
-      permuted_fraction=0,
-    ),
-    binary="memorization",
+    "memorization",
+    out=path,
+    model="mlp",
+    width=16,
+    epochs=1,
+    manifold_points=4,
+    num_classes=4,
+    num_probes=10,
+    permuted_fraction=0,
   )
   assert found.returncode == 0, found.stderr
   return path
-
-
-def execute(*options, binary="capacity"):
-  return subprocess.run(
-    [sys.executable, "-m", f"experiments.{binary}", *options],
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-  )
-
-
-def flags(**values):
-  return [f"--{name}={value}" for name, value in values.items()]
 
 
 def in_part(trained, out, stop_after):
@@ -63,8 +45,7 @@ def in_part(trained, out, stop_after):
 def test_layers_of_a_run_are_compared_once_and_killed_work_resumes(
   trained, tmp_path
 ):
-  command = flags(run=trained, **SMALL)
-  first = execute(*command)
+  first = execute("capacity", run=trained, **SMALL)
   assert first.returncode == 0, first.stderr
   assert "simulated over theory has median" in first.stdout
   out = trained / "capacity"
@@ -78,10 +59,10 @@ def test_layers_of_a_run_are_compared_once_and_killed_work_resumes(
   for name in ("capacity", "capacity_along"):
     for suffix in (".png", ".pdf"):
       assert (out / "figures" / (name + suffix)).stat().st_size
-  second = execute(*command)
+  second = execute("capacity", run=trained, **SMALL)
   assert "nothing to do" in second.stdout
   assert runs.read_rows(out) == rows
-  other = execute(*flags(run=trained, **(SMALL | {"num_draws": 5})))
+  other = execute("capacity", run=trained, **(SMALL | {"num_draws": 5}))
   assert other.returncode == 1
   assert "another num_draws" in other.stderr
 
@@ -97,7 +78,7 @@ def test_layers_of_a_run_are_compared_once_and_killed_work_resumes(
 
 
 def test_a_run_that_is_none_is_refused(tmp_path):
-  found = execute(*flags(run=tmp_path))
+  found = execute("capacity", run=tmp_path)
   assert found.returncode == 1
   assert "is not a run directory" in found.stderr
 

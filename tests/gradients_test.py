@@ -2,9 +2,6 @@
 
 import dataclasses
 import math
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +22,8 @@ from geomem.analysis.gradient_plan import (
 )
 from geomem.analysis.gradient_run import measure_gradients
 from geomem.models import layers
+from tests.binaries import execute
 
-ROOT = pathlib.Path(__file__).parent.parent
 CLASSES, SHAPE = 3, (4, 4, 1)
 
 
@@ -324,13 +321,6 @@ def measure(experiment, path, out) -> list[dict]:
     return run.rows()
 
 
-def execute(path):
-  command = [sys.executable, "-m", "experiments.gradients", f"--run={path}"]
-  return subprocess.run(
-    [*command, "--draws=2"], capture_output=True, text=True, cwd=ROOT
-  )
-
-
 def test_a_run_is_measured_resumed_and_then_left_alone(trained):
   experiment = analysis.load_experiment(trained)
   out = trained / "gradients"
@@ -347,13 +337,13 @@ def test_a_run_is_measured_resumed_and_then_left_alone(trained):
     file.write_bytes(whole[: int(part * len(whole))])
     assert measure(experiment, trained, out) == rows
   # What the binary adds: figures, findings, and that it is done.
-  first = execute(trained)
+  first = execute("gradients", run=trained, draws=2)
   assert first.returncode == 0, first.stderr
   assert all(f"G{number} " in first.stdout for number in range(1, 6))
   for name in ("parts", "comparison", "law"):
     assert (out / "figures" / f"gradient_{name}.png").stat().st_size
   assert file.read_bytes() == whole
-  assert "nothing to do" in execute(trained).stdout
+  assert "nothing to do" in execute("gradients", run=trained, draws=2).stdout
 
 
 def test_bad_input_is_a_sentence_before_any_work(trained, tmp_path):

@@ -1,17 +1,13 @@
 """The main job through its binary: results, resuming, refusals."""
 
-import pathlib
-import subprocess
-import sys
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from geomem import analysis, runs, training
+from tests.binaries import execute
 
-ROOT = pathlib.Path(__file__).parent.parent
 SMALL = {
   "model": "mlp",
   "width": 16,
@@ -22,20 +18,8 @@ SMALL = {
 }
 
 
-def command(out, **flags):
-  options = [f"--{k}={v}" for k, v in (SMALL | flags).items()]
-  module = "experiments.memorization"
-  return [sys.executable, "-m", module, f"--out={out}", *options]
-
-
-def execute(out, **flags):
-  return subprocess.run(
-    command(out, **flags), capture_output=True, text=True, cwd=ROOT
-  )
-
-
 def test_a_run_is_whole_and_the_second_start_does_nothing(tmp_path):
-  first = execute(tmp_path / "run")
+  first = execute("memorization", out=tmp_path / "run", **SMALL)
   assert first.returncode == 0, first.stderr
   rows = runs.read_rows(tmp_path / "run")
   # 5 layers x 4 epochs x 4 subsets; input to logits.
@@ -45,10 +29,12 @@ def test_a_run_is_whole_and_the_second_start_does_nothing(tmp_path):
   for name in ("accuracy", "geometry_by_layer", "capacity_by_epoch"):
     for suffix in (".png", ".pdf"):
       assert (tmp_path / "run" / "figures" / (name + suffix)).stat().st_size
-  second = execute(tmp_path / "run")
+  second = execute("memorization", out=tmp_path / "run", **SMALL)
   assert "nothing to do" in second.stdout
   assert runs.read_rows(tmp_path / "run") == rows
-  other = execute(tmp_path / "run", width=17)
+  other = execute(
+    "memorization", out=tmp_path / "run", **(SMALL | {"width": 17})
+  )
   assert other.returncode == 1
   assert "another width" in other.stderr
   assert runs.read_rows(tmp_path / "run") == rows

@@ -1,26 +1,13 @@
 """Presets: the rehearsal of the paper's run, through its binary."""
 
 import json
-import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 
 from experiments.presets import PRESETS
 from geomem import analysis, runs
-
-ROOT = pathlib.Path(__file__).parent.parent
-
-
-def execute(binary, *arguments):
-  return subprocess.run(
-    [sys.executable, "-m", f"experiments.{binary}", *arguments],
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-  )
+from tests.binaries import execute
 
 
 def write_images(path, num_classes=10, each=60):
@@ -41,13 +28,13 @@ def test_the_rehearsal_of_the_papers_run(tmp_path):
   write_images(tmp_path / "images.npz")
   done = execute(
     "memorization",
-    "--preset=tiny_vgg16",
-    f"--out={tmp_path / 'run'}",
-    f"--dataset=npz:{tmp_path / 'images.npz'}",
-    "--num_probes=20",
-    "--epochs=1",
-    "--layers=conv5_3,fc2",
-    "--subsets=permuted,test",
+    preset="tiny_vgg16",
+    out=tmp_path / "run",
+    dataset=f"npz:{tmp_path / 'images.npz'}",
+    num_probes=20,
+    epochs=1,
+    layers="conv5_3,fc2",
+    subsets="permuted,test",
   )
   assert done.returncode == 0, done.stderr
   config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
@@ -68,6 +55,6 @@ def test_presets_name_fields_and_those_unknown_are_listed():
       "model_size": analysis.ModelSizeConfig,
     }[preset.binary]
     kind(**preset.values)
-  done = execute("memorization", "--preset=paper_vgg61")
+  done = execute("memorization", preset="paper_vgg61")
   assert done.returncode == 1
   assert "choose one of paper_vgg16, paper_vgg16_bn" in done.stderr

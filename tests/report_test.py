@@ -7,15 +7,14 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 
 import pytest
 
 from geomem import analysis, plots, runs
 from geomem.plots import rows as table
 from geomem.plots.report import pack_rows
+from tests.binaries import execute
 
-ROOT = pathlib.Path(__file__).parent.parent
 BROWSER = next(
   filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None
 )
@@ -219,7 +218,6 @@ def test_a_browser_shows_sweeps_and_empty_runs_and_text_as_text(tmp_path):
 
 
 def test_the_binary_writes_the_page(finished):
-  command = [sys.executable, "-m", "experiments.report", f"--run={finished}"]
-  found = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+  found = execute("report", run=finished)
   assert found.returncode == 0, found.stderr
   assert found.stdout.strip() == str(finished / "report.html")

@@ -1,10 +1,7 @@
 """Layer rewinds: exact at both ends, resumed, and refused by sentences."""
 
 import itertools
-import pathlib
 import shutil
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +10,8 @@ import pytest
 
 from geomem import analysis, plots, runs, training
 from geomem.analysis import hybrids
+from tests.binaries import execute
 
-ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = analysis.ExperimentConfig(
   model="resnet18",
   width=2,
@@ -27,17 +24,6 @@ CONFIG = analysis.ExperimentConfig(
 LAYERS = ["stem", *(f"block{s}_{i}" for s in range(1, 5) for i in (1, 2))]
 LAYERS += ["logits"]
 DEPTH = len(LAYERS)
-
-
-def execute(path, *options):
-  """The binary: its flags and another's do not fit in one process."""
-  module = "experiments.rewind"
-  return subprocess.run(
-    [sys.executable, "-m", module, f"--run={path}", *options],
-    capture_output=True,
-    text=True,
-    cwd=ROOT,
-  )
 
 
 def random_state(network, rng):
@@ -217,7 +203,7 @@ def test_only_parameters_are_rewound_where_asked(parts, finished):
 
 def test_the_binary_measures_and_the_second_start_does_nothing(copy):
   options = ("--layers=logits", "--epochs=1", "--geometry")
-  first = execute(copy, *options)
+  first = execute("rewind", *options, run=copy)
   assert "Best custom rewind: logits, to epoch 1" in first.stdout, first.stderr
   out = copy / "rewind-logits-1-geometry"
   for figure in ("accuracy_by_epoch", "heatmaps", "recovered"):
@@ -226,7 +212,7 @@ def test_the_binary_measures_and_the_second_start_does_nothing(copy):
   measured = {row["layer"] for row in rows if row["metric"] == "capacity"}
   # The layers below are the last network's, which the run itself measured.
   assert measured == {"logits"}
-  second = execute(copy, *options)
+  second = execute("rewind", *options, run=copy)
   assert "nothing to do" in second.stdout
   assert runs.read_rows(out) == rows
 

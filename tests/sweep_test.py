@@ -1,8 +1,6 @@
 """Sweeps: seeds together as alone, cells that are jobs, and what they say."""
 
-import pathlib
 import subprocess
-import sys
 import threading
 import time
 
@@ -16,8 +14,8 @@ from geomem import analysis, runs, training
 from geomem.analysis import experiment as experiments
 from geomem.analysis import model_size, noise, sweep
 from geomem.training import together
+from tests import binaries
 
-ROOT = pathlib.Path(__file__).parent.parent
 TINY = {
   "num_classes": 4,
   "examples_per_class": 20,
@@ -140,18 +138,9 @@ def do_sweep(path, widths=WIDTHS, share=None, **fields):
 
 
 def command(path, *more):
-  options = [f"--{k}={v}" for k, v in TINY.items()]
-  widths = f"--width={','.join(map(str, WIDTHS))}"
-  module = "experiments.model_size"
-  return [
-    sys.executable,
-    "-m",
-    module,
-    f"--out={path}",
-    widths,
-    *options,
-    *more,
-  ]
+  widths = ",".join(map(str, WIDTHS))
+  values = TINY | {"out": path, "width": widths}
+  return binaries.command("model_size", *more, **values)
 
 
 def results(path):
@@ -199,7 +188,7 @@ def test_a_cell_is_a_run_that_can_be_opened(calm):
 def test_killed_in_the_middle_it_ends_with_the_same_rows(calm, tmp_path):
   process = subprocess.Popen(
     command(tmp_path),
-    cwd=ROOT,
+    cwd=binaries.ROOT,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
   )
@@ -217,7 +206,10 @@ def test_killed_in_the_middle_it_ends_with_the_same_rows(calm, tmp_path):
 
 def test_two_processes_share_a_sweep(calm, tmp_path):
   with subprocess.Popen(
-    command(tmp_path, "--cell=0/2"), cwd=ROOT, stdout=subprocess.PIPE, text=True
+    command(tmp_path, "--cell=0/2"),
+    cwd=binaries.ROOT,
+    stdout=subprocess.PIPE,
+    text=True,
   ) as other:
     assert do_sweep(tmp_path, share="1/2") == 0
     told, _ = other.communicate()
@@ -268,9 +260,7 @@ def test_bad_lists_are_sentences(tmp_path):
   for share in ("2/2", "1", "a/b"):
     with pytest.raises(ValueError, match="is no share"):
       do_sweep(tmp_path, share=share)
-  found = subprocess.run(
-    command(tmp_path, "--width=2,x"), cwd=ROOT, capture_output=True, text=True
-  )
+  found = binaries.execute("model_size", out=tmp_path, width="2,x", **TINY)
   assert found.returncode == 2
   assert "--width=2,x is not one int" in found.stderr
   assert not list(tmp_path.iterdir())
