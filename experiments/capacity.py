@@ -25,6 +25,7 @@ _OUT = flags.DEFINE_string(
   "out", None, "directory (by default: runs/capacity, or RUN/capacity)"
 )
 _RUN = flags.DEFINE_string("run", None, "run directory of a finished run")
+_DATA_DIR = common.define_data_dir_flag()
 common.define_config_flags(analysis.CapacityConfig)
 
 
@@ -42,7 +43,7 @@ def _prepare(config):
     units = analysis.synthetic_units(config)
     return "runs/capacity", units, analysis.count_synthetic_units(config)
   path = pathlib.Path(_RUN.value)
-  experiment = analysis.load_experiment(path)
+  experiment = analysis.load_experiment(path, _DATA_DIR.value)
   units = analysis.run_units(path, experiment, config)
   count = analysis.count_run_units(path, experiment, config)
   return path / "capacity", units, count

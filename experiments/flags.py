@@ -106,6 +106,13 @@ def define_share_flag() -> None:
   )
 
 
+def define_data_dir_flag() -> flags.FlagHolder:
+  """Defines `--data_dir` for what opens a run that is there already."""
+  return flags.DEFINE_string(
+    "data_dir", None, "where TFDS looks, if the run's data moved"
+  )
+
+
 def _left(flag: flags.Flag) -> str:
   """A flag as one types it, with its default or a word for its value."""
   if isinstance(flag, flags.BooleanFlag):

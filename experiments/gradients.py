@@ -28,6 +28,7 @@ _RUN = flags.DEFINE_string("run", None, "run directory", required=True)
 _OUT = flags.DEFINE_string(
   "out", None, "where the results go; by default RUN/gradients"
 )
+_DATA_DIR = common.define_data_dir_flag()
 _MAX_EXAMPLES = flags.DEFINE_integer(
   "max_examples", 0, "at most so many examples of each subset; 0 for all"
 )
@@ -52,7 +53,7 @@ def main(argv) -> int:
   """Measures, resumes, or says that it is done."""
   del argv
   path = pathlib.Path(_RUN.value)
-  experiment = analysis.load_experiment(path)
+  experiment = analysis.load_experiment(path, _DATA_DIR.value)
   config = analysis.GradientConfig(
     max_examples=_MAX_EXAMPLES.value,
     draws=_DRAWS.value,

@@ -32,6 +32,7 @@ _RUN = flags.DEFINE_string(
 _OUT = flags.DEFINE_string(
   "out", None, "where the results go; by default a directory below the run's"
 )
+_DATA_DIR = common.define_data_dir_flag()
 _KINDS = flags.DEFINE_list(
   "kinds", ["single", "suffix", "prefix"], "each layer, the last j, the first j"
 )
@@ -120,7 +121,7 @@ def main(argv) -> int:
   """Rewinds, resumes, or says that all is done."""
   del argv
   path, config = pathlib.Path(_RUN.value), _config()
-  experiment = analysis.load_experiment(path)
+  experiment = analysis.load_experiment(path, _DATA_DIR.value)
   analysis.make_rewinds(experiment.network, config)
   first, count = experiment.config.seed, experiment.config.num_seeds
   seeds = range(first, first + count)

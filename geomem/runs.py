@@ -26,6 +26,10 @@ COLUMNS = (
 )
 
 
+# Where things lie may change; what a run is made of may not.
+_PLACES = ("data_dir",)
+
+
 class RunError(ValueError):
   """A run directory cannot be used as asked."""
 
@@ -118,6 +122,8 @@ class Run:
       return
     old = read_config(self.path)
     for field in [*old, *self.config]:
+      if field in _PLACES:
+        continue
       if old.get(field) != self.config.get(field):
         raise RunError(
           f"{self.path} holds a run with another {field}:"

@@ -92,6 +92,11 @@ def scores_of(rows, **columns):
   }
 
 
+def test_a_run_whose_data_moved_opens(finished):
+  moved = analysis.load_experiment(finished, data_dir="elsewhere")
+  assert moved.config.data_dir == "elsewhere"
+
+
 def test_the_last_epoch_changes_nothing_and_all_layers_change_all(finished):
   own = [row for row in runs.read_rows(finished) if row["layer"] is None]
   for reading in ("together", "parameters"):

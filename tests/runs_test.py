@@ -52,6 +52,7 @@ def test_another_config_is_refused_by_field(tmp_path):
   runs.Run(tmp_path, CONFIG).close()
   with pytest.raises(runs.RunError, match="another width: 4 there, 5 asked"):
     runs.Run(tmp_path, CONFIG | {"width": 5})
+  runs.Run(tmp_path, CONFIG | {"data_dir": "elsewhere"}).close()
 
 
 def test_two_processes_do_not_share_a_directory(tmp_path):

@@ -146,8 +146,14 @@ def measuring_forward(network: models.Network, mean: tuple, std: tuple):
   return forward
 
 
-def load_experiment(path: pathlib.Path | str) -> Experiment:
+def load_experiment(
+  path: pathlib.Path | str, data_dir: str | None = None
+) -> Experiment:
   """The experiment of a finished run, from the config in its directory.
+
+  Args:
+    path: the run directory.
+    data_dir: where the data lie now, if not where they were.
 
   Raises:
     RunError: the directory is no run of `experiments.memorization`, or its
@@ -169,4 +175,6 @@ def load_experiment(path: pathlib.Path | str) -> Experiment:
       f"The run in {path} is not finished: seed {min(seeds - done)} has not"
       " been trained to its end. Give its own command again first."
     )
+  if data_dir is not None:
+    config["data_dir"] = data_dir
   return prepare(ExperimentConfig(**config))
