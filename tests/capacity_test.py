@@ -1,5 +1,6 @@
 """Theory against simulation through the binary: whole, resumed, refused."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -9,6 +10,7 @@ from geomem import analysis, geometry, plots, runs
 from tests.binaries import execute
 
 SMALL = {"num_draws": 4, "num_probes": 10, "num_shuffles": 2, "epochs": "last"}
+COMPARISON = analysis.CapacityConfig(**SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -32,12 +34,11 @@ def trained(tmp_path_factory):
 
 def in_part(trained, out, stop_after):
   """The same work in this process, cut off after some units."""
-  config = analysis.CapacityConfig(**SMALL)
   experiment = analysis.load_experiment(trained)
-  fields = analysis.capacity_config_dict(config, of_run=True)
+  fields = analysis.capacity_config_dict(COMPARISON, of_run=True)
   with runs.Run(out, {"experiment": "capacity", **fields}) as run:
-    units = analysis.run_units(trained, experiment, config)
-    measured = analysis.measure_units(run, config, units)
+    units = analysis.run_units(trained, experiment, COMPARISON)
+    measured = analysis.measure_units(run, COMPARISON, units)
     return len(list(itertools.islice(measured, stop_after)))
 
 
@@ -51,9 +52,8 @@ def test_layers_of_a_run_are_compared_once_and_killed_work_resumes(
   out = trained / "capacity"
   rows = runs.read_rows(out)
   # 5 layers x 2 subsets, with and without shared directions.
-  config = analysis.CapacityConfig(**SMALL)
   experiment = analysis.load_experiment(trained)
-  assert analysis.count_run_units(trained, experiment, config) == 5 * 2 * 2
+  assert analysis.count_run_units(trained, experiment, COMPARISON) == 5 * 2 * 2
   for metric in ("capacity", "simulated_capacity", "null_capacity"):
     assert sum(row["metric"] == metric for row in rows) == 5 * 2 * 2
   for name in ("capacity", "capacity_along"):
@@ -75,6 +75,15 @@ def test_layers_of_a_run_are_compared_once_and_killed_work_resumes(
   (killed / "results.jsonl").write_bytes(torn)
   assert in_part(trained, killed, None) == 5 * 2 * 2
   assert (killed / "results.jsonl").read_bytes() == calm
+
+
+def test_the_subsets_of_the_run_are_compared(trained):
+  experiment = analysis.load_experiment(trained)
+  config = dataclasses.replace(experiment.config, subsets="test")
+  job = trained, experiment._replace(config=config), COMPARISON
+  units = list(analysis.run_units(*job))
+  assert {unit.columns["subset"] for unit in units} == {"test"}
+  assert len(units) == analysis.count_run_units(*job) == 5 * 2
 
 
 def test_a_run_that_is_none_is_refused(tmp_path):

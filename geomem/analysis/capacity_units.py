@@ -116,21 +116,15 @@ def run_units(
 
 def _layer_units(experiment, seed, epoch: int, state) -> Iterator[Unit]:
   network = experiment.network
-  names = list(seed.subsets)
-  images = np.concatenate(
-    [
-      getattr(experiment, subset.source).images[seed.manifolds[name].ravel()]
-      for name, subset in seed.subsets.items()
-    ]
-  )
+  images = experiments.manifold_images(experiment, seed)
   forward = experiments.measuring_forward(
     network, tuple(experiment.mean.tolist()), tuple(experiment.std.tolist())
   )
-  shape = next(iter(seed.manifolds.values())).shape
-  blocks = layer_blocks(forward, state, images, network.layer_names)
+  flat = images.reshape(-1, *images.shape[3:])
+  blocks = layer_blocks(forward, state, flat, network.layer_names)
   for index, (layer, points) in enumerate(blocks):
-    points = points.reshape(len(names), *shape, -1)
-    for name, manifolds in zip(names, points, strict=True):
+    points = points.reshape(*images.shape[:3], -1)
+    for name, manifolds in zip(seed.manifolds, points, strict=True):
       for centers in CENTERS:
         columns = {
           "seed": seed.seed,
@@ -162,6 +156,6 @@ def count_run_units(
     len({epoch_of(rows, which, seed) for which in chosen_epochs(config)})
     for seed in seeds
   )
-  num_subsets = len(experiments.prepare_seed(experiment, first).subsets)
+  num_subsets = len(experiments.prepare_seed(experiment, first).manifolds)
   num_layers = len(experiment.network.layer_names)
   return num_epochs * num_layers * num_subsets * len(CENTERS)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import UInt8
 
 from geomem import data, geometry, models, runs, training
 from geomem.analysis.config import (
@@ -132,6 +133,17 @@ def training_data(experiment: Experiment, seed: Seed) -> training.TrainingData:
     jnp.asarray(experiment.mean),
     jnp.asarray(experiment.std),
   )
+
+
+def manifold_images(
+  experiment: Experiment, seed: Seed
+) -> UInt8[np.ndarray, "subsets P M H W C"]:
+  """The images of the manifolds of every measured subset."""
+  images = [
+    getattr(experiment, seed.subsets[name].source).images[chosen]
+    for name, chosen in seed.manifolds.items()
+  ]
+  return np.stack(images)
 
 
 @functools.cache

@@ -110,14 +110,7 @@ def measure_layers(
   config, network = experiment.config, experiment.network
   layers = network.layer_names if layers is None else layers
   names = list(seed.manifolds)
-  images = np.stack(
-    [
-      getattr(experiment, seed.subsets[name].source).images[chosen.ravel()]
-      for name, chosen in seed.manifolds.items()
-    ]
-  )
-  shape = next(iter(seed.manifolds.values())).shape
-  images = images.reshape(len(names), *shape, *images.shape[2:])
+  images = experiments.manifold_images(experiment, seed)
   forward = experiments.measuring_forward(
     network, tuple(experiment.mean.tolist()), tuple(experiment.std.tolist())
   )

@@ -221,7 +221,7 @@ def measure_rewinds(run, path, experiment, seed, config) -> Iterator[int]:
     mask: mixing.mixed_layers(experiment.network, mask) for mask in job.networks
   }
   expected = sum(len(layers[mask]) for mask in job.masks.values())
-  expected *= len(seed.subsets) * len(METRICS)
+  expected *= len(seed.manifolds) * len(METRICS)
   done = _count(run, job, layers=True)
   with job.saved:
     for epoch in epochs_to_rewind(path, config, seed.seed):

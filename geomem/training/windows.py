@@ -1,6 +1,5 @@
 """The training set, and the windows of it that an epoch passes through."""
 
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -64,8 +63,7 @@ def windows(
     return
   batches = parallel.fetch(batches)
   num_steps = len(batches)
-  bytes_per_image = math.prod(data.images.shape[1:])
-  size = _steps_in_window(num_steps, batches[0].size * bytes_per_image)
+  size = _steps_in_window(num_steps, data.images[batches[0]].nbytes)
   rows = batches.reshape(num_steps // size, -1)
   within = np.arange(rows.shape[1]).reshape(size, *batches.shape[1:])
   within = parallel.replicate(within)
