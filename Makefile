@@ -31,7 +31,7 @@ $(READY): setup.py
 	with make PYTHON=python3.12" % sys.version.split()[0] or 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --editable ".[test]"
+	$(PY) -m pip install -qq --editable ".[test]"
 	@touch $@
 
 clean:

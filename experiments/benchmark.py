@@ -2,8 +2,9 @@
 
   python -m experiments.benchmark --out=runs/benchmark
 
-takes about ten minutes on two cores; nothing else should run meanwhile. DAQP
-and quadprog take part where they are installed: pip install -e ".[bench]".
+takes three minutes on two cores; nothing else should run meanwhile. DAQP and
+quadprog take part where they are installed, and take longer: pip install -e
+".[bench]".
 """
 
 import pathlib

@@ -9,8 +9,8 @@ or on every layer of a finished run, at its best and its last epoch:
 
   python -m experiments.capacity --run=runs/demo
 
-which writes to runs/demo/capacity. Each takes a few minutes on two cores. The
-same command again resumes what was cut off.
+which writes to runs/demo/capacity. They take one and two minutes on two
+cores. The same command again resumes what was cut off.
 """
 
 import pathlib

@@ -5,7 +5,7 @@ others kept, nothing trained: each layer alone, the last j layers, the first j.
 
   python -m experiments.rewind --run=runs/demo
 
-takes 15 seconds on two cores for the demo: 18 networks for each of 12 saved
+takes 20 seconds on two cores for the demo: 18 networks for each of 12 saved
 epochs. Over three seeds of it, back to the best epoch, the last three of seven
 layers recover 6 % of the test accuracy that was lost, the last six 90 %, the
 first four 84 %; no single layer's rewind recovers more than 15 %, and those of
