@@ -8,6 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+TOLERANCE = 0.25
+_EPOCHS = ("best", "last")
+
 
 class Finding(NamedTuple):
   """One finding.
@@ -57,63 +60,109 @@ def layer_means(rows, metric: str, which: str) -> dict[str, np.ndarray]:
   }
 
 
+class _Layers(NamedTuple):
+  """Capacities of the hidden layers by subset, at the best and last epoch."""
+
+  best: dict[str, np.ndarray]
+  last: dict[str, np.ndarray]
+  chance: float
+
+  @property
+  def early(self) -> int:
+    """How many layers are the first half."""
+    return max(1, len(self.best["permuted"]) // 2)
+
+
 def find(rows) -> list[Finding]:
-  """Tests the five findings; each sentence carries its figures."""
-  best = layer_means(rows, "capacity", "best")
-  last = layer_means(rows, "capacity", "last")
+  """Tests the five findings; each sentence carries its figures.
+
+  What is equal in the paper, such as a capacity and that of chance, must be so
+  within `TOLERANCE`; the paper's own figures are within 10 %. They are of 50
+  points of 100 classes: where manifolds have more points than there are
+  classes, permuted and restored points fall together once they are memorized,
+  and lie above chance.
+  """
   points = next(r["value"] for r in rows if r["metric"] == "manifold_points")
-  # The input does not change, and the logits are the output.
-  hidden = slice(1, -1)
-  chance = 2 / points
-  perm_best, perm_last = best["permuted"][hidden], last["permuted"][hidden]
-  rest_best, rest_last = best["restored"][hidden], last["restored"][hidden]
-  half = max(1, len(perm_best) // 2)
-  spread = np.abs(perm_best / chance - 1).max()
-  change = np.abs(
-    np.concatenate(
-      [last[s][1 : 1 + half] / best[s][1 : 1 + half] - 1 for s in best]
-    )
-  ).max()
-  rise = perm_last / perm_best
-  radius = [
-    layer_means(rows, "radius", w)["permuted"][-2] for w in ("best", "last")
-  ]
-  dimension = [
-    layer_means(rows, "dimension", w)["permuted"][-2] for w in ("best", "last")
-  ]
+  best, last = (_hidden(layer_means(rows, "capacity", w)) for w in _EPOCHS)
+  layers = _Layers(best, last, 2 / points)
   return [
-    Finding(
-      "F3.1",
-      bool(spread < 0.5 and rest_best[-1] > 2 * perm_best[-1]),
-      f"best epoch: permuted capacity is within {spread:.0%} of chance"
-      f" ({chance:.3f}) in every hidden layer; restored reaches"
-      f" {rest_best[-1]:.3f}",
-    ),
-    Finding(
-      "F3.2",
-      bool(rise[-1] > 1.5 and rise[:half].max() < 1.25),
-      f"last epoch: permuted capacity rises to {rise[-1]:.2f} times its best-"
-      f"epoch value in the last hidden layer, at most {rise[:half].max():.2f}"
-      f" times in the first {half}",
-    ),
-    Finding(
-      "F3.3",
-      bool(rest_last[-1] < 0.67 * rest_best[-1]),
-      f"last epoch: restored capacity of the last hidden layer falls from"
-      f" {rest_best[-1]:.3f} to {rest_last[-1]:.3f}, test from"
-      f" {best['test'][-2]:.3f} to {last['test'][-2]:.3f}",
-    ),
-    Finding(
-      "F3.4",
-      bool(radius[1] < radius[0] and dimension[1] < dimension[0]),
-      f"permuted radius and dimension of the last hidden layer go from"
-      f" {radius[0]:.2f} and {dimension[0]:.1f} to {radius[1]:.2f} and"
-      f" {dimension[1]:.1f}",
-    ),
-    Finding(
-      "F3.5",
-      bool(change < 0.25),
-      f"the first {half} hidden layers change by at most {change:.0%} in"
-      " capacity between best and last epoch, over all subsets",
-    ),
+    _permuted_at_chance(layers),
+    _permuted_rises_late(layers),
+    _restored_falls(layers),
+    _permuted_shrinks(rows),
+    _early_layers_stay(layers),
   ]
+
+
+def _hidden(by_layer: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+  # The input does not change, and the logits are the output.
+  return {subset: values[1:-1] for subset, values in by_layer.items()}
+
+
+def _farthest(values: np.ndarray, expected: np.ndarray | float) -> float:
+  return float(np.abs(values / expected - 1).max())
+
+
+def _permuted_at_chance(layers: _Layers) -> Finding:
+  best = layers.best
+  spread = _farthest(best["permuted"], layers.chance)
+  apart = _farthest(best["restored"], best["test"])
+  return Finding(
+    "F3.1",
+    max(spread, apart) < TOLERANCE,
+    f"best epoch: permuted capacity is within {spread:.0%} of chance"
+    f" ({layers.chance:.3f}) in every hidden layer, restored within"
+    f" {apart:.0%} of test",
+  )
+
+
+def _permuted_rises_late(layers: _Layers) -> Finding:
+  rise = layers.last["permuted"] / layers.best["permuted"]
+  early = rise[: layers.early].max()
+  return Finding(
+    "F3.2",
+    bool(rise[-1] > 1.5 and early < 1 + TOLERANCE),
+    f"last epoch: permuted capacity rises to {rise[-1]:.2f} times its best-"
+    f"epoch value in the last hidden layer, at most {early:.2f} times in the"
+    f" first {layers.early}",
+  )
+
+
+def _restored_falls(layers: _Layers) -> Finding:
+  before, after = (of["restored"][-1] for of in (layers.best, layers.last))
+  apart = after / layers.chance - 1
+  return Finding(
+    "F3.3",
+    bool(after < before and abs(apart) < TOLERANCE),
+    f"last epoch: restored capacity of the last hidden layer falls from"
+    f" {before:.3f} to {after:.3f}, {apart:+.0%} from chance, test from"
+    f" {layers.best['test'][-1]:.3f} to {layers.last['test'][-1]:.3f}",
+  )
+
+
+def _permuted_shrinks(rows) -> Finding:
+  radius, dimension = (
+    [layer_means(rows, metric, w)["permuted"][-2] for w in _EPOCHS]
+    for metric in ("radius", "dimension")
+  )
+  return Finding(
+    "F3.4",
+    bool(radius[1] < radius[0] and dimension[1] < dimension[0]),
+    f"permuted radius and dimension of the last hidden layer go from"
+    f" {radius[0]:.2f} and {dimension[0]:.1f} to {radius[1]:.2f} and"
+    f" {dimension[1]:.1f}",
+  )
+
+
+def _early_layers_stay(layers: _Layers) -> Finding:
+  count = layers.early
+  change = max(
+    _farthest(layers.last[subset][:count], layers.best[subset][:count])
+    for subset in layers.best
+  )
+  return Finding(
+    "F3.5",
+    change < TOLERANCE,
+    f"the first {count} hidden layers change by at most {change:.0%} in"
+    " capacity between best and last epoch, over all subsets",
+  )
