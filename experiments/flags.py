@@ -1,6 +1,7 @@
 """The flags that the binaries share: one for each field of the config."""
 
 import dataclasses
+import inspect
 import re
 import sys
 import textwrap
@@ -28,8 +29,10 @@ def _help_texts(config_class: type) -> dict[str, str]:
   """The config's own words on each field, those it inherits included."""
   texts = {}
   for ancestor in reversed(config_class.__mro__):
-    _, _, section = (ancestor.__doc__ or "").partition("Attributes:")
-    found = re.findall(r"^    (\w+): (.*(?:\n {6}.*)*)", section, re.MULTILINE)
+    # From Python 3.13 on docstrings come without the indentation.
+    text = inspect.cleandoc(ancestor.__doc__ or "")
+    _, _, section = text.partition("Attributes:")
+    found = re.findall(r"^  (\w+): (.*(?:\n {4}.*)*)", section, re.MULTILINE)
     texts |= {name: " ".join(text.split()) for name, text in found}
   return texts
 

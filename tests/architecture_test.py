@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+import geomem
+
 ROOT = pathlib.Path(__file__).parent.parent
 
 # Room -> rooms of geomem that it may import.
@@ -31,12 +33,14 @@ ARROWS = {
   },
   "plots": {"disk", "runs"},
 }
-LIBRARY = sorted((ROOT / "geomem").rglob("*.py"))
+# As installed: here, or from a wheel.
+PACKAGE = pathlib.Path(geomem.__file__).parent
+LIBRARY = sorted(PACKAGE.rglob("*.py"))
 BINARIES = sorted((ROOT / "experiments").rglob("*.py"))
 
 
 def room_of(path: pathlib.Path) -> str:
-  return path.relative_to(ROOT / "geomem").parts[0].removesuffix(".py")
+  return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def imported_modules(path: pathlib.Path) -> set[str]:

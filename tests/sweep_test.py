@@ -241,11 +241,13 @@ def test_a_cell_held_by_another_is_done_last(calm, tmp_path, monkeypatch):
 
 
 def test_a_failed_cell_is_reported_and_the_others_go_on(tmp_path, capsys):
-  assert do_sweep(tmp_path, [0, 2], num_seeds=1) == 1
+  # A file where the cell's directory would be.
+  (tmp_path / "width=3").touch()
+  assert do_sweep(tmp_path, [2, 3], num_seeds=1) == 1
   told = capsys.readouterr()
-  assert "width=0: width is 0" in told.err
+  assert f"Failed: {tmp_path / 'width=3'}" in told.err
   assert "1 of 2 cells are complete" in told.out
-  assert not (tmp_path / "width=0").exists()
+  (tmp_path / "width=3").unlink()
   assert {row["width"] for row in runs.read_rows(tmp_path)} == {2}
   # The sweep can grow; another one is refused.
   assert do_sweep(tmp_path, [2, 3], num_seeds=1) == 0
@@ -255,6 +257,8 @@ def test_a_failed_cell_is_reported_and_the_others_go_on(tmp_path, capsys):
 
 
 def test_bad_lists_are_sentences(tmp_path):
+  with pytest.raises(ValueError, match="width is 0; at least 1"):
+    do_sweep(tmp_path, [0, 2])
   with pytest.raises(ValueError, match="names a value twice"):
     do_sweep(tmp_path, [2, 2])
   for share in ("2/2", "1", "a/b"):

@@ -75,14 +75,12 @@ def _argmin(correlations, cosines):
 
 
 def _elbow(correlations, cosines):
-  """The K farthest below the line from the curve's start to its lowest."""
+  """The K farthest below the line from the curve's start to its end."""
   del cosines
-  ranks = jnp.arange(len(correlations))
-  end = correlations.argmin()
-  share = ranks / jnp.maximum(end, 1)
+  end = jnp.isfinite(correlations).sum() - 1  # Tried are K = 0 to some other.
+  share = jnp.arange(len(correlations)) / jnp.maximum(end, 1)
   line = correlations[0] + share * (correlations[end] - correlations[0])
-  below = jnp.where(ranks <= end, line - correlations, -jnp.inf)
-  return below.argmax()
+  return (line - correlations).argmax()
 
 
 def _null(correlations, cosines):
