@@ -1,5 +1,6 @@
 """Layer rewinds: exact at both ends, resumed, and refused by sentences."""
 
+import dataclasses
 import itertools
 import shutil
 
@@ -220,6 +221,20 @@ def test_the_binary_measures_and_the_second_start_does_nothing(copy):
   second = execute("rewind", *options, run=copy)
   assert "nothing to do" in second.stdout
   assert runs.read_rows(out) == rows
+
+
+def test_geometry_of_some_subsets_is_measured_once(copy, monkeypatch):
+  experiment = analysis.load_experiment(copy)
+  config = dataclasses.replace(experiment.config, subsets="test")
+  experiment = experiment._replace(config=config)
+  seed = analysis.prepare_seed(experiment, 0)
+  config = analysis.RewindConfig(layers=("logits",), epochs=(1,), geometry=True)
+  with runs.Run(copy / config.directory, config.as_dict()) as run:
+    job = run, copy, experiment, seed, config
+    measured = list(analysis.measure_rewinds(*job))
+    assert {row["subset"] for row in run.rows()} == {"test"}
+    monkeypatch.setattr("geomem.analysis.rewind.measure_layers", pytest.fail)
+    assert list(analysis.measure_rewinds(*job)) == measured
 
 
 def test_equal_rewinds_are_evaluated_once(parts):

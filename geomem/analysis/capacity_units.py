@@ -117,9 +117,7 @@ def run_units(
 def _layer_units(experiment, seed, epoch: int, state) -> Iterator[Unit]:
   network = experiment.network
   images = experiments.manifold_images(experiment, seed)
-  forward = experiments.measuring_forward(
-    network, tuple(experiment.mean.tolist()), tuple(experiment.std.tolist())
-  )
+  forward = experiments.measuring_forward(experiment)
   flat = images.reshape(-1, *images.shape[3:])
   blocks = layer_blocks(forward, state, flat, network.layer_names)
   for index, (layer, points) in enumerate(blocks):

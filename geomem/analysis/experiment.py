@@ -146,9 +146,14 @@ def manifold_images(
   return np.stack(images)
 
 
-@functools.cache
-def measuring_forward(network: models.Network, mean: tuple, std: tuple):
+def measuring_forward(experiment: Experiment):
   """`(state, uint8 images) -> activations`, one function for each network."""
+  moments = (tuple(x.tolist()) for x in (experiment.mean, experiment.std))
+  return _forward(experiment.network, *moments)
+
+
+@functools.cache
+def _forward(network: models.Network, mean: tuple, std: tuple):
   mean_array, std_array = np.float32(mean), np.float32(std)
 
   def forward(state, images):

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-TOLERANCE = 0.25
+TOLERANCE = 0.25  # Of what is equal in the paper.
 _EPOCHS = ("best", "last")
 
 
@@ -89,7 +89,10 @@ def find(rows) -> list[Finding]:
     _permuted_at_chance(layers),
     _permuted_rises_late(layers),
     _restored_falls(layers),
-    _permuted_shrinks(rows),
+    _permuted_shrinks(
+      [_hidden(layer_means(rows, "radius", w)) for w in _EPOCHS],
+      [_hidden(layer_means(rows, "dimension", w)) for w in _EPOCHS],
+    ),
     _early_layers_stay(layers),
   ]
 
@@ -140,11 +143,9 @@ def _restored_falls(layers: _Layers) -> Finding:
   )
 
 
-def _permuted_shrinks(rows) -> Finding:
-  radius, dimension = (
-    [layer_means(rows, metric, w)["permuted"][-2] for w in _EPOCHS]
-    for metric in ("radius", "dimension")
-  )
+def _permuted_shrinks(radii, dimensions) -> Finding:
+  radius = [of["permuted"][-1] for of in radii]
+  dimension = [of["permuted"][-1] for of in dimensions]
   return Finding(
     "F3.4",
     bool(radius[1] < radius[0] and dimension[1] < dimension[0]),

@@ -111,9 +111,7 @@ def measure_layers(
   layers = network.layer_names if layers is None else layers
   names = list(seed.manifolds)
   images = experiments.manifold_images(experiment, seed)
-  forward = experiments.measuring_forward(
-    network, tuple(experiment.mean.tolist()), tuple(experiment.std.tolist())
-  )
+  forward = experiments.measuring_forward(experiment)
   options = {
     "kappa": config.kappa,
     "num_probes": config.num_probes,

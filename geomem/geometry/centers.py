@@ -114,7 +114,15 @@ _RULES = {
 
 
 def check_centers(rule: int | str | None, num_manifolds: int) -> None:
-  """Raises ValueError unless `centers=rule` goes with so many manifolds."""
+  """Checks a rule for the centres before there are any.
+
+  Args:
+    rule: as in `shared_directions`.
+    num_manifolds: P.
+
+  Raises:
+    ValueError: the rule is not known, or K is more than P - 3 or 32.
+  """
   largest = max_rank(num_manifolds)
   if isinstance(rule, int) and not 0 <= rule <= largest:
     raise ValueError(
