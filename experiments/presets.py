@@ -35,8 +35,8 @@ _PAPER = {
   "num_probes": 300,
 }
 # With half as many points as classes, like the paper's 50 of 100: fewer of
-# those that are memorized under other labels fall together, and capacity is nearer to
-# that of chance, 2/M.
+# those that are memorized under other labels fall together, and capacity is
+# nearer to that of chance, 2/M.
 _SMALL = _PAPER | {
   "num_classes": 20,
   "manifold_points": 10,
