@@ -1,8 +1,10 @@
-"""Directions that centres share: an optimisation on the Stiefel manifold.
+"""Directions that centres share, for K = 1, 2, ... of them in turn.
 
-For K = 1, 2, ... the K orthonormal directions V that leave least correlation,
-½ Σ cos²_μν, between what is left of the centres. Several chains go through all
-K: each adds a direction to what it found for K - 1, and moves all K of them.
+The K orthonormal directions are those of least `center_cost`. Several chains go
+through all K. Each adds a direction to its own for K − 1 and minimises again:
+in turn a principal axis of the remainders brought to length one, a principal
+axis of the remainders as long as they are, and a random direction. Most minima
+are found from the axes, which no draw and no order of the centres changes.
 """
 
 import functools
@@ -10,179 +12,227 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
+
+from geomem.geometry.center_cost import (
+  evaluate_cost,
+  mean_off_diagonal,
+  remainders,
+  unit_remainders,
+)
+from geomem.geometry.grassmann import minimize, orthonormalize
 
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-# Every chain takes some steps, and the best of them more: with strong
-# correlations a hundred are needed, and few chains are worth them.
-_NUM_STEPS = 20
-_NUM_BEST = 2
-_NUM_MORE_STEPS = 80
-_LONGEST_STEP = 3.0
+# Of chains whose f is this close, the one that leaves most of every centre.
+_EQUAL = 1e-3
+_TOLERANCE = 1e-4
+_MAX_EVALUATIONS = 100
+# Arrays grow with K by such factors, and every size is a program of its own.
+_WIDER = 4
+# Three rises of the correlation in a row end the search, from here on.
+_FIRST_END = 5
 
 
-class Chains(NamedTuple):
-  """What the chains found for one K, in order of their cost.
+class Found(NamedTuple):
+  """What the search found.
 
   Attributes:
-    V: directions, in the first K columns.
-    cost: half the sum of squared residual cosines, P / 2 at least.
+    V: the directions of the chosen K, zero columns beyond.
+    rank: the chosen K.
+    correlations: mean |cos| of different centres by K = 1, 2, ...; infinite
+      where K was not tried.
+    costs: f by K, likewise.
+    left: the least share d_μ of any centre by K; 0 where K was not tried.
+    leading: the largest eigenvalue of the cosines by K, if asked for.
   """
 
-  V: Float[Array, "chains P ranks"]
+  V: Float[Array, "P ranks"]
+  rank: Int[Array, ""]
+  correlations: Float[Array, " ranks"]
+  costs: Float[Array, " ranks"]
+  left: Float[Array, " ranks"]
+  leading: Float[Array, " ranks"]
+
+
+class _Chains(NamedTuple):
+  V: Float[Array, "chains P K"]
+  objective: Float[Array, " chains"]
   cost: Float[Array, " chains"]
+  left: Float[Array, " chains"]
 
 
-def _floor(X):
-  # Keeps a centre that is removed whole from dividing by zero.
-  return 1e-12 * (X**2).sum(axis=1).mean() + jnp.finfo(X.dtype).tiny
+def _summary(V: Array, X: Array, present: Array) -> tuple[Array, Array, Array]:
+  """Objective, cost f and the least share left."""
+  Y, d, inverse = remainders(V, X)
+  cosines = _dot(Y, Y.T) * jnp.sqrt(inverse[:, None] * inverse[None, :])
+  left = jnp.where(present, d, 1).min()
+  return evaluate_cost(V, X).value, 0.5 * (cosines**2).sum(), left
 
 
-def residual_gram(X, V):
-  """Gram matrix of the rows of X without their part along V."""
-  Y = X - _dot(_dot(X, V), V.T)
-  return _dot(Y, Y.T)
+def _extend(key, V: Array, k: Array, j: Array, X: Array, norms: Array) -> Array:
+  """V with one more direction of what it leaves as column k - 1."""
+  Y, _, inverse = remainders(V, X)
+  weights = jnp.where(j % 3 == 0, jnp.sqrt(inverse), norms)
+  Y = Y * weights[:, None]
+  _, axes = jnp.linalg.eigh(_dot(Y.T, Y))
+  # The axes that are left are the last; beyond them, from the first again.
+  rank = (X**2).sum(axis=0).astype(bool).sum()
+  place = (j // 3) % jnp.maximum(rank - (k - 1), 1)
+  axis = jax.lax.dynamic_index_in_dim(axes, len(axes) - 1 - place, 1, False)
+  key = jax.random.fold_in(jax.random.fold_in(key, k), j)
+  drawn = _dot(jax.random.normal(key, (len(X),), X.dtype), Y)
+  new = jnp.where(j % 3 == 2, drawn, axis)
+  columns = jnp.arange(V.shape[1])
+  W = jnp.where((columns == k - 1)[None], new[:, None], V)
+  return orthonormalize(W, columns >= k)
 
 
-def _value_and_grad(V, X, C):
-  """The cost, and its gradient in V, from C = X Xᵀ."""
-  A = _dot(X, V)
-  R = C - _dot(A, A.T)
-  inverse = 1 / (jnp.maximum(jnp.diagonal(R), 0) + _floor(X))
-  weighted = R * (inverse[:, None] * inverse[None, :])
-  squares = (R * weighted).sum(axis=1)
-  # Through R, and through the norms in the denominators.
-  pull = weighted - jnp.diag(squares * inverse)
-  return 0.5 * squares.sum(), -2 * _dot(X.T, _dot(pull, A))
+def _advance(key, chains: _Chains, k: Array, X: Array, norms: Array) -> _Chains:
+  """The chains for k directions, from those for k - 1, best first."""
+  absent = jnp.arange(chains.V.shape[2]) >= k
+  count, size = len(chains.V), len(X)
 
-
-def _orthonormalize(W):
-  """The same span, by Cholesky's factor of WᵀW."""
-  eye = jnp.eye(W.shape[1], dtype=W.dtype)
-  L = jnp.linalg.cholesky(_dot(W.T, W) + jnp.finfo(W.dtype).tiny * eye)
-  return jax.lax.linalg.triangular_solve(
-    L, W, left_side=False, lower=True, transpose_a=True
-  )
-
-
-def _minimize(V, mask, X, C, num_steps):
-  """Barzilai-Borwein steps; the best V is kept.
-
-  Columns that the mask leaves out count as absent: their gradient is zero, so
-  that one program serves every K.
-  """
-  # Axes without variance stay out of V. Along them V Vᵀ would stop being a
-  # projection of the centres, at a lower cost: rounding errors would grow.
-  used = (jnp.diagonal(_dot(X.T, X)) > 0)[:, None]
-
-  def tangent(V):
-    value, gradient = _value_and_grad(V * mask[None, :], X, C)
-    gradient = jnp.where(used, gradient * mask[None, :], 0)
-    inner = _dot(V.T, gradient)
-    return value, gradient - _dot(V, 0.5 * (inner + inner.T))
-
-  def step(_, carry):
-    V, gradient, rate, best_V, best = carry
-    # A step much longer than this would cost the directions their right
-    # angles: its product with itself is what is factorized.
-    length = jnp.sqrt((gradient**2).sum())
-    rate = jnp.minimum(rate, _LONGEST_STEP / jnp.maximum(length, 1e-30))
-    new_V = _orthonormalize(jnp.where(used, V - rate * gradient, 0))
-    value, new_gradient = tangent(new_V)
-    moved, changed = new_V - V, new_gradient - gradient
-    overlap = jnp.abs((moved * changed).sum())
-    known = overlap > 0
-    rate = jnp.where(
-      known, (moved**2).sum() / jnp.where(known, overlap, 1), rate
+  def descend(xs):
+    V, j = xs
+    V = minimize(
+      lambda V: evaluate_cost(V, X),
+      _extend(key, V, k, j, X, norms),
+      absent,
+      tolerance=_TOLERANCE,
+      max_evaluations=_MAX_EVALUATIONS,
     )
-    best_V = jnp.where(value < best, new_V, best_V)
-    return new_V, new_gradient, rate, best_V, jnp.minimum(value, best)
+    return _Chains(V, *_summary(V, X, norms > 0))
 
-  value, gradient = tangent(V)
-  rate = 0.1 / (jnp.sqrt((gradient**2).sum()) + 1e-6)
-  carry = (V, gradient, rate, V, value)
-  *_, best_V, best = jax.lax.fori_loop(0, num_steps, step, carry)
-  return best_V, best
-
-
-def _leading_direction(V, X):
-  """Of the residuals, each in units of its length."""
-  Y = X - _dot(_dot(X, V), V.T)
-  Y = Y / jnp.sqrt((Y**2).sum(axis=1, keepdims=True) + _floor(X))
-  _, vectors = jnp.linalg.eigh(_dot(Y.T, Y))
-  return vectors[:, -1]
-
-
-def _random_directions(key, X, count):
-  used = (jnp.diagonal(_dot(X.T, X)) > 0)[:, None]
-  draw = jax.random.normal(key, (X.shape[1], count), X.dtype)
-  return jnp.where(used, draw, 0)
-
-
-def _in_order(chains: Chains) -> Chains:
-  costs = jnp.where(jnp.isnan(chains.cost), jnp.inf, chains.cost)
-  order = jnp.argsort(costs)
-  return Chains(chains.V[order], costs[order])
-
-
-def _add_direction(key, Vs, k, X, C):
-  """Chains for k directions, from those for k - 1 in order of their cost."""
-  columns = jnp.arange(Vs.shape[2])
-  keys = jax.random.split(key, len(Vs))
-  new = jax.vmap(lambda key: _random_directions(key, X, 1)[:, 0])(keys)
-  before = (columns < k - 1).astype(X.dtype)
-  new = new.at[0].set(_leading_direction(Vs[0] * before[None], X))
-  here = (columns == k - 1)[None, :]
-  # QR leaves the columns before the new one as they are, up to their sign.
-  starts = jax.vmap(
-    lambda V, x: jnp.linalg.qr(jnp.where(here, x[:, None], V))[0]
-  )(Vs, new)
-  mask = (columns < k).astype(X.dtype)
-
-  def minimize(Vs, num_steps):
-    found = jax.vmap(lambda V: _minimize(V, mask, X, C, num_steps))(Vs)
-    return _in_order(Chains(*found))
-
-  chains = minimize(starts, _NUM_STEPS)
-  best = minimize(chains.V[:_NUM_BEST], _NUM_MORE_STEPS)
-  return _in_order(
-    jax.tree.map(
-      lambda some, others: jnp.concatenate([some, others[_NUM_BEST:]]),
-      best,
-      chains,
-    )
+  # Small problems go together; a large one fills a core by itself.
+  together = count
+  if jax.default_backend() == "cpu":
+    together = min(count, max(1, 12_000 // size**2))
+  found = jax.lax.map(
+    descend,
+    (chains.V, jnp.arange(count)),
+    batch_size=together if together > 1 else None,
   )
+  objective = jnp.where(jnp.isnan(found.objective), jnp.inf, found.objective)
+  order = jnp.argsort(objective)
+  return jax.tree.map(lambda x: x[order], found._replace(objective=objective))
 
 
-def chains_by_rank(
+class _Progress(NamedTuple):
+  k: Int[Array, ""]
+  chains: _Chains
+  V_kept: Float[Array, "P K"]
+  best: Float[Array, ""]
+  curves: tuple[Array, Array, Array, Array]
+  ended: Bool[Array, ""]
+
+
+def _choose(chains: _Chains, stable: bool) -> Array:
+  """The chain whose directions are taken for this K."""
+  equal = chains.cost <= (1 + _EQUAL) * chains.cost.min()
+  candidates = jnp.ones_like(equal) if stable else equal
+  return jnp.where(candidates, chains.left, -1).argmax()
+
+
+def _three_rises(correlations: Array, k: Array) -> Array:
+  """Whether the correlation rose at k, k - 1 and k - 2."""
+  i = jnp.maximum(k - 1, 3)
+  last = [correlations[i - j] for j in range(4)]
+  rises = (last[0] > last[1]) & (last[1] > last[2]) & (last[2] > last[3])
+  return (k >= _FIRST_END) & rises
+
+
+def widths(largest: int) -> list[int]:
+  """Returns the sizes that arrays take on the way to `largest` columns."""
+  sizes = [largest]
+  while sizes[0] > 32:
+    sizes.insert(0, -(-sizes[0] // _WIDER))
+  return sizes
+
+
+def search(
   key: Key[Array, ""],
   X: Float[Array, "P P"],
+  norms: Float[Array, " P"],
+  allowed: Int[Array, ""],
+  *,
   largest: int,
   num_chains: int,
-  allowed: Array,
-) -> Chains:
-  """Directions and costs for K = 1 ... `largest`, with a leading axis for K.
+  keep: str = "least",
+  stable: bool = False,
+  with_leading: bool = False,
+) -> Found:
+  """Goes through K = 1 ... `allowed`, or to where it can be seen to end.
 
   Args:
-    key: for the random directions that the chains add.
-    X: centres as rows, about their mean.
-    largest: K at most.
-    num_chains: how many; the first always adds the leading direction of what
-      is left, the others a random one.
-    allowed: beyond this K nothing is sought: the cost is infinite there.
+    key: for the chains that add random directions.
+    X: the centres as rows of norm one, about their mean, in axes of their span;
+      columns beyond its dimension are zero.
+    norms: the centres' norms; 0, like the row of X, where a centre has no
+      direction.
+    allowed: K at most.
+    largest: a static bound on it.
+    num_chains: how many.
+    keep: `least` keeps the K of least correlation, and ends after three rises
+      of the correlation in a row from K = 5; `last` keeps `allowed`.
+    stable: whether of the chains the one that leaves most of every centre is
+      taken, whatever its cost.
+    with_leading: whether the leading eigenvalues are wanted.
   """
-  C = _dot(X, X.T)
-  first = jax.vmap(
-    lambda key: jnp.linalg.qr(_random_directions(key, X, largest))[0]
-  )(jax.random.split(key, num_chains))
-  nothing = jnp.full((num_chains,), jnp.inf, X.dtype)
+  size = len(X)
+  nothing = jnp.zeros((largest,), X.dtype)
+  curves = (nothing + jnp.inf, nothing + jnp.inf, nothing, nothing)
+  zero = jnp.zeros((num_chains,), X.dtype)
+  state = _Progress(
+    jnp.int32(0),
+    _Chains(jnp.zeros((num_chains, size, 0), X.dtype), zero, zero, zero),
+    jnp.zeros((size, 0), X.dtype),
+    jnp.asarray(jnp.inf, X.dtype),
+    curves,
+    jnp.bool_(False),
+  )
 
-  def add(Vs, k):
-    chains = jax.lax.cond(
-      k <= allowed,
-      lambda: _add_direction(jax.random.fold_in(key, k), Vs, k, X, C),
-      lambda: Chains(Vs, nothing),
+  def step(state: _Progress) -> _Progress:
+    k = state.k + 1
+    chains = _advance(key, state.chains, k, X, norms)
+    chosen = _choose(chains, stable)
+    V = chains.V[chosen]
+    Y = unit_remainders(V, X)
+    cosines = _dot(Y, Y.T)
+    correlation = mean_off_diagonal(cosines)
+    leading = jnp.linalg.eigvalsh(cosines)[-1] if with_leading else 0.0
+    values = (correlation, chains.cost[chosen], chains.left[chosen], leading)
+    curves = tuple(
+      curve.at[k - 1].set(value)
+      for curve, value in zip(state.curves, values, strict=True)
     )
-    return chains.V, chains
+    better = (correlation < state.best) | (keep == "last")
+    return _Progress(
+      k,
+      chains,
+      jnp.where(better, V, state.V_kept),
+      jnp.minimum(correlation, state.best),
+      curves,
+      _three_rises(curves[0], k) & (keep == "least"),
+    )
 
-  return jax.lax.scan(add, first, jnp.arange(1, largest + 1))[1]
+  for width in widths(largest):
+    state = _wider(state, width)
+    bound = jnp.minimum(width, allowed)
+    state = jax.lax.while_loop(
+      lambda state, bound=bound: (state.k < bound) & ~state.ended, step, state
+    )
+  rank = state.k
+  if keep == "least":
+    rank = jnp.where(state.k > 0, state.curves[0].argmin() + 1, 0)
+  return Found(state.V_kept, rank.astype(jnp.int32), *state.curves)
+
+
+def _wider(state: _Progress, width: int) -> _Progress:
+  """The same with more columns, zero as yet."""
+
+  def pad(V):
+    missing = width - V.shape[-1]
+    return jnp.pad(V, [(0, 0)] * (V.ndim - 1) + [(0, missing)])
+
+  chains = state.chains._replace(V=pad(state.chains.V))
+  return state._replace(chains=chains, V_kept=pad(state.V_kept))

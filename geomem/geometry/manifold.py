@@ -19,15 +19,20 @@ from jaxtyping import Array, Bool, Float, Int
     "dimension_stderr",
     "center_correlation",
     "rank",
+    "center_left",
     "interior",
     "converged",
     "residual",
+    "rounding",
   ],
   meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
 class ManifoldGeometry:
   """The geometry of P manifolds, with standard errors over the probes.
+
+  A manifold whose centre is at the mean of all points, as in a layer of dead
+  units, has no unit of length: its numbers are NaN.
 
   Attributes:
     capacity: α_M of each manifold.
@@ -38,9 +43,15 @@ class ManifoldGeometry:
     dimension_stderr: its standard error.
     center_correlation: ρ, before directions are removed.
     rank: K, how many shared directions were removed.
+    center_left: the share of each centre's squared norm that is left then.
     interior: fraction of probes that no point binds.
-    converged: whether each problem was solved to rounding.
+    converged: whether to believe the numbers of a manifold: each problem was
+      solved to rounding, and rounding is small beside what is left of the
+      points and of the centre.
     residual: the worst violation of optimality of a manifold's problems.
+    rounding: the relative error of the distances between its points that
+      rounding may cause: ε, times what the removed directions have taken over
+      what is left. Above 1e-3 nothing converged; double precision helps.
   """
 
   capacity: Float[Array, "*b P"]
@@ -51,9 +62,11 @@ class ManifoldGeometry:
   dimension_stderr: Float[Array, "*b P"]
   center_correlation: Float[Array, "*b"]
   rank: Int[Array, "*b"]
+  center_left: Float[Array, "*b P"]
   interior: Float[Array, "*b P"]
   converged: Bool[Array, "*b P"]
   residual: Float[Array, "*b P"]
+  rounding: Float[Array, "*b P"]
 
   @property
   def mean_capacity(self) -> Float[Array, "*b"]:

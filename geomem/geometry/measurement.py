@@ -12,12 +12,19 @@ from jaxtyping import Array, Float, Key, Shaped
 from geomem.geometry.anchors import _anchors
 from geomem.geometry.centers import center_correlation, shared_directions
 from geomem.geometry.estimators import control_variates, mean_over_probes
-from geomem.geometry.frames import make_frames, relative_grams
+from geomem.geometry.frames import (
+  center_is_lost,
+  make_frames,
+  relative_grams,
+)
 from geomem.geometry.manifold import ManifoldGeometry
 from geomem.geometry.statistics import GramStatistics, gram_statistics
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _MOST_PROBES = 2**16
+# Relative errors of distances beyond which capacities are off by more than
+# their usual error bars: measured.
+_MOST_ROUNDING = 1e-3
 
 
 def _cosines(a: Array, b: Array) -> Array:
@@ -77,24 +84,35 @@ def _draw_probes(key, frames, num_probes) -> Float[Array, "P T D1"]:
 def _geometry(
   key, stats, kappa, *, num_probes, centers, padded, reduce_variance
 ):
-  direction_key, probe_key = jax.random.split(key)
-  shared = shared_directions(direction_key, stats.centers, centers)
+  # One key for all: which directions go does not depend on the probes, so that
+  # their error bar is the whole error.
+  shared = shared_directions(jax.random.key(0), stats.centers, centers)
   # Which directions go is a choice, not a function to differentiate.
   coefficients = jax.lax.stop_gradient(shared.coefficients)
-  frames = make_frames(relative_grams(stats, coefficients), padded)
+  relative = relative_grams(stats, coefficients)
+  frames = make_frames(relative.grams, relative.lost, padded)
   ones = jnp.ones((*frames.points.shape[:2], 1), frames.points.dtype)
   S = jnp.concatenate([frames.points, ones], axis=-1)
-  probes = _draw_probes(probe_key, frames, num_probes)
+  probes = _draw_probes(key, frames, num_probes)
+  known = jnp.isfinite(relative.rounding)
+  exact = (relative.rounding < _MOST_ROUNDING) & shared.complete
 
   def measure(kappa):
     found = _anchors(S, probes, kappa, stats.mask)
     estimates = jax.vmap(lambda *xs: _estimates(*xs, kappa, reduce_variance))(
       S, probes, frames.rank, found
     )
+    converged = estimates.pop("converged")
+    estimates = {
+      name: jnp.where(known, x, jnp.nan) for name, x in estimates.items()
+    }
     return ManifoldGeometry(
       **estimates,
+      converged=converged & exact,
       center_correlation=center_correlation(stats.centers),
       rank=shared.rank,
+      center_left=relative.center_left,
+      rounding=relative.rounding,
     )
 
   return measure(kappa) if kappa.ndim == 0 else jax.vmap(measure)(kappa)
@@ -118,7 +136,7 @@ def manifold_geometry(
   are the size and the dimension of the anchor points.
 
   Args:
-    key: for the probes and the starts of the centre step.
+    key: for the probes.
     points: `[P, M, N]`, a list of `[M_i, N]`, or their Gram statistics.
     kappa: margin, in units of the centre's norm; several share the probes, and
       give every number a leading axis.
@@ -135,8 +153,10 @@ def manifold_geometry(
       the error of the mean; unbiased either way.
 
   Raises:
-    ValueError: the points are of the wrong shape, or not finite; no probes; a
-      wanted error that is not positive, or takes too many probes.
+    ValueError: the points are of the wrong shape, or not finite; there is one
+      manifold only, or one whose centre is at the mean of all points (outside
+      jit); no probes; a margin that is not finite; a wanted error that is not
+      positive, or takes too many probes.
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, equations 16, 17,
   28 and 29; Stephenson et al., ICLR 2021.
@@ -145,7 +165,12 @@ def manifold_geometry(
     points = gram_statistics(points)
   if num_probes < 1:
     raise ValueError(f"num_probes is {num_probes}; 1 at least was expected.")
+  _check_centers_apart(points)
   kappa = jnp.asarray(kappa, points.within.dtype)
+  if not (
+    isinstance(kappa, jax.core.Tracer) or bool(jnp.isfinite(kappa).all())
+  ):
+    raise ValueError(f"kappa is {kappa}; finite margins were expected.")
   measure = functools.partial(
     _geometry,
     key,
@@ -158,6 +183,27 @@ def manifold_geometry(
   if relative_error is None:
     return measure(num_probes=num_probes)
   return _measure_to(relative_error, measure, num_probes)
+
+
+def _check_centers_apart(stats: GramStatistics) -> None:
+  """Refuses manifolds without a centre of their own, unless all is dead."""
+  if stats.centers.shape[-1] == 1:
+    raise ValueError(
+      "There is one manifold, whose centre is the mean of all points: its"
+      " radius has no unit. Give two manifolds or more; others of the same"
+      " space, such as all other points as one, will do."
+    )
+  if isinstance(stats.within, jax.core.Tracer):
+    return
+  with jax.ensure_compile_time_eval():
+    size = jnp.trace(stats.within, axis1=-2, axis2=-1)
+    lost = np.flatnonzero(center_is_lost(stats) & (size > 0))
+  if lost.size:
+    raise ValueError(
+      f"The centres of manifolds {lost.tolist()} are at the mean of all points"
+      " to rounding: their radius has no unit. Look for manifolds that are the"
+      " same, or leave these out."
+    )
 
 
 def _measure_to(relative_error, measure, num_probes) -> ManifoldGeometry:

@@ -1,0 +1,81 @@
+"""Rules for how many of the directions that centres share are removed.
+
+Each takes three curves over K = 0, 1, ...: the mean correlation, which is
+infinite where K was not tried, the cost, and the leading eigenvalue of the
+matrix of cosines.
+"""
+
+import jax.numpy as jnp
+
+
+def max_rank(num_manifolds: int) -> int:
+  """Returns the largest K that is tried: two dimensions at least are left."""
+  return max(0, num_manifolds - 3)
+
+
+def _argmin(correlations, costs, leading):
+  del costs, leading
+  return correlations.argmin()
+
+
+def _elbow(correlations, costs, leading):
+  """The K farthest below the line from the curve's start to its end."""
+  del costs, leading
+  end = jnp.isfinite(correlations).sum() - 1  # Tried are K = 0 to some other.
+  share = jnp.arange(len(correlations)) / jnp.maximum(end, 1)
+  line = correlations[0] + share * (correlations[end] - correlations[0])
+  return (line - correlations).argmax()
+
+
+def _null(correlations, costs, leading):
+  """The first K whose leading eigenvalue independent centres would have too.
+
+  Cosines of independent centres scatter by 1/√n about zero, and the largest
+  eigenvalue of their matrix is (1 + √(P/n))², beyond which it comes but rarely
+  by more than P^(-2/3) of it (Marchenko and Pastur; Johnstone 2001). The
+  scatter is read off where the correlation is least.
+  """
+  # Half of a row of cosines is the centre's own.
+  size = len(correlations) + 2
+  spread = (2 * costs[correlations.argmin()] - size) / (size * (size - 1))
+  root = jnp.sqrt(size * jnp.maximum(spread, 0))
+  edge = (1 + root) ** 2
+  width = (1 + root) * root ** (1 / 3) * size ** (-2 / 3) * root
+  tried = jnp.isfinite(correlations)
+  independent = tried & (leading <= edge + 2 * width)
+  # Where none looks independent, the least correlated one.
+  return jnp.where(
+    independent.any(), independent.argmax(), correlations.argmin()
+  )
+
+
+RULES = {
+  "low_rank": _argmin,
+  "argmin": _argmin,
+  "elbow": _elbow,
+  "null": _null,
+}
+
+
+def check_centers(rule: int | str | None, num_manifolds: int) -> None:
+  """Checks a rule for the centres before there are any.
+
+  Args:
+    rule: as in `shared_directions`.
+    num_manifolds: P.
+
+  Raises:
+    ValueError: the rule is not known, or K is more than P - 3.
+  """
+  largest = max_rank(num_manifolds)
+  number = isinstance(rule, int) and not isinstance(rule, bool)
+  if number and not 0 <= rule <= largest:
+    raise ValueError(
+      f"centers={rule} directions cannot be removed from {num_manifolds}"
+      f" manifolds; at most {largest} can."
+    )
+  if not (rule is None or number or rule in RULES):
+    raise ValueError(
+      f"centers={rule!r} is not known; use {', '.join(map(repr, RULES))}, an"
+      " integer or None."
+    )

@@ -1,0 +1,221 @@
+"""Minimisation over K-dimensional subspaces, for many starts in lock-step.
+
+A subspace is an orthonormal basis V `[n, K]`, and a point of the Grassmannian:
+the objective must not change when V turns within its span. A quasi-Newton
+direction is followed from V to the orthonormal basis of V + t d; steps that do
+not lower the objective enough are shortened. Each iteration is one evaluation,
+accepted or not, so that lanes never wait for one another's line search.
+
+Sources: Nocedal and Wright, Numerical Optimization, 2006, algorithm 7.4 (the
+two-loop recursion); Absil, Mahony and Sepulchre, Optimization Algorithms on
+Matrix Manifolds, 2008, section 4.1 (retraction and transport by projection).
+"""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+# More pairs gain nothing: the metric holds most of the curvature.
+_NUM_PAIRS = 2
+_SUFFICIENT = 1e-4
+_SHORTER = 0.4
+# A basis that moves further than this in one step is hardly a basis.
+_LONGEST_STEP = 1.5
+
+
+class Evaluation(NamedTuple):
+  """The objective at V.
+
+  Attributes:
+    value: what is minimised.
+    gradient: tangent to the Grassmannian, Vᵀ gradient = 0.
+    metric: a positive definite `[K, K]` with gradient · metric⁻¹ close to a
+      Newton step; it turns with V.
+  """
+
+  value: Float[Array, ""]
+  gradient: Float[Array, "n K"]
+  metric: Float[Array, "K K"]
+
+
+class _Lane(NamedTuple):
+  V: Float[Array, "n K"]
+  value: Float[Array, ""]
+  gradient: Float[Array, "n K"]
+  inverse: Float[Array, "K K"]
+  steps: Float[Array, "pairs n K"]
+  changes: Float[Array, "pairs n K"]
+  direction: Float[Array, "n K"]
+  slope: Float[Array, ""]
+  rate: Float[Array, ""]
+  done: Bool[Array, ""]
+
+
+def _inner(a: Array, b: Array) -> Array:
+  return (a * b).sum()
+
+
+def _tangent(V: Array, x: Array) -> Array:
+  return x - _dot(V, _dot(V.T, x))
+
+
+def _factor(gram: Array, absent: Array) -> Array:
+  """Cholesky's factor; columns that are absent get a 1 on the diagonal."""
+  return jnp.linalg.cholesky(gram + jnp.diag(absent.astype(gram.dtype)))
+
+
+def orthonormalize(
+  W: Float[Array, "n K"], absent: Bool[Array, " K"]
+) -> Float[Array, "n K"]:
+  """Returns an orthonormal basis of the span of W, close to W if W is so.
+
+  Args:
+    W: independent columns, or zero where absent.
+    absent: which columns count as not there.
+  """
+  return jax.lax.linalg.triangular_solve(
+    _factor(_dot(W.T, W), absent),
+    W,
+    left_side=False,
+    lower=True,
+    transpose_a=True,
+  )
+
+
+def _inverse(metric: Array, absent: Array) -> Array:
+  eye = jnp.eye(len(metric), dtype=metric.dtype)
+  count = jnp.maximum((~absent).sum(), 1)
+  ridge = 10 * jnp.finfo(metric.dtype).eps * jnp.trace(metric) / count
+  factor = _factor(metric + ridge * eye, absent)
+  return jax.scipy.linalg.cho_solve((factor, True), eye)
+
+
+def _quasi_newton(V, gradient, inverse, steps, changes) -> Array:
+  """The descent direction of limited-memory BFGS, the latest pair first."""
+  products = [_inner(s, y) for s, y in zip(steps, changes, strict=True)]
+  known = [product > 0 for product in products]
+  weights = [
+    jnp.where(k, 1 / jnp.where(k, product, 1), 0)
+    for k, product in zip(known, products, strict=True)
+  ]
+  q, factors = gradient, []
+  for s, y, weight in zip(steps, changes, weights, strict=True):
+    factors.append(weight * _inner(s, q))
+    q = q - factors[-1] * y
+  curvature = _inner(changes[0], _dot(changes[0], inverse))
+  q = _dot(q, inverse)
+  # Without a pair the metric alone sets the length: it overstates curvature
+  # by less than the first steps' accuracy needs.
+  length = jnp.sqrt(_inner(q, q))
+  cautious = jnp.minimum(0.25, 0.5 / jnp.maximum(length, 1e-30))
+  scale = products[0] / jnp.where(known[0], curvature, 1)
+  q = q * jnp.where(known[0], scale, cautious)
+  backwards = zip(
+    steps[::-1], changes[::-1], weights[::-1], factors[::-1], strict=True
+  )
+  for s, y, weight, factor in backwards:
+    q = q + (factor - weight * _inner(y, q)) * s
+  return -_tangent(V, q)
+
+
+def _aimed(lane: _Lane, tolerance: float) -> _Lane:
+  """The lane with a fresh direction, done where too little is to be gained."""
+  direction = _quasi_newton(
+    lane.V, lane.gradient, lane.inverse, lane.steps, lane.changes
+  )
+  slope = _inner(lane.gradient, direction)
+  downhill = slope < 0
+  steepest = -_dot(lane.gradient, lane.inverse) * 0.1
+  direction = jnp.where(downhill, direction, steepest)
+  slope = jnp.where(downhill, slope, _inner(lane.gradient, direction))
+  length = jnp.sqrt(_inner(direction, direction))
+  # Half of it is what a Newton step would gain.
+  little = -slope <= tolerance * jnp.abs(lane.value)
+  return lane._replace(
+    direction=direction,
+    slope=slope,
+    rate=jnp.minimum(1.0, _LONGEST_STEP / jnp.maximum(length, 1e-30)),
+    done=lane.done | (little & (lane.steps[0] != 0).any()) | ~(slope < 0),
+  )
+
+
+def _iterate(evaluate, absent, tolerance, lane: _Lane) -> _Lane:
+  """One evaluation: a step that is taken, or a shorter one to be tried."""
+  eps = jnp.finfo(lane.V.dtype).eps
+  V = orthonormalize(lane.V + lane.rate * lane.direction, absent)
+  value, gradient, metric = evaluate(V)
+  limit = lane.value + _SUFFICIENT * lane.rate * lane.slope
+  taken = value <= limit + 4 * eps * jnp.abs(lane.value)
+  step = _tangent(V, lane.rate * lane.direction)
+  change = gradient - _tangent(V, lane.gradient)
+  moved = _aimed(
+    _Lane(
+      V,
+      value,
+      gradient,
+      _inverse(metric, absent),
+      jnp.concatenate([step[None], lane.steps[:-1]]),
+      jnp.concatenate([change[None], lane.changes[:-1]]),
+      lane.direction,
+      lane.slope,
+      lane.rate,
+      lane.done,
+    ),
+    tolerance,
+  )
+  rate = lane.rate * _SHORTER
+  shorter = lane._replace(rate=rate, done=lane.done | (rate < 1e-6))
+  new = jax.tree.map(lambda a, b: jnp.where(taken, a, b), moved, shorter)
+  return jax.tree.map(lambda a, b: jnp.where(lane.done, a, b), lane, new)
+
+
+def minimize(
+  evaluate: Callable[[Array], Evaluation],
+  V: Float[Array, "n K"],
+  absent: Bool[Array, " K"],
+  *,
+  tolerance: float,
+  max_evaluations: int,
+) -> Float[Array, "n K"]:
+  """Descends from V to a local minimum over subspaces.
+
+  Args:
+    evaluate: the objective at an orthonormal basis; zero columns add nothing.
+    V: orthonormal columns, zero where absent.
+    absent: which columns are not there, so that one program serves many K.
+    tolerance: the relative gain of a further step below which it ends.
+    max_evaluations: of the objective, at most.
+
+  Returns:
+    The basis of the lowest value found; the value never rises on the way.
+  """
+  value, gradient, metric = evaluate(V)
+  nothing = jnp.zeros((_NUM_PAIRS, *V.shape), V.dtype)
+  lane = _Lane(
+    V,
+    value,
+    gradient,
+    _inverse(metric, absent),
+    nothing,
+    nothing,
+    gradient,
+    value,
+    value,
+    jnp.bool_(False),
+  )
+  lane = _aimed(lane, tolerance)
+
+  def unfinished(carry: tuple[_Lane, Int[Array, ""]]):
+    lane, count = carry
+    return ~lane.done & (count < max_evaluations)
+
+  def advance(carry):
+    lane, count = carry
+    return _iterate(evaluate, absent, tolerance, lane), count + 1
+
+  return jax.lax.while_loop(unfinished, advance, (lane, jnp.int32(1)))[0].V
