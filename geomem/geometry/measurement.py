@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, Shaped
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from geomem.geometry.anchors import _anchors
 from geomem.geometry.centers import center_correlation, shared_directions
@@ -122,6 +122,7 @@ def manifold_geometry(
   key: Key[Array, ""],
   points: GramStatistics | Shaped[Array | np.ndarray, "..."] | Sequence,
   *,
+  mask: Bool[Array | np.ndarray, "P M"] | None = None,
   kappa: float | Sequence[float] | Float[Array, "..."] = 0.0,
   num_probes: int = 300,
   relative_error: float | None = None,
@@ -138,6 +139,7 @@ def manifold_geometry(
   Args:
     key: for the probes.
     points: `[P, M, N]`, a list of `[M_i, N]`, or their Gram statistics.
+    mask: which of the `[P, M]` points are there; all by default.
     kappa: margin, in units of the centre's norm; several share the probes, and
       give every number a leading axis.
     num_probes: T, probes a manifold.
@@ -162,7 +164,12 @@ def manifold_geometry(
   28 and 29; Stephenson et al., ICLR 2021.
   """
   if not isinstance(points, GramStatistics):
-    points = gram_statistics(points)
+    points = gram_statistics(points, mask=mask)
+  elif mask is not None:
+    raise ValueError(
+      "A mask was given with Gram statistics, which have their own; give it to"
+      " gram_statistics."
+    )
   if num_probes < 1:
     raise ValueError(f"num_probes is {num_probes}; 1 at least was expected.")
   _check_centers_apart(points)

@@ -4,12 +4,19 @@ Unlike D_M these know of no manifolds, unless the spectrum is of one.
 """
 
 import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from geomem.geometry.points import (
+  as_floats,
+  as_points,
+  check_finite,
+  to_device,
+)
 from geomem.geometry.statistics import GramStatistics
 
 _dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
@@ -21,32 +28,61 @@ def _eigenvalues(gram: Array) -> Array:
 
 
 def spectrum(
-  points: Shaped[Array | np.ndarray, "*n N"],
+  points: Shaped[Array | np.ndarray, "..."] | Sequence,
+  *,
+  mask: Bool[Array | np.ndarray, "P M"] | None = None,
 ) -> Float[Array, " values"]:
   """Eigenvalues of the covariance of all points, largest first.
 
   From the smaller of the covariance and the Gram matrix, which share them.
 
   Args:
-    points: `[n, N]`, or `[P, M, N]`, which counts as P M points.
+    points: `[n, N]`, or manifolds as `manifold_geometry` takes them, of which
+      all points count alike.
+    mask: which of the points of manifolds are there; all by default.
 
   Returns:
-    min(n, N) eigenvalues, divided by n.
+    min(n, N) eigenvalues, divided by n; n counts what is there.
+
+  Raises:
+    ValueError: the points are of the wrong shape, or not finite, or so large or
+      small that the eigenvalues do not fit their type.
   """
-  points = jnp.asarray(points)
-  points = points.reshape(-1, points.shape[-1])
-  points = points - points.mean(axis=0, keepdims=True)
-  if len(points) < points.shape[1]:
-    gram = _dot(points, points.T)
-  else:
-    gram = _dot(points.T, points)
-  return _eigenvalues(gram) / len(points)
+  if getattr(points, "ndim", 3) == 2:
+    points = points[None]
+  points, mask = as_points(points, mask)
+  check_finite(points, mask)
+  points, exponent = to_device(points, mask)
+  values, unit = _spectrum(points, jnp.asarray(mask))
+  # In the order that neither over- nor underflows if the result does not.
+  factor = jnp.ldexp(unit, exponent)
+  found = values * factor * factor
+  if not isinstance(found, jax.core.Tracer) and bool(values[0] > 0):
+    if not (bool(jnp.isfinite(found[0])) and bool(found[0] > 0)):
+      raise ValueError(
+        f"The eigenvalues of points of size {float(factor):.1e} do not fit"
+        f" {found.dtype}; divide the points by that size first."
+      )
+  return found
+
+
+@jax.jit
+def _spectrum(points, mask):
+  x = as_floats(points, mask).reshape(-1, points.shape[-1])
+  present = mask.reshape(-1, 1).astype(x.dtype)
+  count = present.sum()
+  largest = jnp.abs(x).max()
+  unit = jnp.where(largest > 0, largest, 1)
+  x = x / unit
+  x = (x - x.sum(axis=0, keepdims=True) / count) * present
+  gram = _dot(x, x.T) if len(x) < x.shape[1] else _dot(x.T, x)
+  return _eigenvalues(gram) / count, unit
 
 
 def within_spectrum(stats: GramStatistics) -> Float[Array, "*b P M"]:
   """Eigenvalues of the covariance of each manifold about its centre."""
   counts = stats.mask.sum(axis=-1)[..., None]
-  return _eigenvalues(stats.within) / counts
+  return _eigenvalues(stats.within) / counts * _unit(stats, 2)
 
 
 def center_spectrum(stats: GramStatistics) -> Float[Array, "*b P"]:
@@ -54,7 +90,13 @@ def center_spectrum(stats: GramStatistics) -> Float[Array, "*b P"]:
   # About their own mean, which is not that of all points if M varies.
   gram = stats.centers - stats.centers.mean(axis=-1, keepdims=True)
   gram = gram - gram.mean(axis=-2, keepdims=True)
-  return _eigenvalues(gram) / gram.shape[-1]
+  return _eigenvalues(gram) / gram.shape[-1] * _unit(stats, 1)
+
+
+def _unit(stats: GramStatistics, num_axes: int) -> Array:
+  """The unit of the products, against eigenvalues of so many trailing axes."""
+  unit = 4.0 ** stats.exponent.astype(stats.within.dtype)
+  return unit.reshape(unit.shape + (1,) * num_axes)
 
 
 def participation_ratio(
@@ -67,6 +109,8 @@ def participation_ratio(
   Args:
     eigenvalues: of a covariance, in any unit and order.
   """
+  largest = eigenvalues.max(axis=-1, keepdims=True)
+  eigenvalues = eigenvalues / jnp.where(largest > 0, largest, 1)
   squares = (eigenvalues**2).sum(axis=-1)
   total = eigenvalues.sum(axis=-1)
   return total**2 / jnp.where(squares > 0, squares, 1)

@@ -1,6 +1,7 @@
 """Numbers to set beside every number: the null, and other samples."""
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from geomem.geometry.manifold import ManifoldGeometry
 from geomem.geometry.measurement import manifold_geometry
+from geomem.geometry.points import as_points, check_finite, to_device
 from geomem.geometry.statistics import GramStatistics, gram_statistics
 
 
@@ -73,12 +75,15 @@ def _measure(keys, stats, *, batch_size, options) -> Resampled:
 
 
 def _prepared(points, mask):
-  points = jnp.asarray(points)
-  # Wrong shapes and points that are not finite are named there.
-  gram_statistics(points)
-  if mask is None:
-    mask = np.ones(points.shape[:2], bool)
-  return points, jnp.asarray(mask)
+  """The points on the device in some unit, and which are there."""
+  points, mask = as_points(points, mask)
+  check_finite(points, mask)
+  return to_device(points, mask)[0], jnp.asarray(mask)
+
+
+def _check_samples(num_samples: int) -> None:
+  if num_samples < 1:
+    raise ValueError(f"num_samples is {num_samples}; 1 at least was expected.")
 
 
 def _random_order(key, present: Array) -> Array:
@@ -116,7 +121,7 @@ def _subsampled(keys, points, mask, *, num_manifolds, num_points):
 
 def shuffled_null(
   key: Key[Array, ""],
-  points: Shaped[Array | np.ndarray, "P M N"],
+  points: Shaped[Array | np.ndarray, "P M N"] | Sequence,
   *,
   mask: Bool[Array | np.ndarray, "P M"] | None = None,
   num_samples: int = 10,
@@ -130,7 +135,7 @@ def shuffled_null(
 
   Args:
     key: for the shuffles and the probes.
-    points: `[P, M, N]`.
+    points: `[P, M, N]`, or a list of `[M_i, N]`, of any real dtype.
     mask: which of the points are there; all by default.
     num_samples: R, how many shuffles.
     batch_size: samples at a time under vmap; one by default.
@@ -139,6 +144,7 @@ def shuffled_null(
   Raises:
     ValueError: the points are of the wrong shape.
   """
+  _check_samples(num_samples)
   points, mask = _prepared(points, mask)
   sample_key, probe_key = jax.random.split(key)
   stats = _shuffled(jax.random.split(sample_key, num_samples), points, mask)
@@ -152,7 +158,7 @@ def shuffled_null(
 
 def subsample(
   key: Key[Array, ""],
-  points: Shaped[Array | np.ndarray, "P M N"],
+  points: Shaped[Array | np.ndarray, "P M N"] | Sequence,
   *,
   mask: Bool[Array | np.ndarray, "P M"] | None = None,
   num_manifolds: int | None = None,
@@ -169,7 +175,7 @@ def subsample(
 
   Args:
     key: for the subsets and the probes.
-    points: `[P, M, N]`.
+    points: `[P, M, N]`, or a list of `[M_i, N]`, of any real dtype.
     mask: which of the points are there; all by default.
     num_manifolds: P', how many manifolds a sample has; all by default.
     num_points: M', how many points each has; the fewest there are by default.
@@ -180,14 +186,17 @@ def subsample(
   Raises:
     ValueError: the points are of the wrong shape, or less than asked for.
   """
+  _check_samples(num_samples)
   points, mask = _prepared(points, mask)
   fewest = int(mask.sum(axis=1).min())
   num_manifolds = len(points) if num_manifolds is None else num_manifolds
   num_points = fewest if num_points is None else num_points
-  if not (1 <= num_manifolds <= len(points) and 1 <= num_points <= fewest):
+  if not (2 <= num_manifolds <= len(points) and 1 <= num_points <= fewest):
     raise ValueError(
       f"{num_points} points of each of {num_manifolds} manifolds cannot be"
-      f" drawn: there are {len(points)} manifolds, the smallest of {fewest}."
+      f" drawn: there are {len(points)} manifolds, the smallest of {fewest}"
+      " points; two manifolds at least are needed, as one has no centre of its"
+      " own."
     )
   sample_key, probe_key = jax.random.split(key)
   stats = _subsampled(

@@ -1,7 +1,9 @@
 """Whether a hyperplane separates points, decided with a certificate."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Shaped
 from scipy import optimize
 
 # What rounding can do to products of vectors of norm one, with room to spare.
@@ -9,8 +11,8 @@ _ROUNDING = 1e-13
 
 
 def is_separable(
-  points: Float[np.ndarray, "n N"],
-  labels: Bool[np.ndarray, " n"],
+  points: Shaped[np.ndarray, "n N"],
+  labels: Shaped[np.ndarray, "..."] | Sequence,
   *,
   bias: bool = False,
 ) -> bool:
@@ -23,21 +25,51 @@ def is_separable(
   found; where neither w nor λ is clear of rounding, a linear programme decides.
 
   Args:
-    points: x, one a row.
-    labels: the side of each.
+    points: x, one a row, of any real dtype.
+    labels: the side of each: booleans, 0 and 1, or -1 and 1.
     bias: whether the hyperplane may miss the origin.
+
+  Raises:
+    ValueError: the points are not finite, or the labels are of other values or
+      of another length.
   """
   A = np.asarray(points, np.float64)
+  if A.ndim != 2:
+    raise ValueError(f"The points have shape {A.shape}; [n, N] was expected.")
+  if not np.isfinite(A).all():
+    raise ValueError("The points are not finite; look for NaN or overflow.")
+  labels = _sides(labels, len(A))
+  # No unit matters, and squares of none overflow.
+  A = np.ldexp(A, -int(np.frexp(np.abs(A).max(initial=0))[1]))
   if bias:
     # One more feature, of the size of the points: no scale is favoured.
     size = np.sqrt((A**2).sum(axis=1).mean()) or 1.0
     A = np.concatenate([A, np.full((len(A), 1), size)], axis=1)
-  lengths = np.sqrt((A**2).sum(axis=1, keepdims=True))
-  if not lengths.all():
+  largest = np.abs(A).max(axis=1, keepdims=True, initial=0)
+  if not largest.all():
     return False  # Nothing is on a side of the origin there.
-  A = np.where(labels[:, None], A, -A) / lengths
+  A = A / largest
+  A = A / np.sqrt((A**2).sum(axis=1, keepdims=True))
+  A = np.where(labels[:, None], A, -A)
   clear = _by_least_squares(A)
   return _by_linear_programme(A) if clear is None else clear
+
+
+def _sides(labels, count: int) -> np.ndarray:
+  labels = np.asarray(labels)
+  if labels.shape != (count,):
+    raise ValueError(
+      f"The labels have shape {labels.shape}; ({count},) was expected, one for"
+      " each point."
+    )
+  if labels.dtype != np.bool_:
+    values = set(np.unique(labels).tolist())
+    if not (values <= {0, 1} or values <= {-1, 1}):
+      raise ValueError(
+        f"The labels have the values {sorted(values)[:4]}; booleans, 0 and 1,"
+        " or -1 and 1 were expected."
+      )
+  return labels > 0
 
 
 def _by_least_squares(A: np.ndarray) -> bool | None:

@@ -1,12 +1,15 @@
 """Simulated capacity: how few features still separate random dichotomies."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key, Shaped
 from scipy import special
 
+from geomem.geometry.points import as_points, check_finite
 from geomem.geometry.separability import is_separable
 
 # Where draws are placed, in widths of the transition from its middle: both
@@ -82,8 +85,9 @@ class _Transition:
 
 def simulated_capacity(
   key: Key[Array, ""],
-  points: Shaped[Array | np.ndarray, "P M N"],
+  points: Shaped[Array | np.ndarray, "P M N"] | Sequence,
   *,
+  mask: Bool[Array | np.ndarray, "P M"] | None = None,
   num_draws: int = 100,
   bias: bool = False,
 ) -> SimulatedCapacity:
@@ -103,6 +107,8 @@ def simulated_capacity(
   Args:
     key: for dichotomies and projections; draw r depends on it and on r alone.
     points: `[P, M, N]`.
+    points: `[P, M, N]`, or a list of `[M_i, N]`, of any real dtype.
+    mask: which of the points are there; all by default.
     num_draws: dichotomies.
     bias: whether hyperplanes may miss the origin.
 
@@ -116,14 +122,18 @@ def simulated_capacity(
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section V; Cohen
   et al., Nature Communications 2020, methods.
   """
-  X = _checked(points)
-  num_manifolds, _, num_features = X.shape
+  if num_draws < 1:
+    raise ValueError(f"num_draws is {num_draws}; 1 at least was expected.")
+  X, owner = _checked(points, mask)
+  num_manifolds, num_features = int(owner.max()) + 1, X.shape[1]
   seed = np.asarray(jax.random.key_data(key)).tolist()
   transition = _Transition(num_features)
   features, separable = [], []
   for draw in range(num_draws):
     features.append(transition.next_features(draw))
-    separable.append(_is_draw_separable([*seed, draw], X, features[-1], bias))
+    separable.append(
+      _is_draw_separable([*seed, draw], X, owner, features[-1], bias)
+    )
     transition.add(features[-1], separable[-1])
   critical, critical_stderr = transition.moments(lambda n, s: n)
   if transition.quantile(0.5) > num_features:
@@ -140,36 +150,38 @@ def simulated_capacity(
   )
 
 
-def _checked(points) -> np.ndarray:
-  """The points as float64, in coordinates of their span."""
-  X = np.asarray(points, np.float64)
-  if X.ndim != 3 or len(X) < 2:
+def _checked(points, mask) -> tuple[np.ndarray, np.ndarray]:
+  """The points `[n, r]` in float64, in coordinates of their span, and whose."""
+  points, mask = as_points(points, mask)
+  if len(points) < 2:
     raise ValueError(
-      f"The points have shape {X.shape}; [P, M, N] with two manifolds at least"
-      " was expected."
+      f"The points have shape {points.shape}; [P, M, N] with two manifolds at"
+      " least was expected."
     )
-  if not np.isfinite(X).all():
-    raise ValueError("The points are not finite; look for NaN or overflow.")
+  check_finite(points, mask)
+  dtype = points.dtype
+  mask = np.asarray(mask)
+  flat = np.asarray(points)[mask].astype(np.float64)
+  # No unit matters, and squares of none overflow.
+  largest = np.abs(flat).max()
+  flat = np.ldexp(flat, -int(np.frexp(largest)[1]))
   # Random directions are as random in any orthonormal basis. There are no more
   # of them than the rank, which dead features and projections hide.
-  flat = X.reshape(-1, X.shape[2])
   left, values, _ = np.linalg.svd(flat, full_matrices=False)
-  dtype = np.asarray(points).dtype
-  eps = np.finfo(dtype if dtype.kind == "f" else X.dtype).eps
+  is_float = jnp.issubdtype(dtype, jnp.floating)
+  eps = float(jnp.finfo(dtype).eps) if is_float else np.finfo(np.float64).eps
   real = values > max(flat.shape) * eps * values[0]
   # Axes have no sign of their own; this one does not turn with the points.
   first = np.abs(left).argmax(axis=0)
   left = left * np.sign(left[first, np.arange(left.shape[1])])
   flat = left[:, real] * values[real] if real.any() else flat[:, :1]
-  return flat.reshape(*X.shape[:2], -1)
+  return flat, np.nonzero(mask)[0]
 
 
-def _is_draw_separable(seed, X: np.ndarray, n: int, bias: bool) -> bool:
+def _is_draw_separable(seed, X, owner, n: int, bias: bool) -> bool:
   """One dichotomy, in n random directions."""
   rng = np.random.default_rng(seed)
-  num_manifolds, num_points, num_features = X.shape
+  num_manifolds = int(owner.max()) + 1
   positive = rng.permutation(num_manifolds) < num_manifolds // 2
-  directions = rng.normal(size=(num_features, n))
-  projected = X.reshape(-1, num_features) @ directions
-  labels = np.repeat(positive, num_points)
-  return is_separable(projected, labels, bias=bias)
+  directions = rng.normal(size=(X.shape[1], n))
+  return is_separable(X @ directions, positive[owner], bias=bias)

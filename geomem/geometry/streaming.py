@@ -5,21 +5,68 @@ add up, see `sum_statistics`.
 """
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, Shaped
 
+from geomem.geometry.points import (
+  as_floats,
+  as_points,
+  check_finite,
+  host_difference,
+  is_wide,
+  unit_exponent,
+)
 from geomem.geometry.statistics import GramStatistics
 
 _dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
-@jax.jit
-def _means(points, reference):
-  return (points - reference[None, None]).mean(axis=1)
+class _Blocks:
+  """Blocks of manifolds relative to the first point, in one unit.
+
+  Both passes see the same reference and unit, so that they see the same points.
+  """
+
+  def __init__(self, blocks: Callable[[], Iterable]):
+    self._blocks = blocks
+    self._reference = None
+    self.exponent = 0
+
+  def __iter__(self) -> Iterator[Array]:
+    shapes = set()
+    for block in self._blocks():
+      shapes.add(np.shape(block)[1:])
+      if len(shapes) > 1 or np.ndim(block) != 3:
+        raise ValueError(
+          f"A block of manifolds has shape {np.shape(block)}, after others of"
+          f" {sorted(shapes)}; [m, M, N] with one M and N was expected."
+        )
+      block, mask = as_points(block)
+      check_finite(block, mask)
+      yield self._relative(block)
+
+  def _relative(self, block) -> Array:
+    if self._reference is None:
+      self._reference = block[:1, :1]
+      moved = self._moved(block)
+      largest = float(abs(moved).max())
+      self.exponent = int(unit_exponent(largest, jnp.result_type(float)))
+    scale = np.ldexp if is_wide(block) else jnp.ldexp
+    return jnp.asarray(scale(self._moved(block), -self.exponent))
+
+  def _moved(self, block):
+    if is_wide(block):
+      return host_difference(block, np.asarray(self._reference))
+    # The reference comes first, where `as_floats` looks for it.
+    reference = jnp.broadcast_to(
+      jnp.asarray(self._reference), (1, *block.shape[1:])
+    )
+    both = jnp.concatenate([reference, jnp.asarray(block)])
+    return as_floats(both, jnp.ones(both.shape[:2], bool))[1:]
 
 
 @functools.partial(jax.jit, donate_argnums=0)
@@ -29,75 +76,70 @@ def _centered(means):
 
 
 @jax.jit
-def _products(points, reference, origin, centers, start):
+def _products(points, origin, centers, start):
   own = jax.lax.dynamic_slice_in_dim(centers, start, points.shape[0])
-  means = own + origin[None]
-  points = points - reference[None, None] - means[:, None]
+  points = points - (own + origin[None])[:, None]
   within = _dot("pmn,pkn->pmk", points, points)
-  return within, _dot("pmn,qn->pmq", points, centers)
+  # Zero but for rounding, unless these are other points than before.
+  drift = jnp.abs(points.mean(axis=1)).max() / jnp.abs(points).max()
+  return within, _dot("pmn,qn->pmq", points, centers), drift
 
 
 def statistics_by_manifold(
-  blocks: Callable[[], Iterable[Float[Array | np.ndarray, "m M N"]]],
+  blocks: Callable[[], Iterable[Shaped[Array | np.ndarray, "m M N"]]],
 ) -> GramStatistics:
-  """Gram statistics of manifolds that come a few at a time.
+  """Computes Gram statistics of manifolds that come a few at a time.
 
   Held in memory are one block and the P centres.
 
   Args:
-    blocks: gives the blocks of manifolds, in one order; it is called twice,
-      for the centres and for the products.
+    blocks: gives the blocks of manifolds, of any real dtype, in one order; it
+      is called twice, for the centres and for the products.
 
   Raises:
-    ValueError: there are no blocks, they differ in more than their length, or
-      a point is not finite.
+    ValueError: there are no blocks, they differ in more than their length, a
+      point is not finite, or the second call gives other points than the first.
   """
-  shapes, means, reference = set(), [], None
-  for block in blocks():
-    block = jnp.asarray(block)
-    shapes.add(block.shape[1:])
-    if len(shapes) > 1 or block.ndim != 3:
-      raise ValueError(
-        f"A block of manifolds has shape {block.shape}, after others of"
-        f" {sorted(shapes)}; [m, M, N] with one M and N was expected."
-      )
-    if reference is None:
-      # An offset that all points share would cost the means their digits.
-      reference = block.mean(axis=(0, 1))
-    means.append(_means(block, reference))
+  both = _Blocks(blocks)
+  means = [block.mean(axis=1) for block in both]
   if not means:
     raise ValueError("There are no blocks; at least one manifold was expected.")
-  starts = np.cumsum([0, *map(len, means)])
+  lengths = [len(x) for x in means]
   whole = jnp.concatenate(means)
   means.clear()  # All centres are held once from here on.
-  _check_finite(whole)
   centers, origin = _centered(whole)
-  parts = [
-    _products(jnp.asarray(block), reference, origin, centers, start)
-    for block, start in zip(blocks(), starts, strict=False)
-  ]
+  parts, start = [], 0
+  for block in both:
+    if [len(x) for x, _ in parts] + [len(block)] != lengths[: len(parts) + 1]:
+      raise _changed(f"a block of {len(block)} manifolds came out of turn")
+    within, cross, drift = _products(block, origin, centers, start)
+    if float(drift) > 1e3 * jnp.finfo(within.dtype).eps:
+      raise _changed("other points came")
+    parts.append((within, cross))
+    start += len(block)
+  if start != len(centers):
+    raise _changed(f"{start} manifolds came, not {len(centers)}")
   within, cross = (jnp.concatenate(part) for part in zip(*parts, strict=True))
   gram = _dot("pn,qn->pq", centers, centers)
-  return GramStatistics(within, cross, gram, jnp.ones(within.shape[:2], bool))
+  mask = jnp.ones(within.shape[:2], bool)
+  return GramStatistics(within, cross, gram, mask, jnp.int32(both.exponent))
 
 
-def _check_finite(means: Array) -> None:
-  finite = np.asarray(jnp.isfinite(means).all(axis=1))
-  if not finite.all():
-    raise ValueError(
-      f"Manifold {finite.argmin()} has a point that is not finite; look for NaN"
-      " or overflow in what gave the points."
-    )
+def _changed(what: str) -> ValueError:
+  return ValueError(
+    f"The blocks changed between two calls: {what} the second time. Give a"
+    " function that makes the blocks anew whenever it is called, in one order."
+  )
 
 
 def project_points(
   key: Key[Array, ""],
-  points: Float[Array | np.ndarray, "*b N"],
+  points: Shaped[Array | np.ndarray, "*b N"],
   num_features: int,
   *,
   block_size: int = 4096,
 ) -> Float[Array, "*b d"]:
-  """Random projection of points to d features, the habit of the field.
+  """Projects points to d random directions, as is the habit of the field.
 
   The d rows of the matrix are Gaussian and of unit norm. Not needed here for
   any N; it is for comparison with numbers that were measured so, and adds an
@@ -105,17 +147,29 @@ def project_points(
 
   Args:
     key: for the matrix; the same key gives the same matrix for one N and block.
-    points: any leading axes.
+    points: any leading axes and any real dtype. Subtract a large offset first:
+      it is projected, too, in JAX's precision.
     num_features: d.
     block_size: features of the points at a time.
+
+  Raises:
+    ValueError: d or the block is not positive.
   """
+  for name, value in (
+    ("num_features", num_features),
+    ("block_size", block_size),
+  ):
+    if value < 1:
+      raise ValueError(f"{name} is {value}; 1 at least was expected.")
   size = points.shape[-1]
   projected, squares = 0.0, 0.0
   for start in range(0, size, block_size):
-    block = points[..., start : start + block_size]
+    block = jnp.asarray(points[..., start : start + block_size])
+    # Half precision does not hold sums of many products.
+    dtype = jnp.promote_types(jnp.result_type(block, jnp.float32), jnp.float32)
     shape = (num_features, block.shape[-1])
-    A = jax.random.normal(jax.random.fold_in(key, start), shape, points.dtype)
-    projected += _dot("...n,dn->...d", block, A)
+    A = jax.random.normal(jax.random.fold_in(key, start), shape, dtype)
+    projected += _dot("...n,dn->...d", block.astype(dtype), A)
     squares += (A**2).sum(axis=1)
   return projected * jax.lax.rsqrt(squares).reshape(
     (1,) * (points.ndim - 1) + (-1,)

@@ -1,0 +1,259 @@
+"""Points as users have them: arrays of any real dtype, lists, masked arrays.
+
+Everything that takes points takes them through `as_points`, `to_device` and
+`as_floats` before any arithmetic: points are moved to near the origin in the
+precision that keeps their digits, and only then converted.
+"""
+
+import warnings
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, Shaped
+
+# Features that are converted at a time, in points times features.
+_BLOCK = 2**24
+
+
+def as_points(
+  points: Shaped[Array | np.ndarray, "..."] | Sequence,
+  mask: Bool[Array | np.ndarray, "P M"] | None = None,
+) -> tuple[Array | np.ndarray, Array | np.ndarray]:
+  """Returns points `[P, M, N]` as they are, and which of them are there.
+
+  Args:
+    points: `[P, M, N]`, or a list of `[M_i, N]` of unequal length. Rows that a
+      NumPy masked array hides are not there.
+    mask: which points are there; all by default.
+
+  Raises:
+    ValueError: the shapes do not fit, the values are not real numbers, a
+      manifold has no points, or a point is hidden in part.
+  """
+  if isinstance(points, list | tuple):
+    points, own = _stacked(points)
+  else:
+    points, own = _unmasked(points)
+  if not hasattr(points, "dtype"):
+    points = np.asarray(points)
+  real = (np.bool_, jnp.integer, jnp.floating)
+  if not any(jnp.issubdtype(points.dtype, kind) for kind in real):
+    raise ValueError(
+      f"The points are {points.dtype}; real numbers were expected."
+    )
+  if points.ndim != 3 or 0 in points.shape:
+    raise ValueError(
+      f"The points have shape {points.shape}; [P, M, N] was expected:"
+      " manifolds, points, features, one at least of each."
+    )
+  if mask is None:
+    mask = np.ones(points.shape[:2], bool) if own is None else own
+  else:
+    mask = _checked_mask(mask, points.shape)
+    mask = mask if own is None else mask & own
+  if not isinstance(mask, jax.core.Tracer):
+    counts = np.asarray(mask).sum(axis=1)
+    if not counts.all():
+      raise ValueError(f"Manifold {np.argmin(counts)} has no points.")
+  return points, mask
+
+
+def _checked_mask(mask, shape):
+  if not hasattr(mask, "dtype"):
+    mask = np.asarray(mask)
+  if mask.shape != shape[:2]:
+    raise ValueError(
+      f"The mask has shape {mask.shape}; {shape[:2]} was expected, as the"
+      f" points have shape {shape}."
+    )
+  if mask.dtype != np.bool_:
+    raise ValueError(f"The mask is {mask.dtype}; booleans were expected.")
+  return mask
+
+
+def _unmasked(points):
+  """The data of a NumPy masked array, and which of its rows are there."""
+  if not isinstance(points, np.ma.MaskedArray):
+    return points, None
+  hidden = np.ma.getmaskarray(points)
+  rows = hidden.all(axis=-1)
+  if (hidden.any(axis=-1) & ~rows).any():
+    raise ValueError(
+      "A masked array hides some features of a point and shows others; hide"
+      " whole points, or fill in what is missing."
+    )
+  return points.data, ~rows
+
+
+def _stacked(manifolds: Sequence):
+  """A list of manifolds as one array, filled up with their first points."""
+  if not manifolds:
+    raise ValueError(
+      "The list of manifolds is empty; one at least was expected."
+    )
+  if any(isinstance(x, jax.core.Tracer) for x in manifolds):
+    manifolds = [(jnp.asarray(x), None) for x in manifolds]
+    stack, pad = jnp.stack, jnp.pad
+  else:
+    manifolds = [_unmasked(_on_host(x)) for x in manifolds]
+    stack, pad = np.stack, np.pad
+  shapes = [x.shape for x, _ in manifolds]
+  if any(len(s) != 2 for s in shapes) or len({s[1] for s in shapes}) != 1:
+    hint = ""
+    if all(len(s) == 2 for s in shapes) and len({s[0] for s in shapes}) == 1:
+      hint = " They look like [N, M_i]: give the transpose of each."
+    raise ValueError(
+      f"The manifolds have shapes {shapes}; [M_i, N] with one N was"
+      f" expected.{hint}"
+    )
+  if len(set(shapes)) == 1 and shapes[0][0] > shapes[0][1] and len(shapes) > 1:
+    warnings.warn(
+      f"The {len(shapes)} manifolds of the list were taken as {shapes[0][0]}"
+      f" points in {shapes[0][1]} features. If they are features by points,"
+      " give the transpose of each; if not, one array [P, M, N] says so.",
+      stacklevel=4,
+    )
+  size = max(s[0] for s in shapes)
+  points = [pad(x, ((0, size - len(x)), (0, 0))) for x, _ in manifolds]
+  mask = [
+    np.pad(np.ones(len(x), bool) if m is None else m, (0, size - len(x)))
+    for x, m in manifolds
+  ]
+  return stack(points), np.stack(mask)
+
+
+def _on_host(x):
+  return x if isinstance(x, np.ndarray) else np.asarray(x)
+
+
+def unit_exponent(
+  largest: float | Float[Array, ""], dtype
+) -> Int[Array | np.ndarray, ""]:
+  """Returns the e for which products fit their type in units of 4^e.
+
+  It is 0, and products are what they are, unless the largest entry is beyond
+  2^±40, or 2^±400 in double precision.
+
+  Args:
+    largest: entry of the points, in absolute value.
+    dtype: in which products are taken.
+  """
+  # On the host in float64, whatever JAX's precision is.
+  xp = np if isinstance(largest, float) else jnp
+  exponent = xp.frexp(largest)[1]
+  most = 40 if jnp.finfo(dtype).bits == 32 else 400
+  far = (abs(exponent) > most) & xp.isfinite(largest)
+  return xp.where(far, exponent, 0).astype(np.int32)
+
+
+def is_wide(points: Array | np.ndarray) -> bool:
+  """Tells whether points on the host have digits that JAX's type may lack."""
+  return isinstance(points, np.ndarray) and (
+    points.dtype == np.float64 or np.issubdtype(points.dtype, np.integer)
+  )
+
+
+def to_device(
+  points: Shaped[Array | np.ndarray, "P M N"],
+  mask: Bool[Array | np.ndarray, "P M"],
+) -> tuple[Array, int]:
+  """Returns the points on JAX's device, and the exponent of their unit.
+
+  float64 and wide integers on the host are moved to one of the points and
+  scaled by a power of two before they are converted to what JAX has, which
+  would cost an offset its digits and tiny numbers their value.
+
+  Args:
+    points: from `as_points`.
+    mask: likewise.
+
+  Returns:
+    x and e, with 2^e x the points up to an offset.
+  """
+  if not is_wide(points):
+    return jnp.asarray(points), 0
+  mask = np.asarray(mask)[..., None]
+  flat = points.reshape(-1, points.shape[2])
+  reference = flat[mask.ravel().argmax()]
+  step = max(1, _BLOCK // len(flat))
+
+  def moved(start):
+    block = slice(start, start + step)
+    difference = host_difference(points[..., block], reference[block])
+    return block, np.where(mask, difference, 0)
+
+  starts = range(0, points.shape[2], step)
+  largest = max(float(np.abs(moved(start)[1]).max()) for start in starts)
+  found = np.empty(points.shape, jnp.result_type(float))
+  exponent = int(unit_exponent(largest, found.dtype))
+  for start in starts:
+    block, difference = moved(start)
+    found[..., block] = np.ldexp(difference, -exponent)
+  return jnp.asarray(found), exponent
+
+
+def _halves(x, reference, bits, dtype):
+  """X − reference of integers too wide for a float, without wrap."""
+  low = x.dtype.type(2**bits - 1)
+  high = (x >> bits).astype(dtype) - (reference >> bits).astype(dtype)
+  return high * 2.0**bits + (
+    (x & low).astype(dtype) - (reference & low).astype(dtype)
+  )
+
+
+def host_difference(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
+  """X − reference in float64, with all digits that it holds."""
+  if x.dtype.kind in "iu" and x.dtype.itemsize == 8:
+    return _halves(x, reference, 32, np.float64)
+  with np.errstate(invalid="ignore", over="ignore"):
+    return x.astype(np.float64) - reference.astype(np.float64)
+
+
+def as_floats(
+  points: Shaped[Array, "P M N"], mask: Bool[Array, "P M"]
+) -> Array:
+  """Returns the points relative to one of them, in single precision at least.
+
+  Their difference is exact before it is rounded. What is not there becomes 0
+  and is never looked at: it may be anything, and reaches no derivative.
+
+  Args:
+    points: of any real dtype.
+    mask: which of them are there.
+  """
+  dtype = points.dtype
+  float_type = jnp.promote_types(dtype, jnp.float32)
+  if not jnp.issubdtype(dtype, jnp.floating):
+    float_type = jnp.result_type(float)
+  flat = points.reshape(-1, points.shape[2])
+  reference = jnp.take(flat, mask.ravel().argmax(), axis=0)[None, None]
+  present = jnp.broadcast_to(mask[..., None], points.shape)
+  points = jnp.where(present, points, reference)
+  if jnp.issubdtype(dtype, jnp.integer) and dtype.itemsize > 2:
+    return _halves(points, reference, 4 * dtype.itemsize, float_type)
+  return points.astype(float_type) - reference.astype(float_type)
+
+
+def check_finite(
+  points: Array | np.ndarray, mask: Bool[Array | np.ndarray, "P M"]
+) -> None:
+  """Refuses points that are not finite, outside jit.
+
+  Raises:
+    ValueError: it names the first.
+  """
+  if isinstance(points, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
+    return
+  if not jnp.issubdtype(points.dtype, jnp.floating):
+    return
+  on_host = isinstance(points, np.ndarray)
+  finite = np.isfinite(points) if on_host else jnp.isfinite(points)
+  finite = np.asarray(finite.all(axis=2)) | ~np.asarray(mask)
+  if not finite.all():
+    manifold, point = np.argwhere(~finite)[0]
+    raise ValueError(
+      f"Point {point} of manifold {manifold} is not finite; look for NaN or"
+      " overflow in what gave the points."
+    )
