@@ -57,12 +57,12 @@ def spectrum(
   # In the order that neither over- nor underflows if the result does not.
   factor = jnp.ldexp(unit, exponent)
   found = values * factor * factor
-  if not isinstance(found, jax.core.Tracer) and bool(values[0] > 0):
-    if not (bool(jnp.isfinite(found[0])) and bool(found[0] > 0)):
-      raise ValueError(
-        f"The eigenvalues of points of size {float(factor):.1e} do not fit"
-        f" {found.dtype}; divide the points by that size first."
-      )
+  lost = (values[0] > 0) & ~(jnp.isfinite(found[0]) & (found[0] > 0))
+  if not isinstance(lost, jax.core.Tracer) and bool(lost):
+    raise ValueError(
+      f"The eigenvalues of points of size {float(factor):.1e} do not fit"
+      f" {found.dtype}; divide the points by that size first."
+    )
   return found
 
 

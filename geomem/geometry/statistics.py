@@ -54,28 +54,21 @@ class GramStatistics:
   def __add__(self, other: "GramStatistics") -> "GramStatistics":
     """Returns the statistics of both blocks of features together."""
     exponent = jnp.maximum(self.exponent, other.exponent)
-    a, b = (
-      _power_of_two(2 * (x.exponent - exponent), x.within.dtype)
-      for x in (self, other)
-    )
+    a, b = (2 * (x.exponent - exponent) for x in (self, other))
     return dataclasses.replace(
       self,
-      within=_times(self.within, a) + _times(other.within, b),
-      cross=_times(self.cross, a) + _times(other.cross, b),
-      centers=_times(self.centers, a) + _times(other.centers, b),
+      within=_times_power(self.within, a) + _times_power(other.within, b),
+      cross=_times_power(self.cross, a) + _times_power(other.cross, b),
+      centers=_times_power(self.centers, a) + _times_power(other.centers, b),
       exponent=exponent,
     )
 
 
-def _power_of_two(exponent: Array, dtype) -> Array:
-  """2^exponent, exactly; by halves, as a float's own range is not enough."""
-  one = jnp.ones((), dtype)
-  half = exponent // 2
-  return jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
-
-
-def _times(x: Array, factor: Array) -> Array:
-  return x * factor.reshape(factor.shape + (1,) * (x.ndim - factor.ndim))
+def _times_power(x: Array, exponent: Array) -> Array:
+  """2^exponent x, by halves: the power alone may not fit its type."""
+  exponent = exponent.reshape(exponent.shape + (1,) * (x.ndim - exponent.ndim))
+  one, half = jnp.ones((), x.dtype), exponent // 2
+  return x * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
 
 
 @jax.jit
@@ -88,7 +81,7 @@ def _gram(points, mask):
   exponent = jnp.where(
     largest > 0, unit_exponent(largest, points.dtype), _OF_NOTHING
   )
-  points = points * _power_of_two(-exponent, points.dtype)
+  points = _times_power(points, -exponent)
   means = points.sum(axis=1) / counts
   origin = (means * counts).sum(axis=0) / counts.sum()
   centers = means - origin[None]
