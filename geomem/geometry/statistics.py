@@ -77,11 +77,12 @@ def _gram(points, mask):
   present = mask[..., None].astype(points.dtype)
   counts = present.sum(axis=1)
   largest = jax.lax.stop_gradient(jnp.abs(points).max())
+  # Below its smallest normal number a type has no digits to speak of.
+  something = largest >= jnp.finfo(points.dtype).tiny
+  unit = jnp.where(something, unit_exponent(largest, points.dtype), 0)
+  points = jnp.where(something, _times_power(points, -unit), 0)
   # Nothing adds nothing, whatever the unit of what it is added to.
-  exponent = jnp.where(
-    largest > 0, unit_exponent(largest, points.dtype), _OF_NOTHING
-  )
-  points = _times_power(points, -exponent)
+  exponent = jnp.where(something, unit, _OF_NOTHING)
   means = points.sum(axis=1) / counts
   origin = (means * counts).sum(axis=0) / counts.sum()
   centers = means - origin[None]
