@@ -63,7 +63,9 @@ def read_rows(path: pathlib.Path | str) -> list[dict[str, Any]]:
     return rows
   for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
     if _is_row(line):
-      rows.append(json.loads(line))
+      row = json.loads(line)
+      # JSON has no number for what is not one.
+      rows.append(row | {"value": _number(row.get("value"))})
     else:
       _LOG.warning("Line %d of %s is damaged; left out.", number, file)
   return rows
@@ -223,6 +225,10 @@ class Run:
 
   def __exit__(self, *_) -> None:
     self.close()
+
+
+def _number(value: Any) -> Any:
+  return math.nan if value is None else value
 
 
 def _joined(lines: list[bytes]) -> bytes:

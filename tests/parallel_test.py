@@ -161,7 +161,7 @@ def test_blocks_of_manifolds_are_bounded():
 def test_what_is_not_finite_is_named_manifold_by_manifold():
   points = np.ones((4, 3, 5), np.float32)
   points[2, 1, 0] = np.inf
-  with pytest.raises(ValueError, match="Manifold 2"):
+  with pytest.raises(ValueError, match="Point 1 of manifold 2"):
     geometry.statistics_by_manifold(lambda: iter([points[:2], points[2:]]))
 
 

@@ -151,3 +151,55 @@ def test_what_is_not_a_number_is_not_converged():
   found = geometry.solve_nonnegative_qp(G, b)
   assert found.converged.tolist() == [[False, True]]
   np.testing.assert_allclose(found.lam[0, 1], [1, 0, 2])
+
+
+def hard_frames(num_points):
+  """Points that conjugate gradients alone do not get through with."""
+  rng = np.random.default_rng(0)
+  noise = rng.normal(size=(num_points, 40)) / np.sqrt(40)
+  hidden = rng.normal(size=(num_points, 10)) @ rng.normal(size=(10, 60))
+  active = np.maximum(hidden, 0)
+  decay = np.arange(1, 101) ** 1.5
+  return {
+    "centre almost gone": 5766 * noise,
+    "centre gone": 1e6 * noise,
+    "rectified, of rank 10": 50 * (active - active.mean(axis=0)) / 60,
+    "nearly the same": noise[:1] + 1e-4 * noise,
+    "each twice": np.repeat(noise[: num_points // 2], 2, 0),
+    "power law": 30 * rng.normal(size=(num_points, 100)) / decay,
+    "nothing": np.zeros((num_points, 5)),
+  }
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", hard_frames(20))
+def test_hard_problems_are_solved(name, dtype):
+  """All of them, with NNLS's value to the digits of the type."""
+  frame = hard_frames(20)[name]
+  S = np.hstack([frame, np.ones((20, 1))])
+  probes = np.random.default_rng(1).normal(size=(30, S.shape[1]))
+  with jax.enable_x64(dtype == np.float64):
+    for kappa in (0.0, 0.5, -2.0):
+      found = geometry.anchors(
+        jnp.asarray(S, dtype), jnp.asarray(probes, dtype), kappa
+      )
+      assert np.asarray(found.converged).all()
+      for t, force in zip(probes, found.force, strict=True):
+        shifted = t - kappa * np.eye(S.shape[1])[-1]
+        exact = ((optimize.nnls(S.T, -shifted, maxiter=3000)[0] @ S) ** 2).sum()
+        # Squares of the frame are known to ε times the largest.
+        digits = 1e-8 if dtype == np.float64 else 5e-3
+        assert abs(float(force) - exact) < digits * (1 + exact)
+
+
+def test_repeated_points_have_derivatives():
+  points = np.random.default_rng(0).normal(size=(4, 6))
+  frame = jnp.asarray(np.repeat(points, 2, 0))
+  probes = jnp.asarray(np.random.default_rng(1).normal(size=(10, 6)))
+
+  def total(frame):
+    G = frame @ frame.T
+    b = -probes @ frame.T
+    return geometry.solve_nonnegative_qp(G[None], b[None]).lam.sum()
+
+  assert np.isfinite(jax.grad(total)(frame)).all()

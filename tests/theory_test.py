@@ -7,6 +7,7 @@ import pytest
 from scipy import integrate, stats
 
 from geomem import geometry
+from tests import problems
 
 KEY = jax.random.key(0)
 
@@ -212,3 +213,48 @@ def test_dimensions_of_known_spectra(eigenvalues, ratio, explained):
   assert int(geometry.explained_variance_dimension(values)) == explained
   with pytest.raises(ValueError, match="fraction is 0"):
     geometry.explained_variance_dimension(values, 0.0)
+
+
+@pytest.mark.parametrize("kappa", [-1.0, 0.0, 0.5, 2.0])
+@pytest.mark.parametrize("num_points", [1, 2, 10])
+def test_simplices_have_a_closed_form_for_every_probe(num_points, kappa):
+  """F = Σ max((t + κ e_c)·u_i, 0)², and its mean, by the solver itself."""
+  corners = np.zeros((1, 0))
+  if num_points > 1:
+    corners = problems.simplex(num_points)
+  S = np.hstack([corners, np.ones((num_points, 1))])
+  np.testing.assert_allclose(
+    S @ S.T, num_points * np.eye(num_points), atol=1e-9
+  )
+  probes = np.random.default_rng(0).normal(size=(4000, S.shape[1]))
+  with jax.enable_x64(True):
+    force = np.asarray(
+      geometry.anchors(jnp.asarray(S), jnp.asarray(probes), kappa).force
+    )
+    shifted = -probes + kappa * np.eye(S.shape[1])[-1]
+    exact = (np.maximum(shifted @ S.T, 0) ** 2).sum(axis=1) / num_points
+    np.testing.assert_allclose(force, exact, atol=1e-9)
+    inverse = 1 / float(geometry.simplex_capacity(num_points, kappa))
+  assert abs(force.mean() - inverse) < 4 * force.std() / np.sqrt(4000)
+
+
+def test_chance_is_that_of_points_without_structure():
+  assert float(geometry.simplex_capacity(10)) == pytest.approx(0.2)
+  # k = .5/√10: 10 [(1 + k²) Φ(k) + k φ(k)] = 10 (.5769 + .0623) = 6.39.
+  assert float(geometry.simplex_capacity(10, 0.5)) == pytest.approx(
+    0.1564, abs=1e-4
+  )
+  for kappa in (0.0, 0.5, 1.0):
+    one = geometry.simplex_capacity(1, kappa)
+    assert float(one) == pytest.approx(float(geometry.point_capacity(kappa)))
+  # Noise in many dimensions is nearly a simplex; its radius is √(M − 1).
+  rng = np.random.default_rng(0)
+  found = geometry.manifold_geometry(
+    jax.random.key(0),
+    rng.normal(size=(20, 10, 20_000)),
+    kappa=0.5,
+    num_probes=500,
+    centers=None,
+  )
+  expected = float(geometry.simplex_capacity(10, 0.5))
+  assert float(found.mean_capacity) == pytest.approx(expected, rel=0.03)

@@ -60,6 +60,15 @@ def layer_means(rows, metric: str, which: str) -> dict[str, np.ndarray]:
   }
 
 
+def chance_capacity(rows) -> float:
+  """Returns the capacity of points without structure in a run, from its rows.
+
+  Runs of old do not say it; their margin counts as 0.
+  """
+  facts = {row["metric"]: row["value"] for row in rows if row["layer"] is None}
+  return facts.get("chance_capacity", 2 / facts["manifold_points"])
+
+
 class _Layers(NamedTuple):
   """Capacities of the hidden layers by subset, at the best and last epoch."""
 
@@ -82,9 +91,8 @@ def find(rows) -> list[Finding]:
   classes, permuted and restored points fall together once they are memorized,
   and lie above chance.
   """
-  points = next(r["value"] for r in rows if r["metric"] == "manifold_points")
   best, last = (_hidden(layer_means(rows, "capacity", w)) for w in _EPOCHS)
-  layers = _Layers(best, last, 2 / points)
+  layers = _Layers(best, last, chance_capacity(rows))
   return [
     _permuted_at_chance(layers),
     _permuted_rises_late(layers),

@@ -4,7 +4,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from geomem.analysis.findings import epoch_of, layer_means
+from geomem.analysis.findings import chance_capacity, epoch_of, layer_means
 
 # How far above chance counts as a departure; the scatter of structureless
 # points over layers stays within a tenth.
@@ -18,7 +18,7 @@ def departure_layer(
 
   Args:
     capacity: `[layers]` of the hidden layers, in order.
-    chance: 2/M.
+    chance: capacity of points without structure.
     departed: the multiple of chance that counts.
 
   Returns:
@@ -69,7 +69,6 @@ def _by_seed(cell: list[dict]) -> list[list[dict]]:
 
 def _departure(rows: list[dict]) -> dict | None:
   """The departure of one seed at its last epoch, as a row."""
-  points = next(r["value"] for r in rows if r["metric"] == "manifold_points")
   names = {
     row["layer_index"]: row["layer"] for row in rows if row["layer"] is not None
   }
@@ -85,7 +84,7 @@ def _departure(rows: list[dict]) -> dict | None:
   if not capacity:
     return None
   found = departure_layer(
-    np.array([capacity[i] for i in hidden]), chance=2 / points
+    np.array([capacity[i] for i in hidden]), chance=chance_capacity(rows)
   )
   # One layer past the last stands for none.
   place = len(hidden) if found is None else found

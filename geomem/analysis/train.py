@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from geomem import data, parallel, training
+from geomem import data, geometry, parallel, training
 from geomem.analysis import experiment as experiments
 from geomem.analysis import memorization
 
@@ -162,10 +162,13 @@ def _summary(rows, experiment, seed, last_epoch) -> list[dict]:
     if row["seed"] == seed.seed
     and (row["subset"], row["metric"]) == ("test", "accuracy")
   }
+  config = experiment.config
+  points = next(iter(seed.manifolds.values())).shape[1]
   facts = {
     "best_epoch": max(test, key=test.get),
     "last_epoch": last_epoch,
-    "manifold_points": next(iter(seed.manifolds.values())).shape[1],
+    "manifold_points": points,
+    "chance_capacity": float(geometry.simplex_capacity(points, config.kappa)),
     "unchanged_labels": seed.labels.num_unchanged,
     "num_permuted": int(seed.labels.permuted.sum()),
     "num_unpermuted": int((~seed.labels.permuted).sum()),

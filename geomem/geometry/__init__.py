@@ -66,6 +66,7 @@ from geomem.geometry.theory import (
   ball_radius,
   point_capacity,
   segment_capacity,
+  simplex_capacity,
 )
 
 __all__ = [
@@ -100,6 +101,7 @@ __all__ = [
   "segment_capacity",
   "shared_directions",
   "shuffled_null",
+  "simplex_capacity",
   "simulated_capacity",
   "solve_nonnegative_qp",
   "spectrum",

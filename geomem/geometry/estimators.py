@@ -3,7 +3,9 @@
 F(t) goes along with functions of the probe whose means are known exactly. What
 they miss their means by, times a coefficient, is taken off: the mean stays, its
 error shrinks. Coefficients come from the other half of the probes, so that the
-estimate is unbiased.
+estimate is unbiased. Few probes fit few coefficients: one control for every
+sixteen probes, the best ones first, each shrunk by what its fit owes to chance,
+and none where they do not pay.
 
 Source: control variates with cross-fitting; Glasserman, Monte Carlo Methods in
 Financial Engineering, 2003, section 4.1.
@@ -15,8 +17,10 @@ from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
 _HIGHEST = jax.lax.Precision.HIGHEST
-# Fewer probes cannot pay for the coefficients.
-_FEWEST = 32
+# Probes of both halves for a coefficient.
+_PROBES_A_CONTROL = 16
+# Below that error bars are better without.
+_FEWEST_CONTROLS = 3
 
 
 def control_variates(
@@ -45,16 +49,17 @@ def control_variates(
   cost = (1 + k**2) * norm.cdf(k) + k * norm.pdf(k)
   inside = along - last[:, None] * frame[None, :, -1]
   square = (t**2).sum(axis=1) - rank
+  # What goes along with F most comes first.
   controls = [
-    last,
-    last**2 - 1,
-    last**3 - 3 * last,
-    square,
-    square**2 - 2 * rank,
-    last * square,
-    (inside**2).sum(axis=1) - (frame[:, :-1] ** 2).sum(),
     (above**2).sum(axis=1) - cost.sum(),
     above.sum(axis=1) - (k * norm.cdf(k) + norm.pdf(k)).sum(),
+    last,
+    (inside**2).sum(axis=1) - (frame[:, :-1] ** 2).sum(),
+    square,
+    last**2 - 1,
+    last * square,
+    square**2 - 2 * rank,
+    last**3 - 3 * last,
   ]
   return jnp.stack(controls, axis=1)
 
@@ -73,7 +78,15 @@ def _coefficients(x: Array, controls: Array) -> Array:
   deviation = x - x.mean(axis=0, keepdims=True)
   product = jnp.matmul(unit.T, deviation, precision=_HIGHEST) / len(unit)
   solution = jnp.linalg.solve(gram, product)
-  return jnp.where(varies[:, None], solution / scale[:, None], 0)
+  # The share of the variance that is explained, and what is left of it beyond
+  # what as many controls without a meaning would explain.
+  total = (deviation**2).mean(axis=0)
+  explained = (solution * product).sum(axis=0)
+  share = jnp.clip(explained / jnp.where(total > 0, total, 1), 1e-6, 1)
+  count, size = unit.shape
+  adjusted = 1 - (1 - share) * (count - 1) / (count - size - 1)
+  kept = jnp.where(total > 0, jnp.clip(adjusted / share, 0, 1), 0)
+  return jnp.where(varies[:, None], solution * kept[None] / scale[:, None], 0)
 
 
 def _less_controls(x: Array, controls: Array) -> Array:
@@ -96,18 +109,35 @@ def _less_controls(x: Array, controls: Array) -> Array:
 def mean_over_probes(
   x: Float[Array, "T Q"], controls: Float[Array, "T C"] | None = None
 ) -> tuple[Float[Array, " Q"], Float[Array, " Q"]]:
-  """Means and standard errors of Q quantities.
+  """Returns means and standard errors of Q quantities.
 
   Args:
     x: one row a probe.
-    controls: functions of the probe with mean zero that reduce the errors; not
-      used with fewer than 32 probes.
+    controls: functions of the probe with mean zero that reduce the errors, the
+      best first; of T probes T / 16 are used. They are not where they do not
+      reduce a quantity's error, or turn a mean of positive numbers negative.
+
+  Returns:
+    The means, and their standard errors: NaN for a single probe.
   """
+  plain = _mean_and_error(x)
+  count = 0 if controls is None else len(x) // _PROBES_A_CONTROL
+  if count < _FEWEST_CONTROLS:
+    return plain
+  reduced = _mean_and_error(_less_controls(x, controls[:, :count]))
+  negative = (x.min(axis=0) >= 0) & (reduced[0] <= 0)
+  use = (reduced[1] < plain[1]) & ~negative
+  return tuple(
+    jnp.where(use, a, b) for a, b in zip(reduced, plain, strict=True)
+  )
+
+
+def _mean_and_error(x: Array) -> tuple[Array, Array]:
   count = len(x)
-  if controls is not None and count >= _FEWEST:
-    x = _less_controls(x, controls)
   mean = x.mean(axis=0)
-  variance = ((x - mean[None]) ** 2).sum(axis=0) / max(count - 1, 1)
+  if count == 1:
+    return mean, jnp.full_like(mean, jnp.nan)
+  variance = ((x - mean[None]) ** 2).sum(axis=0) / (count - 1)
   positive = variance > 0
   error = jnp.sqrt(jnp.where(positive, variance, 1) / count)
   return mean, jnp.where(positive, error, 0)

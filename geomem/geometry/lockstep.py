@@ -3,7 +3,8 @@
 A lane is a manifold with one of its probes. A chunk of them gets an exact start
 on the few points that are violated most (`working_set`), then conjugate
 gradients with projections to rounding (`projected_cg`); in between, the lanes
-that are not done move together, so that finished ones stop costing.
+that are not done move together, so that finished ones stop costing. What is not
+done after many iterations is finished by `active_set`.
 """
 
 import functools
@@ -13,11 +14,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from geomem.geometry import projected_cg
+from geomem.geometry.active_set import finish
 from geomem.geometry.working_set import solve_on_working_set
 
 # Iterations go on with a third of the lanes once the others are done: measured.
 _SHRINKAGE = 3
 _NUM_TIERS = 4
+# What recurrences may be off by from the gradient computed afresh.
+_CLOSE = 50
 
 
 def scales(G: Float[Array, "... M M"]) -> Float[Array, "... M"]:
@@ -61,7 +65,9 @@ def _solve_manifold(G, b, maxiter):
     )
     lam = lam.at[places].set(lanes.lam)
     num_iters = num_iters.at[places].set(lanes.num_iters)
-  return lam, num_iters
+  lanes = projected_cg.start(G, b, lam, step, num_iters)
+  waiting = projected_cg.error(lanes) > _CLOSE
+  return finish(G, b, lam, waiting, maxiter), num_iters
 
 
 def _chunk_sizes(num_manifolds: int, num_probes: int) -> tuple[int, int]:

@@ -49,14 +49,19 @@ def _estimates(frame, probes, rank, found, kappa, reduce_variance) -> dict:
   mean, stderr = mean_over_probes(
     jnp.stack([found.force, size, cosine], axis=1), controls
   )
-  positive = mean[1] > 0
-  radius = jnp.where(positive, jnp.sqrt(jnp.where(positive, mean[1], 1)), 0)
+  # About their own mean, T anchors spread by (T − 1) / T of their variance.
+  count = len(probes)
+  square = mean[1] * (count / (count - 1) if count > 1 else jnp.nan)
+  positive = ~(square <= 0)
+  radius = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+  # The square of a mean is too large by the variance of the mean.
+  error = jnp.nan_to_num(stderr[2])
   return {
     "capacity": 1 / mean[0],
     "capacity_stderr": stderr[0] / mean[0] ** 2,
     "radius": radius,
     "radius_stderr": stderr[1] / (2 * jnp.where(positive, radius, 1)),
-    "dimension": rank * mean[2] ** 2,
+    "dimension": rank * jnp.maximum(mean[2] ** 2 - error**2, 0),
     "dimension_stderr": 2 * rank * jnp.abs(mean[2]) * stderr[2],
     "interior": found.interior.mean(),
     "converged": found.converged.all(),
@@ -152,7 +157,7 @@ def manifold_geometry(
     padded: D_M as the field's other code has it where N > M, counting an axis
       without variance too: D = M, not the rank.
     reduce_variance: whether functions of the probes with known means reduce
-      the error of the mean; unbiased either way.
+      the error of the mean, from 48 probes on; unbiased either way.
 
   Raises:
     ValueError: the points are of the wrong shape, or not finite; there is one

@@ -237,9 +237,16 @@ def as_floats(
 
 
 def check_finite(
-  points: Array | np.ndarray, mask: Bool[Array | np.ndarray, "P M"]
+  points: Array | np.ndarray,
+  mask: Bool[Array | np.ndarray, "P M"],
+  first: int = 0,
 ) -> None:
   """Refuses points that are not finite, outside jit.
+
+  Args:
+    points: `[P, M, N]`.
+    mask: which of them are there.
+    first: what the first manifold counts as, where more came before.
 
   Raises:
     ValueError: it names the first.
@@ -254,6 +261,6 @@ def check_finite(
   if not finite.all():
     manifold, point = np.argwhere(~finite)[0]
     raise ValueError(
-      f"Point {point} of manifold {manifold} is not finite; look for NaN or"
+      f"Point {point} of manifold {first + manifold} is not finite; look for NaN or"
       " overflow in what gave the points."
     )

@@ -37,7 +37,7 @@ class _Blocks:
     self.exponent = 0
 
   def __iter__(self) -> Iterator[Array]:
-    shapes = set()
+    shapes, first = set(), 0
     for block in self._blocks():
       shapes.add(np.shape(block)[1:])
       if len(shapes) > 1 or np.ndim(block) != 3:
@@ -46,7 +46,8 @@ class _Blocks:
           f" {sorted(shapes)}; [m, M, N] with one M and N was expected."
         )
       block, mask = as_points(block)
-      check_finite(block, mask)
+      check_finite(block, mask, first)
+      first += len(block)
       yield self._relative(block)
 
   def _relative(self, block) -> Array:

@@ -40,6 +40,28 @@ def point_capacity(kappa: ArrayLike = 0.0) -> Float[Array, "..."]:
   return 1 / _force_up_to(kappa, kappa)
 
 
+def simplex_capacity(
+  num_points: ArrayLike, kappa: ArrayLike = 0.0
+) -> Float[Array, "..."]:
+  """Returns the capacity of M points without structure: that of chance.
+
+  In many dimensions such points and their centre form a regular simplex of
+  circumradius √(M − 1), whose M vectors (s_i, 1) are orthogonal and of squared
+  norm M. So F = Σ_i max(t·u_i + κ/√M, 0)² with M orthonormal u_i, and
+
+  1/α = M [(1 + k²) Φ(k) + k φ(k)],   k = κ / √M,
+
+  which is M/2 at κ = 0.
+
+  Args:
+    num_points: M.
+    kappa: margin κ, in units of the centre's norm.
+  """
+  num_points, kappa = _floating(num_points, kappa)
+  k = kappa / jnp.sqrt(num_points)
+  return 1 / (num_points * _force_up_to(k, k))
+
+
 def segment_capacity(
   half_length: ArrayLike, kappa: ArrayLike = 0.0
 ) -> Float[Array, "..."]:

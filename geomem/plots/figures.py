@@ -77,11 +77,6 @@ def plot_geometry_by_layer(rows) -> Figure:
   return figure
 
 
-def chance_capacity(rows) -> float:
-  """2/M, the capacity of M points without structure."""
-  return 2 / next(iter(table.fact(rows, "manifold_points").values()))
-
-
 def log_axis(axis) -> None:
   """A logarithmic axis over about a decade, with plain numbers."""
   axis.axes.set_yscale("log")
@@ -93,7 +88,7 @@ def log_axis(axis) -> None:
 def draw_chance(ax, rows) -> None:
   """A line at the capacity of points without structure."""
   ax.axhline(
-    chance_capacity(rows), color="0.4", lw=0.9, ls=":", label="chance 2/M"
+    table.chance_capacity(rows), color="0.4", lw=0.9, ls=":", label="chance"
   )
 
 
@@ -135,10 +130,10 @@ def plot_capacity_heatmaps(rows) -> Figure:
   axes[0].set_yticks(range(len(layers)), layers)
   bar = figure.colorbar(image, ax=list(axes), label=style.LABELS["capacity"])
   log_axis(bar.ax.yaxis)
-  bar.ax.axhline(chance_capacity(rows), color="w", lw=2)
+  bar.ax.axhline(table.chance_capacity(rows), color="w", lw=2)
   bar.ax.annotate(
     "chance",
-    (-0.2, chance_capacity(rows)),
+    (-0.2, table.chance_capacity(rows)),
     xycoords=("axes fraction", "data"),
     fontsize=7,
     ha="right",

@@ -53,11 +53,13 @@ function accuracyCharts(rows, hidden) {
   });
 }
 
-// Chance is 2/M: what M points without structure have.
+// Chance: what points without structure have, 2/M without a margin.
 function chanceMarks(rows, metric) {
-  const points = fact(rows, "manifold_points");
-  return metric === "capacity" && points.length
-    ? [{ y: 2 / points[0], label: "chance 2/M" }] : [];
+  const chance = fact(rows, "chance_capacity");
+  const points = fact(rows, "manifold_points").map((m) => 2 / m);
+  const known = chance.length ? chance : points;
+  return metric === "capacity" && known.length
+    ? [{ y: known[0], label: "chance" }] : [];
 }
 
 // A metric by layer at an epoch, faintly that of the best; by epoch where one
