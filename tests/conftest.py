@@ -7,8 +7,10 @@ import tempfile
 
 # Before jax is imported: tests never need an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# What one process compiled, the binaries that tests start need not.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled")
+# What one process compiled, its workers and the binaries that tests start need
+# not: they inherit the environment.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+  os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -19,6 +21,7 @@ import jaxtyping
 jaxtyping.install_import_hook("geomem", "beartype.beartype")
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-atexit.register(
-  shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
-)
+if "PYTEST_XDIST_WORKER" not in os.environ:
+  atexit.register(
+    shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
+  )

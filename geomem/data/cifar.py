@@ -111,13 +111,7 @@ def prepare(name: str, data_dir: str | os.PathLike):
     builder.download_and_prepare(
       download_dir=os.fspath(downloads), download_config=config
     )
-  except (
-    OSError,
-    KeyError,
-    ValueError,
-    tarfile.TarError,
-    tfds.download.DownloadError,
-  ) as error:
+  except Exception as error:  # Of networks, disks, archives and TFDS.
     url = builder._cifar_info.url
     raise DatasetError(
       f"{name} is not in {data_dir}, and could not be downloaded and prepared"

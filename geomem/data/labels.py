@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
 from geomem import disk
+from geomem.data.datasets import DatasetError
 
 
 class PermutedLabels(NamedTuple):
@@ -39,9 +40,19 @@ class PermutedLabels(NamedTuple):
 
   @classmethod
   def load(cls, path: pathlib.Path | str) -> "PermutedLabels":
-    """Reads what `save` wrote."""
-    with np.load(path, allow_pickle=False) as arrays:
-      return cls(**{name: arrays[name] for name in cls._fields})
+    """Reads what `save` wrote.
+
+    Raises:
+      DatasetError: the file is damaged, or of something else.
+    """
+    try:
+      with np.load(path, allow_pickle=False) as arrays:
+        return cls(**{name: arrays[name] for name in cls._fields})
+    except Exception as error:  # Files of others fail in many ways.
+      raise DatasetError(
+        f"{path} cannot be read as permuted labels ({type(error).__name__});"
+        " put it back from a copy, or delete it to have it made anew."
+      ) from error
 
 
 def permute_labels(

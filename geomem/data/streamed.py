@@ -119,7 +119,7 @@ class StreamedImages:
 
     def read(start: int) -> None:
       block = positions[start : start + _TASK]
-      examples = self._source.__getitems__(block)
+      examples = self._read(block)
       for i, (position, example) in enumerate(
         zip(block, examples, strict=True)
       ):
@@ -129,10 +129,19 @@ class StreamedImages:
     images = images.reshape(self.shape)
     return images if dtype is None else images.astype(dtype, copy=False)
 
+  def _read(self, positions: list[int]) -> list[dict[str, Any]]:
+    try:
+      return self._source.__getitems__(positions)
+    except Exception as error:  # The reader's, and those of parsing.
+      raise ValueError(
+        f"Images {positions[0]} to {positions[-1]} of {self.name} cannot be"
+        f" read ({error}); prepare the data set again."
+      ) from error
+
   def _decode(self, encoded: bytes, position: int) -> np.ndarray:
     try:
       return decode(encoded, self._image_shape)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # Pillow's plugins have many of their own.
       raise ValueError(
         f"Image {position} of {self.name} cannot be decoded ({error}); prepare"
         " the data set again."

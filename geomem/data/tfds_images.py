@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pathlib
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from tqdm import tqdm
 
-from geomem.data import cifar
+from geomem.data import cifar, prepared
 from geomem.data.datasets import Dataset, DatasetError, make_dataset
 from geomem.data.streamed import StreamedImages, threads
 
@@ -29,40 +30,28 @@ def open_builder(name: str, data_dir: str | os.PathLike | None):
   """The builder of a prepared set; CIFAR is prepared where it is missing.
 
   Raises:
-    DatasetError: the set is unknown or not prepared, with what to do.
+    DatasetError: the set is unknown, not prepared or damaged, with what to do.
   """
-  searched = str(data_dir) if data_dir else tfds.core.constants.DATA_DIR
-  searched = os.path.expanduser(searched)
-  try:
-    builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
-  except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
+  directory = prepared.find(name, data_dir)
+  if directory is not None:
+    return prepared.open_directory(directory)
+  searched = pathlib.Path(data_dir or prepared.standard_directory())
+  searched = searched.expanduser()
+  if name in cifar.BUILDERS:
+    return cifar.prepare(name, searched)
+  if re.split("[/:]", name)[0] not in tfds.list_builders(
+    with_community_datasets=False
+  ):
     raise DatasetError(
       f"There is no data set {name!r}: it is not digits, npz:PATH, a TFDS name"
       f" or a prepared directory in {searched}."
-    ) from error
-  except ImportError as error:
-    raise DatasetError(
-      f"{name} is not prepared in {searched}, and to prepare it TFDS needs"
-      f" {error.name}. Prepare it once where that is installed, as"
-      " array_record, and give the directory with --data_dir."
-    ) from error
-  if _is_prepared(builder):
-    return builder
-  if name.split("/")[0].split(":")[0] in cifar.BUILDERS:
-    return cifar.prepare(name, searched)
+    )
   raise DatasetError(
     f"{name} is not prepared as array_record in {searched}. Prepare it once"
     f" with TFDS, tfds build {name} --file_format=array_record (for image sets"
     " this needs TensorFlow; ImageNet's archives must be placed by hand, as its"
     " licence asks), or give another directory with --data_dir."
   )
-
-
-def _is_prepared(builder) -> bool:
-  try:
-    return bool(builder.info.splits)
-  except (OSError, ValueError):
-    return False
 
 
 def open_split(
@@ -93,20 +82,37 @@ def open_split(
       f"{name} has features {sorted(features)}; an image set"
       " with features image and label was expected."
     )
+  if not isinstance(features["image"], tfds.features.Image) or not isinstance(
+    features["label"], tfds.features.ClassLabel
+  ):
+    raise DatasetError(
+      f"{name} has an image feature {type(features['image']).__name__} and a"
+      f" label feature {type(features['label']).__name__}; Image and ClassLabel"
+      " were expected."
+    )
   shape = _image_shape(name, features["image"], image_size)
   images, labels = _open(builder, chosen, shape)
   if chosen == "test" and labels.max() < 0 and "validation" in splits:
     # ImageNet's test images, where they are there, come without labels.
     images, labels = _open(builder, "validation", shape)
-  return make_dataset(images, labels, features["label"].names)
+  names = features["label"].names
+  if labels.max() >= len(names):
+    raise DatasetError(
+      f"{name} has a label {labels.max()}, and {len(names)} classes; prepare"
+      " the set again."
+    )
+  return make_dataset(images, labels, names)
 
 
 def _open(builder, split: str, shape) -> tuple[StreamedImages, np.ndarray]:
+  prepared.check_files(builder, split)
   source = builder.as_data_source(
     split=split, decoders={"image": tfds.decode.SkipDecoding()}
   )
   name = _fingerprint(builder, split)
-  labels = cached(name, lambda: _read_labels(source, name))
+  labels = cached(
+    name, lambda: _read_labels(source, name), (len(source),), np.int32
+  )
   return StreamedImages(name, source, shape), labels
 
 
@@ -125,7 +131,10 @@ def _image_shape(name: str, feature, size: int | None) -> tuple[int, int, int]:
 
 def _fingerprint(builder, split: str) -> str:
   files = sorted(pathlib.Path(builder.data_path).iterdir())
-  stamp = [(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
+  # Where they lie counts, too: a copy's times may be those of the original.
+  stamp = [
+    (str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files
+  ]
   digest = hashlib.sha256(repr((builder.info.full_name, stamp)).encode())
   name = builder.info.full_name.replace("/", "-")
   return f"{name}-{split}-{digest.hexdigest()[:12]}"
@@ -137,8 +146,14 @@ def _read_labels(source, name: str) -> np.ndarray:
 
   def read(start: int) -> int:
     block = list(range(start, min(start + _BLOCK, len(source))))
-    examples = source.__getitems__(block)
-    labels[block] = [example["label"] for example in examples]
+    try:
+      examples = source.__getitems__(block)
+      labels[block] = [example["label"] for example in examples]
+    except Exception as error:  # The reader's, the parser's and our own.
+      raise DatasetError(
+        f"Examples {block[0]} to {block[-1]} of {name} cannot be read"
+        f" ({error}); prepare the data set again."
+      ) from error
     return len(block)
 
   with tqdm(total=len(source), desc=f"labels of {name}", disable=None) as bar:
@@ -159,14 +174,31 @@ def read_all(images: StreamedImages) -> UInt8[np.ndarray, "n H W C"]:
       pixels[start : start + _BLOCK] = images[start : start + _BLOCK]
     return pixels
 
-  return cached(f"{images.name}-{digest}", decode_all)
+  return cached(
+    f"{images.name}-{digest}", decode_all, images.shape, images.dtype
+  )
 
 
-def cached(name: str, make: Callable[[], np.ndarray]) -> np.ndarray:
-  """An array from the cache, or made and kept there."""
+def cached(
+  name: str,
+  make: Callable[[], np.ndarray],
+  shape: tuple[int, ...],
+  dtype: np.typing.DTypeLike,
+) -> np.ndarray:
+  """An array from the cache, or made and kept there.
+
+  Args:
+    name: of the file; it stands for the content.
+    make: makes the array.
+    shape: what it has to have.
+    dtype: likewise.
+  """
   file = cache_directory() / f"{name}.npy"
   try:
-    return np.load(file, allow_pickle=False)
+    # As a map first: what the header says may be anything.
+    kept = np.load(file, mmap_mode="r", allow_pickle=False)
+    if (kept.shape, kept.dtype) == (tuple(shape), np.dtype(dtype)):
+      return np.array(kept)
   except (OSError, ValueError, EOFError):
     pass  # Not there, or damaged: made again.
   array = make()

@@ -261,6 +261,6 @@ def check_finite(
   if not finite.all():
     manifold, point = np.argwhere(~finite)[0]
     raise ValueError(
-      f"Point {point} of manifold {first + manifold} is not finite; look for NaN or"
-      " overflow in what gave the points."
+      f"Point {point} of manifold {first + manifold} is not finite; look for"
+      " NaN or overflow in what gave the points."
     )

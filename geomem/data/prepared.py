@@ -1,0 +1,222 @@
+"""Sets that TFDS has prepared: found, and checked before TFDS opens them.
+
+TFDS imports whatever module the files of a set name, and takes what they say
+of themselves for granted. Here only its own kinds of features pass, and the
+files have to hold what is said.
+"""
+
+import inspect
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+import tensorflow_datasets as tfds
+
+from geomem.data.datasets import DatasetError
+
+_FORMAT = "array_record"
+_NAME = re.compile(r"(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
+_VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
+# How files name the class of a feature: today, by protobuf's other spelling,
+# and in old versions of TFDS.
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
+# Bytes that a record takes at the very least.
+_LEAST_BYTES = 8
+
+
+def standard_directory() -> pathlib.Path:
+  """Where TFDS keeps its sets unless told otherwise."""
+  return pathlib.Path(tfds.core.constants.DATA_DIR).expanduser()
+
+
+def find(name: str, data_dir: str | os.PathLike | None) -> pathlib.Path | None:
+  """Finds the directory of a prepared set, of its newest version by default.
+
+  Args:
+    name: `name`, `name/config`, and either with `:1.2.3` behind it.
+    data_dir: where sets lie; TFDS's own directory by default.
+
+  Returns:
+    The directory; None where nothing by that name is there.
+
+  Raises:
+    DatasetError: the name is none; another version or a config is there; the
+      directory is that of a set itself.
+  """
+  found = _NAME.fullmatch(name)
+  if not found:
+    raise DatasetError(
+      f"{name!r} is not the name of a data set; digits, npz:PATH or a TFDS name"
+      " was expected, such as cifar100, name/config or name:1.0.0. Names with a"
+      " namespace or a path are not taken."
+    )
+  set_name, config, version = found.groups()
+  above = pathlib.Path(data_dir) if data_dir else standard_directory()
+  above = above.expanduser()
+  _expect_above(above, set_name)
+  root = above / set_name
+  if config:
+    root /= config
+  elif not _versions(root):
+    configs = _configs(root)
+    if len(configs) > 1:
+      raise DatasetError(
+        f"{set_name} is prepared in {above} in several configs; choose of"
+        f" {', '.join(f'{set_name}/{c}' for c in configs)}."
+      )
+    root = root / configs[0] if configs else root
+  versions = _versions(root)
+  if not versions:
+    return None
+  if version and version not in versions:
+    raise DatasetError(
+      f"{name} is not in {root}: there is version {', '.join(versions)}."
+    )
+  return root / (version or versions[-1])
+
+
+def _expect_above(directory: pathlib.Path, name: str) -> None:
+  """Raises where the directory is the set's, or a version's of it."""
+  if (directory / "dataset_info.json").exists():
+    above = directory.resolve().parent.parent
+  elif directory.name == name and _versions(directory):
+    above = directory.resolve().parent
+  else:
+    return
+  raise DatasetError(
+    f"{directory} is a data set itself; the directory above it was expected:"
+    f" --data_dir={above}."
+  )
+
+
+def _directories(path: pathlib.Path) -> list[str]:
+  try:
+    return sorted(entry.name for entry in path.iterdir() if entry.is_dir())
+  except OSError:
+    return []
+
+
+def _versions(path: pathlib.Path) -> list[str]:
+  """Versions below a directory, the oldest first."""
+  names = [name for name in _directories(path) if _VERSION.fullmatch(name)]
+  return sorted(names, key=lambda name: [int(x) for x in name.split(".")])
+
+
+def _configs(path: pathlib.Path) -> list[str]:
+  return [name for name in _directories(path) if _versions(path / name)]
+
+
+def open_directory(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
+  """Opens a prepared set, and nothing in it that is not TFDS's own.
+
+  Raises:
+    DatasetError: its files are damaged, of another format, or name code.
+  """
+  info = _read_json(directory / "dataset_info.json")
+  formats = [info.get("fileFormat", "tfrecord")]
+  alternatives = info.get("alternativeFileFormats", [])
+  formats += alternatives if isinstance(alternatives, list) else []
+  if _FORMAT not in formats:
+    raise DatasetError(
+      f"{directory} is prepared as {formats[0]}, which only TensorFlow reads;"
+      f" {_FORMAT} was expected. Prepare it again where TensorFlow is"
+      f" installed: tfds build NAME --file_format={_FORMAT}."
+    )
+  features = _read_json(directory / "features.json")
+  _refuse_foreign_code(features, directory)
+  try:
+    builder = tfds.builder_from_directory(directory, file_format=_FORMAT)
+    splits = dict(builder.info.splits)
+  except Exception as error:  # Files of others fail in many ways.
+    raise _damaged(directory, error) from error
+  if not splits:
+    raise DatasetError(f"{directory} has no splits; prepare the set again.")
+  return builder
+
+
+def _read_json(file: pathlib.Path) -> dict[str, Any]:
+  try:
+    content = json.loads(file.read_text("utf-8"))
+  except (OSError, ValueError, RecursionError) as error:
+    raise _damaged(file, error) from error
+  if not isinstance(content, dict):
+    raise _damaged(file, TypeError("no JSON object"))
+  return content
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> DatasetError:
+  return DatasetError(
+    f"{path} is damaged: {type(error).__name__}: {error}. Prepare the set"
+    " again, or put it back from a copy."
+  )
+
+
+def _known_features() -> set[str]:
+  """Names of TFDS's own feature classes, as its files have them."""
+  kinds = vars(tfds.features).values()
+  return {
+    f"{kind.__module__}.{kind.__name__}"
+    for kind in kinds
+    if inspect.isclass(kind)
+    and issubclass(kind, tfds.features.FeatureConnector)
+  }
+
+
+def _refuse_foreign_code(features: Any, directory: pathlib.Path) -> None:
+  """Raises unless all classes that the features name are TFDS's own."""
+  known, waiting = _known_features(), [features]
+  while waiting:
+    node = waiting.pop()
+    if isinstance(node, list):
+      waiting += node
+    if not isinstance(node, dict):
+      continue
+    waiting += node.values()
+    for key in _CLASS_KEYS:
+      name = node.get(key)
+      if isinstance(name, str) and name not in known:
+        raise DatasetError(
+          f"{directory / 'features.json'} names the class {name}, which is none"
+          " of TFDS's own features; code that comes with data is not run."
+          " Prepare the set with tfds.features alone."
+        )
+
+
+def check_files(builder: tfds.core.DatasetBuilder, split: str) -> None:
+  """Raises DatasetError unless the files of a split hold what is said."""
+  # The reader's own module: it counts without TensorFlow.
+  from array_record.python import array_record_module
+
+  info = builder.info.splits[split]
+  stated = [int(count) for count in info.shard_lengths]
+  # What is said can be anything: looked at before a list is made of it.
+  if (
+    not 0 < len(stated) <= len(list(pathlib.Path(builder.data_path).iterdir()))
+  ):
+    raise _wrong_files(builder, split, f"{len(stated)} files of it are named")
+  for path, count in zip(info.filepaths, stated, strict=True):
+    file = pathlib.Path(path)
+    if not file.is_file():
+      raise _wrong_files(builder, split, f"{file.name} is missing")
+    if not 0 <= count * _LEAST_BYTES <= file.stat().st_size:
+      raise _wrong_files(
+        builder,
+        split,
+        f"{file.name} of {file.stat().st_size} bytes cannot hold {count}"
+        " examples",
+      )
+    # Of a damaged file it counts none.
+    found = array_record_module.ArrayRecordReader(os.fspath(file)).num_records()
+    if found != count:
+      raise _wrong_files(
+        builder, split, f"{file.name} holds {found} examples, not {count}"
+      )
+
+
+def _wrong_files(builder, split: str, what: str) -> DatasetError:
+  return DatasetError(
+    f"The {split} split in {builder.data_path} is damaged: {what}. Prepare the"
+    " set again, or put it back from a copy."
+  )
