@@ -18,8 +18,8 @@ import pathlib
 from absl import flags
 
 from experiments import flags as common
-from experiments import terminal
-from geomem import analysis, parallel, plots, runs
+from experiments import terminal, work
+from geomem import analysis, runs
 
 _OUT = flags.DEFINE_string(
   "out", None, "directory (by default: runs/capacity, or RUN/capacity)"
@@ -27,14 +27,6 @@ _OUT = flags.DEFINE_string(
 _RUN = flags.DEFINE_string("run", None, "run directory of a finished run")
 _DATA_DIR = common.define_data_dir_flag()
 common.define_config_flags(analysis.CapacityConfig)
-
-
-def _report(run: runs.Run) -> None:
-  rows = run.rows()
-  written = parallel.from_first(lambda: plots.draw_all(run.path))
-  for sentence in analysis.sentences_of(run.config, rows):
-    print(sentence)
-  print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
 
 
 def _prepare(config):
@@ -58,14 +50,15 @@ def main(argv) -> int:
   out = pathlib.Path(_OUT.value or default)
   of_run = _RUN.value is not None
   fields = analysis.capacity_config_dict(config, of_run=of_run)
-  with analysis.open_run(out, {"experiment": "capacity", **fields}) as run:
-    if run.is_done:
-      print(f"{out} is complete; nothing to do.")
+  origin = runs.parent_of(_RUN.value).as_origin() if of_run else None
+  fields = {"experiment": "capacity", **fields}
+  with analysis.open_run(out, fields, origin) as run:
+    if work.was_complete(run):
       return 0
     with terminal.bar(count, "capacity") as bar:
       for unit in analysis.measure_units(run, config, units):
         terminal.advance(bar, done=analysis.name_of(unit.columns))
-    _report(run)
+    work.report(run)
     run.mark_done()
   return 0
 

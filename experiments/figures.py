@@ -1,6 +1,8 @@
 """Redraws every figure of a run directory, and of those below it, from rows.
 
 python -m experiments.figures --run=runs/demo
+
+--out puts them elsewhere, as for a run that cannot be written to.
 """
 
 import pathlib
@@ -11,6 +13,9 @@ from experiments import flags as common
 from geomem import plots, runs
 
 _RUN = flags.DEFINE_string("run", None, "run directory", required=True)
+_OUT = flags.DEFINE_string(
+  "out", None, "where the figures go; by default into the run directory"
+)
 
 
 def main(argv) -> int:
@@ -20,10 +25,12 @@ def main(argv) -> int:
   runs.read_config(path)
   # What was done with a run afterwards lies in directories below it.
   for config in sorted(path.rglob("config.json")):
-    if config.parent != path and not (config.parent / "done").exists():
+    if config.parent != path and not runs.is_complete(config.parent):
       print(f"{config.parent} is not complete; left out.")
       continue
-    for written in plots.draw_all(config.parent):
+    here = config.parent
+    out = None if _OUT.value is None else _OUT.value / here.relative_to(path)
+    for written in plots.draw_all(here, out):
       print(written)
   return 0
 

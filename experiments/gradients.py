@@ -21,8 +21,8 @@ import pathlib
 from absl import flags
 
 from experiments import flags as common
-from experiments import terminal
-from geomem import analysis, parallel, plots, runs
+from experiments import terminal, work
+from geomem import analysis, runs
 
 _RUN = flags.DEFINE_string("run", None, "run directory", required=True)
 _OUT = flags.DEFINE_string(
@@ -42,13 +42,6 @@ _TRAINING_MODE = flags.DEFINE_bool(
 )
 
 
-def _report(run: runs.Run) -> None:
-  written = parallel.from_first(lambda: plots.draw_all(run.path))
-  for sentence in analysis.sentences_of(run.config, run.rows()):
-    print(sentence)
-  print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
-
-
 def main(argv) -> int:
   """Measures, resumes, or says that it is done."""
   del argv
@@ -61,17 +54,15 @@ def main(argv) -> int:
   )
   out = pathlib.Path(_OUT.value or path / "gradients")
   plans = []
-  if not (out / "done").exists():
-    first, count = experiment.config.seed, experiment.config.num_seeds
+  if not runs.is_complete(out):
     plans = [
-      analysis.plan_gradients(
-        path, experiment, analysis.prepare_seed(experiment, number), config
-      )
-      for number in range(first, first + count)
+      analysis.plan_gradients(path, experiment, seed, config)
+      for seed in analysis.prepare_seeds(experiment, path)
     ]
-  with analysis.open_run(out, analysis.gradient_config_dict(config)) as run:
-    if run.is_done:
-      print(f"{out} is complete; nothing to do.")
+  fields = analysis.gradient_config_dict(config)
+  origin = runs.parent_of(path).as_origin()
+  with analysis.open_run(out, fields, origin) as run:
+    if work.was_complete(run):
       return 0
     total = sum(plan.num_units for plan in plans)
     with terminal.bar(total, "gradients") as bar:
@@ -81,7 +72,7 @@ def main(argv) -> int:
           run, experiment, plan, config.draws
         ):
           terminal.advance(bar, done=unit)
-    _report(run)
+    work.report(run)
     run.mark_done()
   return 0
 

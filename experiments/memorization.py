@@ -24,7 +24,7 @@ from absl import flags
 
 from experiments import flags as common
 from experiments import presets, work
-from geomem import analysis, parallel, plots, runs
+from geomem import analysis, parallel
 
 _OUT = flags.DEFINE_string("out", "runs/memorization", "run directory")
 _LISTS = ("permuted_fraction", "model", "width")
@@ -34,15 +34,17 @@ presets.define_preset_flag("memorization")
 
 
 def _print_table(rows) -> None:
-  """Accuracies and the last hidden layer's geometry, best and last epoch."""
+  """Accuracies and the deepest hidden layer's geometry, best and last epoch."""
+  layer = analysis.last_hidden_layer(rows)
+  deepest = analysis.of_layer(rows, layer)
   seeds = sorted({row["seed"] for row in rows})
   print(
     f"{'':12}{'epoch':>6}{'accuracy':>10}{'capacity':>10}"
-    f"{'radius':>8}{'dimension':>11}   (last hidden layer)"
+    f"{'radius':>8}{'dimension':>11}   (layer {layer})"
   )
   for which in ("best", "last"):
     geometry = {
-      metric: analysis.layer_means(rows, metric, which)
+      metric: analysis.layer_means(deepest, metric, which)
       for metric in ("capacity", "radius", "dimension")
     }
     epochs = {seed: analysis.epoch_of(rows, which, seed) for seed in seeds}
@@ -54,23 +56,13 @@ def _print_table(rows) -> None:
         and row["subset"] == subset
         and row["epoch"] == epochs[row["seed"]]
       ]
-      # Of all layers the last are the logits.
-      last_hidden = {m: by[subset][-2:][0] for m, by in geometry.items()}
+      found = {metric: by[subset][0] for metric, by in geometry.items()}
       print(
         f"{subset:12}{sum(epochs.values()) / len(seeds):6.0f}"
         f"{sum(accuracy) / len(accuracy):10.3f}"
-        f"{last_hidden['capacity']:10.4f}{last_hidden['radius']:8.3f}"
-        f"{last_hidden['dimension']:11.2f}"
+        f"{found['capacity']:10.4f}{found['radius']:8.3f}"
+        f"{found['dimension']:11.2f}"
       )
-
-
-def _report(run: runs.Run) -> None:
-  rows = run.rows()
-  written = parallel.from_first(lambda: plots.draw_all(run.path))
-  _print_table(rows)
-  for sentence in analysis.sentences_of(run.config, rows):
-    print(sentence)
-  print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
 
 
 def main(argv) -> int:
@@ -97,12 +89,10 @@ def main(argv) -> int:
       f" {', '.join('--' + field for field in _LISTS)}."
     )
   experiment = analysis.prepare(config)
-  numbers = range(config.seed, config.seed + config.num_seeds)
-  # Bad input shows before work.
-  seeds = [analysis.prepare_seed(experiment, number) for number in numbers]
-  with analysis.open_run(path, analysis.config_dict(config)) as run:
-    if run.is_done:
-      print(f"{path} is complete; nothing to do.")
+  seeds = analysis.prepare_seeds(experiment)  # Bad input shows before work.
+  whole = analysis.config_dict(config)
+  with analysis.open_run(path, whole, experiment.origin) as run:
+    if work.was_complete(run):
       return 0
     network = experiment.network
     print(
@@ -112,7 +102,7 @@ def main(argv) -> int:
     )
     print(parallel.describe(experiment.config.batch_size))
     work.train_and_measure(run, experiment, seeds)
-    _report(run)
+    work.report(run, _print_table)
     run.mark_done()
   return 0
 

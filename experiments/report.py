@@ -19,6 +19,9 @@ from experiments import flags as common
 from geomem import analysis, plots
 
 _RUN = flags.DEFINE_string("run", None, "run directory", required=True)
+_OUT = flags.DEFINE_string(
+  "out", None, "directory of the page; by default the run's own"
+)
 _TENSORBOARD = flags.DEFINE_bool(
   "tensorboard", False, "whether to write TensorBoard's event files instead"
 )
@@ -26,13 +29,12 @@ _TENSORBOARD = flags.DEFINE_bool(
 
 def main(argv) -> int:
   """Writes, and prints what was written."""
-  if argv[1:]:
-    raise ValueError(f"{argv[1]!r} is not a flag; flags start with --.")
+  del argv
   path = pathlib.Path(_RUN.value)
   if _TENSORBOARD.value:
-    print(plots.write_events(path))
+    print(plots.write_events(path, _OUT.value))
   else:
-    print(plots.write_report(path, analysis.sentences_of))
+    print(plots.write_report(path, analysis.sentences_of, _OUT.value))
   return 0
 
 

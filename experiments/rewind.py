@@ -20,8 +20,8 @@ import pathlib
 from absl import flags
 
 from experiments import flags as common
-from experiments import terminal
-from geomem import analysis, parallel, plots, runs
+from experiments import terminal, work
+from geomem import analysis, runs
 
 _RUN = flags.DEFINE_string(
   "run",
@@ -66,8 +66,8 @@ def _config() -> analysis.RewindConfig:
   )
 
 
-def _rewind_seed(run, path, experiment, number: int, config) -> None:
-  seed = analysis.prepare_seed(experiment, number)
+def _rewind_seed(run, path, experiment, seed, config) -> None:
+  number = seed.seed
   epochs = analysis.epochs_to_rewind(path, config, number)
   networks, layers = analysis.num_networks(experiment, config)
   job = (run, path, experiment, seed, config)
@@ -108,33 +108,24 @@ def _short_name(kind: str, rewound: str) -> str:
   )
 
 
-def _report(run: runs.Run) -> None:
-  rows = run.rows()
-  written = parallel.from_first(lambda: plots.draw_all(run.path))
-  _print_table(rows)
-  for sentence in analysis.sentences_of(run.config, rows):
-    print(sentence)
-  print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
-
-
 def main(argv) -> int:
   """Rewinds, resumes, or says that all is done."""
   del argv
   path, config = pathlib.Path(_RUN.value), _config()
   experiment = analysis.load_experiment(path, _DATA_DIR.value)
   analysis.make_rewinds(experiment.network, config)
-  first, count = experiment.config.seed, experiment.config.num_seeds
-  seeds = range(first, first + count)
-  for number in seeds:
-    analysis.epochs_to_rewind(path, config, number)  # Bad input shows first.
+  seeds = analysis.prepare_seeds(experiment, path)
+  for seed in seeds:
+    # Bad input shows first.
+    analysis.epochs_to_rewind(path, config, seed.seed)
   out = pathlib.Path(_OUT.value or path / config.directory)
-  with analysis.open_run(out, config.as_dict()) as run:
-    if run.is_done:
-      print(f"{out} is complete; nothing to do.")
+  origin = runs.parent_of(path).as_origin()
+  with analysis.open_run(out, config.as_dict(), origin) as run:
+    if work.was_complete(run):
       return 0
-    for number in seeds:
-      _rewind_seed(run, path, experiment, number, config)
-    _report(run)
+    for seed in seeds:
+      _rewind_seed(run, path, experiment, seed, config)
+    work.report(run, _print_table)
     run.mark_done()
   return 0
 

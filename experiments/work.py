@@ -38,6 +38,30 @@ def train_and_measure(
   analysis.train_and_measure(run, experiment, seeds, watch)
 
 
+def report(
+  run, print_table: Callable[[list[dict]], None] | None = None
+) -> None:
+  """Draws a run that is whole, and prints what it found."""
+  rows = run.rows()
+  written = parallel.from_first(lambda: plots.draw_all(run.path))
+  if print_table is not None:
+    print_table(rows)
+  for sentence in analysis.sentences_of(run.config, rows):
+    print(sentence)
+  print("Figures:", ", ".join(str(p) for p in written if p.suffix == ".png"))
+
+
+def was_complete(run) -> bool:
+  """Says so where a run is complete; figures that are missing are drawn."""
+  if not run.is_done:
+    return False
+  drawn = any((run.path / "figures").glob("*.png"))
+  if not drawn and parallel.from_first(lambda: plots.draw_all(run.path)):
+    print(f"Drew the figures of {run.path}.")
+  print(f"{run.path} is complete; nothing to do.")
+  return True
+
+
 def run_sweep(
   path: pathlib.Path,
   kind: str,

@@ -299,6 +299,7 @@ def test_gradients_count_that_directions_move_with_the_centres():
     size=(8, 1, 1)
   ) * rng.normal(size=30)
 
+  @jax.jit
   def inverse_capacity(points, coefficients):
     stats = geometry.gram_statistics(points)
     relative = relative_grams(stats, coefficients)
@@ -326,12 +327,13 @@ def test_gradients_count_that_directions_move_with_the_centres():
       slope = float(ends[0] - ends[1]) / 2e-5
       assert float((gradient * d).sum()) == pytest.approx(slope, rel=1e-5)
 
+    @jax.jit
     def whole(x):
       stats = geometry.gram_statistics(x)
       found = geometry.manifold_geometry(KEY, stats, num_probes=64)
       return found.mean_capacity
 
-    assert int(geometry.manifold_geometry(KEY, x, num_probes=64).rank) >= 1
+    assert int(find(geometry.gram_statistics(x).centers).rank) >= 1
     assert abs(float((jax.grad(whole)(x) * x).sum())) < 1e-9
 
 
@@ -349,17 +351,16 @@ def test_directions_that_hide_the_rest_in_rounding_say_so(strength):
   shared = rng.normal(size=100)
   along = rng.normal(size=(12, 1, 1)) + 0.5 * rng.normal(size=(12, 10, 1))
   points = points + strength * along * shared
-  for rule in (1, "low_rank"):
-    options = {"centers": rule, "num_probes": 3000}
-    found = geometry.manifold_geometry(KEY, points, **options)
-    with jax.enable_x64(True):
-      exact = geometry.manifold_geometry(KEY, points, **options)
-    assert bool(exact.converged.all())
-    good = np.asarray(found.converged)
-    assert good.all() or strength > 3
-    error = np.asarray(found.capacity) / np.asarray(exact.capacity) - 1
-    # Probes differ between the precisions: .5 % of error bar.
-    assert (np.abs(error[good]) < 0.02).all(), (rule, error[good])
+  found = geometry.manifold_geometry(KEY, points, num_probes=3000)
+  with jax.enable_x64(True):
+    exact = geometry.manifold_geometry(KEY, points, num_probes=3000)
+  assert bool(exact.converged.all())
+  assert int(exact.rank) >= 1
+  good = np.asarray(found.converged)
+  assert good.all() or strength > 3
+  error = np.asarray(found.capacity) / np.asarray(exact.capacity) - 1
+  # Probes differ between the precisions: .5 % of error bar.
+  assert (np.abs(error[good]) < 0.02).all(), error[good]
 
 
 def test_a_long_feature_of_one_point_hides_no_axis():

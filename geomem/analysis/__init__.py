@@ -24,11 +24,19 @@ from geomem.analysis.config import (
 from geomem.analysis.experiment import (
   Experiment,
   Seed,
-  load_experiment,
   prepare,
   prepare_seed,
+  prepare_seeds,
 )
-from geomem.analysis.findings import Finding, epoch_of, find, layer_means
+from geomem.analysis.findings import (
+  Finding,
+  epoch_of,
+  find,
+  last_hidden_layer,
+  layer_means,
+  of_layer,
+)
+from geomem.analysis.finished import load_experiment
 from geomem.analysis.gradient_findings import find_gradients
 from geomem.analysis.gradient_plan import (
   GradientConfig,
@@ -95,6 +103,7 @@ __all__ = [
   "find_gradients",
   "find_rewinds",
   "gradient_config_dict",
+  "last_hidden_layer",
   "layer_means",
   "load_experiment",
   "make_rewinds",
@@ -106,10 +115,12 @@ __all__ = [
   "measured_layers",
   "name_of",
   "num_networks",
+  "of_layer",
   "open_run",
   "plan_gradients",
   "prepare",
   "prepare_seed",
+  "prepare_seeds",
   "resolve",
   "run_memorization",
   "run_model_sizes",

@@ -13,6 +13,7 @@ import numpy as np
 
 from geomem import geometry, runs
 from geomem.analysis import experiment as experiments
+from geomem.analysis.fields import check_least, check_seeds, check_types
 
 # The metric that is written last: where it is, the unit is whole.
 LAST_METRIC = "simulated_capacity"
@@ -71,10 +72,10 @@ class Unit(NamedTuple):
 
 def check_capacity(config: CapacityConfig) -> None:
   """Raises ValueError, in a sentence, for what cannot be done."""
-  for name in ("num_draws", "num_probes", "num_shuffles", "num_seeds"):
-    value = getattr(config, name)
-    if value < 1:
-      raise ValueError(f"{name} is {value}; at least 1 was expected.")
+  check_types(config)
+  names = ("num_draws", "num_probes", "num_shuffles", "num_seeds")
+  check_least(config, dict.fromkeys(names, 1))
+  check_seeds(config.seed, config.num_seeds)
   chosen_epochs(config)
   if not 1 <= config.dimension < config.num_features:
     raise ValueError(
@@ -219,7 +220,7 @@ def pair_capacities(rows, first: str, second: str) -> list[tuple[dict, dict]]:
   return [
     (a, b)
     for a, b in pairs
-    if b is not None and a["value"] is not None and b["value"] is not None
+    if b is not None and runs.has_value(a) and runs.has_value(b)
   ]
 
 

@@ -102,9 +102,8 @@ def run_units(
   With the manifolds, and the images, that the run itself was measured on.
   """
   rows = runs.read_rows(path)
-  first = experiment.config.seed
-  for number in range(first, first + experiment.config.num_seeds):
-    seed = experiments.prepare_seed(experiment, number)
+  for seed in experiments.prepare_seeds(experiment, path):
+    number = seed.seed
     epochs = {
       which: epoch_of(rows, which, number) for which in ("best", "last")
     }

@@ -1,8 +1,10 @@
 """What a run is made of: every field is a flag of the binaries."""
 
 import dataclasses
-import math
+import re
 from typing import Any
+
+from geomem.analysis.fields import check_least, check_seeds, check_types
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -76,12 +78,9 @@ class ExperimentConfig:
   subsets: str | None = None
 
   def __post_init__(self):
-    for name, least in _LEAST.items():
-      value = getattr(self, name)
-      if value is not None and not value >= least:  # Nor is NaN.
-        raise ValueError(f"{name} is {value}; at least {least} was expected.")
-    if not math.isfinite(self.kappa):
-      raise ValueError(f"kappa is {self.kappa}; a finite number was expected.")
+    check_types(self)
+    check_least(self, _LEAST)
+    check_seeds(self.seed, self.num_seeds)
 
 
 # The recipe's own numbers are checked where it is made.
@@ -129,7 +128,7 @@ def parse_centers(text: str) -> str | int | None:
     return None
   if text == "low_rank":
     return text
-  if text.isdigit():
+  if re.fullmatch("[0-9]+", text):
     return int(text)
   raise ValueError(
     f"centers {text!r} is not known; use low_rank, none or a number."

@@ -3,14 +3,14 @@
 import dataclasses
 import functools
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import UInt8
 
-from geomem import data, geometry, models, runs, training
+from geomem import data, geometry, models, parallel, runs, training
 from geomem.analysis.config import (
   ExperimentConfig,
   measured_layers,
@@ -31,6 +31,7 @@ class Experiment(NamedTuple):
     recipe: the training recipe.
     mean: of the training pixels, by channel.
     std: of the training pixels, by channel.
+    fingerprint: of the data that are used.
   """
 
   config: ExperimentConfig
@@ -40,6 +41,12 @@ class Experiment(NamedTuple):
   recipe: training.TrainingConfig
   mean: np.ndarray
   std: np.ndarray
+  fingerprint: str
+
+  @property
+  def origin(self) -> dict[str, Any]:
+    """What a run of it comes from, as its directory keeps it."""
+    return {"data": self.fingerprint}
 
   @property
   def num_classes(self) -> int:
@@ -81,11 +88,21 @@ def prepare(config: ExperimentConfig) -> Experiment:
     width=config.width,
     dtype=models.dtype_named(config.dtype),
   )
+  _check_crop(config.crop, train.images.shape[1:3])
   measured_layers(config, network.layer_names)
   geometry.check_centers(parse_centers(config.centers), len(train.class_names))
   training.steps_per_epoch(len(train.labels), recipe.batch_size)
   moments = data.pixel_moments(train.images)
-  return Experiment(config, train, test, network, recipe, *moments)
+  known = data.fingerprint(train, test)
+  return Experiment(config, train, test, network, recipe, *moments, known)
+
+
+def _check_crop(crop: int, size: tuple[int, int]) -> None:
+  if crop >= min(size):
+    raise ValueError(
+      f"crop is {crop}; less than the images' side was expected, and they are"
+      f" {size[0]} x {size[1]} pixels."
+    )
 
 
 def _load(config: ExperimentConfig, split: str) -> data.Dataset:
@@ -120,6 +137,54 @@ def prepare_seed(experiment: Experiment, seed: int) -> Seed:
     if name in names_in(config.subsets, data.SUBSETS, "subset")
   }
   return Seed(seed, labels, subsets, manifolds, training_key, geometry_key)
+
+
+def prepare_seeds(
+  experiment: Experiment, run_path: pathlib.Path | str | None = None
+) -> list[Seed]:
+  """Prepares all seeds of an experiment.
+
+  Args:
+    experiment: from `prepare`.
+    run_path: a run that was trained with them, whose labels must be theirs.
+
+  Raises:
+    RunError: they are others.
+  """
+  first, count = experiment.config.seed, experiment.config.num_seeds
+  seeds = [prepare_seed(experiment, n) for n in range(first, first + count)]
+  if run_path is not None:
+    for seed in seeds:
+      _check_labels(_labels_file(run_path, seed), seed)
+  return seeds
+
+
+def _labels_file(path: pathlib.Path | str, seed: Seed) -> pathlib.Path:
+  return pathlib.Path(path) / f"labels_seed{seed.seed}.npz"
+
+
+def _check_labels(file: pathlib.Path, seed: Seed) -> None:
+  if not file.exists():
+    return
+  kept = data.PermutedLabels.load(file)
+  if not all(map(np.array_equal, kept, seed.labels)):
+    raise runs.RunError(
+      f"{file} holds other labels than seed {seed.seed} of this config gives:"
+      " they were made from other data, or by another version of JAX. Choose"
+      " another directory with --out, or go back to what it was made with."
+    )
+
+
+def keep_labels(path: pathlib.Path | str, seed: Seed) -> None:
+  """Keeps a seed's labels in its run's directory, or compares with those there.
+
+  Raises:
+    RunError: they are others.
+  """
+  file = _labels_file(path, seed)
+  if not parallel.from_first(file.exists):
+    parallel.from_first(functools.partial(seed.labels.save, file))
+  _check_labels(file, seed)
 
 
 def training_data(experiment: Experiment, seed: Seed) -> training.TrainingData:
@@ -161,37 +226,3 @@ def _forward(network: models.Network, mean: tuple, std: tuple):
     return network.apply(state, normalized).activations
 
   return forward
-
-
-def load_experiment(
-  path: pathlib.Path | str, data_dir: str | None = None
-) -> Experiment:
-  """The experiment of a finished run, from the config in its directory.
-
-  Args:
-    path: the run directory.
-    data_dir: where the data lie now, if not where they were.
-
-  Raises:
-    RunError: the directory is no run of `experiments.memorization`, or its
-      training has not come to an end.
-  """
-  config = runs.read_config(path)
-  known = {field.name for field in dataclasses.fields(ExperimentConfig)}
-  if not known >= set(config):
-    raise runs.RunError(
-      f"{path} holds no run of experiments.memorization; its config has the"
-      f" fields {sorted(set(config) - known)}."
-    )
-  done = {
-    r["seed"] for r in runs.read_rows(path) if r["metric"] == "last_epoch"
-  }
-  seeds = set(range(config["seed"], config["seed"] + config["num_seeds"]))
-  if not seeds <= done:
-    raise runs.RunError(
-      f"The run in {path} is not finished: seed {min(seeds - done)} has not"
-      " been trained to its end. Give its own command again first."
-    )
-  if data_dir is not None:
-    config["data_dir"] = data_dir
-  return prepare(ExperimentConfig(**config))

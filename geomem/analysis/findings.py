@@ -60,6 +60,20 @@ def layer_means(rows, metric: str, which: str) -> dict[str, np.ndarray]:
   }
 
 
+def last_hidden_layer(rows) -> str:
+  """Names the deepest layer measured but the logits, or these if alone."""
+  places = {
+    row["layer"]: row["layer_index"] for row in rows if row["layer"] is not None
+  }
+  hidden = {name: i for name, i in places.items() if name != "logits"}
+  return max(hidden or places, key=places.get)
+
+
+def of_layer(rows, layer: str) -> list[dict]:
+  """The rows of one layer, with those that are of none."""
+  return [row for row in rows if row["layer"] in (None, layer)]
+
+
 def chance_capacity(rows) -> float:
   """Returns the capacity of points without structure in a run, from its rows.
 

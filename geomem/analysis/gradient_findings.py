@@ -7,7 +7,9 @@ from collections import defaultdict
 
 import numpy as np
 
+from geomem import runs
 from geomem.analysis.findings import Finding, epoch_of
+from geomem.analysis.words import with_error
 
 SLOPE, SLOPE_TOLERANCE = -0.5, 0.05
 CLOSED_FORM_TOLERANCE = 0.01
@@ -23,7 +25,7 @@ def select(rows, metric: str, **columns) -> list[dict]:
     row
     for row in rows
     if row["metric"] == metric
-    and row["value"] is not None
+    and runs.has_value(row)
     and all(row.get(name) == value for name, value in columns.items())
   ]
 
@@ -58,20 +60,20 @@ def _slope(rows, **columns) -> tuple[float, float]:
 
 
 def _permuted_slope(rows) -> Finding:
-  slope, error = _slope(rows, drawn="independent", labels="centered")
-  raw, raw_error = _slope(rows, drawn="independent", labels="raw")
-  shuffled, shuffled_error = _slope(rows, drawn="shuffled", labels="centered")
+  clean = _slope(rows, drawn="independent", labels="centered")
+  raw = _slope(rows, drawn="independent", labels="raw")
+  shuffled = _slope(rows, drawn="shuffled", labels="centered")
   norms = select(rows, "law_norm", drawn="independent")
   draws = len({(row["seed"], row["draw"]) for row in norms})
   return Finding(
     "G1",
-    abs(slope - SLOPE) <= SLOPE_TOLERANCE,
+    abs(clean[0] - SLOPE) <= SLOPE_TOLERANCE,
     "at initialization the label part of labels drawn anew falls with n to the"
-    f" power {slope:.3f} ± {error:.3f} (centred; {draws} draws;"
-    f" {SLOPE} ± {SLOPE_TOLERANCE} was expected), and {raw:.3f} ±"
-    f" {raw_error:.3f} raw, where the mean of J stays; of labels shuffled among"
-    f" the permuted examples {shuffled:.3f} ± {shuffled_error:.3f}, as all of"
-    " them together have the exact class counts",
+    f" power {with_error(*clean)} (centred; {draws} draws;"
+    f" {SLOPE} ± {SLOPE_TOLERANCE} was expected), and {with_error(*raw)} raw,"
+    " where the mean of J stays; of labels shuffled among the permuted examples"
+    f" {with_error(*shuffled)}, as all of them together have the exact class"
+    " counts",
   )
 
 
@@ -89,9 +91,8 @@ def _unpermuted_slope(rows) -> Finding:
     abs(clean) <= SLOPE_TOLERANCE,
     f"the unpermuted one stays: without the noise of n examples it {goes} from"
     f" n = {sizes[0]} to {sizes[-1]} (0 ± {SLOPE_TOLERANCE} was expected); as"
-    f" measured, {centered[0]:.3f} ±"
-    f" {centered[1]:.3f} centred, where small sets add their noise, and"
-    f" {raw[0]:.3f} ± {raw[1]:.3f} raw, where the mean of J stays, too",
+    f" measured, {with_error(*centered)} centred, where small sets add their"
+    f" noise, and {with_error(*raw)} raw, where the mean of J stays, too",
   )
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from geomem import runs, training
+from geomem import runs
 from geomem.analysis import gradients
-from geomem.analysis.findings import epoch_of
+from geomem.analysis.fields import check_types
+from geomem.analysis.finished import saved_epochs
 from geomem.analysis.gradient_measures import SUBSETS
 
 # The law of three kinds of labels, and the closed form of both subsets.
@@ -33,6 +34,7 @@ class GradientConfig:
   training_mode: bool = True
 
   def __post_init__(self):
+    check_types(self)
     if self.max_examples < 0:
       raise ValueError(
         f"max_examples is {self.max_examples}; give a positive number, or 0"
@@ -78,17 +80,13 @@ def checkpoint_directory(path: pathlib.Path, seed: int) -> pathlib.Path:
   return path / "checkpoints" / f"seed{seed}"
 
 
-def _saved_epochs(path: pathlib.Path, seed: int, last: int) -> list[int]:
-  directory = checkpoint_directory(path, seed)
-  epochs = []
-  if directory.is_dir():
-    with training.Checkpoints(directory) as saved:
-      epochs = [epoch for epoch in saved.epochs if epoch <= last]
+def _saved_epochs(path: pathlib.Path, seed: int) -> list[int]:
+  epochs = saved_epochs(path, seed)
   if 0 not in epochs:
-    there = f"those of epochs {epochs}" if epochs else "none"
     raise runs.RunError(
-      f"The checkpoint of epoch 0 is missing in {directory}, which holds"
-      f" {there}; the law is measured there. Train the run again."
+      f"The checkpoint of epoch 0 is missing in"
+      f" {checkpoint_directory(path, seed)}, which holds those of epochs"
+      f" {epochs}; the law is measured there. Train the run again."
     )
   return epochs
 
@@ -128,8 +126,7 @@ def plan_gradients(
     RunError: checkpoints or a subset are missing, or a subset is too small for
       the law, or for the batches of training mode.
   """
-  last = epoch_of(runs.read_rows(path), "last", seed.seed)
-  epochs = _saved_epochs(path, seed.seed, last)
+  epochs = _saved_epochs(path, seed.seed)
   examples = _choose_examples(experiment, seed, config)
   network = experiment.network
   has_norm = bool(network.split(network.abstract_state)[1])

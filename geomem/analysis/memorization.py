@@ -22,6 +22,8 @@ METRICS = (
   "rank",
   "interior",
   "residual",
+  "converged",
+  "center_left",
 )
 
 
@@ -86,6 +88,10 @@ def _geometry_rows(measured, layer, layer_index, names) -> list[dict]:
     "rank": (measured.rank, None),
     "interior": (measured.interior.mean(axis=-1), None),
     "residual": (measured.residual.max(axis=-1), None),
+    # The share of the manifolds whose numbers are to be believed.
+    "converged": (measured.converged.mean(axis=-1), None),
+    # Of any centre, after directions are removed: the least share.
+    "center_left": (measured.center_left.min(axis=-1), None),
   }
   return [
     {
@@ -156,6 +162,18 @@ def _measure(key, stats, *, kappa, num_probes, centers):
   return jax.tree.map(lambda x: x.reshape(*leading, *x.shape[1:]), found)
 
 
+def _scored_epochs(rows, seed: int, last: int) -> list[int]:
+  """The epochs whose networks training has saved and scored."""
+  return sorted(
+    {
+      row["epoch"]
+      for row in rows
+      if (row["seed"], row["metric"]) == (seed, "accuracy")
+      and row["epoch"] <= last
+    }
+  )
+
+
 def measure_seed(run, experiment, seed) -> Iterator[tuple[int, str]]:
   """Measures every saved epoch that is not measured yet.
 
@@ -172,7 +190,7 @@ def measure_seed(run, experiment, seed) -> Iterator[tuple[int, str]]:
   last = last_epoch(run.rows(), seed.seed)
   like = experiment.network.abstract_state
   with checkpoints_of(run, seed.seed) as saved:
-    for epoch in [e for e in saved.epochs if e <= last]:
+    for epoch in _scored_epochs(run.rows(), seed.seed, last):
       done = sum(
         row["seed"] == seed.seed
         and row["epoch"] == epoch

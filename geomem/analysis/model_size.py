@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from geomem.analysis.config import ExperimentConfig
+from geomem.analysis.words import with_error
 
 FITTED = 0.99  # The training accuracy that counts as interpolation.
 
@@ -209,14 +210,20 @@ def summarize_sizes(rows: list[dict]) -> tuple[list[dict], list[str]]:
   further += [
     {"metric": "dip_parameters", "value": parameters[dip.at]},
     {"metric": "dip_depth", "value": dip.depth, "stderr": dip.stderr},
-    {"metric": "dip_rise", "value": dip.rise, "stderr": dip.rise_stderr},
   ]
+  if dip.at < len(parameters) - 1:
+    rise = {"value": dip.rise, "stderr": dip.rise_stderr}
+    further.append({"metric": "dip_rise", **rise})
+  end = f"and rises by {with_error(dip.rise, dip.rise_stderr)} to"
+  end += f" {parameters[-1]:,}"
+  if dip.at == len(parameters) - 1:
+    end = "the largest: whether it rises again is not seen"
   sentences.append(
-    f"Test accuracy at the last epoch falls by {dip.depth:.3f} ±"
-    f" {dip.stderr:.3f} from {parameters[dip.before]:,} parameters (width"
+    f"Test accuracy at the last epoch falls by"
+    f" {with_error(dip.depth, dip.stderr)} from"
+    f" {parameters[dip.before]:,} parameters (width"
     f" {sizes.widths[dip.before]}) to {parameters[dip.at]:,} (width"
-    f" {sizes.widths[dip.at]}), and rises by {dip.rise:.3f} ±"
-    f" {dip.rise_stderr:.3f} to {parameters[-1]:,}."
+    f" {sizes.widths[dip.at]}), {end}."
   )
   measured = {r["subset"] for r in rows if r["metric"] == "dimension"}
   if "test" in measured:
@@ -227,16 +234,18 @@ def summarize_sizes(rows: list[dict]) -> tuple[list[dict], list[str]]:
 def _geometry_sentences(sizes: Sizes, dip: Dip) -> list[str]:
   """How far the last epoch is from the best, in the dip and at both ends."""
   sentences = []
-  places = {"smallest": 0, "dip": dip.at, "largest": -1}
+  places = {"smallest": 0, "dip": dip.at, "largest": len(sizes.widths) - 1}
+  # Where the dip is at an end, it is named once.
+  places = {i: name for name, i in places.items()}
   for metric in ("dimension", "radius"):
     best = sizes.at("best", metric, "test")
     change = sizes.at("last", metric, "test") - best
     parts = []
-    for name, index in places.items():
+    for index, name in places.items():
       mean, error = mean_and_error(change[index])
       parts.append(
-        f"{mean:+.3f} ± {error:.3f} ({mean / best[index].mean():+.0%}) in the"
-        f" {name}"
+        f"{with_error(mean, error, '+.3f')} ({mean / best[index].mean():+.0%})"
+        f" in the {name}"
       )
     sentences.append(
       f"Test {metric} of the last hidden layer, last epoch less best: "

@@ -4,7 +4,13 @@ from collections import defaultdict
 
 import numpy as np
 
-from geomem.analysis.findings import chance_capacity, epoch_of, layer_means
+from geomem.analysis.findings import (
+  chance_capacity,
+  epoch_of,
+  last_hidden_layer,
+  layer_means,
+  of_layer,
+)
 
 # How far above chance counts as a departure; the scatter of structureless
 # points over layers stays within a tenth.
@@ -100,13 +106,14 @@ def _departure(rows: list[dict]) -> dict | None:
 
 
 def _sentence(cell: list[dict], found: list[dict]) -> str:
+  deepest = of_layer(cell, last_hidden_layer(cell))
   last = {
-    metric: layer_means(cell, metric, "last")
+    metric: layer_means(deepest, metric, "last")
     for metric in ("capacity", "radius", "dimension")
   }
   subset = "permuted" if "permuted" in last["capacity"] else "unpermuted"
   numbers = ", ".join(
-    f"{metric} {by[subset][-2:][0]:.3f}" for metric, by in last.items()
+    f"{metric} {by[subset][0]:.3f}" for metric, by in last.items()
   )
   text = f"{subset} {numbers} in the last hidden layer at the last epoch"
   if found:

@@ -3,9 +3,8 @@
 import dataclasses
 from typing import Any, NamedTuple
 
-from geomem import models, runs
-from geomem.analysis.findings import epoch_of
-from geomem.analysis.memorization import checkpoints_of
+from geomem import models
+from geomem.analysis.finished import saved_epochs
 
 KINDS = ("single", "suffix", "prefix")
 READINGS = ("together", "parameters", "reestimated")
@@ -110,9 +109,7 @@ def epochs_to_rewind(path, config: RewindConfig, seed_number: int) -> list[int]:
   Raises:
     ValueError: one is not saved; it names those that are.
   """
-  last = epoch_of(runs.read_rows(path), "last", seed_number)
-  with checkpoints_of(path, seed_number, must_exist=True) as saved:
-    epochs = [epoch for epoch in saved.epochs if epoch <= last]
+  epochs = saved_epochs(path, seed_number)
   for epoch in config.epochs:
     if epoch not in epochs:
       raise ValueError(

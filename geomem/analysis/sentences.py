@@ -3,6 +3,7 @@
 from typing import Any
 
 from geomem.analysis.capacity import agreements
+from geomem.analysis.doubts import doubts
 from geomem.analysis.findings import find
 from geomem.analysis.gradient_findings import find_gradients
 from geomem.analysis.model_size import summarize_sizes
@@ -24,8 +25,8 @@ def sentences_of(config: dict[str, Any], rows: list[dict]) -> list[str]:
 def _memorization(config, rows):
   measured = {row["subset"] for row in rows if row["metric"] == "capacity"}
   if config.get("layers") or not {"permuted", "restored", "test"} <= measured:
-    return []
-  return find(rows)
+    return doubts(rows)
+  return [*doubts(rows), *find(rows)]
 
 
 def _of_cells(config, rows) -> list[dict]:
@@ -50,6 +51,6 @@ _BY_KIND = {
   ],
   "rewind": lambda config, rows: best_rewinds(rows) + find_rewinds(rows),
   "rewind_geometry": lambda config, rows: (
-    best_rewinds(rows) + find_rewinds(rows)
+    doubts(rows) + best_rewinds(rows) + find_rewinds(rows)
   ),
 }

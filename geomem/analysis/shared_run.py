@@ -16,13 +16,18 @@ class SharedRun:
   fail by its error.
   """
 
-  def __init__(self, path: pathlib.Path | str, config: dict[str, Any]):
+  def __init__(
+    self,
+    path: pathlib.Path | str,
+    config: dict[str, Any],
+    origin: dict[str, Any] | None = None,
+  ):
     """Opens the directory in the first process; see `runs.Run`."""
     self.path = pathlib.Path(path)
-    self.config = parallel.from_first(lambda: self._open(config))
+    self.config = parallel.from_first(lambda: self._open(config, origin))
 
-  def _open(self, config) -> dict[str, Any]:
-    self._run = runs.Run(self.path, config)
+  def _open(self, config, origin) -> dict[str, Any]:
+    self._run = runs.Run(self.path, config, origin)
     return self._run.config
 
   def __getattr__(self, name: str) -> Any:
@@ -60,8 +65,16 @@ class SharedRun:
 
 
 def open_run(
-  path: pathlib.Path | str, config: dict[str, Any]
+  path: pathlib.Path | str,
+  config: dict[str, Any],
+  origin: dict[str, Any] | None = None,
 ) -> runs.Run | SharedRun:
-  """The run directory, held by this process, or by the first of several."""
+  """The run directory, held by this process, or by the first of several.
+
+  Args:
+    path: the directory.
+    config: what the run is made of.
+    origin: what it comes from; see `runs.Run`.
+  """
   kind = runs.Run if jax.process_count() == 1 else SharedRun
-  return kind(path, config)
+  return kind(path, config, origin)

@@ -135,12 +135,8 @@ def _run_cell(cell: Cell, work: Callable[..., None]) -> None:
         return
   # Bad input shows before anything is written.
   experiment = experiments.prepare(cell.config)
-  first, count = cell.config.seed, cell.config.num_seeds
-  seeds = [
-    experiments.prepare_seed(experiment, number)
-    for number in range(first, first + count)
-  ]
-  with open_run(cell.path, config) as run:
+  seeds = experiments.prepare_seeds(experiment)
+  with open_run(cell.path, config, experiment.origin) as run:
     if not run.is_done:  # By another process, meanwhile.
       work(run, experiment, seeds)
       run.mark_done()
@@ -148,7 +144,7 @@ def _run_cell(cell: Cell, work: Callable[..., None]) -> None:
 
 def is_done(cell: Cell) -> bool:
   """Whether a cell is complete."""
-  return parallel.from_first((cell.path / "done").exists)
+  return parallel.from_first(lambda: runs.is_complete(cell.path))
 
 
 def collect(path: pathlib.Path | str, axes: Sequence[str]) -> list[dict]:

@@ -5,12 +5,11 @@ complete, and gives the rows. What a call takes as `progress` wraps the work as
 `tqdm.tqdm` does, and may be that.
 """
 
-import functools
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from geomem import parallel, training
+from geomem import runs, training
 from geomem.analysis import sweep
 from geomem.analysis.config import (
   ExperimentConfig,
@@ -18,13 +17,14 @@ from geomem.analysis.config import (
   measured_layers,
 )
 from geomem.analysis.experiment import (
-  load_experiment,
+  keep_labels,
   prepare,
-  prepare_seed,
+  prepare_seeds,
 )
+from geomem.analysis.finished import load_experiment
 from geomem.analysis.memorization import measure_seed
 from geomem.analysis.model_size import ModelSizeConfig, summarize_sizes
-from geomem.analysis.rewind import score_rewinds
+from geomem.analysis.rewind import measure_rewinds, score_rewinds
 from geomem.analysis.rewind_plan import RewindConfig
 from geomem.analysis.shared_run import open_run
 from geomem.analysis.train import train_seeds
@@ -33,13 +33,13 @@ Path = pathlib.Path | str
 Progress = Callable[..., Iterable[Any]]
 
 
+def _exhaust(work: Iterable[Any]) -> None:
+  for _ in work:
+    pass
+
+
 def _silent(work: Iterable[Any], **_) -> Iterable[Any]:
   return work
-
-
-def _seeds(experiment) -> list:
-  first, count = experiment.config.seed, experiment.config.num_seeds
-  return [prepare_seed(experiment, n) for n in range(first, first + count)]
 
 
 def train_and_measure(
@@ -55,21 +55,18 @@ def train_and_measure(
       epochs or layers and a title `desc`.
   """
   for seed in seeds:
-    path = run.path / f"labels_seed{seed.seed}.npz"
-    parallel.from_first(functools.partial(seed.labels.save, path))
+    keep_labels(run.path, seed)
   config = experiment.config
   numbers = ", ".join(str(seed.seed) for seed in seeds)
   work = train_seeds(run, experiment, seeds)
-  for _ in progress(
-    work, total=config.epochs, desc=f"seed {numbers}: training"
-  ):
-    pass
+  title = f"seed {numbers}: training"
+  _exhaust(progress(work, total=config.epochs, desc=title))
   layers = measured_layers(config, experiment.network.layer_names)
   total = len(training.checkpoint_epochs(config.epochs)) * len(layers)
   for seed in seeds:
     work = measure_seed(run, experiment, seed)
-    for _ in progress(work, total=total, desc=f"seed {seed.seed}: geometry"):
-      pass
+    title = f"seed {seed.seed}: geometry"
+    _exhaust(progress(work, total=total, desc=title))
 
 
 def run_memorization(
@@ -83,8 +80,8 @@ def run_memorization(
     progress: see above.
   """
   experiment = prepare(config)
-  seeds = _seeds(experiment)  # Bad input shows before work.
-  with open_run(path, config_dict(config)) as run:
+  seeds = prepare_seeds(experiment)  # Bad input shows before work.
+  with open_run(path, config_dict(config), experiment.origin) as run:
     if not run.is_done:
       train_and_measure(run, experiment, seeds, progress)
       run.mark_done()
@@ -97,7 +94,7 @@ def run_rewinds(
   *,
   progress: Progress = _silent,
 ) -> list[dict]:
-  """Scores the rewinds of a finished run; gives the rows.
+  """Scores the rewinds of a finished run, and measures them if asked to.
 
   Args:
     path: the directory of the run; the rewinds' own lies below it.
@@ -106,12 +103,15 @@ def run_rewinds(
   """
   config = config or RewindConfig()
   experiment = load_experiment(path)
-  with open_run(pathlib.Path(path) / config.directory, config.as_dict()) as run:
+  out = pathlib.Path(path) / config.directory
+  origin = runs.parent_of(path).as_origin()
+  with open_run(out, config.as_dict(), origin) as run:
     if not run.is_done:
-      for seed in _seeds(experiment):
-        work = score_rewinds(run, path, experiment, seed, config)
-        for _ in progress(work, desc=f"rewinds, seed {seed.seed}"):
-          pass
+      for seed in prepare_seeds(experiment, path):
+        job = (run, path, experiment, seed, config)
+        steps = [("rewinds", score_rewinds), ("geometry", measure_rewinds)]
+        for name, do in steps if config.geometry else steps[:1]:
+          _exhaust(progress(do(*job), desc=f"seed {seed.seed}: {name}"))
       run.mark_done()
     return run.rows()
 

@@ -11,6 +11,7 @@ from geomem.data.datasets import (
   open_split,
   select_classes,
 )
+from geomem.data.fingerprint import fingerprint
 from geomem.data.labels import PermutedLabels, permute_labels
 from geomem.data.streamed import Images, StreamedImages, read_ahead
 from geomem.data.subsets import SUBSETS, Subset, make_subsets, sample_manifolds
@@ -25,6 +26,7 @@ __all__ = [
   "Subset",
   "augment",
   "epoch_order",
+  "fingerprint",
   "hold",
   "limit_per_class",
   "load",

@@ -129,6 +129,13 @@ class StreamedImages:
     images = images.reshape(self.shape)
     return images if dtype is None else images.astype(dtype, copy=False)
 
+  def encoded(self) -> Iterator[bytes]:
+    """The files of the images chosen, as they are on the disk."""
+    positions = self.indices.ravel().tolist()
+    for start in range(0, len(positions), _TASK):
+      for example in self._read(positions[start : start + _TASK]):
+        yield example["image"]
+
   def _read(self, positions: list[int]) -> list[dict[str, Any]]:
     try:
       return self._source.__getitems__(positions)

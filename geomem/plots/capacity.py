@@ -7,6 +7,7 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from geomem import runs
 from geomem.plots import rows as table
 from geomem.plots import style
 
@@ -45,7 +46,7 @@ def _pairs(rows, metric: str, other: str) -> np.ndarray:
     for row in rows
     if row["metric"] == metric
     for them in [others.get(_of_unit(row))]
-    if them and row["value"] is not None and them["value"] is not None
+    if them and runs.has_value(row) and runs.has_value(them)
   ]
   return np.array(found).reshape(-1, 4)
 
@@ -98,7 +99,7 @@ def _mean_series(rows, metric: str, along: str):
   """x, mean over seeds and its error."""
   values = defaultdict(list)
   for row in rows:
-    if row["metric"] == metric and row["value"] is not None:
+    if row["metric"] == metric and runs.has_value(row):
       values[row[along]].append((row["value"], row["stderr"] or 0))
   x = np.array(sorted(values))
   cells = [np.array(values[i]) for i in x]

@@ -15,12 +15,18 @@ from geomem.plots.report import parts_of
 _Curves = dict[str, list[tuple[float, int]]]
 
 
-def write_events(path: pathlib.Path | str) -> pathlib.Path:
+def write_events(
+  path: pathlib.Path | str, out: pathlib.Path | str | None = None
+) -> pathlib.Path:
   """Writes what a run directory holds by epoch into `tensorboard` below it.
 
   Every seed and subset (and cell, where it is a sweep) is a run of
   TensorBoard's, so that the subsets of a metric share a chart. The directory is
   made anew each time, and takes the place of the earlier one when it is whole.
+
+  Args:
+    path: the run directory.
+    out: the directory that `tensorboard` goes to; the run's own by default.
 
   Returns:
     The directory, for `tensorboard --logdir`.
@@ -31,9 +37,10 @@ def write_events(path: pathlib.Path | str) -> pathlib.Path:
   path = pathlib.Path(path)
   runs.read_config(path)
   open_writer = _import_writer()
-  target = path / "tensorboard"
-  new = path / f".tensorboard.{os.getpid()}"
-  old = path / f".tensorboard.{os.getpid()}.old"
+  above = path if out is None else pathlib.Path(out)
+  target = above / "tensorboard"
+  new = above / f".tensorboard.{os.getpid()}"
+  old = above / f".tensorboard.{os.getpid()}.old"
   try:
     for part in parts_of(path):
       _write_part(open_writer, part, new / part.relative_to(path))
@@ -76,7 +83,7 @@ def _curves(rows: list[dict], axes: list[str]) -> dict[str, _Curves]:
   further = [n for n in further if n not in (*runs.COLUMNS, *axes)]
   found = defaultdict(lambda: defaultdict(list))
   for row in rows:
-    if row["epoch"] is None or row["value"] is None or row["seed"] is None:
+    if None in (row["epoch"], row["seed"]) or not runs.has_value(row):
       continue
     cell = [f"{axis}={row.get(axis)}" for axis in axes]
     name = "/".join([*cell, f"seed{row['seed']}", row["subset"] or "network"])

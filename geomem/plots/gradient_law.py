@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
+from geomem import runs
 from geomem.plots import rows as table
 from geomem.plots import style
 
@@ -22,7 +23,7 @@ def select(rows, metric: str, **columns) -> list[dict]:
     row
     for row in rows
     if row["metric"] == metric
-    and row["value"] is not None
+    and runs.has_value(row)
     and all(row.get(name) == value for name, value in columns.items())
   ]
 

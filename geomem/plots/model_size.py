@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib import colormaps, ticker
 from matplotlib.figure import Figure
 
+from geomem import runs
 from geomem.plots import figures, style
 from geomem.plots import rows as table
 
@@ -36,7 +37,11 @@ def _size_axis(ax, rows) -> None:
   ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
   ax.xaxis.set_minor_formatter(ticker.NullFormatter())
   ax.set_xlabel("parameters")
-  facts = {row["metric"]: row["value"] for row in rows if row["seed"] is None}
+  facts = {
+    row["metric"]: row["value"]
+    for row in rows
+    if row["seed"] is None and runs.has_value(row)
+  }
   at = facts.get("interpolation_threshold")
   if at is not None:
     label = "99 % of labels fitted"

@@ -9,8 +9,10 @@ import datetime
 import html
 import importlib.resources
 import json
+import math
 import pathlib
 import string
+import tempfile
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -33,14 +35,17 @@ def parts_of(path: pathlib.Path | str) -> list[pathlib.Path]:
 
 
 def write_report(
-  path: pathlib.Path | str, sentences: Sentences = lambda config, rows: []
+  path: pathlib.Path | str,
+  sentences: Sentences = lambda config, rows: [],
+  out: pathlib.Path | str | None = None,
 ) -> pathlib.Path:
-  """Writes `report.html` into a run directory, whole or not at all.
+  """Writes `report.html` of a run directory, whole or not at all.
 
   Args:
     path: the run directory, of any experiment, complete or not.
     sentences: from the config and the rows of a part that is complete, what
       they say in words.
+    out: the directory that it goes to; the run's own by default.
 
   Returns:
     The file.
@@ -57,18 +62,18 @@ def write_report(
     "looks": {subset: style.look_of(subset) for subset in style.COLORS},
     "parts": [_part(path, part, sentences) for part in parts_of(path)],
   }
-  target = path / "report.html"
+  target = (path if out is None else pathlib.Path(out)) / "report.html"
+  with disk.explained(target.parent):
+    target.parent.mkdir(parents=True, exist_ok=True)
   disk.write_whole(target, _page(content).encode())
   return target
 
 
 def _part(root: pathlib.Path, path: pathlib.Path, sentences) -> dict[str, Any]:
   """What the page says of one directory."""
-  content = json.loads((path / "config.json").read_text())
+  content = runs.read_content(path)
   rows = runs.read_rows(path)
-  done = (path / "done").exists()
-  if done and not any((path / "figures").glob("*.png")):
-    gallery.draw_all(path)
+  done = runs.is_complete(path)
   return {
     "name": path.resolve().relative_to(root.resolve().parent).as_posix(),
     "kind": content["config"].get("experiment", "memorization"),
@@ -76,12 +81,19 @@ def _part(root: pathlib.Path, path: pathlib.Path, sentences) -> dict[str, Any]:
     "config": content["config"],
     "environment": content.get("environment", {}),
     "sentences": list(sentences(content["config"], rows)) if done else [],
-    "figures": [
-      {"name": file.stem, "source": _inline(file)}
-      for file in sorted((path / "figures").glob("[!.]*.png"))
-    ],
+    "figures": _figures(path, done),
     "rows": pack_rows(rows),
   }
+
+
+def _figures(path: pathlib.Path, done: bool) -> list[dict[str, str]]:
+  """The figures of a directory, drawn for the page where it has none."""
+  files = sorted((path / "figures").glob("[!.]*.png"))
+  with tempfile.TemporaryDirectory() as elsewhere:
+    if done and not files:
+      drawn = gallery.draw_all(path, elsewhere)
+      files = [file for file in drawn if file.suffix == ".png"]
+    return [{"name": file.stem, "source": _inline(file)} for file in files]
 
 
 def _inline(file: pathlib.Path) -> str:
@@ -109,7 +121,9 @@ def pack_rows(rows: list[dict]) -> dict[str, Any]:
 
 
 def _short(value: Any) -> Any:
-  return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+  if not isinstance(value, float):
+    return value
+  return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
 
 
 def _page(content: dict[str, Any]) -> str:

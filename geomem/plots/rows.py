@@ -83,8 +83,9 @@ def split_by(rows, column: str) -> dict:
 
 
 def last_hidden(rows) -> list:
-  """The rows of the deepest measured layer but the logits."""
-  places = [i for i, n in layers_of(rows).items() if n != "logits"]
+  """The rows of the deepest measured layer but the logits, or of these."""
+  layers = layers_of(rows)
+  places = [i for i, n in layers.items() if n != "logits"] or list(layers)
   return [row for row in rows if row["layer_index"] == places[-1]]
 
 

@@ -1,6 +1,6 @@
 """One look for all figures: colours, sizes, and how they are saved."""
 
-import os
+import io
 import pathlib
 
 import matplotlib
@@ -62,13 +62,15 @@ def look_of(subset: str) -> dict[str, str]:
 
 def save_figure(figure: Figure, path: pathlib.Path) -> list[pathlib.Path]:
   """Writes PNG and PDF beside each other, each whole or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
+  with disk.explained(path.parent):
+    path.parent.mkdir(parents=True, exist_ok=True)
   disk.remove_partial(path.parent)
   written = []
   for suffix in (".png", ".pdf"):
+    # In memory first: on a disk that is full, Matplotlib's own errors are many.
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix[1:], dpi=160)
     target = path.with_suffix(suffix)
-    temporary = disk.temporary_beside(target)
-    figure.savefig(temporary, format=suffix[1:], dpi=160)
-    os.replace(temporary, target)
+    disk.write_whole(target, buffer.getvalue())
     written.append(target)
   return written

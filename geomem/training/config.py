@@ -1,6 +1,7 @@
 """How a network is trained: every number of the recipe, and nothing else."""
 
 import dataclasses
+import math
 
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "step", "cosine")
@@ -38,12 +39,16 @@ class TrainingConfig:
     _expect_one_of("schedule", self.schedule, SCHEDULES)
     for name in ("learning_rate", "batch_size", "epochs"):
       value = getattr(self, name)
-      if not value > 0:  # Nor is NaN.
-        raise ValueError(f"{name} is {value}; it must be positive.")
+      if not 0 < value < math.inf:  # Nor is NaN.
+        raise ValueError(
+          f"{name} is {value}; a positive, finite number was expected."
+        )
     for name in ("momentum", "weight_decay", "crop"):
       value = getattr(self, name)
-      if not value >= 0:
-        raise ValueError(f"{name} is {value}; it must not be negative.")
+      if not 0 <= value < math.inf:
+        raise ValueError(
+          f"{name} is {value}; a finite number of at least 0 was expected."
+        )
 
 
 def _expect_one_of(field: str, value: str, known: tuple[str, ...]) -> None:

@@ -1,0 +1,35 @@
+"""Fingerprints of data: whether a run's data are still the same."""
+
+import hashlib
+
+import numpy as np
+
+from geomem.data.datasets import Dataset
+from geomem.data.streamed import StreamedImages
+
+# Of more than this, evenly spaced images stand for all.
+_ALL_BYTES = 2**30
+_MOST_IMAGES = 4096
+
+
+def fingerprint(*datasets: Dataset) -> str:
+  """A digest of all labels, class names and images of some splits.
+
+  Where images stream, or are more than a gigabyte, 4,096 of them stand for all:
+  as they are encoded where they stream.
+  """
+  digest = hashlib.blake2b(digest_size=16)
+  for dataset in datasets:
+    images = dataset.images
+    names = (tuple(images.shape), *dataset.class_names)
+    digest.update(repr(names).encode())
+    digest.update(np.ascontiguousarray(dataset.labels, np.int32))
+    if images.nbytes > _ALL_BYTES or isinstance(images, StreamedImages):
+      count = min(len(images), _MOST_IMAGES)
+      images = images[np.linspace(0, len(images) - 1, count).astype(int)]
+    if isinstance(images, StreamedImages):
+      for encoded in images.encoded():
+        digest.update(encoded)
+    else:
+      digest.update(np.ascontiguousarray(images))
+  return digest.hexdigest()

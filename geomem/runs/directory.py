@@ -1,0 +1,162 @@
+"""What a run directory says of itself: config, origin, whether it is complete.
+
+The origin is what the numbers come from beyond the config: the fingerprint of
+the data, or the run that others were derived from.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+from geomem import disk
+from geomem.runs.rows import rows_file
+
+_LOG = logging.getLogger(__name__)
+
+# Where things lie may change; what a run is made of may not.
+PLACES = ("data_dir",)
+
+
+class RunError(ValueError):
+  """A run directory cannot be used as asked."""
+
+
+class BusyError(RunError):
+  """Another process holds the run directory."""
+
+
+class Parent(NamedTuple):
+  """The run that another is derived from.
+
+  Attributes:
+    path: where it lay.
+    id: its own, which moves with it.
+  """
+
+  path: str
+  id: str
+
+  def as_origin(self) -> dict[str, Any]:
+    """The origin of what is derived from it."""
+    return {"run": self._asdict()}
+
+
+def read_content(path: pathlib.Path | str) -> dict[str, Any]:
+  """Reads all of `config.json`: config, origin, environment, id."""
+  file = pathlib.Path(path) / "config.json"
+  if not file.exists():
+    raise RunError(
+      f"{path} is not a run directory: it holds no config.json. Give the"
+      " --out directory of an earlier run."
+    )
+  try:
+    content = json.loads(file.read_text("utf-8"))
+    if isinstance(content["config"], dict):
+      return content
+    reason = "no config"
+  except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    reason = type(error).__name__
+  raise RunError(
+    f"{file} is damaged: it is not the JSON of a config ({reason}). Put it back"
+    " from a copy, or choose another directory with --out."
+  )
+
+
+def read_config(path: pathlib.Path | str) -> dict[str, Any]:
+  """Reads the config of a run directory."""
+  return read_content(path)["config"]
+
+
+def parent_of(path: pathlib.Path | str) -> Parent:
+  """Names a run as the parent of what is derived from it."""
+  content = read_content(path)
+  # Runs of old have none of their own.
+  own = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+  name = content.get("id") or own.hexdigest()[:32]
+  return Parent(os.path.abspath(path), str(name))
+
+
+def check_config(
+  path: pathlib.Path | str, config: dict[str, Any], origin: dict[str, Any]
+) -> None:
+  """Refuses a directory of another config, of other data or another parent.
+
+  Raises:
+    RunError: it names what differs.
+  """
+  content = read_content(path)
+  old, advice = content["config"], "Choose another directory with --out"
+  for field in [*old, *config]:
+    if field not in PLACES and old.get(field) != config.get(field):
+      raise RunError(
+        f"{path} holds a run with another {field}: {old.get(field)!r} there,"
+        f" {config.get(field)!r} asked for. {advice}, or give the same flags."
+      )
+  known = content.get("origin")
+  if not isinstance(known, dict):
+    return  # Of an earlier version, which did not say.
+  told = [x.get("data") for x in (known, origin)]
+  if all(told) and told[0] != told[1]:
+    raise RunError(
+      f"{path} holds a run on other data (fingerprint {told[0]}) than are there"
+      f" now ({told[1]}). {advice}, or put the data back."
+    )
+  there, here = (x.get("run") for x in (known, origin))
+  if there and here and there["id"] != here["id"]:
+    raise RunError(
+      f"{path} holds what was derived from the run {there['path']}, not"
+      f" from {here['path']} as it is now. {advice}."
+    )
+
+
+def _marker(path: pathlib.Path | str) -> pathlib.Path:
+  return pathlib.Path(path) / "done"
+
+
+def _digest(path: pathlib.Path | str) -> dict[str, Any]:
+  file = rows_file(path)
+  content = file.read_bytes() if file.exists() else b""
+  digest = hashlib.sha256(content).hexdigest()
+  return {"rows": content.count(b"\n"), "sha256": digest}
+
+
+def mark_complete(path: pathlib.Path | str) -> None:
+  """Says that nothing is left to do, and of which rows that was said."""
+  content = json.dumps(_digest(path)) + "\n"
+  disk.write_whole(_marker(path), content.encode())
+
+
+def unmark(path: pathlib.Path | str) -> None:
+  """Takes it back."""
+  _marker(path).unlink(missing_ok=True)
+
+
+def is_marked(path: pathlib.Path | str) -> bool:
+  """Tells whether the run was complete at some time."""
+  return _marker(path).exists()
+
+
+def is_complete(path: pathlib.Path | str) -> bool:
+  """Tells whether a run is complete, with the rows that it was completed with.
+
+  Where rows have gone or changed since, it says so, and the run is not.
+  """
+  if not is_marked(path):
+    return False
+  try:
+    stated = json.loads(_marker(path).read_bytes() or b"null")
+  except (OSError, ValueError):
+    stated = {}
+  found = _digest(path)
+  if stated == found or (stated is None and found["rows"]):
+    return True  # Earlier versions left the marker empty.
+  _LOG.warning(
+    "%s was complete, and its rows have changed since (there are %d now); the"
+    " same command does again what is missing.",
+    path,
+    found["rows"],
+  )
+  return False
