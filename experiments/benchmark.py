@@ -12,13 +12,13 @@ import pathlib
 from absl import flags
 
 from experiments import flags as common
-from experiments import terminal
+from experiments import terminal, values
 from geomem import runs
 from geomem.analysis import benchmark
 
-_OUT = flags.DEFINE_string("out", "runs/benchmark", "run directory")
-_SIZES = flags.DEFINE_list("sizes", ["20", "50", "100", "200"], "M, points")
-_KAPPAS = flags.DEFINE_list("kappas", ["0", "0.5"], "margins κ")
+_OUT = values.define_path("out", "runs/benchmark", "run directory")
+flags.DEFINE_list("sizes", ["20", "50", "100", "200"], "M, points")
+flags.DEFINE_list("kappas", ["0", "0.5"], "margins κ")
 _LAYER = flags.DEFINE_bool("layer", True, "whether to time a whole layer")
 
 
@@ -58,8 +58,12 @@ def _is_done(rows, size: int, kappa: float) -> bool:
 def main(argv) -> int:
   """Times what is not timed yet, and prints the tables."""
   del argv
-  sizes = [int(size) for size in _SIZES.value]
-  kappas = [float(kappa) for kappa in _KAPPAS.value]
+  sizes = values.list_of("sizes", int)
+  kappas = values.list_of("kappas", float)
+  if min(sizes) < 1:
+    raise flags.IllegalFlagValueError(
+      f"--sizes has {min(sizes)}; at least 1 was expected."
+    )
   config = {"experiment": "benchmark", "sizes": sizes, "kappas": kappas}
   with runs.Run(pathlib.Path(_OUT.value), config) as run:
     pairs = [(size, kappa) for size in sizes for kappa in kappas]

@@ -15,16 +15,14 @@ cores. The same command again resumes what was cut off.
 
 import pathlib
 
-from absl import flags
-
 from experiments import flags as common
-from experiments import terminal, work
+from experiments import terminal, values, work
 from geomem import analysis, runs
 
-_OUT = flags.DEFINE_string(
+_OUT = values.define_path(
   "out", None, "directory (by default: runs/capacity, or RUN/capacity)"
 )
-_RUN = flags.DEFINE_string("run", None, "run directory of a finished run")
+_RUN = values.define_path("run", None, "run directory of a finished run")
 _DATA_DIR = common.define_data_dir_flag()
 common.define_config_flags(analysis.CapacityConfig)
 
@@ -45,7 +43,8 @@ def main(argv) -> int:
   """Compares, goes on comparing, or says that it is done."""
   del argv
   config = common.config_from_flags(analysis.CapacityConfig)
-  analysis.check_capacity(config)
+  with values.command_line():
+    analysis.check_capacity(config)
   default, units, count = _prepare(config)
   out = pathlib.Path(_OUT.value or default)
   of_run = _RUN.value is not None

@@ -7,13 +7,12 @@ python -m experiments.figures --run=runs/demo
 
 import pathlib
 
-from absl import flags
-
 from experiments import flags as common
+from experiments import values
 from geomem import plots, runs
 
-_RUN = flags.DEFINE_string("run", None, "run directory", required=True)
-_OUT = flags.DEFINE_string(
+_RUN = values.define_path("run", None, "run directory", required=True)
+_OUT = values.define_path(
   "out", None, "where the figures go; by default into the run directory"
 )
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import processes, terminal
+from experiments import processes, terminal, values
 from geomem.analysis import ExperimentConfig
 
 _HELP_WIDTH = 80
@@ -21,6 +21,9 @@ _DEFINE = {
   float: flags.DEFINE_float,
   bool: flags.DEFINE_bool,
 }
+
+# Fields of configs that are paths.
+_PATHS = ("data_dir",)
 
 processes.define_flags()
 
@@ -64,6 +67,8 @@ def define_config_flags(
     if field.name in lists:
       default = None if field.default is None else [str(field.default)]
       flags.DEFINE_list(field.name, default, text)
+    elif field.name in _PATHS:
+      values.define_path(field.name, field.default, text)
     else:
       _DEFINE[kinds[field.name]](field.name, field.default, text)
 
@@ -77,10 +82,11 @@ def config_from_flags(
   `values_from_flags`.
   """
   names = [field.name for field in dataclasses.fields(config_class)]
-  values = {name: flags.FLAGS[name].value for name in names}
+  given = {name: flags.FLAGS[name].value for name in names}
   for field in lists:
-    values[field] = next(iter(_values(config_class, field)), None)
-  return config_class(**values)
+    given[field] = next(iter(_values(config_class, field)), None)
+  with values.command_line():
+    return config_class(**given)
 
 
 def values_from_flags(
@@ -91,15 +97,7 @@ def values_from_flags(
 
 
 def _values(config_class: type, field: str) -> list:
-  kind = _kinds(config_class)[field]
-  texts = flags.FLAGS[field].value or []
-  try:
-    return [kind(text) for text in texts]
-  except ValueError as error:
-    raise flags.IllegalFlagValueError(
-      f"--{field}={','.join(texts)} is not one {kind.__name__} or several with"
-      " commas."
-    ) from error
+  return values.list_of(field, _kinds(config_class)[field])
 
 
 def define_share_flag() -> None:
@@ -111,7 +109,7 @@ def define_share_flag() -> None:
 
 def define_data_dir_flag() -> flags.FlagHolder:
   """Defines `--data_dir` for what opens a run that is there already."""
-  return flags.DEFINE_string(
+  return values.define_path(
     "data_dir", None, "where TFDS looks, if the run's data moved"
   )
 
@@ -156,6 +154,8 @@ _IN_WORDS = (
   (r"flag --(\w+)=None: .*", r"--\1 must be given."),
   (r"flag (--\S+): .*int\(\).*", r"\1 is no whole number."),
   (r"flag (--\S+): .*float.*", r"\1 is no number."),
+  (r"flag (--\S+): .*[Bb]oolean.*", r"\1 is neither true nor false."),
+  (r"flag (--\S*): (a path .*)", r"\1: \2"),
   (r"Unknown command line flag '(\S+)'", r"There is no flag --\1"),
   (r"Did you mean: (.*) \?", r"Did you mean --\1?"),
 )

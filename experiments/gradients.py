@@ -21,11 +21,11 @@ import pathlib
 from absl import flags
 
 from experiments import flags as common
-from experiments import terminal, work
+from experiments import terminal, values, work
 from geomem import analysis, runs
 
-_RUN = flags.DEFINE_string("run", None, "run directory", required=True)
-_OUT = flags.DEFINE_string(
+_RUN = values.define_path("run", None, "run directory", required=True)
+_OUT = values.define_path(
   "out", None, "where the results go; by default RUN/gradients"
 )
 _DATA_DIR = common.define_data_dir_flag()
@@ -47,11 +47,12 @@ def main(argv) -> int:
   del argv
   path = pathlib.Path(_RUN.value)
   experiment = analysis.load_experiment(path, _DATA_DIR.value)
-  config = analysis.GradientConfig(
-    max_examples=_MAX_EXAMPLES.value,
-    draws=_DRAWS.value,
-    training_mode=_TRAINING_MODE.value,
-  )
+  with values.command_line():
+    config = analysis.GradientConfig(
+      max_examples=_MAX_EXAMPLES.value,
+      draws=_DRAWS.value,
+      training_mode=_TRAINING_MODE.value,
+    )
   out = pathlib.Path(_OUT.value or path / "gradients")
   plans = []
   if not runs.is_complete(out):

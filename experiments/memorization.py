@@ -23,10 +23,10 @@ import pathlib
 from absl import flags
 
 from experiments import flags as common
-from experiments import presets, work
+from experiments import presets, values, work
 from geomem import analysis, parallel
 
-_OUT = flags.DEFINE_string("out", "runs/memorization", "run directory")
+_OUT = values.define_path("out", "runs/memorization", "run directory")
 _LISTS = ("permuted_fraction", "model", "width")
 common.define_config_flags(lists=_LISTS)
 common.define_share_flag()
@@ -68,11 +68,12 @@ def _print_table(rows) -> None:
 def main(argv) -> int:
   """Runs the experiment, resumes it, or says that it is done."""
   del argv
-  presets.apply_preset("memorization")
+  with values.command_line():
+    presets.apply_preset("memorization")
   kind = analysis.ExperimentConfig
   config = common.config_from_flags(kind, _LISTS)
-  values = common.values_from_flags(kind, _LISTS)
-  axes = {field: v for field, v in values.items() if len(v) > 1}
+  swept = common.values_from_flags(kind, _LISTS)
+  axes = {field: v for field, v in swept.items() if len(v) > 1}
   path = pathlib.Path(_OUT.value)
   if axes:
     return work.run_sweep(
@@ -84,12 +85,13 @@ def main(argv) -> int:
       share=flags.FLAGS.cell,
     )
   if flags.FLAGS.cell:
-    raise ValueError(
+    raise flags.IllegalFlagValueError(
       "--cell shares the cells of a sweep; give several values of one of"
       f" {', '.join('--' + field for field in _LISTS)}."
     )
-  experiment = analysis.prepare(config)
-  seeds = analysis.prepare_seeds(experiment)  # Bad input shows before work.
+  with values.command_line():  # Bad input shows before work.
+    experiment = analysis.prepare(config)
+    seeds = analysis.prepare_seeds(experiment)
   whole = analysis.config_dict(config)
   with analysis.open_run(path, whole, experiment.origin) as run:
     if work.was_complete(run):

@@ -22,11 +22,11 @@ import pathlib
 from absl import flags
 
 from experiments import flags as common
-from experiments import presets, work
+from experiments import presets, values, work
 from geomem import analysis
 from geomem.analysis import model_size
 
-_OUT = flags.DEFINE_string("out", "runs/model_size", "run directory")
+_OUT = values.define_path("out", "runs/model_size", "run directory")
 _LISTS = ("width",)
 common.define_config_flags(analysis.ModelSizeConfig, lists=_LISTS)
 common.define_share_flag()
@@ -36,14 +36,17 @@ presets.define_preset_flag("model_size")
 def main(argv) -> int:
   """Runs the sweep, or this process's share, or says that it is done."""
   del argv
-  presets.apply_preset("model_size")
+  with values.command_line():
+    presets.apply_preset("model_size")
   kind = analysis.ModelSizeConfig
   config = common.config_from_flags(kind, _LISTS)
   widths = common.values_from_flags(kind, _LISTS)["width"]
+  with values.command_line():
+    config = config.filled()
   return work.run_sweep(
     pathlib.Path(_OUT.value),
     "model_size",
-    config.filled(),
+    config,
     {"width": widths or model_size.default_widths(config.dataset)},
     analysis.summarize_sizes,
     share=flags.FLAGS.cell,

@@ -16,10 +16,11 @@ import pathlib
 from absl import flags
 
 from experiments import flags as common
+from experiments import values
 from geomem import analysis, plots
 
-_RUN = flags.DEFINE_string("run", None, "run directory", required=True)
-_OUT = flags.DEFINE_string(
+_RUN = values.define_path("run", None, "run directory", required=True)
+_OUT = values.define_path(
   "out", None, "directory of the page; by default the run's own"
 )
 _TENSORBOARD = flags.DEFINE_bool(

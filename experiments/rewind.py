@@ -20,26 +20,24 @@ import pathlib
 from absl import flags
 
 from experiments import flags as common
-from experiments import terminal, work
+from experiments import terminal, values, work
 from geomem import analysis, runs
 
-_RUN = flags.DEFINE_string(
+_RUN = values.define_path(
   "run",
   None,
   "directory of a finished run of experiments.memorization",
   required=True,
 )
-_OUT = flags.DEFINE_string(
+_OUT = values.define_path(
   "out", None, "where the results go; by default a directory below the run's"
 )
 _DATA_DIR = common.define_data_dir_flag()
-_KINDS = flags.DEFINE_list(
+flags.DEFINE_list(
   "kinds", ["single", "suffix", "prefix"], "each layer, the last j, the first j"
 )
-_LAYERS = flags.DEFINE_list("layers", [], "layers to rewind, in place of kinds")
-_EPOCHS = flags.DEFINE_list(
-  "epochs", [], "epochs to go back to; all by default"
-)
+flags.DEFINE_list("layers", [], "layers to rewind, in place of kinds")
+flags.DEFINE_list("epochs", [], "epochs to go back to; all by default")
 _BATCH_NORM = flags.DEFINE_string(
   "batch_norm",
   "together",
@@ -52,15 +50,10 @@ _GEOMETRY = flags.DEFINE_bool(
 
 
 def _config() -> analysis.RewindConfig:
-  for epoch in _EPOCHS.value:
-    if not epoch.isdigit():
-      raise flags.IllegalFlagValueError(
-        f"--epochs has {epoch!r}; give numbers and commas."
-      )
   return analysis.RewindConfig(
-    kinds=tuple(_KINDS.value),
-    layers=tuple(_LAYERS.value),
-    epochs=tuple(int(epoch) for epoch in _EPOCHS.value),
+    kinds=tuple(values.list_of("kinds", str)),
+    layers=tuple(values.list_of("layers", str)),
+    epochs=tuple(values.list_of("epochs", int)),
     batch_norm=_BATCH_NORM.value,
     geometry=_GEOMETRY.value,
   )
@@ -113,11 +106,12 @@ def main(argv) -> int:
   del argv
   path, config = pathlib.Path(_RUN.value), _config()
   experiment = analysis.load_experiment(path, _DATA_DIR.value)
-  analysis.make_rewinds(experiment.network, config)
+  with values.command_line():
+    analysis.make_rewinds(experiment.network, config)
   seeds = analysis.prepare_seeds(experiment, path)
-  for seed in seeds:
-    # Bad input shows first.
-    analysis.epochs_to_rewind(path, config, seed.seed)
+  with values.command_line():  # Bad input shows first.
+    for seed in seeds:
+      analysis.epochs_to_rewind(path, config, seed.seed)
   out = pathlib.Path(_OUT.value or path / config.directory)
   origin = runs.parent_of(path).as_origin()
   with analysis.open_run(out, config.as_dict(), origin) as run:

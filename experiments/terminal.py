@@ -1,6 +1,7 @@
 """What a terminal, a notebook or a log file sees of a binary, to its end."""
 
 import logging
+import re
 import shlex
 import signal
 import sys
@@ -103,11 +104,24 @@ def _stop_by_exception() -> list[int]:
   return came
 
 
+def _out_of_memory(error: Exception) -> str:
+  size = re.search(r"[\d.]+ ?[KMGT]?i?B\b|[\d]+ bytes", str(error))
+  asked = f" where {size[0]} were asked for" if size else ""
+  return (
+    f"Memory ran out{asked}. What was done is kept. Lower --batch_size,"
+    " --width, --num_seeds, --manifold_points or --num_probes, or"
+    " --memory_limit, from which on images stay on the disk."
+  )
+
+
 def _told(error: Exception) -> int:
   """The exit status of an error that is told in a sentence, or the error."""
   if isinstance(error, flags.Error):
     print(f"Error: {error} See --help.", file=sys.stderr)
     return 2
+  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    print(f"Error: {_out_of_memory(error)}", file=sys.stderr)
+    return 1
   if isinstance(error, OSError):
     error = disk.explain(error.filename or "The output", error)
   if not isinstance(error, ValueError | FloatingPointError):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from experiments import terminal
+from experiments import terminal, values
 from geomem import analysis, parallel, plots, runs
 from geomem.analysis import sweep
 
@@ -83,8 +83,9 @@ def run_sweep(
   Returns:
     The exit status: 1 where a cell failed.
   """
-  cells = sweep.make_cells(path, config, axes)
-  mine = sweep.share_of(cells, share)
+  with values.command_line():
+    cells = sweep.make_cells(path, config, axes)
+    mine = sweep.share_of(cells, share)
   shared = sweep.sweep_config(kind, config, axes)
   # Another sweep's directory is refused.
   parallel.from_first(lambda: _patiently(path, shared).close())

@@ -78,7 +78,8 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
       os.fsync(file.fileno())
       os.replace(temporary, path)
   finally:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      temporary.unlink()
 
 
 def append_whole(path: pathlib.Path, content: bytes) -> None:

@@ -18,6 +18,7 @@ from geomem.analysis.config import (
   parse_centers,
   resolve,
 )
+from geomem.analysis.memory import check_memory
 
 
 class Experiment(NamedTuple):
@@ -81,6 +82,12 @@ def prepare(config: ExperimentConfig) -> Experiment:
   names = [field.name for field in dataclasses.fields(training.TrainingConfig)]
   recipe = training.TrainingConfig(**{n: getattr(config, n) for n in names})
   train, test = (_load(config, split) for split in ("train", "test"))
+  if train.images.shape[1:] != test.images.shape[1:]:
+    raise data.DatasetError(
+      f"The training images of {config.dataset} have the shape"
+      f" {train.images.shape[1:]}, the test images {test.images.shape[1:]}; one"
+      " shape was expected."
+    )
   network = models.build(
     config.model,
     num_classes=len(train.class_names),
@@ -88,6 +95,7 @@ def prepare(config: ExperimentConfig) -> Experiment:
     width=config.width,
     dtype=models.dtype_named(config.dtype),
   )
+  check_memory(config, network, len(train.class_names))
   _check_crop(config.crop, train.images.shape[1:3])
   measured_layers(config, network.layer_names)
   geometry.check_centers(parse_centers(config.centers), len(train.class_names))

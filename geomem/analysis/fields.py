@@ -38,7 +38,7 @@ def check_types(config: Any) -> None:
       )
 
 
-def check_least(config: Any, least: dict[str, float]) -> None:
+def check_least(config: Any, least: dict[str, int]) -> None:
   """Raises ValueError for a field that is less than its least value."""
   for name, bound in least.items():
     value = getattr(config, name)

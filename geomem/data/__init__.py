@@ -2,6 +2,7 @@
 
 from geomem.data.batches import augment, epoch_order, normalize, pixel_moments
 from geomem.data.datasets import (
+  DamagedError,
   Dataset,
   DatasetError,
   hold,
@@ -18,6 +19,7 @@ from geomem.data.subsets import SUBSETS, Subset, make_subsets, sample_manifolds
 
 __all__ = [
   "SUBSETS",
+  "DamagedError",
   "Dataset",
   "DatasetError",
   "Images",

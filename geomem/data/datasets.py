@@ -37,6 +37,10 @@ class DatasetError(ValueError):
   """A data set is unknown, missing or not of the form asked for."""
 
 
+class DamagedError(DatasetError):
+  """Files of a data set are damaged."""
+
+
 def load(
   name: str,
   split: str,
@@ -165,8 +169,8 @@ def load_npz(path: str, split: str) -> Dataset:
   Images are uint8 `[n, H, W, C]` or `[n, H, W]`, labels integers from 0.
   Nothing in the file is executed: pickled objects are refused.
   """
-  file = pathlib.Path(path)
-  if not file.exists():
+  file = pathlib.Path(path).expanduser()
+  if not file.is_file():
     raise DatasetError(f"There is no file {file}; npz:PATH names an npz file.")
   names = (f"x_{split}", f"y_{split}")
   try:

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from geomem.data.datasets import DatasetError
+from geomem.data.datasets import DamagedError, DatasetError
 
 _FORMAT = "array_record"
 _NAME = re.compile(r"(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
@@ -146,8 +146,8 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
   return content
 
 
-def _damaged(path: pathlib.Path, error: Exception) -> DatasetError:
-  return DatasetError(
+def _damaged(path: pathlib.Path, error: Exception) -> DamagedError:
+  return DamagedError(
     f"{path} is damaged: {type(error).__name__}: {error}. Prepare the set"
     " again, or put it back from a copy."
   )
@@ -215,8 +215,8 @@ def check_files(builder: tfds.core.DatasetBuilder, split: str) -> None:
       )
 
 
-def _wrong_files(builder, split: str, what: str) -> DatasetError:
-  return DatasetError(
+def _wrong_files(builder, split: str, what: str) -> DamagedError:
+  return DamagedError(
     f"The {split} split in {builder.data_path} is damaged: {what}. Prepare the"
     " set again, or put it back from a copy."
   )

@@ -12,7 +12,12 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from geomem.data import cifar, prepared
-from geomem.data.datasets import Dataset, DatasetError, make_dataset
+from geomem.data.datasets import (
+  DamagedError,
+  Dataset,
+  DatasetError,
+  make_dataset,
+)
 from geomem.data.streamed import StreamedImages, threads
 
 STANDARD_SIZE = 224  # Of images that differ in size: ImageNet's usual.
@@ -150,7 +155,7 @@ def _read_labels(source, name: str) -> np.ndarray:
       examples = source.__getitems__(block)
       labels[block] = [example["label"] for example in examples]
     except Exception as error:  # The reader's, the parser's and our own.
-      raise DatasetError(
+      raise DamagedError(
         f"Examples {block[0]} to {block[-1]} of {name} cannot be read"
         f" ({error}); prepare the data set again."
       ) from error

@@ -1,0 +1,88 @@
+"""Values on the command line: lists, paths, and what is wrong with them."""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator
+
+from absl import flags
+
+from geomem import data, disk, runs, training
+
+# The flags below are those of whoever defines them.
+flags.disclaim_key_flags()
+
+_WORDS = {int: "a whole number", float: "a finite number", str: "a name"}
+# What is wrong with these is not on the command line.
+_ELSEWHERE = (
+  runs.RunError,
+  disk.DiskError,
+  training.CheckpointError,
+  data.DamagedError,
+)
+
+
+def list_of(name: str, kind: type) -> list:
+  """The values of a flag that takes several with commas.
+
+  Args:
+    name: of the flag.
+    kind: `int`, `float` or `str`.
+  """
+  texts = flags.FLAGS[name].value
+  if texts is None:
+    return []
+  given = f"--{name}={','.join(texts)}"
+  if not all(texts) or not (texts or flags.FLAGS[name].default == []):
+    raise flags.IllegalFlagValueError(
+      f"{given} lacks a value; one was expected, or several with commas."
+    )
+  try:
+    # Python's own int takes more than the digits from 0 to 9.
+    if not all(map(str.isascii, texts)):
+      raise ValueError
+    values = [kind(text) for text in texts]
+    if not all(value == value and abs(value) < math.inf for value in values):
+      raise ValueError
+  except ValueError as error:
+    raise flags.IllegalFlagValueError(
+      f"{given} is not {_WORDS[kind]}, or several with commas."
+    ) from error
+  except TypeError:  # Text has no size.
+    pass
+  return values
+
+
+@contextlib.contextmanager
+def command_line() -> Iterator[None]:
+  """What is wrong in here is a wrong value on the command line.
+
+  Raises:
+    flags.IllegalFlagValueError: in place of any other ValueError but those of
+      disks, run directories and damaged data.
+  """
+  try:
+    yield
+  except _ELSEWHERE:
+    raise
+  except ValueError as error:
+    raise flags.IllegalFlagValueError(str(error)) from error
+
+
+class _PathParser(flags.ArgumentParser):
+  """A path, with `~` for the home directory."""
+
+  def parse(self, argument: str) -> str:
+    if not argument:
+      raise ValueError("a path was expected, and nothing is given.")
+    return os.path.expanduser(argument)
+
+  def flag_type(self) -> str:
+    return "string"
+
+
+def define_path(
+  name: str, default: str | None, text: str, *, required: bool = False
+) -> flags.FlagHolder:
+  """Defines a flag that is a path."""
+  return flags.DEFINE(_PathParser(), name, default, text, required=required)
