@@ -353,7 +353,7 @@ def test_bad_input_is_a_sentence_before_any_work(trained, tmp_path):
   (tmp_path / "results.jsonl").write_bytes(
     (trained / "results.jsonl").read_bytes()
   )
-  with pytest.raises(runs.RunError, match="which holds none"):
+  with pytest.raises(ValueError, match="There are no checkpoints"):
     plan_gradients(tmp_path, experiment, seed, config)
   with pytest.raises(runs.RunError, match="Each subset gives 32 examples"):
     plan_gradients(trained, experiment, seed, config)

@@ -55,8 +55,8 @@ def test_a_run_is_whole_and_the_second_start_does_nothing(tmp_path):
     ({"num_probes": 0}, "num_probes is 0; at least 1 was expected"),
     ({"manifold_points": 1}, "manifold_points is 1; at least 2"),
     ({"kappa": float("nan")}, "kappa is nan; a finite number was expected"),
-    ({"learning_rate": float("nan")}, "learning_rate is nan; it must be"),
-    ({"crop": -1}, "crop is -1; it must not be negative"),
+    ({"learning_rate": float("nan")}, "learning_rate is nan; a finite number"),
+    ({"crop": -1}, "crop is -1; a finite number of at least 0"),
     ({"dataset": "npz:nowhere.npz"}, "There is no file"),
   ],
 )

@@ -56,5 +56,5 @@ def test_presets_name_fields_and_those_unknown_are_listed():
     }[preset.binary]
     kind(**preset.values)
   done = execute("memorization", preset="paper_vgg61")
-  assert done.returncode == 1
+  assert done.returncode == 2
   assert "choose one of paper_vgg16, paper_vgg16_bn" in done.stderr

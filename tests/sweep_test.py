@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl import flags
 
 from experiments import work
 from geomem import analysis, runs, training
@@ -257,16 +258,17 @@ def test_a_failed_cell_is_reported_and_the_others_go_on(tmp_path, capsys):
 
 
 def test_bad_lists_are_sentences(tmp_path):
-  with pytest.raises(ValueError, match="width is 0; at least 1"):
+  wrong = flags.IllegalFlagValueError
+  with pytest.raises(wrong, match="width is 0; at least 1"):
     do_sweep(tmp_path, [0, 2])
-  with pytest.raises(ValueError, match="names a value twice"):
+  with pytest.raises(wrong, match="names a value twice"):
     do_sweep(tmp_path, [2, 2])
   for share in ("2/2", "1", "a/b"):
-    with pytest.raises(ValueError, match="is no share"):
+    with pytest.raises(wrong, match="is no share"):
       do_sweep(tmp_path, share=share)
   found = binaries.execute("model_size", out=tmp_path, width="2,x", **TINY)
   assert found.returncode == 2
-  assert "--width=2,x is not one int" in found.stderr
+  assert "--width=2,x is not a whole number" in found.stderr
   assert not list(tmp_path.iterdir())
 
 

@@ -162,16 +162,13 @@ def _measure(key, stats, *, kappa, num_probes, centers):
   return jax.tree.map(lambda x: x.reshape(*leading, *x.shape[1:]), found)
 
 
-def _scored_epochs(rows, seed: int, last: int) -> list[int]:
+def _scored_epochs(rows, seed: int) -> set[int]:
   """The epochs whose networks training has saved and scored."""
-  return sorted(
-    {
-      row["epoch"]
-      for row in rows
-      if (row["seed"], row["metric"]) == (seed, "accuracy")
-      and row["epoch"] <= last
-    }
-  )
+  return {
+    row["epoch"]
+    for row in rows
+    if (row["seed"], row["metric"]) == (seed, "accuracy")
+  }
 
 
 def measure_seed(run, experiment, seed) -> Iterator[tuple[int, str]]:
@@ -190,7 +187,8 @@ def measure_seed(run, experiment, seed) -> Iterator[tuple[int, str]]:
   last = last_epoch(run.rows(), seed.seed)
   like = experiment.network.abstract_state
   with checkpoints_of(run, seed.seed) as saved:
-    for epoch in _scored_epochs(run.rows(), seed.seed, last):
+    scored = _scored_epochs(run.rows(), seed.seed)
+    for epoch in sorted(e for e in scored | set(saved.epochs) if e <= last):
       done = sum(
         row["seed"] == seed.seed
         and row["epoch"] == epoch

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from geomem import runs
 from geomem.analysis.capacity import agreements
 from geomem.analysis.doubts import doubts
 from geomem.analysis.findings import find
@@ -26,6 +27,13 @@ def _memorization(config, rows):
   measured = {row["subset"] for row in rows if row["metric"] == "capacity"}
   if config.get("layers") or not {"permuted", "restored", "test"} <= measured:
     return doubts(rows)
+  missing = any(
+    row["metric"] in ("capacity", "radius", "dimension")
+    and not runs.has_value(row)
+    for row in rows
+  )
+  if missing:
+    return [*doubts(rows), "The findings are not judged: numbers are missing."]
   return [*doubts(rows), *find(rows)]
 
 

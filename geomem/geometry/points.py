@@ -241,15 +241,9 @@ def check_finite(
   mask: Bool[Array | np.ndarray, "P M"],
   first: int = 0,
 ) -> None:
-  """Refuses points that are not finite, outside jit.
+  """Raises ValueError, outside jit, that names a point that is not finite.
 
-  Args:
-    points: `[P, M, N]`.
-    mask: which of them are there.
-    first: what the first manifold counts as, where more came before.
-
-  Raises:
-    ValueError: it names the first.
+  The first manifold counts as `first`, where more came before.
   """
   if isinstance(points, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
     return

@@ -1,0 +1,316 @@
+"""Wrong values on the command line: a sentence each, and exit status 2."""
+
+import errno
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from geomem import analysis, disk, plots, runs
+from geomem.analysis import doubts, memory, model_size, words
+
+WRONG = {
+  "memorization": [
+    ("--out=", "--out=: a path was expected"),
+    ("--data_dir=", "--data_dir=: a path was expected"),
+    ("--permuted_fraction=", "lacks a value"),
+    ("--permuted_fraction=,", "lacks a value"),
+    ("--permuted_fraction=2", "between 0 and 1"),
+    ("--permuted_fraction=nan", "not a finite number"),
+    ("--width=3,x", "not a whole number"),
+    ("--width=²", "not a whole number"),
+    ("--width=3,3", "names a value twice"),
+    ("--width=0", "width is 0"),
+    ("--centers=²", "centers '²' is not known"),
+    ("--centers=8", "8"),
+    ("--flip=maybe", "--flip=maybe is neither true nor false"),
+    ("--epochs=many", "--epochs=many is no whole number"),
+    ("--kappa=nan", "kappa is nan; a finite number"),
+    ("--learning_rate=inf", "learning_rate is inf; a finite number"),
+    ("--learning_rate=0", "learning_rate is 0.0; a positive"),
+    ("--crop=8", "crop is 8; less than the images' side"),
+    ("--seed=1099511627776", "they repeat others"),
+    ("--seed=12345678901234567890123", "they repeat others"),
+    ("--num_seeds=1000000000", "at most 10000"),
+    ("--num_probes=1000000000", "7,440 GB of memory"),
+    ("--model=mlp --width=100000000", "of memory, and there are"),
+    ("--model=nonesuch", "model 'nonesuch' is not known"),
+    ("--layers=nonesuch", "layer 'nonesuch' is not known"),
+    ("--subsets=nonesuch", "subset 'nonesuch' is not known"),
+    ("--preset=nonesuch", "preset 'nonesuch' is not known"),
+    ("--dataset=nonesuch --data_dir=.", "no data set 'nonesuch'"),
+    ("--dataset=evil:cifar10", "Names with a namespace"),
+    ("--dataset=npz:nowhere.npz", "There is no file nowhere.npz"),
+    ("--dataset=npz:two_sizes.npz", "the test images (5, 5, 1)"),
+    ("--optimizer=nonesuch", "optimizer 'nonesuch' is not known"),
+    ("--cell=0/2", "--cell shares the cells of a sweep"),
+    ("--cell=2/2 --width=2,3", "--cell=2/2 is no share"),
+    ("--nonesuch", "There is no flag --nonesuch"),
+    ("nonesuch", "'nonesuch' is not a flag"),
+  ],
+  "benchmark": [
+    ("--sizes=foo", "--sizes=foo is not a whole number"),
+    ("--sizes=0", "--sizes has 0"),
+    ("--kappas=nan", "--kappas=nan is not a finite number"),
+    ("--layer=perhaps", "neither true nor false"),
+  ],
+  "capacity": [
+    ("--num_draws=0", "num_draws is 0"),
+    ("--epochs=first", "epochs 'first' is not known"),
+    ("--seed=-1", "seed is -1"),
+  ],
+  "gradients": [
+    ("", "--run must be given"),
+    ("--run=", "--run=: a path was expected"),
+    ("--run=. --draws=0", "--draws=0"),
+  ],
+}
+
+# Each case in a process that has imported everything already.
+_SCRIPT = """
+import importlib, json, os, sys
+from experiments import flags as common
+
+binary = importlib.import_module("experiments." + sys.argv[1])
+for i, flags in enumerate(json.loads(sys.argv[2])):
+  child = os.fork()
+  if child == 0:
+    out = os.open(f"said{i}", os.O_WRONLY | os.O_CREAT)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    sys.argv = [binary.__file__, *flags.split()]
+    try:
+      common.run(binary.main)
+    except SystemExit as end:
+      sys.stderr.flush()
+      os._exit(end.code)
+  print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.parametrize("binary", WRONG)
+def test_wrong_values_end_in_a_sentence_and_status_2(binary, tmp_path):
+  images = np.zeros((6, 4, 4), np.uint8)
+  np.savez(
+    tmp_path / "two_sizes.npz",
+    x_train=images,
+    y_train=np.arange(6) % 3,
+    x_test=np.pad(images, ((0, 0), (0, 1), (0, 1))),
+    y_test=np.arange(6) % 3,
+  )
+  before = sorted(os.listdir(tmp_path))
+  cases = WRONG[binary]
+  given = json.dumps([flags for flags, _ in cases])
+  result = subprocess.run(
+    [sys.executable, "-W", "ignore", "-c", _SCRIPT, binary, given],
+    capture_output=True,
+    text=True,
+    cwd=tmp_path,
+    env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
+  )
+  statuses = result.stdout.split()
+  assert len(statuses) == len(cases), result.stderr
+  for i, (status, (flags, sentence)) in enumerate(
+    zip(statuses, cases, strict=True)
+  ):
+    said = (tmp_path / f"said{i}").read_text()
+    assert sentence in said, (flags, said)
+    assert "Traceback" not in said, flags
+    assert status == "2", (flags, status, said)
+    (tmp_path / f"said{i}").unlink()
+  assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_paths_may_start_at_home(tmp_path):
+  """The shell leaves a tilde behind an equals sign as it is."""
+  script = (
+    "from experiments import flags as common, memorization\n"
+    "from absl import flags\n"
+    "flags.FLAGS(['x', '--out=~/x', '--data_dir=~/y'])\n"
+    "print(memorization._OUT.value, flags.FLAGS.data_dir)\n"
+  )
+  result = subprocess.run(
+    [sys.executable, "-c", script],
+    capture_output=True,
+    text=True,
+    env=os.environ | {"HOME": str(tmp_path)},
+    cwd=pathlib.Path(__file__).parents[1],
+  )
+  assert result.stdout.split() == [f"{tmp_path}/x", f"{tmp_path}/y"]
+
+
+EMPTY = dict.fromkeys(
+  ("epoch", "layer", "layer_index", "subset", "value", "stderr")
+)
+
+
+def rows_of_a_run():
+  rows = [
+    {"metric": "best_epoch", "value": 1},
+    {"metric": "last_epoch", "value": 5},
+    {"metric": "manifold_points", "value": 5},
+  ]
+  for epoch in (0, 1, 2, 3, 5):
+    for subset in ("unpermuted", "permuted", "restored", "test"):
+      where = {"epoch": epoch, "subset": subset}
+      for metric in ("accuracy", "loss"):
+        rows.append({**where, "metric": metric, "value": 0.5})
+      for i, layer in enumerate(("input", "fc1", "fc2", "logits")):
+        place = {**where, "layer": layer, "layer_index": i}
+        rows.append({**place, "metric": "converged", "value": 1.0})
+        for metric in ("capacity", "radius", "dimension"):
+          value = 0.1 * (1 + i) * (1 + epoch / 10)
+          rows.append({**place, "metric": metric, "value": value})
+  return [EMPTY | {"seed": 0, **row} for row in rows]
+
+
+@pytest.fixture
+def complete(tmp_path):
+  config = analysis.config_dict(analysis.ExperimentConfig())
+  with runs.Run(tmp_path / "run", config) as run:
+    run.append(rows_of_a_run())
+    run.mark_done()
+  return tmp_path / "run"
+
+
+@pytest.mark.parametrize("size", [0, 1000, 20_000])
+def test_figures_on_a_full_disk_are_whole_or_not_there(complete, size):
+  from tests import faults_test
+
+  with (
+    faults_test.room_for(size),
+    pytest.raises(disk.DiskError, match=r"File too large\. What was there"),
+  ):
+    plots.draw_all(complete)
+  assert not list((complete / "figures").glob("*.pdf"))
+  assert not list((complete / "figures").glob(".*"))
+  assert plots.draw_all(complete)
+
+
+def test_what_is_drawn_of_a_run_can_go_elsewhere(complete, tmp_path):
+  out = tmp_path / "elsewhere"
+  before = sorted(os.listdir(complete))
+  written = plots.draw_all(complete, out)
+  assert written
+  assert all(out in file.parents for file in written)
+  page = plots.write_report(complete, out=out)
+  assert page == out / "report.html"
+  # Its figures were drawn for it.
+  assert page.read_text().count("data:image/png") == len(written) // 2
+  assert sorted(os.listdir(complete)) == before
+
+
+def test_a_complete_run_is_complete_on_a_disk_that_is_read_only(
+  complete, monkeypatch
+):
+  config = runs.read_config(complete)
+
+  def refuse(*_, **__):
+    raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+  monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
+  with runs.Run(complete, config) as run:
+    assert run.is_done
+    assert len(run.rows()) == len(rows_of_a_run())
+  with pytest.raises(runs.RunError, match="another width"):
+    runs.Run(complete, config | {"width": 3})
+  (complete / "done").unlink()
+  with pytest.raises(disk.DiskError, match="Read-only file system"):
+    runs.Run(complete, config)
+
+
+def test_numbers_in_doubt_are_named():
+  rows = rows_of_a_run()
+  assert doubts.doubts(rows) == []
+  for row in rows:
+    if row["epoch"] == 1:
+      what = (row["layer"], row["subset"], row["metric"])
+      if what == ("fc1", "test", "converged"):
+        row["value"] = 0.9
+      if what == ("logits", "permuted", "capacity"):
+        row["value"] = float("nan")
+  (sentence,) = doubts.doubts(rows)
+  assert sentence.startswith("Not to be believed: 2 of 80 layers")
+  assert "fc1 of test examples at epoch 1" in sentence
+  assert "logits of permuted examples at epoch 1" in sentence
+
+
+def test_missing_numbers_survive_the_rows_and_the_page(tmp_path):
+  config = analysis.config_dict(analysis.ExperimentConfig())
+  rows = rows_of_a_run()
+  for row in rows:
+    if row["metric"] == "capacity" and row["layer"] == "fc1":
+      row["value"] = float("nan")
+  with runs.Run(tmp_path, config) as run:
+    run.append(rows)
+    run.mark_done()
+    read = run.rows()
+  assert sum(not runs.has_value(row) for row in read) == 20
+  assert b"NaN" not in (tmp_path / "results.jsonl").read_bytes()
+  assert plots.draw_all(tmp_path)
+  page = plots.write_report(tmp_path, analysis.sentences_of).read_text()
+  start = page.index(">", page.index('type="application/json"')) + 1
+
+  def refuse(constant):
+    raise AssertionError(f"{constant} is no JSON.")
+
+  content = page[start : page.index("<", start)]
+  json.loads(content, parse_constant=refuse)
+  assert "findings are not judged" in content
+  assert "Not to be believed" in page
+
+
+def test_one_seed_has_no_error():
+  assert words.with_error(0.5, 0.25) == "0.500 ± 0.250"
+  assert words.with_error(0.5, float("nan")) == "0.500"
+  assert words.with_error(0.5, 0.25, "+.1f") == "+0.5 ± 0.2"
+
+
+def sweep_rows(accuracies, num_seeds):
+  rows = []
+  for width, accuracy in accuracies.items():
+    facts = {"best_epoch": 1, "last_epoch": 1, "num_unpermuted": 7}
+    facts |= {"num_permuted": 3, "num_parameters": 100 * width}
+    for seed in range(num_seeds):
+      here = {"width": width, "seed": seed, "layer": None, "epoch": None}
+      rows += [
+        {**here, "subset": None, "metric": m, "value": v}
+        for m, v in facts.items()
+      ]
+      for subset in ("unpermuted", "permuted", "test"):
+        for metric in ("accuracy", "dimension", "radius"):
+          value = accuracy if metric == "accuracy" else 2.0
+          where = {**here, "epoch": 1, "subset": subset, "metric": metric}
+          rows.append({**where, "value": value + 0.01 * seed})
+  return rows
+
+
+def test_a_sweep_whose_lowest_point_is_its_last_does_not_rise():
+  further, sentences = model_size.summarize_sizes(
+    sweep_rows({2: 0.4, 3: 0.6, 4: 0.5}, 2)
+  )
+  (dip,) = (s for s in sentences if s.startswith("Test accuracy"))
+  assert "the largest: whether it rises again is not seen" in dip
+  assert "rises by" not in dip
+  assert "dip_rise" not in {row["metric"] for row in further}
+  assert all("dip" not in s for s in sentences[2:])
+
+
+def test_a_sweep_of_one_seed_has_no_errors():
+  _, sentences = model_size.summarize_sizes(
+    sweep_rows({2: 0.6, 3: 0.5, 4: 0.7}, 1)
+  )
+  text = " ".join(sentences)
+  assert "nan" not in text
+  assert "±" not in text
+  assert "rises by 0.200 to 400" in text
+
+
+def test_what_does_not_fit_the_memory_is_said_before_work(monkeypatch):
+  monkeypatch.setattr(memory, "available_bytes", lambda: 10**6)
+  with pytest.raises(ValueError, match=r"take \d+ GB of memory, and there are"):
+    analysis.prepare(analysis.ExperimentConfig())
