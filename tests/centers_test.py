@@ -238,6 +238,31 @@ def test_few_features_leave_signal_and_no_unit():
     np.testing.assert_allclose(found.capacity, measured[0].capacity, rtol=2e-3)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_what_is_removed_is_gone(dtype):
+  """K directions of N features leave N − K axes, and none of rounding.
+
+  As in the logits of ten classes: directions in which centres differ little
+  are differences of large ones.
+  """
+  rng = np.random.default_rng(0)
+  decay = 2.0 ** -np.arange(10)
+  points = rng.normal(size=(10, 1, 10)) * decay + 0.5 * rng.normal(
+    size=(10, 30, 10)
+  )
+  with jax.enable_x64(dtype == np.float64):
+    stats = geometry.gram_statistics(jnp.asarray(points, dtype))
+    for K in range(7):
+      shared = find(stats.centers, K)
+      assert int(shared.rank) == K
+      relative = relative_grams(stats, shared.coefficients)
+      frames = make_frames(relative.grams, relative.lost)
+      assert frames.rank.tolist() == [10 - K] * 10
+    for rule in (3, "low_rank"):
+      found = geometry.manifold_geometry(KEY, stats, centers=rule)
+      assert bool(found.converged.all())
+
+
 def test_centres_on_one_line_say_that_nothing_could_be_tried():
   rng = np.random.default_rng(0)
   line = rng.normal(size=(8, 1, 1)) * rng.normal(size=30)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 _STEPS_A_POINT = 6
+_RIDGE = 4
 
 
 class _State(NamedTuple):
@@ -27,9 +28,12 @@ class _State(NamedTuple):
 def _solve_on(G: Array, b: Array, support: Array) -> Array:
   """λ with G λ = b on the support and 0 elsewhere, refined once."""
   both = support[:, None] & support[None, :]
-  system = jnp.where(both, G, jnp.eye(len(b), dtype=G.dtype))
+  eye = jnp.eye(len(b), dtype=G.dtype)
+  system = jnp.where(both, G, eye)
   rhs = jnp.where(support, b, 0)
-  factors = jax.scipy.linalg.lu_factor(system)
+  # Points that repeat each other then give numbers, if large ones, not NaN.
+  ridge = _RIDGE * jnp.finfo(G.dtype).eps
+  factors = jax.scipy.linalg.lu_factor(system + ridge * eye)
   z = jax.scipy.linalg.lu_solve(factors, rhs)
   left = rhs - jnp.matmul(system, z, precision=_HIGHEST)
   return jnp.where(support, z + jax.scipy.linalg.lu_solve(factors, left), 0)
@@ -61,6 +65,14 @@ def _step(G: Array, b: Array, state: _State) -> _State:
   return _State(lam, support, ~blocked & ~enters, count + 1)
 
 
+def violation(
+  G: Float[Array, "M M"], b: Float[Array, "*t M"], lam: Float[Array, "*t M"]
+) -> Float[Array, "*t"]:
+  """By how much the optimality conditions are violated."""
+  gradient = b - jnp.matmul(lam, G, precision=_HIGHEST)
+  return jnp.abs(jnp.minimum(lam, -gradient)).max(axis=-1)
+
+
 def finish(
   G: Float[Array, "M M"],
   b: Float[Array, "t M"],
@@ -89,12 +101,9 @@ def finish(
       _State(start, start > 0, jnp.bool_(False), jnp.int32(0)),
     )
 
-    def violation(x):
-      gradient = b[lane] - jnp.matmul(G, x, precision=_HIGHEST)
-      return jnp.abs(jnp.minimum(x, -gradient)).max()
-
     # Where points are dependent to rounding, the solve may be worse.
-    better = violation(state.lam) <= violation(start)
+    after, before = (violation(G, b[lane], x) for x in (state.lam, start))
+    better = after <= before
     best = jnp.where(better, state.lam, start)
     return lam.at[lane].set(best), waiting.at[lane].set(False)
 

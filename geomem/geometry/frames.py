@@ -17,8 +17,9 @@ class RelativeGrams(NamedTuple):
 
   Attributes:
     grams: in units of the squared norm of what is left of the centre.
-    lost: by how much each point's square was larger before directions were
-      removed: rounding of the larger number is what the smaller one carries.
+    lost: how many ε of itself each point's square is wrong by, at least 1:
+      by how much it was larger before directions were removed, times how much
+      larger than the directions the centres are that add up to them.
     center_left: the share of the centre's squared norm that is left, as the
       other manifolds' centres see it: about the unweighted mean of the centres.
     rounding: the relative error of the Gram matrix in units of ε times what
@@ -72,8 +73,8 @@ def relative_grams(
   A = coefficients - coefficients.mean(axis=0, keepdims=True)
   CA = _dot(stats.centers, A)
   B = _dot(A.T, CA)
-  # The value of B⁻¹ is 1, and −dB is its derivative there.
-  inverse = jnp.eye(len(B), dtype=B.dtype) - (B - jax.lax.stop_gradient(B))
+  # B⁻¹ to the square of its distance from 1, and its derivative there.
+  inverse = 2 * jnp.eye(len(B), dtype=B.dtype) - B
   along = _dot(stats.cross, A[None])
   removed = _dot(_dot(along, inverse[None]), along.swapaxes(1, 2))
   norms = jnp.diagonal(stats.centers)
@@ -84,10 +85,14 @@ def relative_grams(
   unit = jnp.where(there, left, 1)
   grams = jnp.where(there[:, None, None], stats.within - removed, 0)
   grams = grams / unit[:, None, None]
+  # Directions in which the centres differ little are differences of centres
+  # that are as large as ever: their rounding is.
+  size = jnp.sqrt((A**2).sum() * jnp.trace(stats.centers))
+  amplified = jnp.maximum(size, 1)
   squares = jnp.diagonal(stats.within, axis1=1, axis2=2)
   smallest = eps**2 * squares.max(axis=1, keepdims=True)
   kept = squares - jnp.diagonal(removed, axis1=1, axis2=2)
-  lost = _ratio(squares, kept, smallest)
+  lost = amplified * _ratio(squares, kept, smallest)
   points = _ratio(squares.sum(axis=1), kept.sum(axis=1), smallest[:, 0])
   center = jnp.where(there, norms / unit, jnp.inf)
   C = center_gram(stats.centers)
@@ -97,7 +102,7 @@ def relative_grams(
     grams,
     jax.lax.stop_gradient(jnp.where(jnp.isfinite(lost), lost, 1 / eps)),
     jax.lax.stop_gradient(jnp.clip(share, 0, 1)),
-    jax.lax.stop_gradient(eps * jnp.maximum(points, center)),
+    jax.lax.stop_gradient(eps * amplified * jnp.maximum(points, center)),
   )
 
 
