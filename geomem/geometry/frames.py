@@ -85,8 +85,9 @@ def relative_grams(
   unit = jnp.where(there, left, 1)
   grams = jnp.where(there[:, None, None], stats.within - removed, 0)
   grams = grams / unit[:, None, None]
-  # Directions in which the centres differ little are differences of centres
-  # that are as large as ever: their rounding is.
+  # Directions in which the centres differ little are differences of large ones:
+  # so much larger may axes of rounding be. Of the whole matrix rounding grows
+  # with the root of that: on layers and clouds at most five times as large.
   size = jnp.sqrt((A**2).sum() * jnp.trace(stats.centers))
   amplified = jnp.maximum(size, 1)
   squares = jnp.diagonal(stats.within, axis1=1, axis2=2)
@@ -102,7 +103,9 @@ def relative_grams(
     grams,
     jax.lax.stop_gradient(jnp.where(jnp.isfinite(lost), lost, 1 / eps)),
     jax.lax.stop_gradient(jnp.clip(share, 0, 1)),
-    jax.lax.stop_gradient(eps * amplified * jnp.maximum(points, center)),
+    jax.lax.stop_gradient(
+      eps * jnp.sqrt(amplified) * jnp.maximum(points, center)
+    ),
   )
 
 
