@@ -5,7 +5,7 @@ width together, and measures the last hidden layer at every saved epoch.
 
   python -m experiments.model_size --out=runs/model_size
 
-sweeps a network of one hidden layer on scikit-learn's digits, ten to twenty
+sweeps a network of one hidden layer on scikit-learn's digits, five to ten
 minutes on two cores. The paper's sweep, ResNet-18 on CIFAR-100, is
 
   python -m experiments.model_size --out=runs/resnet18 \
