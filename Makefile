@@ -12,6 +12,8 @@ OUT ?= runs/demo
 demo: $(READY)
 	$(PY) -m experiments.memorization --out=$(OUT)
 
+# One thread for each of two workers: more would wait for each other.
+test: export OMP_NUM_THREADS = 1
 test: $(READY)
 	$(PY) -m pytest -n 2 --dist worksteal
 
