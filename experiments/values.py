@@ -12,7 +12,7 @@ from geomem import data, disk, runs, training
 # The flags below are those of whoever defines them.
 flags.disclaim_key_flags()
 
-_WORDS = {int: "a whole number", float: "a finite number", str: "a name"}
+_WORDS = {int: "a whole number", float: "a finite number"}
 # What is wrong with these is not on the command line.
 _ELSEWHERE = (
   runs.RunError,
@@ -37,20 +37,18 @@ def list_of(name: str, kind: type) -> list:
     raise flags.IllegalFlagValueError(
       f"{given} lacks a value; one was expected, or several with commas."
     )
+  if kind is str:
+    return texts
   try:
     # Python's own int takes more than the digits from 0 to 9.
-    if not all(map(str.isascii, texts)):
-      raise ValueError
-    values = [kind(text) for text in texts]
-    if not all(value == value and abs(value) < math.inf for value in values):
+    found = [kind(text.encode("ascii")) for text in texts]
+    if kind is float and not all(map(math.isfinite, found)):
       raise ValueError
   except ValueError as error:
     raise flags.IllegalFlagValueError(
       f"{given} is not {_WORDS[kind]}, or several with commas."
     ) from error
-  except TypeError:  # Text has no size.
-    pass
-  return values
+  return found
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Numbers that are not to be believed, named."""
 
-import math
+from geomem import runs
 
 _MOST_NAMED = 3
 
@@ -18,7 +18,7 @@ def doubts(rows) -> list[str]:
     if row["layer"] is not None
     and (
       (row["metric"] == "converged" and row["value"] < 1)
-      or (row["metric"] == "capacity" and math.isnan(row["value"]))
+      or (row["metric"] == "capacity" and not runs.has_value(row))
     )
   }
   if not bad:

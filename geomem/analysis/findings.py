@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from geomem import runs
+
 TOLERANCE = 0.25  # Of what is equal in the paper.
 _EPOCHS = ("best", "last")
 
@@ -74,15 +76,6 @@ def of_layer(rows, layer: str) -> list[dict]:
   return [row for row in rows if row["layer"] in (None, layer)]
 
 
-def chance_capacity(rows) -> float:
-  """Returns the capacity of points without structure in a run, from its rows.
-
-  Runs of old do not say it; their margin counts as 0.
-  """
-  facts = {row["metric"]: row["value"] for row in rows if row["layer"] is None}
-  return facts.get("chance_capacity", 2 / facts["manifold_points"])
-
-
 class _Layers(NamedTuple):
   """Capacities of the hidden layers by subset, at the best and last epoch."""
 
@@ -106,7 +99,7 @@ def find(rows) -> list[Finding]:
   and lie above chance.
   """
   best, last = (_hidden(layer_means(rows, "capacity", w)) for w in _EPOCHS)
-  layers = _Layers(best, last, chance_capacity(rows))
+  layers = _Layers(best, last, runs.chance_capacity(rows))
   return [
     _permuted_at_chance(layers),
     _permuted_rises_late(layers),

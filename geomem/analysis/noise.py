@@ -4,8 +4,8 @@ from collections import defaultdict
 
 import numpy as np
 
+from geomem import runs
 from geomem.analysis.findings import (
-  chance_capacity,
   epoch_of,
   last_hidden_layer,
   layer_means,
@@ -42,7 +42,7 @@ def summarize_noise(rows: list[dict]) -> tuple[list[dict], list[str]]:
   hidden ones (0 the first, 1 the last; above 1 where none departs), and one
   sentence for every cell.
   """
-  axes = [name for name in rows[0] if name not in _ORDINARY]
+  axes = [name for name in rows[0] if name not in runs.COLUMNS]
   cells = defaultdict(list)
   for row in rows:
     cells[tuple(row[axis] for axis in axes)].append(row)
@@ -54,18 +54,6 @@ def summarize_noise(rows: list[dict]) -> tuple[list[dict], list[str]]:
     name = ", ".join(f"{k} {v}" for k, v in columns.items())
     sentences.append(f"{name}: {_sentence(cell, found)}")
   return further, sentences
-
-
-_ORDINARY = [
-  "seed",
-  "epoch",
-  "layer",
-  "layer_index",
-  "subset",
-  "metric",
-  "value",
-  "stderr",
-]
 
 
 def _by_seed(cell: list[dict]) -> list[list[dict]]:
@@ -90,7 +78,7 @@ def _departure(rows: list[dict]) -> dict | None:
   if not capacity:
     return None
   found = departure_layer(
-    np.array([capacity[i] for i in hidden]), chance=chance_capacity(rows)
+    np.array([capacity[i] for i in hidden]), chance=runs.chance_capacity(rows)
   )
   # One layer past the last stands for none.
   place = len(hidden) if found is None else found

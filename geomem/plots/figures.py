@@ -4,6 +4,7 @@ import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
+from geomem import runs
 from geomem.plots import rows as table
 from geomem.plots import style
 
@@ -88,7 +89,7 @@ def log_axis(axis) -> None:
 def draw_chance(ax, rows) -> None:
   """A line at the capacity of points without structure."""
   ax.axhline(
-    table.chance_capacity(rows), color="0.4", lw=0.9, ls=":", label="chance"
+    runs.chance_capacity(rows), color="0.4", lw=0.9, ls=":", label="chance"
   )
 
 
@@ -130,10 +131,10 @@ def plot_capacity_heatmaps(rows) -> Figure:
   axes[0].set_yticks(range(len(layers)), layers)
   bar = figure.colorbar(image, ax=list(axes), label=style.LABELS["capacity"])
   log_axis(bar.ax.yaxis)
-  bar.ax.axhline(table.chance_capacity(rows), color="w", lw=2)
+  bar.ax.axhline(runs.chance_capacity(rows), color="w", lw=2)
   bar.ax.annotate(
     "chance",
-    (-0.2, table.chance_capacity(rows)),
+    (-0.2, runs.chance_capacity(rows)),
     xycoords=("axes fraction", "data"),
     fontsize=7,
     ha="right",

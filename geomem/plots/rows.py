@@ -22,14 +22,6 @@ def fact(rows, metric: str) -> dict[int, int | float]:
   }
 
 
-def chance_capacity(rows) -> float:
-  """The capacity of points without structure, 2/M at κ = 0."""
-  known = fact(rows, "chance_capacity") or {
-    seed: 2 / points for seed, points in fact(rows, "manifold_points").items()
-  }
-  return next(iter(known.values()))
-
-
 def layers_of(rows) -> dict[int, str]:
   """Layer names by their place in the network, in order."""
   names = {

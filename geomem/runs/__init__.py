@@ -9,7 +9,7 @@ from geomem.runs.directory import (
   read_config,
   read_content,
 )
-from geomem.runs.rows import COLUMNS, has_value, read_rows
+from geomem.runs.rows import COLUMNS, chance_capacity, has_value, read_rows
 from geomem.runs.run import Run
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
   "Parent",
   "Run",
   "RunError",
+  "chance_capacity",
   "has_value",
   "is_complete",
   "parent_of",

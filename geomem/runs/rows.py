@@ -55,6 +55,17 @@ def has_value(row: dict[str, Any]) -> bool:
   return row["value"] is not None and row["value"] == row["value"]
 
 
+def chance_capacity(rows: Iterable[dict[str, Any]]) -> float:
+  """The capacity of points without structure in a run: 2/M at κ = 0.
+
+  Runs of old do not say it; their margin counts as 0.
+  """
+  facts = {row["metric"]: row["value"] for row in rows if row["layer"] is None}
+  if "chance_capacity" in facts:
+    return facts["chance_capacity"]
+  return 2 / facts["manifold_points"]
+
+
 def parse(line: bytes) -> dict[str, Any] | None:
   """The row in a line; None where there is none."""
   try:
