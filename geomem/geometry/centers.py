@@ -127,6 +127,21 @@ def num_chains(num_manifolds: int) -> int:
   return min(24, max(3, 360 // num_manifolds))
 
 
+def _chosen(rule, found: Found, curves, cosines, run) -> tuple[Array, Array]:
+  """K by the rule, from the curves over K, and the directions V."""
+  if isinstance(rule, int):
+    rank, V = found.rank, found.V
+  elif rule in ("elbow", "null"):
+    start = jnp.linalg.eigvalsh(cosines)[-1:]
+    leading = jnp.concatenate([start, found.leading])
+    rank = RULES[rule](*curves[:2], leading).astype(jnp.int32)
+    # The same way again, up to the K that the whole curve decides on.
+    V = run("last", rank).V
+  else:
+    rank, V = curves[0].argmin().astype(jnp.int32), found.V
+  return rank, jnp.where(rank > 0, V, 0)
+
+
 def shared_directions(
   key: Key[Array, ""],
   centers: Float[Array, "P P"],
@@ -203,16 +218,7 @@ def shared_directions(
       first, (found.correlations, found.costs, found.left), strict=True
     )
   ]
-  rank, V = found.rank, found.V
-  if rule in ("elbow", "null"):
-    start = jnp.linalg.eigvalsh(cosines)[-1:]
-    leading = jnp.concatenate([start, found.leading])
-    rank = RULES[rule](*curves[:2], leading).astype(jnp.int32)
-    # The same way again, up to the K that the whole curve decides on.
-    V = run("last", rank).V
-  elif not isinstance(rule, int):
-    rank = curves[0].argmin().astype(jnp.int32)
-  V = jnp.where(rank > 0, V, 0)
+  rank, V = _chosen(rule, found, curves, cosines, run)
   coefficients = jnp.matmul(
     axes.to_coefficients, V, precision=jax.lax.Precision.HIGHEST
   )
