@@ -17,10 +17,12 @@ setuptools.setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   python_requires=">=3.11",
-  packages=setuptools.find_packages(include=["geomem*", "experiments*"]),
+  packages=setuptools.find_packages(
+    include=["geomem*", "experiments*", "benchmarks*"]
+  ),
   package_data={
     "geomem": ["py.typed"],
-    "geomem.plots": ["report.html", "report.css", "report_*.js"],
+    "geomem.report": ["report.html", "report.css", "report_*.js"],
   },
   install_requires=[
     "absl-py>=2.1",

@@ -9,7 +9,7 @@ import pathlib
 
 from experiments import flags as common
 from experiments import values
-from geomem import plots, runs
+from geomem import runs, studies
 
 _RUN = values.define_path("run", None, "run directory", required=True)
 _OUT = values.define_path(
@@ -29,7 +29,7 @@ def main(argv) -> int:
       continue
     here = config.parent
     out = None if _OUT.value is None else _OUT.value / here.relative_to(path)
-    for written in plots.draw_all(here, out):
+    for written in studies.draw(here, out):
       print(written)
   return 0
 

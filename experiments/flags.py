@@ -1,4 +1,4 @@
-"""The flags that the binaries share: one for each field of the config."""
+"""Flags from configs: one for each field."""
 
 import dataclasses
 import inspect
@@ -6,12 +6,12 @@ import re
 import sys
 import textwrap
 import typing
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from absl import app, flags
 
 from experiments import processes, terminal, values
-from geomem.analysis import ExperimentConfig
 
 _HELP_WIDTH = 80
 _HELP_COLUMN = 28
@@ -40,78 +40,71 @@ def _help_texts(config_class: type) -> dict[str, str]:
   return texts
 
 
-def _kinds(config_class: type) -> dict[str, type]:
-  """The type of each field's value, where it has one."""
-  return {
-    name: next((t for t in typing.get_args(kind) if t in _DEFINE), kind)
-    for name, kind in typing.get_type_hints(config_class).items()
-  }
+def _kind(annotation: Any) -> Any:
+  """Returns a field's type; of a tuple, `(tuple, type of its items)`."""
+  if typing.get_origin(annotation) is tuple:
+    return (tuple, typing.get_args(annotation)[0])
+  options = typing.get_args(annotation) or (annotation,)
+  return next(kind for kind in options if kind in _DEFINE)
 
 
-def define_config_flags(
-  config_class: type = ExperimentConfig, lists: tuple[str, ...] = ()
+def _fields(groups: Sequence[type]) -> Iterator[tuple[dataclasses.Field, Any]]:
+  """Yields the fields of dataclasses, each with its kind."""
+  for group in groups:
+    hints = typing.get_type_hints(group)
+    for field in dataclasses.fields(group):
+      yield field, _kind(hints[field.name])
+
+
+def define_flags(
+  groups: Sequence[type],
+  *,
+  sweeps: Sequence[str] = (),
+  filled: Sequence[str] = (),
 ) -> None:
-  """Defines a flag for every field of a config.
+  """Defines a flag for every field of the dataclasses.
 
   Args:
-    config_class: a dataclass with an `Attributes:` section.
-    lists: fields of which several values can be given, with commas.
+    groups: dataclasses with an `Attributes:` section.
+    sweeps: fields of which several values can be given, with commas.
+    filled: fields whose defaults fit the data set.
   """
-  texts, kinds = _help_texts(config_class), _kinds(config_class)
-  for field in dataclasses.fields(config_class):
+  texts = {
+    name: t for group in groups for name, t in _help_texts(group).items()
+  }
+  for field, kind in _fields(groups):
     text = texts[field.name].rstrip(".")
-    if field.default is None and "default" not in text:
+    default = field.default
+    if default is dataclasses.MISSING or field.name in filled:
+      default = None
       text += "; by default as fits the data set"
-    if field.name in lists:
+    if field.name in sweeps:
       text += "; several with commas make a sweep"
-    if field.name in lists:
-      default = None if field.default is None else [str(field.default)]
+      default = None if default is None else [str(default)]
       flags.DEFINE_list(field.name, default, text)
+    elif isinstance(kind, tuple):
+      flags.DEFINE_list(field.name, [str(x) for x in default], text)
     elif field.name in _PATHS:
-      values.define_path(field.name, field.default, text)
+      values.define_path(field.name, default, text)
     else:
-      _DEFINE[kinds[field.name]](field.name, field.default, text)
+      _DEFINE[kind](field.name, default, text)
 
 
-def config_from_flags(
-  config_class: type = ExperimentConfig, lists: tuple[str, ...] = ()
-) -> Any:
-  """The config that the command line gives.
-
-  Of a field that was given several values it has the first; see
-  `values_from_flags`.
-  """
-  names = [field.name for field in dataclasses.fields(config_class)]
-  given = {name: flags.FLAGS[name].value for name in names}
-  for field in lists:
-    given[field] = next(iter(_values(config_class, field)), None)
-  with values.command_line():
-    return config_class(**given)
-
-
-def values_from_flags(
-  config_class: type, lists: tuple[str, ...]
-) -> dict[str, list]:
-  """All values of the fields of which several can be given."""
-  return {field: _values(config_class, field) for field in lists}
-
-
-def _values(config_class: type, field: str) -> list:
-  return values.list_of(field, _kinds(config_class)[field])
-
-
-def define_share_flag() -> None:
-  """Defines `--cell`, by which several processes share a sweep."""
-  flags.DEFINE_string(
-    "cell", None, "i/n: the i-th of n processes' part of a sweep, i from 0"
-  )
-
-
-def define_data_dir_flag() -> flags.FlagHolder:
-  """Defines `--data_dir` for what opens a run that is there already."""
-  return values.define_path(
-    "data_dir", None, "where TFDS looks, if the run's data moved"
-  )
+def given(
+  groups: Sequence[type], *, sweeps: Sequence[str] = ()
+) -> dict[str, Any]:
+  """Returns the fields that the command line gives; lists of those swept."""
+  found = {}
+  for field, kind in _fields(groups):
+    if not flags.FLAGS[field.name].present:
+      continue
+    if field.name in sweeps:
+      found[field.name] = values.list_of(field.name, kind)
+    elif isinstance(kind, tuple):
+      found[field.name] = tuple(values.list_of(field.name, kind[1]))
+    else:
+      found[field.name] = flags.FLAGS[field.name].value
+  return found
 
 
 def _left(flag: flags.Flag) -> str:

@@ -6,6 +6,10 @@ writes runs/demo/report.html: config and versions, accuracy, geometry by layer
 with a slider over the epochs, and rewinds, gradients and capacities where they
 were measured. It opens in a browser, and needs no network. Takes seconds.
 
+  python -m experiments.report --run=runs/a,runs/b --out=runs
+
+puts several runs on one page, side by side.
+
   python -m experiments.report --run=runs/demo --tensorboard
 
 writes runs/demo/tensorboard in its place, for `tensorboard --logdir`.
@@ -17,11 +21,12 @@ from absl import flags
 
 from experiments import flags as common
 from experiments import values
-from geomem import analysis, plots
+from geomem import report
 
-_RUN = values.define_path("run", None, "run directory", required=True)
+flags.DEFINE_list("run", None, "run directory, or several with commas")
+flags.mark_flag_as_required("run")
 _OUT = values.define_path(
-  "out", None, "directory of the page; by default the run's own"
+  "out", None, "directory of the page; by default that of the (first) run"
 )
 _TENSORBOARD = flags.DEFINE_bool(
   "tensorboard", False, "whether to write TensorBoard's event files instead"
@@ -31,11 +36,12 @@ _TENSORBOARD = flags.DEFINE_bool(
 def main(argv) -> int:
   """Writes, and prints what was written."""
   del argv
-  path = pathlib.Path(_RUN.value)
+  paths = [pathlib.Path(p).expanduser() for p in values.list_of("run", str)]
   if _TENSORBOARD.value:
-    print(plots.write_events(path, _OUT.value))
+    for path in paths:
+      print(report.write_events(path, _OUT.value))
   else:
-    print(plots.write_report(path, analysis.sentences_of, _OUT.value))
+    print(report.write_report(*paths, out=_OUT.value))
   return 0
 
 

@@ -50,13 +50,6 @@ def bar(total: int, desc: str, **options) -> tqdm:
   )
 
 
-def advance(shown: tqdm, units: float = 1, **facts) -> None:
-  """Moves a bar on, with facts behind it."""
-  # Not drawn for each fact: in a log file that would be a line.
-  shown.set_postfix(facts, refresh=False)
-  shown.update(units)
-
-
 class _Warnings(logging.Handler):
   """Warnings as sentences, above the bars."""
 

@@ -1,16 +1,15 @@
 """Theory against simulation through the binary: whole, resumed, refused."""
 
-import dataclasses
-import itertools
-
 import numpy as np
 import pytest
 
-from geomem import analysis, geometry, plots, runs
+from geomem import geometry, plots, runs, studies
+from geomem.studies import study
+from geomem.studies.capacity import agreements
 from tests.binaries import execute
 
 SMALL = {"num_draws": 4, "num_probes": 10, "num_shuffles": 2, "epochs": "last"}
-COMPARISON = analysis.CapacityConfig(**SMALL)
+COMPARISON = studies.CapacityConfig(**SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +31,26 @@ def trained(tmp_path_factory):
   return path
 
 
+def study_of(trained):
+  return studies.Capacity(COMPARISON, studies.TrainedRun(trained))
+
+
+class KilledError(Exception):
+  """Where a bar has moved so far."""
+
+
 def in_part(trained, out, stop_after):
-  """The same work in this process, cut off after some units."""
-  experiment = analysis.load_experiment(trained)
-  fields = analysis.capacity_config_dict(COMPARISON, of_run=True)
-  with runs.Run(out, {"experiment": "capacity", **fields}) as run:
-    units = analysis.run_units(trained, experiment, COMPARISON)
-    measured = analysis.measure_units(run, COMPARISON, units)
-    return len(list(itertools.islice(measured, stop_after)))
+  """Does the same work in this process, killed after some sets."""
+
+  class Bar(study._Silent):
+    done = 0
+
+    def update(self, size):
+      self.done += size
+      if self.done == stop_after:
+        raise KilledError
+
+  return studies.run(study_of(trained), out, progress=lambda **_: Bar())
 
 
 @pytest.mark.slow
@@ -52,8 +63,7 @@ def test_layers_of_a_run_are_compared_once_and_killed_work_resumes(
   out = trained / "capacity"
   rows = runs.read_rows(out)
   # 5 layers x 2 subsets, with and without shared directions.
-  experiment = analysis.load_experiment(trained)
-  assert analysis.count_run_units(trained, experiment, COMPARISON) == 5 * 2 * 2
+  assert len(study_of(trained).sets()) == 5 * 2 * 2
   for metric in ("capacity", "simulated_capacity", "null_capacity"):
     assert sum(row["metric"] == metric for row in rows) == 5 * 2 * 2
   for name in ("capacity", "capacity_along"):
@@ -66,24 +76,26 @@ def test_layers_of_a_run_are_compared_once_and_killed_work_resumes(
   assert other.returncode == 1
   assert "another num_draws" in other.stderr
 
-  # Cut off after 3 units, then inside the rows of the fourth.
+  # Killed in the fourth set, then cut inside its rows.
   killed = tmp_path / "killed"
-  assert in_part(trained, killed, 3) == 3
+  with pytest.raises(KilledError):
+    in_part(trained, killed, 4)
   calm = (out / "results.jsonl").read_bytes()
   count = len(runs.read_rows(killed))
+  assert count == 3 * len(rows) // 20
   torn = b"".join(calm.splitlines(True)[: count + 2]) + b'{"seed": 0, "ep'
   (killed / "results.jsonl").write_bytes(torn)
-  assert in_part(trained, killed, None) == 5 * 2 * 2
+  assert in_part(trained, killed, None) == rows
   assert (killed / "results.jsonl").read_bytes() == calm
 
 
 def test_the_subsets_of_the_run_are_compared(trained):
-  experiment = analysis.load_experiment(trained)
-  config = dataclasses.replace(experiment.config, subsets="test")
-  job = trained, experiment._replace(config=config), COMPARISON
-  units = list(analysis.run_units(*job))
-  assert {unit.columns["subset"] for unit in units} == {"test"}
-  assert len(units) == analysis.count_run_units(*job) == 5 * 2
+  run = studies.TrainedRun(trained)
+  config = run.experiment.config.replace(subsets="test")
+  run.experiment = run.experiment._replace(config=config)
+  sets = studies.Capacity(COMPARISON, run).sets()
+  assert {one.columns["subset"] for one in sets} == {"test"}
+  assert len(sets) == 5 * 2
 
 
 def test_a_run_that_is_none_is_refused(tmp_path):
@@ -103,26 +115,25 @@ def test_a_run_that_is_none_is_refused(tmp_path):
 )
 def test_bad_input_is_a_sentence(fields, sentence):
   with pytest.raises(ValueError, match=sentence):
-    analysis.check_capacity(analysis.CapacityConfig(**fields))
+    studies.CapacityConfig(**fields)
 
 
 def test_synthetic_units_are_what_they_say():
-  config = analysis.CapacityConfig(
+  config = studies.CapacityConfig(
     num_manifolds=8, manifold_points=3, num_features=40, dimension=2
   )
-  units = list(analysis.synthetic_units(config))
-  assert len(units) == analysis.count_synthetic_units(config)
-  assert len({analysis.name_of(u.columns) for u in units}) == len(units) - 4
+  units = studies.Capacity(config).sets()
+  assert len({u.name for u in units}) == len(units) - 4
   for unit in units:
     family = unit.columns["subset"]
     size = {"points": 1, "segments": 2}.get(family, 3)
-    assert unit.points.shape == (8, size, 40)
+    assert unit.points().shape == (8, size, 40)
     if family == "points":
       assert unit.exact == pytest.approx(2)
   segment = next(u for u in units if u.columns["subset"] == "segments")
   # Half the distance of the ends is the radius; the exact value is of the
   # radius in units of the centre's norm about the mean of all centres.
-  ends = segment.points[:, 1] - segment.points[:, 0]
+  ends = segment.points()[:, 1] - segment.points()[:, 0]
   np.testing.assert_allclose(np.linalg.norm(ends, axis=1) / 2, 0.1, rtol=1e-4)
   assert segment.exact == pytest.approx(
     float(geometry.segment_capacity(0.1 / np.sqrt(7 / 8)))
@@ -135,7 +146,7 @@ def row(metric, value, **columns):
 
 
 def test_agreement_is_counted_from_rows():
-  rows = [
+  rows = runs.Rows(
     row(metric, value, manifold_radius=radius)
     for radius, theory, simulated in [
       (0.1, 1.0, 1.0),
@@ -147,12 +158,12 @@ def test_agreement_is_counted_from_rows():
       ("capacity", theory),
       ("simulated_capacity", simulated),
     ]
-  ]
-  (found,) = analysis.agreements(rows)
+  )
+  (found,) = agreements(rows)
   assert (found.count, found.unknown) == (3, 1)
   assert found.ratios[0] == pytest.approx(0.8)
   assert found.ratios[-1] == pytest.approx(1.1)
   assert found.farthest == "clouds R=1.0"
   assert found.correlation > 0.97
-  for draw in plots.FIGURES["capacity"].values():
+  for draw in plots.CAPACITY.values():
     draw(rows)

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from geomem import plots, runs
+from geomem import report, runs
+from tests.fakes import commit
 
 LAYERS = ("input", "fc1")
 
@@ -26,7 +27,7 @@ def curves(seed: int, **columns) -> list[dict]:
 
 def write(path, config, rows):
   with runs.Run(path, config) as run:
-    run.append(rows)
+    commit(run, rows)
   return path
 
 
@@ -63,7 +64,7 @@ def read_events(path: pathlib.Path) -> dict[str, list]:
 
 
 def test_event_files_hold_the_rows(finished):
-  written = plots.write_events(finished)
+  written = report.write_events(finished)
   found = read_events(written / "seed1" / "test")
   assert set(found) == {"accuracy", "capacity/input", "capacity/fc1"}
   expected = [
@@ -80,7 +81,7 @@ def test_event_files_hold_the_rows(finished):
 def test_event_files_of_a_sweep_lie_by_cell(tmp_path):
   rows = curves(0, width=3) + curves(0, width=5)
   config = {"experiment": "model_size", "axes": ["width"]}
-  written = plots.write_events(write(tmp_path / "sweep", config, rows))
+  written = report.write_events(write(tmp_path / "sweep", config, rows))
   cells = [p.name for p in written.iterdir() if p.is_dir()]
   assert sorted(cells) == ["width=3", "width=5"]
 
@@ -88,7 +89,7 @@ def test_event_files_of_a_sweep_lie_by_cell(tmp_path):
 def test_event_files_are_whole_or_the_earlier_ones(finished, monkeypatch):
   import tensorboardX
 
-  written = plots.write_events(finished)
+  written = report.write_events(finished)
   before = sorted(written.rglob("*"))
 
   def fail(*_):
@@ -96,7 +97,7 @@ def test_event_files_are_whole_or_the_earlier_ones(finished, monkeypatch):
 
   monkeypatch.setattr(tensorboardX.SummaryWriter, "add_scalar", fail)
   with pytest.raises(OSError, match="disk full"):
-    plots.write_events(finished)
+    report.write_events(finished)
   assert sorted(written.rglob("*")) == before
   assert not list(finished.glob(".tensorboard*"))
 
@@ -104,5 +105,5 @@ def test_event_files_are_whole_or_the_earlier_ones(finished, monkeypatch):
 def test_without_the_writer_there_is_a_sentence(finished, monkeypatch):
   monkeypatch.setitem(sys.modules, "tensorboardX", None)
   with pytest.raises(runs.RunError, match="pip install 'geomem"):
-    plots.write_events(finished)
+    report.write_events(finished)
   assert not list(finished.glob("*tensorboard*"))

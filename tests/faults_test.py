@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import itertools
 import logging
 import re
 import resource
@@ -14,10 +15,13 @@ import numpy as np
 import pytest
 from absl import flags as absl_flags
 
-from experiments import terminal, work
-from geomem import analysis, data, disk, geometry, runs, training
+from experiments import terminal
+from geomem import data, disk, geometry, runs, studies, training
+from geomem.studies.measuring import geometry_stage
+from geomem.studies.train import train_seeds
+from tests.fakes import fields_of
 
-CONFIG = analysis.ExperimentConfig(
+CONFIG = studies.make_config(
   model="mlp1",
   width=3,
   num_classes=3,
@@ -27,6 +31,7 @@ CONFIG = analysis.ExperimentConfig(
   manifold_points=4,
   num_probes=10,
 )
+
 TREE = {"fc": {"kernel": np.arange(3000, dtype=np.float32)}}
 
 
@@ -43,19 +48,15 @@ def room_for(num_bytes: int):
 
 @pytest.fixture(scope="module")
 def prepared():
-  experiment = analysis.prepare(CONFIG)
-  return experiment, analysis.prepare_seed(experiment, 0)
+  return studies.Memorization(CONFIG)
 
 
 def open_run(path):
-  return runs.Run(path, analysis.config_dict(CONFIG))
+  return runs.Run(path, fields_of(CONFIG))
 
 
 def do_all(path, prepared):
-  experiment, seed = prepared
-  with open_run(path) as run:
-    work.train_and_measure(run, experiment, [seed])
-    run.mark_done()
+  studies.run(prepared, path)
 
 
 def lines_of(path):
@@ -77,13 +78,26 @@ def copy(calm, tmp_path):
 def test_rows_that_do_not_fit_are_appended_when_there_is_room(tmp_path):
   rows = [{"seed": i, "metric": "loss", "value": i / 3} for i in range(9)]
   with runs.Run(tmp_path, {}) as run:
-    run.append(rows[:3])
+    run.commit({"unit": 0}, rows[:3])
     before = lines_of(tmp_path)
     with room_for(500), pytest.raises(disk.DiskError, match="Make room"):
-      run.append(rows)
+      run.commit({"unit": 1}, rows[3:])
     assert lines_of(tmp_path) == before
-    run.append(rows)
+    assert not run.has({"unit": 1})
+    run.commit({"unit": 1}, rows[3:])
   assert len(lines_of(tmp_path)) == 9
+
+
+def test_a_journal_that_does_not_fit_takes_its_rows_back(tmp_path):
+  """The journal is longer than the rows, so that it alone does not fit."""
+  rows = [{"seed": 0, "metric": "loss", "value": 1.0}]
+  key = {"unit": "x" * 500}
+  with runs.Run(tmp_path, {}) as run:
+    with room_for(400), pytest.raises(disk.DiskError, match="Make room"):
+      run.commit(key, rows)
+    assert not run.rows
+    run.commit(key, rows)
+    assert len(run.rows) == 1
 
 
 def test_a_file_that_does_not_fit_is_as_it_was(tmp_path):
@@ -136,7 +150,6 @@ def test_a_damaged_row_of_a_complete_run_comes_again(
   assert sorted(lines_of(copy)) == sorted(lines_of(calm))
   with open_run(copy) as run:
     assert run.is_done
-    assert not run.has_holes
 
 
 @pytest.mark.slow
@@ -145,11 +158,10 @@ def test_a_damaged_row_of_a_complete_run_comes_again(
 def test_a_damaged_state_to_resume_from_falls_back(
   calm, prepared, tmp_path, caplog
 ):
-  experiment, seed = prepared
   with open_run(tmp_path) as run:
-    for epoch, _ in analysis.train_seeds(run, experiment, [seed]):
-      if epoch == 2:
-        break
+    steps = train_seeds(run, prepared.experiment, prepared.seeds)
+    epochs = itertools.accumulate(step.size for step in steps)
+    assert next(epoch for epoch in epochs if epoch == 2)
   (newest,) = tmp_path.glob("resume/*/2")
   shutil.rmtree(newest / "state" / "d")
   do_all(tmp_path, prepared)
@@ -175,17 +187,16 @@ def test_a_damaged_network_is_named_when_it_is_measured(copy, prepared):
     (1e30, "Seed 0, epoch 0, layer logits, unpermuted examples: .* overflow"),
   ],
 )
-def test_activations_that_are_not_finite_are_named(
-  scale, sentence, prepared, tmp_path
-):
-  experiment, seed = prepared
-  state = experiment.network.init(jax.random.key(0))
-  with open_run(tmp_path) as run:
-    with analysis.checkpoints_of(run, 0) as saved:
-      saved.save(0, jax.tree.map(lambda x: x * np.float32(scale), state))
-    run.append([{"seed": 0, "metric": "last_epoch", "value": 0}])
-    with pytest.raises(ValueError, match=sentence):
-      list(analysis.measure_seed(run, experiment, seed))
+def test_activations_that_are_not_finite_are_named(scale, sentence, prepared):
+  state = prepared.experiment.network.init(jax.random.key(0))
+  state = jax.tree.map(lambda x: x * np.float32(scale), state)
+  config = prepared.config.measure
+  stage = geometry_stage(
+    prepared.experiment, prepared.seeds[0], [0], lambda epoch: state, config
+  )
+  (unit,) = stage.units
+  with pytest.raises(ValueError, match=sentence):
+    list(unit.work())
 
 
 def test_a_damaged_config_is_no_reason_to_start_anew(copy):
@@ -313,7 +324,8 @@ def test_a_log_file_gets_lines_and_few(monkeypatch):
   with terminal.bar(10_000, "cells") as outer:
     with terminal.bar(10_000, "seed 0: training", leave=False) as inner:
       for _ in range(10_000):
-        terminal.advance(inner, loss="0.500")
+        inner.set_postfix({"loss": "0.500"}, refresh=False)
+        inner.update(1)
     outer.update(10_000)
   lines = log.getvalue().splitlines()
   assert len(lines) == 3

@@ -2,7 +2,8 @@
 
 import pytest
 
-from geomem import analysis
+from geomem import runs
+from geomem.studies.memorization_findings import find
 
 # Capacities of layers 0, 5, 10, 13, 16 and 19 of VGG16 on CIFAR-100, M = 50,
 # and radius and dimension of the last, read off figure 3 of Stephenson et al.,
@@ -46,11 +47,11 @@ def rows_of(capacities, permuted=PERMUTED):
           rows.append(
             columns | {"subset": subset, "metric": metric, "value": found}
           )
-  return rows
+  return runs.Rows(rows)
 
 
 def test_the_papers_own_figures_have_all_findings():
-  found = analysis.find(rows_of(PAPER))
+  found = find(rows_of(PAPER))
   assert [finding.name for finding in found] == [f"F3.{i}" for i in range(1, 6)]
   assert all(finding.holds for finding in found)
   assert "within 9% of chance (0.040)" in found[0].sentence
@@ -72,11 +73,11 @@ def test_the_papers_own_figures_have_all_findings():
 def test_each_can_fail(name, which, subset, layer, value):
   changed = {w: {s: list(v) for s, v in by.items()} for w, by in PAPER.items()}
   changed[which][subset][layer] = value
-  found = {f.name: f.holds for f in analysis.find(rows_of(changed))}
+  found = {f.name: f.holds for f in find(rows_of(changed))}
   assert not found[name]
 
 
 def test_manifolds_that_grow_are_no_f34():
   grown = PERMUTED | {"last": (0.988, 36.0)}
-  found = {f.name: f.holds for f in analysis.find(rows_of(PAPER, grown))}
+  found = {f.name: f.holds for f in find(rows_of(PAPER, grown))}
   assert not found["F3.4"]

@@ -1,7 +1,7 @@
 """Gradients split by labels: explicit Jacobians, closed forms, the binary."""
 
-import dataclasses
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -9,20 +9,15 @@ import numpy as np
 import optax
 import pytest
 
-from geomem import analysis, data, models, runs, training
-from geomem.analysis import gradient_law as law
-from geomem.analysis import gradient_linear as linear
-from geomem.analysis import gradient_measures as measures
-from geomem.analysis import gradients
-from geomem.analysis.experiment import training_data
-from geomem.analysis.gradient_plan import (
-  GradientConfig,
-  gradient_config_dict,
-  plan_gradients,
-)
-from geomem.analysis.gradient_run import measure_gradients
+from geomem import data, models, runs, studies, training
 from geomem.models import layers
+from geomem.studies.experiment import training_data
+from geomem.studies.gradients import backprop as gradients
+from geomem.studies.gradients import law, linear
+from geomem.studies.gradients import products as measures
+from geomem.studies.trained import checkpoints
 from tests.binaries import execute
+from tests.fakes import commit, fields_of
 
 CLASSES, SHAPE = 3, (4, 4, 1)
 
@@ -289,14 +284,14 @@ def test_draws_of_labels():
 def trained(tmp_path_factory):
   """A tiny run, trained and not measured."""
   path = tmp_path_factory.mktemp("gradients") / "run"
-  config = analysis.ExperimentConfig(
+  config = studies.make_config(
     model="mlp", width=8, epochs=2, num_classes=3, manifold_points=5
   )
-  experiment = analysis.prepare(config)
-  seed = analysis.prepare_seed(experiment, 0)
+  experiment = studies.prepare(config)
+  seed = studies.prepare_seed(experiment, 0)
   with (
-    runs.Run(path, analysis.config_dict(config)) as run,
-    analysis.checkpoints_of(run, 0) as saved,
+    runs.Run(path, fields_of(config)) as run,
+    checkpoints(run.path, 0) as saved,
   ):
     for state, _ in training.train(
       seed.training_key,
@@ -306,25 +301,27 @@ def trained(tmp_path_factory):
     ):
       saved.save(state.epoch, state.network)
     facts = {"best_epoch": 1, "last_epoch": 2}
-    run.append({"seed": 0, "metric": k, "value": v} for k, v in facts.items())
+    rows = [{"metric": k, "value": v} for k, v in facts.items()]
+    commit(run, runs.tagged(rows, seed=0))
   return path
 
 
-def measure(experiment, path, out) -> list[dict]:
-  """The library's part of the binary; rows in the order of the file."""
-  config = GradientConfig(draws=2)
-  seed = analysis.prepare_seed(experiment, 0)
-  plan = plan_gradients(path, experiment, seed, config)
-  with runs.Run(out, gradient_config_dict(config)) as run:
-    units = list(measure_gradients(run, experiment, plan, config.draws))
-    assert len(units) == plan.num_units
-    return run.rows()
+def study_of(path, **config):
+  config = studies.GradientConfig(**{"draws": 2} | config)
+  return studies.Gradients(config, studies.TrainedRun(path))
+
+
+def measure(path) -> list[dict]:
+  """Does what is left; rows in the order of the file."""
+  study = study_of(path)
+  rows = studies.run(study)
+  (study.directory / "done").unlink()
+  return rows
 
 
 def test_a_run_is_measured_resumed_and_then_left_alone(trained):
-  experiment = analysis.load_experiment(trained)
   out = trained / "gradients"
-  rows = measure(experiment, trained, out)
+  rows = measure(trained)
   norms = [row for row in rows if row["metric"] == "norm"]
   # Four layers and the whole, three epochs, two subsets, five parts.
   assert len(norms) == 5 * 3 * 2 * 5
@@ -335,7 +332,7 @@ def test_a_run_is_measured_resumed_and_then_left_alone(trained):
   whole = file.read_bytes()
   for part in (0.2, 0.9):
     file.write_bytes(whole[: int(part * len(whole))])
-    assert measure(experiment, trained, out) == rows
+    assert measure(trained) == rows
   # What the binary adds: figures, findings, and that it is done.
   first = execute("gradients", run=trained, draws=2)
   assert first.returncode == 0, first.stderr
@@ -347,26 +344,28 @@ def test_a_run_is_measured_resumed_and_then_left_alone(trained):
 
 
 def test_bad_input_is_a_sentence_before_any_work(trained, tmp_path):
-  experiment = analysis.load_experiment(trained)
-  seed = analysis.prepare_seed(experiment, 0)
-  config = GradientConfig(max_examples=32)
-  (tmp_path / "results.jsonl").write_bytes(
-    (trained / "results.jsonl").read_bytes()
-  )
-  with pytest.raises(ValueError, match="There are no checkpoints"):
-    plan_gradients(tmp_path, experiment, seed, config)
+  run = studies.TrainedRun(trained)
+  config = studies.GradientConfig(max_examples=32)
   with pytest.raises(runs.RunError, match="Each subset gives 32 examples"):
-    plan_gradients(trained, experiment, seed, config)
-  norm = experiment._replace(
+    studies.Gradients(config, run)
+  experiment = run.experiment
+  run.experiment = experiment._replace(
     network=models.build(
       "vgg16_bn", num_classes=3, image_shape=(8, 8, 1), width=1
     ),
-    config=dataclasses.replace(experiment.config, batch_size=101),
+    config=experiment.config.replace(batch_size=101),
   )
   with pytest.raises(runs.RunError, match="--notraining_mode"):
-    plan_gradients(trained, norm, seed, GradientConfig(max_examples=100))
+    studies.Gradients(studies.GradientConfig(max_examples=100), run)
+  run.experiment = experiment
+  (seed,) = run.seeds
   clean = {k: v for k, v in seed.subsets.items() if k != "permuted"}
+  run.seeds = [seed._replace(subsets=clean)]
   with pytest.raises(runs.RunError, match="no permuted examples"):
-    plan_gradients(trained, experiment, seed._replace(subsets=clean), config)
+    studies.Gradients(studies.GradientConfig(), run)
   with pytest.raises(ValueError, match="max_examples is -1"):
-    GradientConfig(max_examples=-1)
+    studies.GradientConfig(max_examples=-1)
+  for name in ("results.jsonl", "config.json"):
+    shutil.copy(trained / name, tmp_path)
+  with pytest.raises(ValueError, match="There are no checkpoints"):
+    study_of(tmp_path)

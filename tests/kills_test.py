@@ -44,11 +44,12 @@ JOBS = {
     {"num_draws": 2, "num_probes": 10, "num_shuffles": 2, "epochs": "last"},
     True,
   ),
+  "measure": ("measure", {"num_probes": 10}, True),
 }
 OFTEN = ("memorization", "sweep", "rewind")
 # What all binaries import, and no device: their processes are forks of one
 # that has it, and start at once.
-SHARED = ["experiments.work", "experiments.flags"]
+SHARED = ["experiments.cli"]
 
 
 EXPERIMENTS = sorted(
@@ -100,7 +101,7 @@ def finished(start, tmp_path_factory):
 
 @pytest.mark.parametrize(
   "module",
-  [path.stem for path in EXPERIMENTS if "common.run(" in path.read_text()],
+  [path.stem for path in EXPERIMENTS if "if __name__ ==" in path.read_text()],
 )
 def test_help_teaches(module, start, tmp_path):
   _finish(start(module, {}, tmp_path / "no", "--help"), tmp_path / "no")

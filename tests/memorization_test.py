@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from geomem import analysis, runs, training
+from geomem import runs, studies, training
 from tests.binaries import execute
 
 SMALL = {
@@ -36,7 +36,7 @@ def test_a_run_is_whole_and_the_second_start_does_nothing(tmp_path):
     "memorization", out=tmp_path / "run", **(SMALL | {"width": 17})
   )
   assert other.returncode == 1
-  assert "another width" in other.stderr
+  assert "another model" in other.stderr
   assert runs.read_rows(tmp_path / "run") == rows
 
 
@@ -62,8 +62,8 @@ def test_a_run_is_whole_and_the_second_start_does_nothing(tmp_path):
 )
 def test_bad_input_is_a_sentence_and_writes_nothing(tmp_path, flags, sentence):
   def prepare():
-    config = analysis.ExperimentConfig(**(SMALL | flags))
-    return analysis.prepare_seed(analysis.prepare(config), 0)
+    config = studies.make_config(**(SMALL | flags))
+    return studies.prepare_seed(studies.prepare(config), 0)
 
   with pytest.raises(ValueError, match=sentence):
     prepare()
@@ -71,10 +71,10 @@ def test_bad_input_is_a_sentence_and_writes_nothing(tmp_path, flags, sentence):
 
 
 def test_training_resumes_bit_for_bit(tmp_path):
-  config = analysis.ExperimentConfig(**SMALL)
-  experiment = analysis.prepare(config)
-  seed = analysis.prepare_seed(experiment, 0)
-  from geomem.analysis import experiment as experiments
+  config = studies.make_config(**SMALL)
+  experiment = studies.prepare(config)
+  seed = studies.prepare_seed(experiment, 0)
+  from geomem.studies import experiment as experiments
 
   data = experiments.training_data(experiment, seed)
   run = [seed.training_key, experiment.network, data, experiment.recipe]
@@ -86,10 +86,10 @@ def test_training_resumes_bit_for_bit(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step():
-  config = analysis.ExperimentConfig(**(SMALL | {"learning_rate": 1e6}))
-  experiment = analysis.prepare(config)
-  seed = analysis.prepare_seed(experiment, 0)
-  from geomem.analysis import experiment as experiments
+  config = studies.make_config(**(SMALL | {"learning_rate": 1e6}))
+  experiment = studies.prepare(config)
+  seed = studies.prepare_seed(experiment, 0)
+  from geomem.studies import experiment as experiments
 
   data = experiments.training_data(experiment, seed)
   with pytest.raises(training.NonFiniteLossError, match="at step"):

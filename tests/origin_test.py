@@ -9,9 +9,10 @@ import sys
 import numpy as np
 import pytest
 
-from geomem import analysis, data, runs
-from geomem.analysis import fields
+from geomem import data, runs, studies
+from geomem.studies import fields
 from tests import binaries
+from tests.fakes import commit
 
 
 def write_set(path, seed):
@@ -27,7 +28,7 @@ def write_set(path, seed):
 
 
 def config_of(file, **changes):
-  return analysis.ExperimentConfig(
+  return studies.make_config(
     dataset=f"npz:{file}",
     model="mlp1",
     width=4,
@@ -46,7 +47,7 @@ def trained(tmp_path_factory):
   path = tmp_path_factory.mktemp("runs")
   file = write_set(path / "set.npz", 0)
   for name, seed in (("a", 0), ("b", 1)):
-    analysis.run_memorization(path / name, config_of(file, seed=seed))
+    train(path / name, config_of(file, seed=seed))
   return path
 
 
@@ -62,22 +63,32 @@ def here(trained, tmp_path):
   return tmp_path
 
 
+def train(path, config):
+  return studies.run(studies.Memorization(config), path)
+
+
+def rewind(path, config=None):
+  config = config or studies.RewindConfig()
+  study = studies.LayerRewind(config, studies.TrainedRun(path))
+  return studies.run(study)
+
+
 def test_a_run_resumes_on_its_own_data_alone(here):
   config = config_of(here / "set.npz")
-  assert analysis.run_memorization(here / "a", config)
+  assert train(here / "a", config)
   write_set(here / "set.npz", 1)
   with pytest.raises(runs.RunError, match="on other data"):
-    analysis.run_memorization(here / "a", config)
+    train(here / "a", config)
 
 
 def test_nothing_is_derived_from_a_run_whose_data_changed(here):
   """Of the same shape, under the same path."""
-  assert analysis.load_experiment(here / "a")
+  assert studies.TrainedRun(here / "a").experiment
   write_set(here / "set.npz", 1)
   with pytest.raises(runs.RunError, match="trained on other data"):
-    analysis.load_experiment(here / "a")
+    studies.TrainedRun(here / "a")
   with pytest.raises(runs.RunError, match="trained on other data"):
-    analysis.run_rewinds(here / "a")
+    rewind(here / "a")
 
 
 @pytest.mark.parametrize("what", ["x_train", "x_test", "y_train", "y_test"])
@@ -90,7 +101,7 @@ def test_one_value_is_enough(here, what):
     arrays[what][[0, 1]] = arrays[what][[1, 0]]
   np.savez(here / "set.npz", **arrays)
   with pytest.raises(runs.RunError, match="trained on other data"):
-    analysis.load_experiment(here / "a")
+    studies.TrainedRun(here / "a")
 
 
 def test_fingerprints_are_of_what_is_used():
@@ -104,39 +115,40 @@ def test_fingerprints_are_of_what_is_used():
 
 
 def test_labels_are_read_back(here):
-  experiment = analysis.load_experiment(here / "a")
-  (seed,) = analysis.prepare_seeds(experiment, here / "a")
+  experiment = studies.TrainedRun(here / "a").experiment
+  (seed,) = studies.prepare_seeds(experiment, here / "a")
   other = (seed.labels.labels + 1) % 3
   file = here / "a" / "labels_seed0.npz"
   seed.labels._replace(labels=other).save(file)
   with pytest.raises(runs.RunError, match="other labels than seed 0"):
-    analysis.prepare_seeds(experiment, here / "a")
+    studies.prepare_seeds(experiment, here / "a")
   (here / "a" / "done").unlink()
   with pytest.raises(runs.RunError, match="other labels than seed 0"):
-    analysis.run_memorization(here / "a", config_of(here / "set.npz"))
+    train(here / "a", config_of(here / "set.npz"))
   file.write_bytes(b"damaged")
   with pytest.raises(data.DatasetError, match="cannot be read"):
-    analysis.prepare_seeds(experiment, here / "a")
+    studies.prepare_seeds(experiment, here / "a")
 
 
-@pytest.mark.parametrize("binary", ["rewind", "gradients", "capacity"])
+@pytest.mark.parametrize(
+  "binary", ["rewind", "gradients", "capacity", "measure"]
+)
 @pytest.mark.parametrize("half", [False, True])
 def test_what_is_derived_from_one_run_is_refused_to_another(here, binary, half):
   """Whether it is complete or half done."""
   out = here / "out"
-  fields = {
-    "rewind": analysis.RewindConfig().as_dict(),
-    "gradients": analysis.gradient_config_dict(analysis.GradientConfig()),
-    "capacity": {
-      "experiment": "capacity",
-      **analysis.capacity_config_dict(analysis.CapacityConfig(), of_run=True),
-    },
+  study = {
+    "rewind": (studies.LayerRewind, studies.RewindConfig),
+    "gradients": (studies.Gradients, studies.GradientConfig),
+    "capacity": (studies.Capacity, studies.CapacityConfig),
+    "measure": (studies.Measuring, studies.MeasuringConfig),
   }[binary]
+  fields = study[0](study[1](), studies.TrainedRun(here / "a")).as_dict()
   origin = runs.parent_of(here / "a").as_origin()
   with runs.Run(out, fields, origin) as run:
-    run.append([{"seed": 0, "metric": "x", "value": 1}])
+    commit(run, [{"seed": 0, "metric": "x", "value": 1}])
     if not half:
-      run.mark_done()
+      run.finish()
   before = (out / "results.jsonl").read_bytes()
   for _ in range(2 if half else 1):
     result = binaries.execute(binary, run=here / "b", out=out)
@@ -147,19 +159,21 @@ def test_what_is_derived_from_one_run_is_refused_to_another(here, binary, half):
 
 
 def test_a_run_that_moved_is_still_the_parent(here):
-  analysis.run_rewinds(here / "a")
+  rewind(here / "a")
   (here / "a").rename(here / "c")
-  assert analysis.run_rewinds(here / "c")
+  assert rewind(here / "c")
   out = here / "c" / "rewind" / "config.json"
   parent = json.loads(out.read_text())["origin"]["run"]
   assert parent["path"] == str(here / "a")
   # Trained again in the same place, it is another run.
   shutil.rmtree(here / "b")
   shutil.move(here / "c" / "rewind", here / "rewind")
-  analysis.run_memorization(here / "b", config_of(here / "set.npz", seed=1))
+  studies.run(
+    studies.Memorization(config_of(here / "set.npz", seed=1)), here / "b"
+  )
   shutil.move(here / "rewind", here / "b" / "rewind")
   with pytest.raises(runs.RunError, match="derived from the run"):
-    analysis.run_rewinds(here / "b")
+    rewind(here / "b")
 
 
 def test_done_is_believed_with_its_rows_alone(here, caplog):
@@ -179,7 +193,7 @@ def test_done_is_believed_with_its_rows_alone(here, caplog):
     file.unlink() if content is None else file.write_bytes(content)
     assert not runs.is_complete(here / "a"), name
     with caplog.at_level(logging.WARNING):
-      found = analysis.run_memorization(here / "a", config)
+      found = train(here / "a", config)
     assert "its rows have changed" in caplog.text, name
     assert sorted(file.read_bytes().splitlines()) == sorted(
       whole.splitlines()
@@ -191,7 +205,7 @@ def test_done_is_believed_with_its_rows_alone(here, caplog):
 def test_a_missing_network_is_named(here, caplog):
   shutil.rmtree(here / "a" / "checkpoints" / "seed0" / "1")
   with caplog.at_level(logging.WARNING):
-    rows = analysis.run_rewinds(here / "a")
+    rows = rewind(here / "a")
   assert "The networks of epochs 1 of seed 0 are missing" in caplog.text
   assert {row["epoch"] for row in rows if row.get("kind")} == {0, 2}
   # Measured anew it cannot be.
@@ -199,12 +213,12 @@ def test_a_missing_network_is_named(here, caplog):
   lines = [x for x in file.read_bytes().splitlines(True) if b'"fc' not in x]
   file.write_bytes(b"".join(lines))
   with pytest.raises(ValueError, match="no checkpoint of epoch 1"):
-    analysis.run_memorization(here / "a", config_of(here / "set.npz"))
+    train(here / "a", config_of(here / "set.npz"))
 
 
 def test_rewinds_of_a_notebook_are_measured_if_asked_for(here):
-  config = analysis.RewindConfig(kinds=("single",), geometry=True)
-  rows = analysis.run_rewinds(here / "a", config)
+  config = studies.RewindConfig(kinds=("single",), geometry=True)
+  rows = rewind(here / "a", config)
   measured = {row["layer"] for row in rows if row["metric"] == "capacity"}
   assert measured == {"logits"}
 
@@ -214,7 +228,7 @@ def test_a_run_finished_elsewhere_gets_its_figures(here):
   config = config_of(here / "set.npz")
   given = {
     name: value
-    for name, value in analysis.config_dict(config).items()
+    for name, value in config.flat().items()
     if value not in (None, False)
   }
   result = binaries.execute("memorization", out=here / "a", **given)
@@ -246,13 +260,17 @@ def test_a_config_that_was_edited_is_refused_by_field(here):
   for i, (change, _) in enumerate(EDITED):
     directory = here / f"edited{i}"
     directory.mkdir()
-    edited = content | {"config": content["config"] | change}
+    groups = json.loads(json.dumps(content["config"]))
+    for name, value in change.items():
+      in_group = (g for g in groups.values() if name in g)
+      next(in_group, groups["data"])[name] = value
+    edited = content | {"config": groups}
     (directory / "config.json").write_text(json.dumps(edited))
   code = f"""
-from geomem import analysis, runs
+from geomem import studies, runs
 for i in range({len(EDITED)}):
   try:
-    analysis.load_experiment(f"{here}/edited{{i}}")
+    studies.TrainedRun(f"{here}/edited{{i}}")
   except runs.RunError as error:
     print(error)
 """
@@ -272,8 +290,10 @@ def test_seeds_do_not_repeat_each_other():
       fields.check_seeds(first, count)
   with pytest.raises(ValueError, match="at most"):
     fields.check_seeds(0, 10**9)
-  for kind in (analysis.ExperimentConfig, analysis.ModelSizeConfig):
+  for make in (
+    studies.make_config,
+    studies.model_size_sweep,
+    studies.CapacityConfig,
+  ):
     with pytest.raises(ValueError, match="repeat others"):
-      kind(seed=2**40)
-  with pytest.raises(ValueError, match="repeat others"):
-    analysis.check_capacity(analysis.CapacityConfig(seed=2**40))
+      make(seed=2**40)

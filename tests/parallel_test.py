@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from geomem import activations, geometry, parallel, runs, training
+from geomem import geometry, parallel, runs, training
+from geomem.measures import activations
 from tests import parallel_worker as worker
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -12,19 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from geomem import (
-  activations,
-  analysis,
-  geometry,
-  models,
-  parallel,
-  training,
-)
-from geomem.analysis import memorization
-from geomem.analysis.layer_statistics import layer_statistics
+from geomem import geometry, models, parallel, studies, training
+from geomem.measures import activations, layer_statistics
+from geomem.measures import layers as measuring
 from geomem.models import architectures
 
-CONFIG = analysis.ExperimentConfig(
+CONFIG = studies.make_config(
   model="mlp",
   width=16,
   epochs=3,
@@ -38,22 +31,36 @@ CONFIG = analysis.ExperimentConfig(
 )
 
 
+class Bar:
+  """A progress bar that says each epoch of the training."""
+
+  initial = 0
+
+  def __init__(self, total, desc):
+    self.epoch, self.speaks = 0, desc.endswith("training")
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    pass
+
+  def set_postfix(self, *_, **__):
+    pass
+
+  def update(self, size):
+    self.epoch += size
+    if self.speaks:
+      sys.stdout.write(f"epoch {self.epoch}\n")
+      sys.stdout.flush()
+
+
 def do_run(path: pathlib.Path) -> None:
   """Trains, measures, and rewinds with geometry; says each epoch."""
-  experiment = analysis.prepare(CONFIG)
-  seed = analysis.prepare_seed(experiment, 0)
-  with analysis.open_run(path, analysis.config_dict(CONFIG)) as run:
-    for epoch, _ in analysis.train_seeds(run, experiment, [seed]):
-      sys.stdout.write(f"epoch {epoch}\n")
-      sys.stdout.flush()
-    for _ in analysis.measure_seed(run, experiment, seed):
-      pass
-  config = analysis.RewindConfig(kinds=("suffix",), geometry=True, epochs=(1,))
-  job = path, experiment, seed, config
-  with analysis.open_run(path / "rewind", config.as_dict()) as run:
-    for work in (analysis.score_rewinds, analysis.measure_rewinds):
-      for _ in work(run, *job):
-        pass
+  studies.run(studies.Memorization(CONFIG), path, progress=Bar)
+  config = studies.RewindConfig(kinds=("suffix",), geometry=True, epochs=(1,))
+  rewind = studies.LayerRewind(config, studies.TrainedRun(path))
+  studies.run(rewind, path / "rewind")
 
 
 def make_network(dtype=jnp.float32) -> models.Network:
@@ -88,7 +95,7 @@ def find_numbers() -> dict:
   def forward(state, images):
     return network.apply(state, images / 255.0).activations
 
-  manifolds = images[:36].reshape(1, 3, 12, *images.shape[1:])
+  manifolds = {"all": images[:36].reshape(3, 12, *images.shape[1:])}
   for name, limit in (("one", 2**30), ("two", 0)):
     every = layer_statistics(
       forward, state, manifolds, ("conv2", "logits"), max_bytes=limit
@@ -102,13 +109,12 @@ def find_geometry() -> dict:
   points = np.random.default_rng(2).standard_normal((2, 3, 8, 40), np.float32)
   stats = [geometry.gram_statistics(one + 2) for one in points]
   stats = jax.tree.map(lambda *xs: jnp.stack(xs), *stats)
-  found = memorization._measure(
+  found = measuring.measure(
     jax.random.key(3),
-    memorization._stacked([("layer", stats)], max(1, jax.device_count() // 2)),
-    kappa=CONFIG.kappa,
-    num_probes=CONFIG.num_probes,
-    centers=None,
-  )
+    tuple(CONFIG.measure.chosen),
+    measuring.stack_layers([stats], max(1, jax.device_count() // 2)),
+    CONFIG.measure.options,
+  )["mean_field"]
   return {name: parallel.fetch(x)[0] for name, x in vars(found).items()}
 
 

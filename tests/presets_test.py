@@ -5,8 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from experiments.presets import PRESETS
-from geomem import analysis, runs
+from geomem import runs, studies
 from tests.binaries import execute
 
 
@@ -38,8 +37,10 @@ def test_the_rehearsal_of_the_papers_run(tmp_path):
   )
   assert done.returncode == 0, done.stderr
   config = json.loads((tmp_path / "run" / "config.json").read_text())["config"]
-  assert config["width"] == PRESETS["tiny_vgg16"].values["width"]
-  assert config["num_probes"] == 20  # Given, so before the preset.
+  assert (
+    config["model"]["width"] == studies.PRESETS["tiny_vgg16"].values["width"]
+  )
+  assert config["measure"]["num_probes"] == 20  # Given, so before the preset.
   measured = {
     (row["layer"], row["epoch"], row["subset"])
     for row in runs.read_rows(tmp_path / "run")
@@ -48,13 +49,40 @@ def test_the_rehearsal_of_the_papers_run(tmp_path):
   assert len(measured) == 2 * 2 * 2
 
 
-def test_presets_name_fields_and_those_unknown_are_listed():
-  for preset in PRESETS.values():
-    kind = {
-      "memorization": analysis.ExperimentConfig,
-      "model_size": analysis.ModelSizeConfig,
-    }[preset.binary]
-    kind(**preset.values)
+@pytest.mark.parametrize("name", studies.PRESETS)
+def test_a_preset_is_what_it_says_and_can_be_prepared(name, tmp_path):
+  """On images of the right number of classes, in place of those it names."""
+  preset = studies.PRESETS[name]
+  config = studies.make_config(preset.study, name)
+  fields = config.flat()
+  for field, value in preset.values.items():
+    assert field == "width" or fields[field] == value
+  num_classes = 10 if name.startswith(("tiny", "digits")) else 100
+  write_images(tmp_path / "images.npz", num_classes, 52)
+  changed = {"dataset": f"npz:{tmp_path / 'images.npz'}"}
+  if config.data.dataset == "digits":
+    changed = {}
+  if config.data.examples_per_class:
+    changed |= {"examples_per_class": 40}
+  changed |= {"manifold_points": 2}
+  experiment = studies.prepare(config.replace(**changed))
+  assert experiment.network.name == config.model.model
+  studies.prepare_seed(experiment, 0)
+
+
+def test_presets_of_a_study_are_listed():
   done = execute("memorization", preset="paper_vgg61")
   assert done.returncode == 2
-  assert "choose one of paper_vgg16, paper_vgg16_bn" in done.stderr
+  assert "paper_vgg16, paper_vgg16_bn" in done.stderr
+
+
+def test_what_is_given_goes_before_the_preset_and_that_before_the_recipe():
+  config = studies.make_config(preset="paper_vgg16_bn", epochs=7)
+  assert config.training.epochs == 7
+  assert config.training.learning_rate == 0.1
+  assert config.data.dataset == "cifar100"
+  assert studies.make_config().model.model == "convnet"
+  assert studies.make_config(dataset="cifar10").model.model == "vgg16"
+  sweep = studies.model_size_sweep(preset="paper_double_descent")
+  assert sweep.axes["width"][0] == 4
+  assert sweep.config.training.num_seeds == 5

@@ -10,10 +10,10 @@ import subprocess
 
 import pytest
 
-from geomem import analysis, plots, runs
-from geomem.plots import rows as table
-from geomem.plots.report import pack_rows
+from geomem import plots, report, runs
+from geomem.report.page import pack_rows
 from tests.binaries import execute
+from tests.fakes import write_run
 
 BROWSER = next(
   filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None
@@ -59,14 +59,6 @@ def rewind_rows(seed: int) -> list[dict]:
           }
         )
   return rows
-
-
-def write_run(path, config, rows, done=True):
-  with runs.Run(path, config) as run:
-    run.append(rows)
-    if done:
-      run.mark_done()
-  return path
 
 
 @pytest.fixture
@@ -141,48 +133,46 @@ def test_packed_rows_are_the_rows():
 
 def test_the_page_needs_nothing_else_and_nothing_leaves_its_element(finished):
   shutil.rmtree(finished / "figures")
-  page = Elements(
-    plots.write_report(finished, analysis.sentences_of).read_text()
-  )
+  page = Elements(report.write_report(finished).read_text())
   for tag, attributes in page.found:
     assert tag not in ("img", "b", "link")
     assert not {"src", "href"} & set(attributes)
   assert sum(tag == "script" for tag, _ in page.found) == 2
   data = json.loads(page.data)
-  names = [part["name"] for part in data["parts"]]
+  (parts,) = data["runs"]
+  names = [part["name"] for part in parts]
   assert names == [
     finished.name,
     f"{finished.name}/rewind",
     f"{finished.name}/speed",
   ]
-  assert [part["done"] for part in data["parts"]] == [True, False, True]
-  assert data["parts"][0]["config"]["dataset"] == HOSTILE
-  assert data["parts"][0]["rows"]["count"] == len(runs.read_rows(finished))
-  assert any("F3.2" in said for said in data["parts"][0]["sentences"])
-  figures = {f["name"]: f["source"] for f in data["parts"][0]["figures"]}
-  assert set(figures) == set(plots.FIGURES["memorization"])
+  assert [part["done"] for part in parts] == [True, False, True]
+  assert parts[0]["config"]["dataset"] == HOSTILE
+  assert parts[0]["rows"]["count"] == len(runs.read_rows(finished))
+  assert any("F3.2" in said for said in parts[0]["sentences"])
+  figures = {f["name"]: f["source"] for f in parts[0]["figures"]}
+  assert set(figures) == set(plots.MEMORIZATION)
   _, _, encoded = figures["accuracy"].partition("base64,")
   assert base64.b64decode(encoded).startswith(b"\x89PNG")
 
 
 def test_what_is_no_run_gets_a_sentence(tmp_path):
   with pytest.raises(runs.RunError, match="is not a run directory"):
-    plots.write_report(tmp_path)
+    report.write_report(tmp_path)
   assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
 def test_a_browser_draws_the_means_of_the_rows(finished):
-  report = plots.write_report(finished, analysis.sentences_of)
+  page = report.write_report(finished)
   click = (
     "[...document.querySelectorAll('button')]"
     ".find((b) => b.textContent === 'best epoch').click();"
   )
-  dom = dump(report, click)
+  dom = dump(page, click)
   rows = runs.read_rows(finished)
-  _, mean, error = table.series(
-    rows, "capacity", "permuted", "layer_index", {0: 1, 1: 1}
-  )
+  at_best = rows.at("best").where("capacity", subset="permuted")
+  _, mean, error = at_best.series("layer_index")
   drawn = re.findall(r"<title>permuted, (\w+): ([\d.]+) ± ([\d.]+)", dom)
   # Capacity is drawn first, then radius and dimension.
   names, *numbers = zip(*drawn[: len(LAYERS)], strict=True)
@@ -203,10 +193,11 @@ def test_a_browser_shows_sweeps_and_empty_runs_and_text_as_text(tmp_path):
     if row.get("layer") in (None, "fc1")
   ]
   config = {"experiment": "model_size", "axes": ["width"], "name": HOSTILE}
-  path = write_run(tmp_path / "sweep", config, rows, done=False)
+  path = tmp_path / "sweep"
+  write_run(path, config, rows, done=False)
   write_run(path / "width=3", {"dataset": "digits"}, [])
   write_run(path / "rewind", {"experiment": "rewind"}, [], done=False)
-  dom = dump(plots.write_report(path), "document.title = 'drawn'")
+  dom = dump(report.write_report(path), "document.title = 'drawn'")
   assert "<title>drawn</title>" in dom
   assert "Geometry of fc1" in dom
   assert "There are no rows yet." in dom
@@ -221,3 +212,18 @@ def test_the_binary_writes_the_page(finished):
   found = execute("report", run=finished)
   assert found.returncode == 0, found.stderr
   assert found.stdout.strip() == str(finished / "report.html")
+
+
+def test_several_runs_are_on_one_page(finished, tmp_path):
+  other = write_run(tmp_path / "other", {"dataset": "digits"}, rows_of(3))
+  assert len(other) == len(rows_of(3))
+  found = report.write_report(finished, tmp_path / "other", out=tmp_path)
+  assert found == tmp_path / "report.html"
+  data = json.loads(Elements(found.read_text()).data)
+  names = [[part["name"] for part in run] for run in data["runs"]]
+  assert names[1] == ["other"]
+  assert names[0][0] == finished.name
+  assert "runs" not in data["title"]
+  if BROWSER:
+    dom = dump(found)
+    assert dom.count("<section") == len(names[0]) + 1

@@ -4,8 +4,10 @@ import itertools
 
 import pytest
 
-from geomem import analysis, models, runs
-from geomem.analysis import hybrids
+from geomem import models, runs, studies
+from geomem.studies import hybrids
+from geomem.studies.rewind_findings import best_rewinds, find_rewinds
+from geomem.studies.rewind_plan import make_rewinds
 
 LAYERS = ["stem", *(f"block{s}_{i}" for s in range(1, 5) for i in (1, 2))]
 LAYERS += ["logits"]
@@ -16,7 +18,7 @@ def build(name):
 
 
 def test_the_kinds_are_each_layer_the_last_and_the_first():
-  rewinds = analysis.make_rewinds(build("resnet18"), analysis.RewindConfig())
+  rewinds = make_rewinds(build("resnet18"), studies.RewindConfig())
   assert [r.layers for r in rewinds[:10]] == [(name,) for name in LAYERS]
   assert [list(r.layers) for r in rewinds[10:20]] == [
     LAYERS[-j:] for j in range(1, 11)
@@ -24,8 +26,8 @@ def test_the_kinds_are_each_layer_the_last_and_the_first():
   assert [list(r.layers) for r in rewinds[20:]] == [
     LAYERS[:j] for j in range(1, 11)
   ]
-  config = analysis.RewindConfig(layers=("logits", "stem"))
-  (chosen,) = analysis.make_rewinds(build("resnet18"), config)
+  config = studies.RewindConfig(layers=("logits", "stem"))
+  (chosen,) = make_rewinds(build("resnet18"), config)
   assert chosen.columns == {"kind": "custom", "rewound": "stem+logits"}
 
 
@@ -51,15 +53,15 @@ def test_mixed_layers_have_both_epochs_below():
   ],
 )
 def test_bad_input_is_a_sentence(values, sentence):
-  config = analysis.RewindConfig(**values)
+  config = studies.RewindConfig(**values)
   with pytest.raises(ValueError, match=sentence):
-    analysis.make_rewinds(build("resnet18"), config)
+    make_rewinds(build("resnet18"), config)
 
 
 def test_readings_need_batch_norm():
-  config = analysis.RewindConfig(batch_norm="parameters")
+  config = studies.RewindConfig(batch_norm="parameters")
   with pytest.raises(ValueError, match="not known for mlp; choose of together"):
-    analysis.make_rewinds(build("mlp"), config)
+    make_rewinds(build("mlp"), config)
 
 
 def test_different_configs_go_to_different_directories():
@@ -71,7 +73,7 @@ def test_different_configs_go_to_different_directories():
     {"batch_norm": "parameters"},
     {"geometry": True},
   ]
-  names = {analysis.RewindConfig(**config).directory for config in configs}
+  names = {studies.RewindConfig(**config).directory for config in configs}
   assert len(names) == len(configs)
 
 
@@ -99,12 +101,12 @@ def made_rows(suffix, single):
         found = {"kind": "single", "rewound": layer, "subset": subset}
         found |= {"metric": "accuracy", "value": value if epoch == 1 else 1.0}
         rows.append(columns | found)
-  return [dict.fromkeys(runs.COLUMNS) | row for row in rows]
+  return runs.Rows(dict.fromkeys(runs.COLUMNS) | row for row in rows)
 
 
 def test_findings_follow_the_rows():
   single = {"a": (0.3, 0.5), "b": (0.4, 0.9), "c": (0.9, 1.0), "d": (0.8, 1.0)}
-  last, outside = analysis.find_rewinds(made_rows([0.1, 0.5, 0.9, 1], single))
+  last, outside = find_rewinds(made_rows([0.1, 0.5, 0.9, 1], single))
   assert not last.holds
   assert "the last 2 layers (from c on) of 4 recover 50% ± 7%" in last.sentence
   assert "80% takes the last 3 layers (from b on): 90% ± 7%" in last.sentence
@@ -113,10 +115,10 @@ def test_findings_follow_the_rows():
   assert "In the last third (c, d) it is d at epoch 1" in outside.sentence
   single["d"] = (0.1, 1.0)
   rows = made_rows([0.1, 0.85, 0.9, 1], single)
-  last, outside = analysis.find_rewinds(rows)
+  last, outside = find_rewinds(rows)
   assert last.holds
   assert not outside.holds
   assert "is d at epoch 1" in outside.sentence
-  assert analysis.best_rewinds(rows)[0].startswith(
+  assert best_rewinds(rows)[0].startswith(
     "Best suffix rewind: the last 3 layers (from b on), to epoch 1; 90% ± 7%"
   )

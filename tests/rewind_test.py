@@ -1,6 +1,5 @@
 """Layer rewinds: exact at both ends, resumed, and refused by sentences."""
 
-import dataclasses
 import itertools
 import shutil
 
@@ -9,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from geomem import analysis, plots, runs, training
-from geomem.analysis import hybrids
+from geomem import runs, studies, training
+from geomem.studies import hybrids
+from geomem.studies.rewind import list_networks
+from geomem.studies.trained import checkpoints
 from tests.binaries import execute
+from tests.fakes import commit, fields_of
 
-CONFIG = analysis.ExperimentConfig(
+CONFIG = studies.make_config(
   model="resnet18",
   width=2,
   epochs=2,
@@ -43,19 +45,19 @@ def random_state(network, rng):
 def finished(tmp_path_factory):
   """A run as if finished: a network of its own, at random, at every epoch."""
   path = tmp_path_factory.mktemp("run")
-  experiment = analysis.prepare(CONFIG)
-  seed = analysis.prepare_seed(experiment, 0)
+  experiment = studies.prepare(CONFIG)
+  seed = studies.prepare_seed(experiment, 0)
   with (
-    runs.Run(path, analysis.config_dict(CONFIG)) as run,
-    analysis.checkpoints_of(run, 0) as saved,
+    runs.Run(path, fields_of(CONFIG)) as run,
+    checkpoints(run.path, 0) as saved,
   ):
     for epoch in range(3):
       state = random_state(experiment.network, np.random.default_rng(epoch))
       saved.save(epoch, state)
-      rows = analysis.score_subsets(experiment, seed, state)
-      run.append([{"seed": 0, "epoch": epoch} | row for row in rows])
+      rows = studies.score_subsets(experiment, seed, state)
+      commit(run, [{"seed": 0, "epoch": epoch} | row for row in rows])
     for metric, value in (("best_epoch", 1), ("last_epoch", 2)):
-      run.append([{"seed": 0, "metric": metric, "value": value}])
+      commit(run, [{"seed": 0, "metric": metric, "value": value}])
   return path
 
 
@@ -67,21 +69,24 @@ def copy(finished, tmp_path):
 @pytest.fixture(scope="module")
 def parts(finished):
   """Experiment, seed, and the states of all epochs."""
-  experiment = analysis.load_experiment(finished)
-  with analysis.checkpoints_of(finished, 0) as saved:
+  experiment = studies.TrainedRun(finished).experiment
+  with checkpoints(finished, 0) as saved:
     like = experiment.network.abstract_state
     states = {epoch: saved.load(epoch, like) for epoch in saved.epochs}
-  return experiment, analysis.prepare_seed(experiment, 0), states
+  return experiment, studies.prepare_seed(experiment, 0), states
+
+
+def study_of(path, **config):
+  config = studies.RewindConfig(**config)
+  return studies.LayerRewind(config, studies.TrainedRun(path))
 
 
 def rewound_rows(path, **config):
-  config = analysis.RewindConfig(**config)
-  experiment = analysis.load_experiment(path)
-  seed = analysis.prepare_seed(experiment, 0)
-  with runs.Run(path / config.directory, config.as_dict()) as run:
-    for _ in analysis.score_rewinds(run, path, experiment, seed, config):
-      pass
-    return [row for row in run.rows() if "kind" in row]
+  """The rows of rewinds, done in part already or not; never complete."""
+  study = study_of(path, **config)
+  rows = studies.run(study)
+  (study.directory / "done").unlink()
+  return [row for row in rows if "kind" in row]
 
 
 def scores_of(rows, **columns):
@@ -94,8 +99,8 @@ def scores_of(rows, **columns):
 
 
 def test_a_run_whose_data_moved_opens(finished):
-  moved = analysis.load_experiment(finished, data_dir="elsewhere")
-  assert moved.config.data_dir == "elsewhere"
+  moved = studies.TrainedRun(finished, data_dir="elsewhere").experiment
+  assert moved.config.data.data_dir == "elsewhere"
 
 
 def test_the_last_epoch_changes_nothing_and_all_layers_change_all(finished):
@@ -123,7 +128,7 @@ def test_the_last_epoch_changes_nothing_and_all_layers_change_all(finished):
   }
   assert recovered[1] == 1
   assert recovered[2] == 0
-  drawn = plots.draw_all(finished / "rewind")
+  drawn = studies.draw(finished / "rewind")
   assert {path.stem for path in drawn} == {
     "accuracy_by_epoch",
     "heatmaps",
@@ -203,7 +208,7 @@ def test_only_parameters_are_rewound_where_asked(parts, finished):
   ]
   structure = jax.tree.structure(states[1]["block3_1"])
   mixed = states[2] | {"block3_1": jax.tree.unflatten(structure, chosen)}
-  expected = scores_of(analysis.score_subsets(experiment, seed, mixed))
+  expected = scores_of(studies.score_subsets(experiment, seed, mixed))
   assert scores_of(rows, kind="custom", rewound="block3_1") == expected
 
 
@@ -224,23 +229,22 @@ def test_the_binary_measures_and_the_second_start_does_nothing(copy):
 
 
 def test_geometry_of_some_subsets_is_measured_once(copy, monkeypatch):
-  experiment = analysis.load_experiment(copy)
-  config = dataclasses.replace(experiment.config, subsets="test")
-  experiment = experiment._replace(config=config)
-  seed = analysis.prepare_seed(experiment, 0)
-  config = analysis.RewindConfig(layers=("logits",), epochs=(1,), geometry=True)
-  with runs.Run(copy / config.directory, config.as_dict()) as run:
-    job = run, copy, experiment, seed, config
-    measured = list(analysis.measure_rewinds(*job))
-    assert {row["subset"] for row in run.rows()} == {"test"}
-    monkeypatch.setattr("geomem.analysis.rewind.measure_layers", pytest.fail)
-    assert list(analysis.measure_rewinds(*job)) == measured
+  study = study_of(copy, layers=("logits",), epochs=(1,), geometry=True)
+  config = study.trained.experiment.config.replace(subsets="test")
+  experiment = study.trained.experiment._replace(config=config)
+  study.trained.experiment = experiment
+  study.trained.seeds = studies.prepare_seeds(experiment)
+  rows = studies.run(study)
+  assert rows.where("capacity").subsets == ["test"]
+  (study.directory / "done").unlink()
+  monkeypatch.setattr("geomem.studies.rewind.measure_network", pytest.fail)
+  assert studies.run(study) == rows
 
 
 def test_equal_rewinds_are_evaluated_once(parts):
   experiment, _, _ = parts
-  config = analysis.RewindConfig()
-  assert analysis.num_networks(experiment, config)[0] == 3 * DEPTH - 3
+  found = list_networks(experiment.network, studies.RewindConfig())
+  assert len(found.distinct) == 3 * DEPTH - 3
 
 
 def test_killed_it_ends_with_the_same_rows(copy):
@@ -254,9 +258,8 @@ def test_killed_it_ends_with_the_same_rows(copy):
 
 
 def test_an_epoch_that_is_not_saved_is_refused_by_those_that_are(finished):
-  config = analysis.RewindConfig(epochs=(1, 7))
   with pytest.raises(ValueError, match=r"Epoch 7 of seed 0 .* 0, 1, 2\."):
-    analysis.epochs_to_rewind(finished, config, 0)
+    study_of(finished, epochs=(1, 7))
 
 
 def test_a_run_without_checkpoints_names_what_is_there(copy):

@@ -9,43 +9,101 @@ from geomem import disk, runs
 CONFIG = {"model": "mlp", "width": 4}
 
 
-def rows(count):
+def rows_of(unit):
+  """Three rows for each unit of work."""
   return [
-    {"seed": 0, "epoch": i, "metric": "accuracy", "value": i / 7}
-    for i in range(count)
+    {"seed": unit, "epoch": i, "metric": "accuracy", "value": (unit + i) / 7}
+    for i in range(3)
   ]
 
 
+def do_all(path):
+  with runs.Run(path, CONFIG) as run:
+    for unit in range(4):
+      run.commit({"unit": unit}, rows_of(unit))
+    return run.rows
+
+
 def test_rows_come_back_as_they_were(tmp_path):
-  with runs.Run(tmp_path, CONFIG) as run:
-    run.append(rows(3))
-    found = run.rows()
-  assert [row["value"] for row in found] == [0, 1 / 7, 2 / 7]
+  found = do_all(tmp_path)
+  assert found[:3].copy() == found.where(seed=0)
+  assert [row["value"] for row in found[:3]] == [0, 1 / 7, 2 / 7]
   assert list(found[0]) == list(runs.COLUMNS)
   assert runs.read_config(tmp_path) == CONFIG
 
 
-def test_a_cut_at_any_byte_is_mended_by_doing_the_work_again(tmp_path):
-  with runs.Run(tmp_path, CONFIG) as run:
-    run.append(rows(3))
+def test_a_unit_is_whole_or_not_there(tmp_path):
+  """Cut anywhere, as by a kill or a full disk: what is there is of units."""
+  do_all(tmp_path)
   file = tmp_path / "results.jsonl"
   whole = file.read_bytes()
   for cut in range(0, len(whole), 7):
     file.write_bytes(whole[:cut])
     with runs.Run(tmp_path, CONFIG) as run:
-      run.append(rows(3))
+      there = {row["seed"] for row in run.rows}
+      assert len(run.rows) == 3 * len(there)
+      assert [u for u in range(4) if run.has({"unit": u})] == sorted(there)
+    do_all(tmp_path)
     assert file.read_bytes() == whole
 
 
-def test_a_damaged_line_is_set_aside(tmp_path):
-  with runs.Run(tmp_path, CONFIG) as run:
-    run.append(rows(3))
+@pytest.mark.parametrize("number", range(12))
+def test_the_unit_of_any_row_that_is_missing_is_done_again(tmp_path, number):
+  do_all(tmp_path)
   file = tmp_path / "results.jsonl"
   lines = file.read_bytes().splitlines(True)
-  file.write_bytes(lines[0] + b"\x00garbage\n" + lines[2])
+  file.write_bytes(b"".join(lines[:number] + lines[number + 1 :]))
   with runs.Run(tmp_path, CONFIG) as run:
-    assert [row["epoch"] for row in run.rows()] == [0, 2]
+    assert not run.has({"unit": number // 3})
+    assert sum(run.has({"unit": unit}) for unit in range(4)) == 3
+    assert len(run.rows) == 9
+  do_all(tmp_path)
+  assert sorted(file.read_bytes().splitlines(True)) == sorted(lines)
+
+
+@pytest.mark.parametrize("cut", [0, 1, 40, -1])
+def test_a_journal_that_was_cut_costs_units_and_no_more(tmp_path, cut):
+  do_all(tmp_path)
+  whole = (tmp_path / "results.jsonl").read_bytes()
+  journal = tmp_path / "units.jsonl"
+  journal.write_bytes(journal.read_bytes()[:cut])
+  do_all(tmp_path)
+  assert (tmp_path / "results.jsonl").read_bytes() == whole
+
+
+def test_a_unit_that_is_done_is_not_committed_again(tmp_path):
+  found = do_all(tmp_path)
+  with runs.Run(tmp_path, CONFIG) as run:
+    run.commit({"unit": 1}, rows_of(7))
+    assert run.rows == found
+
+
+def test_a_unit_without_rows_is_done_all_the_same(tmp_path):
+  with runs.Run(tmp_path, CONFIG) as run:
+    run.commit({"unit": "training"})
+  with runs.Run(tmp_path, CONFIG) as run:
+    assert run.has({"unit": "training"})
+    assert not run.has({"unit": "scores"})
+
+
+def test_a_damaged_line_is_set_aside_with_its_unit(tmp_path):
+  do_all(tmp_path)
+  file = tmp_path / "results.jsonl"
+  lines = file.read_bytes().splitlines(True)
+  file.write_bytes(lines[0] + b"\x00garbage\n" + b"".join(lines[2:]))
+  with runs.Run(tmp_path, CONFIG) as run:
+    assert run.rows.seeds == [1, 2, 3]
   assert b"garbage" in (tmp_path / "results.jsonl.damaged").read_bytes()
+
+
+def test_rows_of_other_runs_take_the_place_of_all(tmp_path):
+  do_all(tmp_path)
+  with runs.Run(tmp_path, CONFIG) as run:
+    assert run.replace(rows_of(5))
+    assert not run.replace(rows_of(5))
+    assert run.rows.seeds == [5]
+  with runs.Run(tmp_path, CONFIG) as run:
+    assert run.rows.seeds == [5]
 
 
 def test_another_config_is_refused_by_field(tmp_path):
@@ -65,7 +123,7 @@ def test_two_processes_do_not_share_a_directory(tmp_path):
 
 def test_numbers_that_are_not_finite_become_null(tmp_path):
   with runs.Run(tmp_path, CONFIG) as run:
-    run.append([{"metric": "loss", "value": float("nan")}])
+    run.commit({}, [{"metric": "loss", "value": float("nan")}])
   line = (tmp_path / "results.jsonl").read_text()
   assert json.loads(line)["value"] is None
 

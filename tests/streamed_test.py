@@ -10,10 +10,13 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from geomem import analysis, data, runs, training
-from geomem.analysis import experiment as experiments
+from geomem import data, runs, studies, training
 from geomem.data import streamed
+from geomem.studies import experiment as experiments
+from geomem.studies.train import train_seeds
+from geomem.studies.trained import checkpoints
 from geomem.training import windows as windowing
+from tests.fakes import fields_of
 
 NUM_CLASSES = 3
 
@@ -253,7 +256,7 @@ def test_a_set_in_memory_is_one_window():
 
 
 def test_a_run_cut_off_within_an_epoch_goes_on_there(data_dir, tmp_path):
-  config = analysis.ExperimentConfig(
+  config = studies.make_config(
     dataset="fake_small",
     data_dir=data_dir,
     memory_limit=0.0,
@@ -264,8 +267,8 @@ def test_a_run_cut_off_within_an_epoch_goes_on_there(data_dir, tmp_path):
     crop=1,
     manifold_points=3,
   )
-  experiment = analysis.prepare(config)
-  seed = analysis.prepare_seed(experiment, 0)
+  experiment = studies.prepare(config)
+  seed = studies.prepare_seed(experiment, 0)
   states, steps = {}, []
 
   def train(name, most=None):
@@ -279,14 +282,14 @@ def test_a_run_cut_off_within_an_epoch_goes_on_there(data_dir, tmp_path):
         yield window
 
     with (
-      runs.Run(tmp_path / name, analysis.config_dict(config)) as run,
+      runs.Run(tmp_path / name, fields_of(config)) as run,
       mock.patch.object(windowing, "read_ahead", read_ahead),
       mock.patch.object(windowing, "_WINDOW_BYTES", 1),
       mock.patch("geomem.training.loop.STEPS_BETWEEN_STATES", 4),
     ):
-      for _ in analysis.train_seeds(run, experiment, [seed]):
+      for _ in train_seeds(run, experiment, [seed]):
         pass
-    with analysis.checkpoints_of(tmp_path / name, 0) as saved:
+    with checkpoints(tmp_path / name, 0) as saved:
       states[name] = saved.load(2, experiment.network.abstract_state)
 
   train("whole")  # Seven steps an epoch.
@@ -303,16 +306,10 @@ def test_a_run_cut_off_within_an_epoch_goes_on_there(data_dir, tmp_path):
 
 def run_rows(tmp_path, config):
   """Training images, and the rows of a whole run: scores and geometry."""
-  experiment = analysis.prepare(config)
-  seeds = [analysis.prepare_seed(experiment, number) for number in (0, 1)]
-  with runs.Run(tmp_path, analysis.config_dict(config)) as run:
-    for _ in analysis.train_seeds(run, experiment, seeds):
-      pass
-    for seed in seeds:
-      for _ in analysis.measure_seed(run, experiment, seed):
-        pass
-    images = experiments.training_data(experiment, seeds[0]).images
-    return images, run.rows()
+  study = studies.Memorization(config)
+  rows = studies.run(study, tmp_path)
+  images = experiments.training_data(study.experiment, study.seeds[0]).images
+  return images, rows
 
 
 @pytest.mark.slow
@@ -334,7 +331,7 @@ def test_a_streamed_run_gives_the_same_rows(data_dir, tmp_path):
   }
   found = {}
   for limit in (None, 0.0):
-    config = analysis.ExperimentConfig(**options, memory_limit=limit)
+    config = studies.make_config(**options, memory_limit=limit)
     images, found[limit] = run_rows(tmp_path / str(limit), config)
   assert isinstance(images, data.StreamedImages)
   assert {row["metric"] for row in found[None]} >= {"accuracy", "capacity"}

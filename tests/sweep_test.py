@@ -8,12 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from absl import flags
 
-from experiments import work
-from geomem import analysis, runs, training
-from geomem.analysis import experiment as experiments
-from geomem.analysis import model_size, noise, sweep
+from geomem import runs, studies, training
+from geomem.studies import experiment as experiments
+from geomem.studies import model_size, noise, sweep
+from geomem.studies.trained import checkpoints
 from geomem.training import together
 from tests import binaries
 
@@ -30,11 +29,9 @@ WIDTHS = [2, 3]
 
 
 def prepared(**fields):
-  config = analysis.ExperimentConfig(**TINY | {"num_probes": 10} | fields)
-  experiment = analysis.prepare(config)
-  seeds = [
-    analysis.prepare_seed(experiment, n) for n in range(config.num_seeds)
-  ]
+  config = studies.make_config(**TINY | {"num_probes": 10} | fields)
+  experiment = studies.prepare(config)
+  seeds = studies.prepare_seeds(experiment)
   return experiment, seeds
 
 
@@ -101,41 +98,43 @@ def test_on_cpu_small_dense_networks_only_are_vmapped():
 
 def test_a_seed_that_has_memorized_ends_and_the_others_go_on(tmp_path):
   # Wide, so that each seed is a program of its own and rows are equal exactly.
-  experiment, seeds = prepared(
-    model="mlp",
-    width=80,
-    epochs=40,
-    optimizer="adam",
-    learning_rate=0.003,
-    stop_when_memorized=True,
-  )
-  with runs.Run(tmp_path / "together", {}) as run:
-    list(analysis.train_seeds(run, experiment, seeds))
-    found = run.rows()
-    list(analysis.train_seeds(run, experiment, seeds))
-    assert run.rows() == found
-  last = {r["seed"]: r["value"] for r in found if r["metric"] == "last_epoch"}
+  fields = {
+    "model": "mlp",
+    "width": 80,
+    "epochs": 40,
+    "optimizer": "adam",
+    "learning_rate": 0.003,
+    "stop_when_memorized": True,
+    "layers": "last",
+    "subsets": "test",
+  }
+  config = studies.make_config(**TINY | fields)
+  found = studies.run(studies.Memorization(config), tmp_path / "together")
+  last = found.epochs("last")
   assert last[0] != last[1]
   assert max(last.values()) < 40
-  for seed in seeds:
-    with runs.Run(tmp_path / f"seed{seed.seed}", {}) as run:
-      list(analysis.train_seed(run, experiment, seed))
-      assert run.rows() == [r for r in found if r["seed"] == seed.seed]
+  for seed in (0, 1):
+    alone = studies.Memorization(config.replace(seed=seed, num_seeds=1))
+    rows = studies.run(alone, tmp_path / f"seed{seed}")
+    assert rows == found.where(seed=seed)
 
 
-def sizes_config(**fields):
-  return model_size.ModelSizeConfig(**TINY | fields).filled()
+def sweep_of(widths=WIDTHS, share=None, **fields):
+  return studies.model_size_sweep(widths, share=share, **TINY | fields)
 
 
 def do_sweep(path, widths=WIDTHS, share=None, **fields):
-  return work.run_sweep(
-    path,
-    "model_size",
-    sizes_config(**fields),
-    {"width": widths},
-    analysis.summarize_sizes,
-    share,
-  )
+  """Runs a sweep as its binary does; returns whether it had to report."""
+  reported = []
+
+  def report(run, sentences):
+    studies.draw(run.path)
+    reported.append(sentences)
+
+  sweep = sweep_of(widths, share, **fields)
+  failures = studies.run_sweep(sweep, path, report=report)
+  assert not failures, failures
+  return bool(reported)
 
 
 def command(path, *more):
@@ -151,11 +150,11 @@ def results(path):
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
   path = tmp_path_factory.mktemp("calm")
-  assert do_sweep(path) == 0
+  assert do_sweep(path)
   return path
 
 
-def test_a_sweep_is_whole_and_the_second_start_does_nothing(calm, capsys):
+def test_a_sweep_is_whole_and_the_second_start_does_nothing(calm):
   rows = runs.read_rows(calm)
   for metric in ("accuracy", "dimension"):
     found = {
@@ -174,15 +173,19 @@ def test_a_sweep_is_whole_and_the_second_start_does_nothing(calm, capsys):
   for name in ("model_size", "geometry_by_size", "size_by_epoch"):
     assert (calm / "figures" / f"{name}.png").stat().st_size
   before = results(calm)
-  assert do_sweep(calm) == 0
-  assert "nothing to do" in capsys.readouterr().out
+  assert not do_sweep(calm)
+  again = subprocess.run(
+    command(calm), cwd=binaries.ROOT, capture_output=True, text=True
+  )
+  assert again.returncode == 0
+  assert "nothing to do" in again.stdout
   assert results(calm) == before
 
 
 def test_a_cell_is_a_run_that_can_be_opened(calm):
-  experiment = analysis.load_experiment(calm / "width=3")
+  experiment = studies.TrainedRun(calm / "width=3").experiment
   assert experiment.network.num_parameters == 64 * 3 + 3 + 4 * 3 + 4
-  with analysis.checkpoints_of(calm / "width=3", 1) as saved:
+  with checkpoints(calm / "width=3", 1) as saved:
     assert saved.epochs == [0, 1, 2, 3]
 
 
@@ -200,7 +203,7 @@ def test_killed_in_the_middle_it_ends_with_the_same_rows(calm, tmp_path):
   process.wait()
   assert not (tmp_path / "width=3" / "done").exists()
   first = (tmp_path / "width=2" / "done").stat().st_mtime_ns
-  assert do_sweep(tmp_path) == 0
+  do_sweep(tmp_path)
   assert results(tmp_path) == results(calm)
   assert (tmp_path / "width=2" / "done").stat().st_mtime_ns == first
 
@@ -212,7 +215,7 @@ def test_two_processes_share_a_sweep(calm, tmp_path):
     stdout=subprocess.PIPE,
     text=True,
   ) as other:
-    assert do_sweep(tmp_path, share="1/2") == 0
+    do_sweep(tmp_path, share="1/2")
     told, _ = other.communicate()
     assert other.returncode == 0
   assert "complete" in told or "Figures:" in told
@@ -221,9 +224,9 @@ def test_two_processes_share_a_sweep(calm, tmp_path):
 
 
 def test_a_cell_held_by_another_is_done_last(calm, tmp_path, monkeypatch):
-  monkeypatch.setattr(work, "_PATIENCE", 0.05)
-  config = analysis.config_dict(sizes_config(width=2))
-  held = runs.Run(tmp_path / "width=2", config)
+  monkeypatch.setattr(sweep, "_PATIENCE", 0.05)
+  cell = sweep_of().cells(tmp_path)[0]
+  held = runs.Run(cell.path, cell.as_dict())
   others = [tmp_path / f"width={w}" / "done" for w in WIDTHS[1:]]
   freed = []
 
@@ -235,36 +238,38 @@ def test_a_cell_held_by_another_is_done_last(calm, tmp_path, monkeypatch):
 
   thread = threading.Thread(target=free)
   thread.start()
-  assert do_sweep(tmp_path) == 0
+  do_sweep(tmp_path)
   thread.join()
   assert freed == [False]
   assert results(tmp_path) == results(calm)
 
 
-def test_a_failed_cell_is_reported_and_the_others_go_on(tmp_path, capsys):
+def test_a_failed_cell_is_reported_and_the_others_go_on(tmp_path):
   # A file where the cell's directory would be.
   (tmp_path / "width=3").touch()
-  assert do_sweep(tmp_path, [2, 3], num_seeds=1) == 1
-  told = capsys.readouterr()
-  assert f"Failed: {tmp_path / 'width=3'}" in told.err
-  assert "1 of 2 cells are complete" in told.out
+  fields = TINY | {"out": tmp_path, "num_seeds": 1, "width": "2,3"}
+  told = binaries.execute("model_size", **fields)
+  assert told.returncode == 1
+  assert f"Failed: {tmp_path / 'width=3'}" in told.stderr
+  assert "1 of 2 cells are complete" in told.stdout
   (tmp_path / "width=3").unlink()
-  assert {row["width"] for row in runs.read_rows(tmp_path)} == {2}
+  assert runs.read_rows(tmp_path).distinct("width") == [2]
   # The sweep can grow; another one is refused.
-  assert do_sweep(tmp_path, [2, 3], num_seeds=1) == 0
-  assert {r.get("width") for r in runs.read_rows(tmp_path)} == {2, 3, None}
-  with pytest.raises(runs.RunError, match="another epochs"):
+  do_sweep(tmp_path, [2, 3], num_seeds=1)
+  assert runs.read_rows(tmp_path).distinct("width") == [2, 3]
+  with pytest.raises(runs.RunError, match="another training"):
     do_sweep(tmp_path, [2, 3], num_seeds=1, epochs=4)
 
 
 def test_bad_lists_are_sentences(tmp_path):
-  wrong = flags.IllegalFlagValueError
-  with pytest.raises(wrong, match="width is 0; at least 1"):
-    do_sweep(tmp_path, [0, 2])
-  with pytest.raises(wrong, match="names a value twice"):
-    do_sweep(tmp_path, [2, 2])
+  for widths, sentence in (
+    ([0, 2], "width is 0; at least 1"),
+    ([2, 2], "names a value twice"),
+  ):
+    with pytest.raises(ValueError, match=sentence):
+      do_sweep(tmp_path, widths)
   for share in ("2/2", "1", "a/b"):
-    with pytest.raises(wrong, match="is no share"):
+    with pytest.raises(ValueError, match="is no share"):
       do_sweep(tmp_path, share=share)
   found = binaries.execute("model_size", out=tmp_path, width="2,x", **TINY)
   assert found.returncode == 2
@@ -273,8 +278,8 @@ def test_bad_lists_are_sentences(tmp_path):
 
 
 def test_shares_are_a_partition():
-  cells = sweep.make_cells("s", analysis.ExperimentConfig(), {"width": WIDTHS})
-  parts = [sweep.share_of(cells, f"{i}/2") for i in (0, 1)]
+  cells = sweep_of().cells("s")
+  parts = [sweep_of(share=f"{i}/2").own(cells) for i in (0, 1)]
   assert {cell.path for part in parts for cell in part} == {
     cell.path for cell in cells
   }
@@ -283,11 +288,10 @@ def test_shares_are_a_partition():
 
 def test_the_memorization_experiment_is_swept_over_fraction_and_model(tmp_path):
   axes = {"permuted_fraction": [0.0, 0.5, 1.0], "model": ["mlp", "mlp1"]}
-  config = analysis.ExperimentConfig(
-    **TINY | {"width": 4, "epochs": 1, "layers": "last"}
-  )
-  run = [tmp_path, "memorization_sweep", config, axes, analysis.summarize_noise]
-  assert work.run_sweep(*run) == 0
+  fields = TINY | {"width": 4, "epochs": 1, "layers": "last"}
+  swept = studies.memorization_sweep(axes, **fields)
+  assert not studies.run_sweep(swept, tmp_path)
+  studies.draw(tmp_path)
   rows = runs.read_rows(tmp_path)
   assert len({(r["permuted_fraction"], r["model"]) for r in rows}) == 6
   subsets = {

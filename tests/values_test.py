@@ -10,8 +10,9 @@ import sys
 import numpy as np
 import pytest
 
-from geomem import analysis, disk, plots, runs
-from geomem.analysis import doubts, memory, model_size, words
+from geomem import disk, report, runs, studies
+from geomem.studies import doubts, memory, model_size, words
+from tests.fakes import fields_of, write_run
 
 WRONG = {
   "memorization": [
@@ -66,25 +67,25 @@ WRONG = {
   "gradients": [
     ("", "--run must be given"),
     ("--run=", "--run=: a path was expected"),
-    ("--run=. --draws=0", "--draws=0"),
+    ("--run=. --draws=0", "draws is 0; at least 1"),
   ],
 }
 
 # Each case in a process that has imported everything already.
 _SCRIPT = """
-import importlib, json, os, sys
-from experiments import flags as common
+import importlib, json, os, runpy, sys
 
-binary = importlib.import_module("experiments." + sys.argv[1])
+importlib.import_module("experiments.cli")
+binary = "experiments." + sys.argv[1]
 for i, flags in enumerate(json.loads(sys.argv[2])):
   child = os.fork()
   if child == 0:
     out = os.open(f"said{i}", os.O_WRONLY | os.O_CREAT)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    sys.argv = [binary.__file__, *flags.split()]
+    sys.argv = [binary, *flags.split()]
     try:
-      common.run(binary.main)
+      runpy.run_module(binary, run_name="__main__", alter_sys=True)
     except SystemExit as end:
       sys.stderr.flush()
       os._exit(end.code)
@@ -128,10 +129,11 @@ def test_wrong_values_end_in_a_sentence_and_status_2(binary, tmp_path):
 def test_paths_may_start_at_home(tmp_path):
   """The shell leaves a tilde behind an equals sign as it is."""
   script = (
-    "from experiments import flags as common, memorization\n"
+    "from experiments import cli\n"
     "from absl import flags\n"
+    "cli.define_training_flags('memorization', ())\n"
     "flags.FLAGS(['x', '--out=~/x', '--data_dir=~/y'])\n"
-    "print(memorization._OUT.value, flags.FLAGS.data_dir)\n"
+    "print(flags.FLAGS.out, flags.FLAGS.data_dir)\n"
   )
   result = subprocess.run(
     [sys.executable, "-c", script],
@@ -165,15 +167,13 @@ def rows_of_a_run():
         for metric in ("capacity", "radius", "dimension"):
           value = 0.1 * (1 + i) * (1 + epoch / 10)
           rows.append({**place, "metric": metric, "value": value})
-  return [EMPTY | {"seed": 0, **row} for row in rows]
+  return runs.Rows(EMPTY | {"seed": 0, **row} for row in rows)
 
 
 @pytest.fixture
 def complete(tmp_path):
-  config = analysis.config_dict(analysis.ExperimentConfig())
-  with runs.Run(tmp_path / "run", config) as run:
-    run.append(rows_of_a_run())
-    run.mark_done()
+  config = fields_of(studies.make_config())
+  write_run(tmp_path / "run", config, rows_of_a_run())
   return tmp_path / "run"
 
 
@@ -185,19 +185,19 @@ def test_figures_on_a_full_disk_are_whole_or_not_there(complete, size):
     faults_test.room_for(size),
     pytest.raises(disk.DiskError, match=r"File too large\. What was there"),
   ):
-    plots.draw_all(complete)
+    studies.draw(complete)
   assert not list((complete / "figures").glob("*.pdf"))
   assert not list((complete / "figures").glob(".*"))
-  assert plots.draw_all(complete)
+  assert studies.draw(complete)
 
 
 def test_what_is_drawn_of_a_run_can_go_elsewhere(complete, tmp_path):
   out = tmp_path / "elsewhere"
   before = sorted(os.listdir(complete))
-  written = plots.draw_all(complete, out)
+  written = studies.draw(complete, out)
   assert written
   assert all(out in file.parents for file in written)
-  page = plots.write_report(complete, out=out)
+  page = report.write_report(complete, out=out)
   assert page == out / "report.html"
   # Its figures were drawn for it.
   assert page.read_text().count("data:image/png") == len(written) // 2
@@ -215,9 +215,9 @@ def test_a_complete_run_is_complete_on_a_disk_that_is_read_only(
   monkeypatch.setattr(pathlib.Path, "mkdir", refuse)
   with runs.Run(complete, config) as run:
     assert run.is_done
-    assert len(run.rows()) == len(rows_of_a_run())
-  with pytest.raises(runs.RunError, match="another width"):
-    runs.Run(complete, config | {"width": 3})
+    assert len(run.rows) == len(rows_of_a_run())
+  with pytest.raises(runs.RunError, match="another model"):
+    runs.Run(complete, config | {"model": {"width": 3}})
   (complete / "done").unlink()
   with pytest.raises(disk.DiskError, match="Read-only file system"):
     runs.Run(complete, config)
@@ -240,19 +240,16 @@ def test_numbers_in_doubt_are_named():
 
 
 def test_missing_numbers_survive_the_rows_and_the_page(tmp_path):
-  config = analysis.config_dict(analysis.ExperimentConfig())
+  config = fields_of(studies.make_config())
   rows = rows_of_a_run()
   for row in rows:
     if row["metric"] == "capacity" and row["layer"] == "fc1":
       row["value"] = float("nan")
-  with runs.Run(tmp_path, config) as run:
-    run.append(rows)
-    run.mark_done()
-    read = run.rows()
+  read = write_run(tmp_path, config, rows)
   assert sum(not runs.has_value(row) for row in read) == 20
   assert b"NaN" not in (tmp_path / "results.jsonl").read_bytes()
-  assert plots.draw_all(tmp_path)
-  page = plots.write_report(tmp_path, analysis.sentences_of).read_text()
+  assert studies.draw(tmp_path)
+  page = report.write_report(tmp_path).read_text()
   start = page.index(">", page.index('type="application/json"')) + 1
 
   def refuse(constant):
@@ -286,7 +283,7 @@ def sweep_rows(accuracies, num_seeds):
           value = accuracy if metric == "accuracy" else 2.0
           where = {**here, "epoch": 1, "subset": subset, "metric": metric}
           rows.append({**where, "value": value + 0.01 * seed})
-  return rows
+  return runs.Rows(rows)
 
 
 def test_a_sweep_whose_lowest_point_is_its_last_does_not_rise():
@@ -313,4 +310,4 @@ def test_a_sweep_of_one_seed_has_no_errors():
 def test_what_does_not_fit_the_memory_is_said_before_work(monkeypatch):
   monkeypatch.setattr(memory, "available_bytes", lambda: 10**6)
   with pytest.raises(ValueError, match=r"take \d+ GB of memory, and there are"):
-    analysis.prepare(analysis.ExperimentConfig())
+    studies.prepare(studies.make_config())

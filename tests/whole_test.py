@@ -1,69 +1,58 @@
-"""Whole experiments in one call: what is complete is not done again."""
+"""Whole studies in one call: what is complete is not done again."""
 
 import pytest
 
-from geomem import analysis, runs
-from geomem.analysis import sweep
+from geomem import runs, studies
+from geomem.studies.sweep import Sweep
+from tests.fakes import fields_of, write_run
 
 SMALL = {"model": "mlp1", "epochs": 1, "num_classes": 3, "manifold_points": 5}
 
 
-def write(path, config, rows):
-  with runs.Run(path, config) as run:
-    run.append(rows)
-    run.mark_done()
-    return run.rows()
+def refuse(**_):
+  raise AssertionError("There is nothing left to do.")
 
 
 def test_a_complete_run_gives_its_rows(tmp_path):
-  config = analysis.ExperimentConfig(**SMALL)
-  fields = analysis.config_dict(config)
-  rows = write(tmp_path / "run", fields, [{"metric": "last_epoch", "value": 1}])
-  seen = []
-  found = analysis.run_memorization(
-    tmp_path / "run", config, progress=lambda work, **_: seen.append(work)
-  )
-  assert found == rows
-  assert not seen
-  other = analysis.ExperimentConfig(**SMALL, width=7)
-  with pytest.raises(runs.RunError, match="another width"):
-    analysis.run_memorization(tmp_path / "run", other)
+  config = studies.make_config(**SMALL)
+  row = {"metric": "last_epoch", "value": 1}
+  rows = write_run(tmp_path / "run", fields_of(config), [row])
+  study = studies.Memorization(config)
+  assert studies.run(study, tmp_path / "run", progress=refuse) == rows
+  other = studies.Memorization(studies.make_config(**SMALL, width=7))
+  with pytest.raises(runs.RunError, match="another model"):
+    studies.run(other, tmp_path / "run")
 
 
-def test_complete_rewinds_give_their_rows(tmp_path):
-  fields = analysis.config_dict(analysis.ExperimentConfig(**SMALL))
-  facts = [{"seed": 0, "metric": "last_epoch", "value": 1}]
-  write(tmp_path, fields, facts)
-  config = analysis.RewindConfig(kinds=("single",))
-  row = {"kind": "single", "rewound": "fc1", "metric": "accuracy", "value": 1}
-  rows = write(tmp_path / "rewind-single", config.as_dict(), [row])
-  assert analysis.run_rewinds(tmp_path, config) == rows
+def sweep_of(**fields) -> Sweep:
+  return studies.model_size_sweep([3, 5], **SMALL | {"num_seeds": 1} | fields)
 
 
 def test_complete_widths_are_brought_together(tmp_path):
-  config = analysis.ModelSizeConfig(**SMALL, num_seeds=1)
-  cells = sweep.make_cells(tmp_path, config.filled(), {"width": [3, 5]})
-  for cell in cells:
+  sweep = sweep_of()
+  for cell in sweep.cells(tmp_path):
+    width = cell.config.model.width
     facts = {"best_epoch": 1, "last_epoch": 1, "num_unpermuted": 7}
-    facts |= {"num_permuted": 3, "num_parameters": 100 * cell.config.width}
+    facts |= {"num_permuted": 3, "num_parameters": 100 * width}
     rows = [{"metric": name, "value": value} for name, value in facts.items()]
     for subset in ("unpermuted", "permuted", "test"):
-      value = 1.0 if cell.config.width == 5 else 0.5
       scored = {"epoch": 1, "subset": subset, "metric": "accuracy"}
-      rows.append({**scored, "value": value})
-    fields = analysis.config_dict(cell.config)
-    write(cell.path, fields, [{"seed": 0, **row} for row in rows])
-  rows, sentences = analysis.run_model_sizes(tmp_path, config, [3, 5])
-  assert {row["width"] for row in rows if row["seed"] == 0} == {3, 5}
-  facts = {row["metric"]: row["value"] for row in rows if row["seed"] is None}
-  assert facts["interpolation_threshold"] == 500
-  assert sentences[0].startswith("From 500 parameters on")
+      rows.append({**scored, "value": 1.0 if width == 5 else 0.5})
+    rows = [{"seed": 0, **row} for row in rows]
+    write_run(cell.path, fields_of(cell.config), rows)
+  said = []
+  assert not studies.run_sweep(
+    sweep, tmp_path, progress=refuse, report=lambda run, s: said.extend(s)
+  )
+  rows = runs.read_rows(tmp_path)
+  assert rows.where(seed=0).distinct("width") == [3, 5]
+  assert rows.where("interpolation_threshold").values == [500]
+  assert said[0].startswith("From 500 parameters on")
   # And what was found there reads the same to whoever comes later.
-  again = analysis.sentences_of(runs.read_config(tmp_path), rows)
-  assert again == sentences
+  assert studies.findings(tmp_path) == said
 
 
-def test_what_fails_in_a_width_is_raised(tmp_path):
-  config = analysis.ModelSizeConfig(**SMALL | {"model": "vgg"})
-  with pytest.raises(ValueError, match="'vgg' is not known"):
-    analysis.run_model_sizes(tmp_path, config, [3])
+def test_what_fails_in_a_width_is_handed_over(tmp_path):
+  failures = studies.run_sweep(sweep_of(model="vgg"), tmp_path)
+  assert [str(cell.path.name) for cell, _ in failures] == ["width=3", "width=5"]
+  assert "'vgg' is not known" in str(failures[0].error)

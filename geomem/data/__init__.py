@@ -1,23 +1,29 @@
 """Data: sets by name, label permutation, subsets, sampling, batching."""
 
 from geomem.data.batches import augment, epoch_order, normalize, pixel_moments
-from geomem.data.datasets import (
+from geomem.data.dataset import (
   DamagedError,
   Dataset,
   DatasetError,
-  hold,
   limit_per_class,
-  load,
   make_dataset,
-  open_split,
   select_classes,
 )
 from geomem.data.fingerprint import fingerprint
-from geomem.data.labels import PermutedLabels, permute_labels
-from geomem.data.streamed import Images, StreamedImages, read_ahead
-from geomem.data.subsets import SUBSETS, Subset, make_subsets, sample_manifolds
+from geomem.data.labels import (
+  LABELS,
+  PermutedLabels,
+  make_labels,
+  permute_labels,
+)
+from geomem.data.sources import SOURCES, hold, load, open_split
+from geomem.data.streamed import Images, StreamedImages, read_ahead, streams
+from geomem.data.subsets import Subset, make_subsets, sample_manifolds
+from geomem.runs import SUBSETS
 
 __all__ = [
+  "LABELS",
+  "SOURCES",
   "SUBSETS",
   "DamagedError",
   "Dataset",
@@ -33,6 +39,7 @@ __all__ = [
   "limit_per_class",
   "load",
   "make_dataset",
+  "make_labels",
   "make_subsets",
   "normalize",
   "open_split",
@@ -41,4 +48,5 @@ __all__ = [
   "read_ahead",
   "sample_manifolds",
   "select_classes",
+  "streams",
 ]

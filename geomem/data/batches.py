@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
-from geomem.data.streamed import Images, StreamedImages
+from geomem.data.streamed import Images, streams
 
 MOMENTS_SAMPLE = 4096  # The mean is then known to 0.02 standard deviations.
 _BLOCK = 512
@@ -23,7 +23,7 @@ def pixel_moments(
 
   Of streamed images a sample is read, always the same.
   """
-  if isinstance(images, StreamedImages) and len(images) > MOMENTS_SAMPLE:
+  if streams(images) and len(images) > MOMENTS_SAMPLE:
     rng = np.random.default_rng(0)
     images = images[rng.choice(len(images), MOMENTS_SAMPLE, replace=False)]
   # Exact integer histograms: no large float copy of the images.

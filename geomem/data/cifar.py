@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from geomem.data.datasets import DatasetError
+from geomem.data.dataset import DatasetError
 
 _PIXELS = 3 * 32 * 32
 

@@ -4,8 +4,8 @@ import hashlib
 
 import numpy as np
 
-from geomem.data.datasets import Dataset
-from geomem.data.streamed import StreamedImages
+from geomem.data.dataset import Dataset
+from geomem.data.streamed import streams
 
 # Of more than this, evenly spaced images stand for all.
 _ALL_BYTES = 2**30
@@ -24,10 +24,10 @@ def fingerprint(*datasets: Dataset) -> str:
     names = (tuple(images.shape), *dataset.class_names)
     digest.update(repr(names).encode())
     digest.update(np.ascontiguousarray(dataset.labels, np.int32))
-    if images.nbytes > _ALL_BYTES or isinstance(images, StreamedImages):
+    if images.nbytes > _ALL_BYTES or streams(images):
       count = min(len(images), _MOST_IMAGES)
       images = images[np.linspace(0, len(images) - 1, count).astype(int)]
-    if isinstance(images, StreamedImages):
+    if streams(images):
       for encoded in images.encoded():
         digest.update(encoded)
     else:

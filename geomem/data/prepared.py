@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from geomem.data.datasets import DamagedError, DatasetError
+from geomem.data.dataset import DamagedError, DatasetError
 
 _FORMAT = "array_record"
 _NAME = re.compile(r"(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?", re.ASCII)

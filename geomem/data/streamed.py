@@ -40,6 +40,11 @@ def decode(
     return np.asarray(image).reshape(shape)
 
 
+def streams(images: Any) -> bool:
+  """Tells whether images are read from the disk each time they are used."""
+  return isinstance(images, StreamedImages)
+
+
 @functools.cache
 def threads() -> concurrent.futures.ThreadPoolExecutor:
   """One for each core: Pillow lets go of Python's lock where it works."""

@@ -8,8 +8,6 @@ from jaxtyping import Array, Int, Key
 
 from geomem.data.labels import PermutedLabels
 
-SUBSETS = ("unpermuted", "permuted", "restored", "test")
-
 
 class Subset(NamedTuple):
   """Examples, and the labels to analyse them by.

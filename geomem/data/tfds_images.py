@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from tqdm import tqdm
 
 from geomem.data import cifar, prepared
-from geomem.data.datasets import (
+from geomem.data.dataset import (
   DamagedError,
   Dataset,
   DatasetError,

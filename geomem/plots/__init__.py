@@ -1,26 +1,40 @@
-"""Plots: rows to figures, pages and event files."""
+"""Plots: from rows to figures. Nothing here trains or solves."""
 
-from geomem.plots.capacity import plot_capacity, plot_capacity_along
-from geomem.plots.events import write_events
+from geomem.plots.capacity import (
+  CAPACITY,
+  name_of_set,
+  pair_metrics,
+  plot_capacity,
+  plot_capacity_along,
+)
 from geomem.plots.figures import (
+  MEASURE,
+  MEMORIZATION,
   plot_accuracy,
+  plot_by_layer,
   plot_capacity_heatmaps,
   plot_geometry_by_layer,
+  plot_measures,
 )
-from geomem.plots.gallery import FIGURES, draw_all
 from geomem.plots.gradients import (
+  GRADIENTS,
   plot_gradient_comparison,
   plot_gradient_law,
   plot_gradient_parts,
 )
 from geomem.plots.model_size import (
+  MODEL_SIZE,
   plot_geometry_by_size,
   plot_model_size,
   plot_size_by_epoch,
 )
-from geomem.plots.noise import plot_departure, plot_last_layer
-from geomem.plots.report import write_report
+from geomem.plots.noise import (
+  MEMORIZATION_SWEEP,
+  plot_departure,
+  plot_last_layer,
+)
 from geomem.plots.rewind import (
+  REWIND,
   plot_recovered,
   plot_rewind_accuracy,
   plot_rewind_heatmaps,
@@ -28,9 +42,17 @@ from geomem.plots.rewind import (
 from geomem.plots.style import save_figure
 
 __all__ = [
-  "FIGURES",
-  "draw_all",
+  "CAPACITY",
+  "GRADIENTS",
+  "MEASURE",
+  "MEMORIZATION",
+  "MEMORIZATION_SWEEP",
+  "MODEL_SIZE",
+  "REWIND",
+  "name_of_set",
+  "pair_metrics",
   "plot_accuracy",
+  "plot_by_layer",
   "plot_capacity",
   "plot_capacity_along",
   "plot_capacity_heatmaps",
@@ -41,12 +63,11 @@ __all__ = [
   "plot_gradient_law",
   "plot_gradient_parts",
   "plot_last_layer",
+  "plot_measures",
   "plot_model_size",
   "plot_recovered",
   "plot_rewind_accuracy",
   "plot_rewind_heatmaps",
   "plot_size_by_epoch",
   "save_figure",
-  "write_events",
-  "write_report",
 ]

@@ -1,25 +1,20 @@
 """Theory against simulation: figure 1B, and what it is made of."""
 
-from collections import defaultdict
-
 import numpy as np
 from matplotlib import ticker
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from geomem import runs
-from geomem.plots import rows as table
 from geomem.plots import style
 
 _TITLES = {"none": "centres as they are", "low_rank": "shared directions out"}
 _MARKERS = "osD^vP"
 
 
-def _groups(rows) -> list[str]:
+def _groups(rows: runs.Rows) -> list[str]:
   """Subsets of a run in the paper's order, or families of manifolds."""
-  present = list(dict.fromkeys(row["subset"] for row in rows))
-  known = [subset for subset in table.SUBSETS if subset in present]
-  return known or present
+  return rows.subsets or rows.distinct("subset")
 
 
 def _look(groups: list[str]) -> dict[str, dict]:
@@ -33,20 +28,39 @@ def _look(groups: list[str]) -> dict[str, dict]:
   }
 
 
-def _of_unit(row) -> tuple:
+def _identity(row) -> tuple:
   names = ("seed", "epoch", "layer", "subset", "centers", "manifold_radius")
   return tuple(row.get(name) for name in names)
 
 
-def _pairs(rows, metric: str, other: str) -> np.ndarray:
-  """Values and errors `[n, 4]` of two metrics of the same manifolds."""
-  others = {_of_unit(r): r for r in rows if r["metric"] == other}
+def pair_metrics(
+  rows: runs.Rows, first: str, second: str
+) -> list[tuple[runs.Row, runs.Row]]:
+  """Pairs the rows of two metrics of the same manifolds, both with values."""
+  others = {_identity(row): row for row in rows.where(second).known()}
+  return [
+    (row, others[_identity(row)])
+    for row in rows.where(first).known()
+    if _identity(row) in others
+  ]
+
+
+def name_of_set(columns: dict) -> str:
+  """Names what a row of the capacity study is about."""
+  names = ("layer", "subset", "manifold_radius", "epoch")
+  words = {"manifold_radius": "R=", "epoch": "epoch "}
+  return " ".join(
+    f"{words.get(name, '')}{columns[name]}"
+    for name in names
+    if columns.get(name) is not None
+  )
+
+
+def _pairs(rows: runs.Rows) -> np.ndarray:
+  """Returns theory, simulation and their errors: `[n, 4]`."""
   found = [
-    (row["value"], row["stderr"] or 0, them["value"], them["stderr"] or 0)
-    for row in rows
-    if row["metric"] == metric
-    for them in [others.get(_of_unit(row))]
-    if them and runs.has_value(row) and runs.has_value(them)
+    (a["value"], a["stderr"] or 0, b["value"], b["stderr"] or 0)
+    for a, b in pair_metrics(rows, "capacity", "simulated_capacity")
   ]
   return np.array(found).reshape(-1, 4)
 
@@ -59,14 +73,14 @@ def _log_axis(axis) -> None:
 
 def _draw_scatter(ax, rows, look) -> None:
   """Simulated against theoretical capacity, with the line of equality."""
-  everything = _pairs(rows, "capacity", "simulated_capacity")[:, [0, 2]]
+  everything = _pairs(rows)[:, [0, 2]]
   low, high = everything.min() / 1.3, everything.max() * 1.3
   line = np.array([low, high])
   ax.fill_between(line, line / 1.1, line * 1.1, color="0.9", lw=0, zorder=0)
   ax.plot(line, line, color="0.5", lw=0.8, zorder=1)
   for group, kind in look.items():
-    here = [row for row in rows if row["subset"] == group]
-    x, dx, y, dy = _pairs(here, "capacity", "simulated_capacity").T
+    here = rows.where(subset=group)
+    x, dx, y, dy = _pairs(here).T
     ax.errorbar(
       x, y, dy, dx, ls="", lw=0.8, ms=4, alpha=0.8, label=group, **kind
     )
@@ -82,12 +96,12 @@ def plot_capacity(rows) -> Figure:
 
   One panel for each treatment of the centres; grey: within 10 %.
   """
-  treatments = list(dict.fromkeys(row["centers"] for row in rows))
+  treatments = rows.distinct("centers")
   look = _look(_groups(rows))
   figure = style.new_figure(3.6 * len(treatments) + 0.2, 4.4)
   axes = figure.subplots(1, len(treatments), squeeze=False)[0]
   for ax, centers in zip(axes, treatments, strict=True):
-    here = [row for row in rows if row["centers"] == centers]
+    here = rows.where(centers=centers)
     _draw_scatter(ax, here, look)
     ax.set_title(_TITLES[centers])
   handles, labels = axes[0].get_legend_handles_labels()
@@ -95,29 +109,13 @@ def plot_capacity(rows) -> Figure:
   return figure
 
 
-def _mean_series(rows, metric: str, along: str):
-  """x, mean over seeds and its error."""
-  values = defaultdict(list)
-  for row in rows:
-    if row["metric"] == metric and runs.has_value(row):
-      values[row[along]].append((row["value"], row["stderr"] or 0))
-  x = np.array(sorted(values))
-  cells = [np.array(values[i]) for i in x]
-  mean = np.array([cell[:, 0].mean() for cell in cells])
-  error = [
-    cell[:, 0].std(ddof=1) / np.sqrt(len(cell)) if len(cell) > 1 else cell[0, 1]
-    for cell in cells
-  ]
-  return x, mean, error
-
-
 def _draw_series(ax, rows, along: str, kind) -> None:
   """Theory as a line, simulation as markers, the null dotted."""
-  x, mean, _ = _mean_series(rows, "capacity", along)
+  x, mean, _ = rows.where("capacity").known().series(along)
   ax.plot(x, mean, color=kind["color"])
-  x, mean, error = _mean_series(rows, "simulated_capacity", along)
+  x, mean, error = rows.where("simulated_capacity").known().series(along)
   ax.errorbar(x, mean, error, ls="", lw=0.8, **kind)
-  x, mean, _ = _mean_series(rows, "null_capacity", along)
+  x, mean, _ = rows.where("null_capacity").known().series(along)
   ax.plot(x, mean, color=kind["color"], ls=":", lw=0.9)
   ax.set_yscale("log")
   _log_axis(ax.yaxis)
@@ -137,13 +135,13 @@ def plot_capacity_by_layer(rows) -> Figure:
 
   A column for each subset; a row for each epoch of a seed, the earlier first.
   """
-  rows = [row for row in rows if row["centers"] == "low_rank"]
-  groups, layers = _groups(rows), table.layers_of(rows)
+  rows = rows.where(centers="low_rank")
+  groups, layers = _groups(rows), rows.layers
   look = _look(groups)
-  epochs = defaultdict(set)
-  for row in rows:
-    epochs[row["seed"]].add(row["epoch"])
-  ranked = {seed: sorted(found) for seed, found in epochs.items()}
+  ranked = {
+    seed: sorted(here.distinct("epoch"))
+    for seed, here in rows.split("seed").items()
+  }
   count = max(map(len, ranked.values()))
   figure = style.new_figure(2.5 * len(groups) + 0.4, 2.3 * count + 0.9)
   axes = figure.subplots(
@@ -151,15 +149,15 @@ def plot_capacity_by_layer(rows) -> Figure:
   )
   for number, row_of_axes in enumerate(axes):
     chosen = {s: e[min(number, len(e) - 1)] for s, e in ranked.items()}
-    here = [row for row in rows if row["epoch"] == chosen[row["seed"]]]
+    here = runs.Rows(r for r in rows if r["epoch"] == chosen[r["seed"]])
     for group, ax in zip(groups, row_of_axes, strict=True):
-      of_group = [row for row in here if row["subset"] == group]
+      of_group = here.where(subset=group)
       _draw_series(ax, of_group, "layer_index", look[group])
       ax.set_title(f"{group}, epoch {np.mean([*chosen.values()]):.0f}")
       ax.set_xticks(
         list(layers), list(layers.values()), rotation=90, fontsize=7
       )
-    row_of_axes[0].set_ylabel(style.LABELS["capacity"])
+    row_of_axes[0].set_ylabel(style.label_of("capacity"))
   _explain(figure)
   return figure
 
@@ -171,23 +169,23 @@ def plot_capacity_by_radius(rows) -> Figure:
   figure = style.new_figure(2.1 * len(groups) + 0.4, 3.1)
   axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
   for group, ax in zip(groups, axes, strict=True):
-    of_group = [row for row in rows if row["subset"] == group]
+    of_group = rows.where(subset=group)
     # Where both are there, without the directions that the centres share.
-    treatment = sorted({row["centers"] for row in of_group})[0]
-    of_group = [row for row in of_group if row["centers"] == treatment]
+    treatment = min(of_group.distinct("centers"))
+    of_group = of_group.where(centers=treatment)
     _draw_series(ax, of_group, "manifold_radius", look[group])
     ax.set_xscale("log")
     _log_axis(ax.xaxis)
     ax.set_title(group)
     ax.set_xlabel("radius (centre norms)")
-  axes[0].set_ylabel(style.LABELS["capacity"])
+  axes[0].set_ylabel(style.label_of("capacity"))
   _explain(figure)
   return figure
 
 
 def plot_capacity_along(rows) -> Figure:
   """By layer for those of a run, by radius for synthetic manifolds."""
-  if any(row["layer"] is not None for row in rows):
+  if rows.layers:
     return plot_capacity_by_layer(rows)
   return plot_capacity_by_radius(rows)
 

@@ -5,7 +5,6 @@ from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from geomem import runs
-from geomem.plots import rows as table
 from geomem.plots import style
 
 # How labels were drawn -> name, colour, marker.
@@ -17,46 +16,25 @@ _DRAWN = {
 _LABELS = {"centered": "centred", "raw": "raw"}
 
 
-def select(rows, metric: str, **columns) -> list[dict]:
-  """Rows of a metric with a value, where the columns are as given."""
-  return [
-    row
-    for row in rows
-    if row["metric"] == metric
-    and runs.has_value(row)
-    and all(row.get(name) == value for name, value in columns.items())
-  ]
-
-
-def means(rows, along: str, reduce=np.mean):
-  """x, mean and standard error of the rows' values, by a column."""
-  x = np.array(sorted({row[along] for row in rows}))
-  values = [[r["value"] for r in rows if r[along] == i] for i in x]
-  mean = np.array([reduce(v) for v in values])
-  error = np.array(
-    [np.std(v, ddof=1) / len(v) ** 0.5 if len(v) > 1 else 0.0 for v in values]
-  )
-  return x, mean, error
-
-
 def _rms(values) -> float:
   return float(np.sqrt(np.mean(np.square(values))))
 
 
-def plot_gradient_law(rows) -> Figure:
+def plot_gradient_law(rows: runs.Rows) -> Figure:
   """The label part's norm by the number of examples, at initialization.
 
   Points are root mean squares over draws and seeds, lines are the fits with
   their slopes, crosses estimate the unpermuted part without the noise of n
   examples. On the right the slope of every layer.
   """
+  rows = rows.known()
   figure = style.new_figure(9, 3.6)
   left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
   for drawn in _DRAWN:
     for labels in _LABELS:
       _draw_norms(left, rows, drawn, labels)
   _draw_unbiased(left, rows)
-  _log_axes(left, select(rows, "law_norm"))
+  _log_axes(left, rows.where("law_norm"))
   left.set_xlabel("examples $n$")
   left.set_ylabel("norm of the label part")
   for drawn in _DRAWN:
@@ -98,13 +76,13 @@ def _look(drawn: str, labels: str) -> dict:
 
 
 def _draw_norms(ax, rows, drawn: str, labels: str) -> None:
-  found = select(rows, "law_norm", drawn=drawn, labels=labels)
+  found = rows.where("law_norm", drawn=drawn, labels=labels)
   if not found:
     return
-  x, mean, error = means(found, "num_examples", _rms)
+  x, mean, error = found.series("num_examples", _rms)
   name = f"{_DRAWN[drawn][0]}, {_LABELS[labels]}"
   ax.errorbar(x, mean, error, **_look(drawn, labels), label=name)
-  fit = select(rows, "law_slope", layer=None, drawn=drawn, labels=labels)
+  fit = rows.where("law_slope", layer=None, drawn=drawn, labels=labels)
   slope = np.mean([row["value"] for row in fit])
   middle = [np.exp(np.log(values).mean()) for values in (x, mean)]
   color = _DRAWN[drawn][1]
@@ -126,26 +104,23 @@ def _draw_norms(ax, rows, drawn: str, labels: str) -> None:
 
 def _draw_unbiased(ax, rows) -> None:
   metric = "law_squared_norm_unbiased"
-  found = select(rows, metric, drawn="own", labels="centered")
+  found = rows.where(metric, drawn="own", labels="centered")
   if found:
-    x, mean, _ = means(found, "num_examples")
+    x, mean, _ = found.series("num_examples")
     root = np.sqrt(np.where(mean > 0, mean, np.nan))
     name = "unpermuted, without noise"
     ax.plot(x, root, "x", color=_DRAWN["own"][1], label=name, ms=6)
 
 
 def _draw_slopes(ax, rows, drawn: str, labels: str) -> None:
-  found = [r for r in select(rows, "law_slope") if r["layer"] is not None]
-  layers = list(table.layers_of(found).values())
-  here = [
+  found = rows.where("law_slope")
+  layers = list(found.layers.values())
+  here = runs.Rows(
     row | {"place": layers.index(row["layer"])}
-    for row in found
-    if (row["drawn"], row["labels"]) == (drawn, labels)
-  ]
+    for row in found.where(drawn=drawn, labels=labels)
+    if row["layer"] is not None
+  )
   if not here:
     return
-  x, mean, error = means(here, "place")
-  if len({row["seed"] for row in here}) == 1:
-    error = np.array([row["stderr"] or 0.0 for row in here])
-  ax.errorbar(x, mean, error, **_look(drawn, labels))
+  ax.errorbar(*here.series("place"), **_look(drawn, labels))
   ax.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)

@@ -3,10 +3,10 @@
 import numpy as np
 from matplotlib.figure import Figure
 
-from geomem.plots import rows as table
+from geomem import runs
 from geomem.plots import style
 from geomem.plots.figures import epoch_axis
-from geomem.plots.gradient_law import means, plot_gradient_law, select
+from geomem.plots.gradient_law import plot_gradient_law
 
 _SUBSETS = ("unpermuted", "permuted")
 _LINES = {"label": "-", "independent": "--"}
@@ -15,12 +15,12 @@ _MAX_GROUPS = 4
 
 def _groups(rows) -> list[list[str]]:
   """Consecutive layers with parameters, in at most four groups."""
-  layers = list(table.layers_of(select(rows, "norm", part="total")).values())
+  layers = list(rows.where("norm", part="total").layers.values())
   parts = np.array_split(layers, min(_MAX_GROUPS, len(layers)))
   return [list(part) for part in parts]
 
 
-def _group_rows(rows, metric: str, group, mode, subset, part) -> list[dict]:
+def _group_rows(rows, metric: str, group, mode, subset, part) -> runs.Rows:
   """A metric of several layers together, by seed and epoch.
 
   Squared norms add up; a projection is an inner product with the total,
@@ -29,7 +29,7 @@ def _group_rows(rows, metric: str, group, mode, subset, part) -> list[dict]:
   chosen = {"mode": mode, "subset": subset}
 
   def by_layer(metric, **columns):
-    found = select(rows, metric, **chosen, **columns)
+    found = rows.where(metric, **chosen, **columns)
     return {
       (r["seed"], r["epoch"], r["layer"]): r["value"]
       for r in found
@@ -38,7 +38,7 @@ def _group_rows(rows, metric: str, group, mode, subset, part) -> list[dict]:
 
   totals = by_layer("norm", part="total")
   values = by_layer(metric, part=part, labels="centered")
-  combined = []
+  combined = runs.Rows()
   for seed, epoch in sorted({key[:2] for key in totals}):
     total = np.array([totals[seed, epoch, layer] for layer in group])
     value = np.array([values.get((seed, epoch, n), 0.0) for n in group])
@@ -57,10 +57,9 @@ def plot_gradient_parts(rows) -> Figure:
   parts add up to the total's norm; the same in training mode, where it was
   measured.
   """
+  rows = rows.known()
   groups = _groups(rows)
-  modes = [
-    m for m in ("evaluation", "training") if select(rows, "norm", mode=m)
-  ]
+  modes = [m for m in ("evaluation", "training") if rows.where("norm", mode=m)]
   shape = (2 * len(modes), len(groups))
   figure = style.new_figure(2.6 * shape[1] + 0.6, 2.2 * shape[0] + 0.6)
   axes = figure.subplots(*shape, sharex=True, squeeze=False)
@@ -71,10 +70,10 @@ def plot_gradient_parts(rows) -> Figure:
       for subset in _SUBSETS:
         for part, line in _LINES.items():
           found = _group_rows(rows, metric, group, mode, subset, part)
-          x, mean, error = means(found, "epoch")
+          series = found.series("epoch")
           look = {"color": style.COLORS[subset], "ls": line}
           label = f"{subset}, {part}"
-          style.draw_band(ax, x, mean, error, **look, label=label)
+          style.draw_series(ax, series, **look, label=label)
       if metric == "norm":
         ax.set_yscale("log")
       else:
@@ -87,14 +86,14 @@ def plot_gradient_parts(rows) -> Figure:
     what = "norm" if metric == "norm" else "projection on total"
     axes[row][0].set_ylabel(what + where)
   for ax in axes[-1]:
-    epoch_axis(ax, float(x.max()))
+    epoch_axis(ax, float(max(rows.where("norm").distinct("epoch"))))
   handles, labels = axes[0][0].get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside upper center", ncols=4)
   return figure
 
 
 def _mark_best(ax, rows) -> None:
-  best = np.mean(list(table.fact(rows, "best_epoch").values()))
+  best = np.mean(list(rows.fact("best_epoch").values()))
   ax.axvline(best, color="0.5", lw=0.8, ls=":", zorder=0)
 
 
@@ -104,6 +103,7 @@ def plot_gradient_comparison(rows) -> Figure:
   Of the whole network, in evaluation mode, with centred labels. The ratio is
   drawn as measured, and with the noise of a finite set taken off.
   """
+  rows = rows.known()
   figure = style.new_figure(10, 3.3)
   axes = figure.subplots(1, 3)
   at = {"layer": None, "mode": "evaluation"}
@@ -113,7 +113,7 @@ def plot_gradient_comparison(rows) -> Figure:
     "ratio_unbiased": ("without the noise of n", "#CC79A7", "--"),
   }
   for metric, (name, color, line) in ratios.items():
-    found = select(rows, metric, **at, **label)
+    found = rows.where(metric, **at, **label)
     _draw(axes[0], found, color=color, ls=line, label=name, marker="o")
   for level in (0, 1):
     axes[0].axhline(level, color="0.6", lw=0.8, zorder=0)
@@ -124,16 +124,16 @@ def plot_gradient_comparison(rows) -> Figure:
     "total": ("total", "0.1", ":", None),
   }
   for part, (name, color, line, labels) in cosines.items():
-    found = select(rows, "cosine", **at, part=part, labels=labels)
+    found = rows.where("cosine", **at, part=part, labels=labels)
     _draw(axes[1], found, color=color, ls=line, label=name, marker="o")
   axes[1].set_ylabel("cosine, permuted with unpermuted")
   axes[1].axhline(0, color="0.6", lw=0.8, zorder=0)
   for subset in _SUBSETS:
-    found = select(rows, "cancellation", **at, subset=subset, labels="centered")
+    found = rows.where("cancellation", **at, subset=subset, labels="centered")
     _draw(axes[2], found, label=subset, **style.look_of(subset))
   axes[2].set_ylabel("cancellation of the two parts")
   axes[2].set_ylim(-0.02, 1.02)
-  last = max(row["epoch"] for row in select(rows, "ratio", **at, **label))
+  last = max(rows.where("ratio", **at, **label).distinct("epoch"))
   for ax in axes:
     _mark_best(ax, rows)
     epoch_axis(ax, last)
@@ -149,7 +149,7 @@ def plot_gradient_comparison(rows) -> Figure:
 
 def _draw(ax, found, **look) -> None:
   if found:
-    style.draw_band(ax, *means(found, "epoch"), **look)
+    style.draw_series(ax, found.series("epoch"), **look)
 
 
 GRADIENTS = {

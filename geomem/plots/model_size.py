@@ -6,18 +6,17 @@ from matplotlib.figure import Figure
 
 from geomem import runs
 from geomem.plots import figures, style
-from geomem.plots import rows as table
 
 _COLORS = {"best": "#0072B2", "last": "#D55E00"}
 _MARKERS = {"best": "o", "last": "s"}
 _MOST_CURVES = 6
 
 
-def _by_size(rows) -> dict[int, list]:
+def _by_size(rows: runs.Rows) -> dict[int, runs.Rows]:
   """The rows of each size, by its number of parameters."""
   sizes = {}
-  for here in table.split_by(rows, "width").values():
-    sizes[next(iter(table.fact(here, "num_parameters").values()))] = here
+  for here in rows.split("width").values():
+    sizes[next(iter(here.fact("num_parameters").values()))] = here
   return sizes
 
 
@@ -37,11 +36,7 @@ def _size_axis(ax, rows) -> None:
   ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
   ax.xaxis.set_minor_formatter(ticker.NullFormatter())
   ax.set_xlabel("parameters")
-  facts = {
-    row["metric"]: row["value"]
-    for row in rows
-    if row["seed"] is None and runs.has_value(row)
-  }
+  facts = {row["metric"]: row["value"] for row in rows.where(seed=None).known()}
   at = facts.get("interpolation_threshold")
   if at is not None:
     label = "99 % of labels fitted"
@@ -54,7 +49,7 @@ def _size_axis(ax, rows) -> None:
 def _draw(ax, sizes, metric: str, subset: str) -> None:
   """Best and last epoch of a metric over sizes, with chance capacity."""
   for which in ("best", "last"):
-    pairs = [table.at_epoch(r, metric, subset, which) for r in sizes.values()]
+    pairs = [_mean(r.of_network(metric, subset, which)) for r in sizes.values()]
     _band(
       ax,
       list(sizes),
@@ -64,15 +59,15 @@ def _draw(ax, sizes, metric: str, subset: str) -> None:
       label=f"{which} epoch",
     )
   if metric == "capacity":
-    figures.draw_chance(ax, next(iter(sizes.values())))
-  ax.set_ylabel(f"{subset} {style.LABELS[metric]}")
+    style.draw_chance(ax, next(iter(sizes.values())))
+  ax.set_ylabel(f"{subset} {style.label_of(metric)}")
 
 
 def _draw_training(ax, sizes) -> None:
   """Training accuracy at the last epoch, of clean and of permuted examples."""
   for subset in ("unpermuted", "permuted"):
     pairs = [
-      table.at_epoch(r, "accuracy", subset, "last") for r in sizes.values()
+      _mean(r.of_network("accuracy", subset, "last")) for r in sizes.values()
     ]
     _band(
       ax,
@@ -98,31 +93,30 @@ def _draw_change(ax, sizes) -> None:
       pairs,
       color=color,
       marker=marker,
-      label=style.LABELS[metric].split(" (")[0],
+      label=style.label_of(metric).split(" (")[0],
     )
   ax.axhline(0, color="0.7", lw=0.8, zorder=0)
   ax.set_ylabel("test, last less best epoch (%)")
   ax.legend(fontsize=7.5)
 
 
-def _change(rows, metric: str) -> tuple[float, float] | None:
-  """Mean and error of the change within seeds, in percent of the best epoch."""
-  epochs = {w: table.fact(rows, f"{w}_epoch") for w in ("best", "last")}
-  values = {
-    (row["seed"], row["epoch"]): row["value"]
-    for row in table.last_hidden(rows)
-    if (row["metric"], row["subset"]) == (metric, "test")
-  }
-  change = [
-    100 * (values[s, last] / values[s, epochs["best"][s]] - 1)
-    for s, last in epochs["last"].items()
-    if values[s, epochs["best"][s]]  # A dead network has no dimension.
-  ]
-  if not change:
-    return None
-  if len(change) == 1:
-    return change[0], 0.0
-  return np.mean(change), np.std(change, ddof=1) / len(change) ** 0.5
+def _change(rows: runs.Rows, metric: str) -> tuple[float, float] | None:
+  """Averages the change within seeds, in percent of the best epoch."""
+  last, best = (
+    rows.of_network(metric, "test", which).split("seed")
+    for which in ("last", "best")
+  )
+  change = runs.Rows(
+    {"value": 100 * (last[seed].values[0] / before.values[0] - 1)}
+    for seed, before in best.items()
+    if before.values[0]  # A dead network has no dimension.
+  )
+  return _mean(change)
+
+
+def _mean(rows: runs.Rows) -> tuple[float, float] | None:
+  """Returns mean and error over seeds, or None where there are no rows."""
+  return rows.mean() if rows else None
 
 
 def _explain(figure: Figure, axes) -> None:
@@ -147,7 +141,7 @@ def plot_model_size(rows) -> Figure:
   sizes = _by_size(rows)
   _draw(axes[0, 0], sizes, "accuracy", "test")
   _draw_training(axes[0, 1], sizes)
-  if "test" in table.subsets_of(rows, "dimension"):
+  if "test" in rows.where("dimension").subsets:
     _draw_change(axes[0, 2], sizes)
     for metric, ax in zip(
       ("radius", "dimension", "capacity"), axes[1], strict=True
@@ -163,7 +157,7 @@ def plot_model_size(rows) -> Figure:
 
 def plot_geometry_by_size(rows) -> Figure:
   """Geometry of the last hidden layer by size, a row for each subset."""
-  subsets = table.subsets_of(rows, "capacity")
+  subsets = rows.where("capacity").subsets
   figure = style.new_figure(10, 2.5 * len(subsets) + 0.4)
   axes = figure.subplots(len(subsets), 3, sharex=True, squeeze=False)
   sizes = _by_size(rows)
@@ -190,16 +184,16 @@ def plot_size_by_epoch(rows) -> Figure:
     parameters, here = sizes[index]
     color = colormaps["viridis"](0.92 * index / max(len(sizes) - 1, 1))
     label = f"{parameters:,.0f}"
-    x, mean, error = table.series(here, "accuracy", "test", "epoch")
-    pairs = list(zip(mean, error, strict=True))
-    _band(axes[0], x, pairs, color=color, label=label)
-    layer = table.last_hidden(here)
-    x, mean, error = table.series(layer, "dimension", "test", "epoch")
-    pairs = list(zip(mean, error, strict=True))
-    _band(axes[1], x, pairs, color=color, label=label)
+    look = {"color": color, "label": label}
+    accuracy = here.where("accuracy", subset="test")
+    style.draw_series(axes[0], accuracy.series("epoch"), **look)
+    dimension = here.where("dimension", subset="test")
+    if dimension:
+      series = dimension.last_hidden().series("epoch")
+      style.draw_series(axes[1], series, **look)
   for ax, metric in zip(axes, ("accuracy", "dimension"), strict=True):
-    figures.epoch_axis(ax, max(r["epoch"] for r in rows if r["epoch"]))
-    ax.set_ylabel(f"test {style.LABELS[metric]}")
+    figures.epoch_axis(ax, max(rows.distinct("epoch")))
+    ax.set_ylabel(f"test {style.label_of(metric)}")
   handles, labels = axes[0].get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside right center", title="parameters")
   return figure

@@ -5,8 +5,8 @@ import itertools
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from geomem.plots import figures, style
-from geomem.plots import rows as table
+from geomem import runs
+from geomem.plots import style
 
 _AXES = ("permuted_fraction", "width", "model")
 _NAMES = {"permuted_fraction": "permuted fraction", "model": "", "width": ""}
@@ -21,13 +21,13 @@ def _layout(rows) -> tuple[str, str | None]:
 
 
 def _groups(rows, column: str | None) -> dict:
-  return {"": rows} if column is None else table.split_by(rows, column)
+  return {"": rows} if column is None else rows.split(column)
 
 
 def _points(rows, x_column: str, value_of) -> tuple[list, list, list]:
   """x, mean and error, of the cells that have the value."""
   drawn = []
-  for position, here in enumerate(table.split_by(rows, x_column).items()):
+  for position, here in enumerate(rows.split(x_column).items()):
     x, cell = here
     pair = value_of(cell)
     if pair:
@@ -36,7 +36,7 @@ def _points(rows, x_column: str, value_of) -> tuple[list, list, list]:
 
 
 def _x_axis(ax, rows, column: str) -> None:
-  values = list(table.split_by(rows, column))
+  values = list(rows.split(column))
   if isinstance(values[0], str):
     ax.set_xticks(range(len(values)), values)
     ax.set_xlim(-0.5, len(values) - 0.5)
@@ -61,7 +61,7 @@ def plot_last_layer(rows) -> Figure:
     for metric, ax in zip(_METRICS, line, strict=True):
       _draw_subsets(ax, here, x_column, metric)
       _x_axis(ax, here, x_column)
-      ax.set_ylabel(style.LABELS[metric])
+      ax.set_ylabel(style.label_of(metric))
     line[1].set_title(str(group))
   handles, _ = axes[0, 0].get_legend_handles_labels()
   handles += [
@@ -78,13 +78,13 @@ def plot_last_layer(rows) -> Figure:
 
 
 def _draw_subsets(ax, rows, x_column: str, metric: str) -> None:
-  for subset in table.subsets_of(rows, metric):
+  for subset in rows.where(metric).subsets:
     for which in ("best", "last"):
       x, mean, error = _points(
         rows,
         x_column,
-        lambda cell, which=which, subset=subset: table.at_epoch(
-          cell, metric, subset, which
+        lambda cell, which=which, subset=subset: _mean(
+          cell.of_network(metric, subset, which)
         ),
       )
       ax.errorbar(
@@ -98,8 +98,8 @@ def _draw_subsets(ax, rows, x_column: str, metric: str) -> None:
         label=f"{subset}" if which == "last" else None,
       )
   if metric == "capacity":
-    figures.log_axis(ax.yaxis)
-    figures.draw_chance(ax, rows)
+    style.log_axis(ax.yaxis)
+    style.draw_chance(ax, rows)
 
 
 def plot_departure(rows) -> Figure:
@@ -120,16 +120,16 @@ def plot_departure(rows) -> Figure:
       *_points(
         here,
         x_column,
-        lambda cell: table.at_epoch(cell, "capacity", "permuted", "last"),
+        lambda cell: _mean(cell.of_network("capacity", "permuted", "last")),
       ),
       **look,
     )
   left.set_ylabel("layer of departure from chance")
   left.set_yticks([0, 0.5, 1], ["first\nhidden", "middle", "last\nhidden"])
   left.set_ylim(-0.08, 1.3)
-  right.set_ylabel(f"permuted {style.LABELS['capacity']}")
-  figures.log_axis(right.yaxis)
-  figures.draw_chance(right, rows)
+  right.set_ylabel(f"permuted {style.label_of('capacity')}")
+  style.log_axis(right.yaxis)
+  style.draw_chance(right, rows)
   for ax in (left, right):
     _x_axis(ax, rows, x_column)
   if group_column:
@@ -137,9 +137,13 @@ def plot_departure(rows) -> Figure:
   return figure
 
 
-def _departure(cell):
-  _, mean, error = table.series(cell, "departure_depth", "permuted", "metric")
-  return (mean[0], error[0]) if len(mean) else None
+def _departure(cell: runs.Rows):
+  return _mean(cell.where("departure_depth"))
+
+
+def _mean(rows: runs.Rows) -> tuple[float, float] | None:
+  """Returns mean and error over seeds, or None where there are no rows."""
+  return rows.mean() if rows else None
 
 
 MEMORIZATION_SWEEP = {

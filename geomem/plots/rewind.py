@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from geomem.plots import rows as table
+from geomem import runs
 from geomem.plots import style
 from geomem.plots.figures import epoch_axis, mark_best
 
@@ -20,12 +20,12 @@ _TITLES = {
 }
 
 
-def _sets(rows, kind: str | None) -> dict[str | None, list[dict]]:
-  """Rows of whole networks by what is rewound, in the order of the rows."""
-  sets = {}
-  for row in rows:
-    if row.get("kind") == kind and row["layer"] is None and row["subset"]:
-      sets.setdefault(row.get("rewound"), []).append(row)
+def _sets(rows: runs.Rows, kind: str | None) -> dict[str | None, runs.Rows]:
+  """Groups rows of whole networks by what is rewound, in their order."""
+  sets: dict[str | None, runs.Rows] = {}
+  for row in rows.where(layer=None, kind=kind):
+    if row["subset"]:
+      sets.setdefault(row.get("rewound"), runs.Rows()).append(row)
   return sets
 
 
@@ -47,7 +47,7 @@ def _by_kind(rows) -> dict[str, dict[str, list[dict]]]:
 
 
 def _chance(rows) -> float:
-  return next(iter(table.fact(rows, "chance_accuracy").values()))
+  return next(iter(rows.fact("chance_accuracy").values()))
 
 
 def plot_rewind_accuracy(rows) -> Figure:
@@ -60,16 +60,16 @@ def plot_rewind_accuracy(rows) -> Figure:
   axes = figure.subplots(
     len(kinds), len(_PANELS), sharex=True, sharey=True, squeeze=False
   )
-  last = float(max(table.fact(rows, "last_epoch").values()))
+  last = float(max(rows.fact("last_epoch").values()))
   for (kind, sets), row_of_axes in zip(kinds.items(), axes, strict=True):
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.93, len(sets)))
     for subset, ax in zip(_PANELS, row_of_axes, strict=True):
-      x, mean, _ = table.series(whole, "accuracy", subset, "epoch")
+      x, mean, _ = whole.where("accuracy", subset=subset).series("epoch")
       ax.plot(x, mean, color="0.4", ls="--", label="all layers", zorder=3)
       for (name, chosen), color in zip(sets.items(), colors, strict=True):
-        x, mean, error = table.series(chosen, "accuracy", subset, "epoch")
+        series = chosen.where("accuracy", subset=subset).series("epoch")
         look = {"color": color, "marker": ".", "label": name}
-        style.draw_band(ax, x, mean, error, **look)
+        style.draw_series(ax, series, **look)
       ax.axhline(_chance(rows), color="0.4", lw=0.9, ls=":", label="chance")
       epoch_axis(ax, last)
       ax.set_ylim(-0.02, 1.02)
@@ -98,7 +98,7 @@ def plot_rewind_heatmaps(rows) -> Figure:
   for (kind, sets), row_of_axes in zip(kinds.items(), axes, strict=True):
     for subset, ax in zip(_PANELS, row_of_axes, strict=True):
       found = [
-        table.series(chosen, "accuracy", subset, "epoch")
+        chosen.where("accuracy", subset=subset).series("epoch")
         for chosen in sets.values()
       ]
       epochs = found[0][0]
@@ -120,18 +120,19 @@ def plot_rewind_heatmaps(rows) -> Figure:
   return figure
 
 
-def _nearest_epochs(rows) -> dict[int, int]:
-  """The epoch of each seed that is rewound to and nearest to its best one."""
-  nearest = {}
-  for seed, best in table.fact(rows, "best_epoch").items():
-    epochs = {r["epoch"] for r in rows if r.get("kind") and r["seed"] == seed}
-    nearest[seed] = min(epochs, key=lambda epoch: abs(epoch - best))
-  return nearest
+def _nearest(rows: runs.Rows, best: dict[int, int]) -> runs.Rows:
+  """Selects each seed's rows at the epoch that is nearest to its best one."""
+  found = runs.Rows()
+  for seed, here in rows.split("seed").items():
+    epochs = here.distinct("epoch")
+    nearest = min(sorted(epochs), key=lambda e: abs(e - best[seed]))
+    found += here.where(epoch=nearest)
+  return found
 
 
 def plot_recovered(rows) -> Figure:
   """What rewinds to the best epoch recover, and forget, by layer."""
-  kinds, epochs = _by_kind(rows), _nearest_epochs(rows)
+  kinds, best = _by_kind(rows), rows.fact("best_epoch")
   figure = style.new_figure(8.0, 3.4)
   axes = figure.subplots(1, 2)
   panels = [("recovered", "test"), ("accuracy", "permuted")]
@@ -141,13 +142,12 @@ def plot_recovered(rows) -> Figure:
   ):
     look = {"color": color, "marker": marker, "label": _TITLES[kind]}
     for (metric, subset), ax in zip(panels, axes, strict=True):
-      # One epoch a seed: all values fall under the one kind.
       found = [
-        table.series(chosen, metric, subset, "kind", epochs)[1:]
+        _nearest(chosen, best).where(metric, subset=subset)
         for chosen in sets.values()
       ]
-      if all(len(mean) for mean, _ in found):
-        mean, error = np.array(found)[..., 0].T
+      if all(found):
+        mean, error = np.array([of_set.mean() for of_set in found]).T
         ax.errorbar(list(sets), mean, error, **look)
   axes[0].set_ylabel("test accuracy recovered")
   axes[1].set_ylabel("permuted accuracy")

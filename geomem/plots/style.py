@@ -5,10 +5,11 @@ import pathlib
 
 import matplotlib
 import numpy as np
+from matplotlib import ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from geomem import disk
+from geomem import disk, measures, runs
 
 # Okabe and Ito's colours, which the colour-blind tell apart; the hues follow
 # the paper's legend. Markers say the same once more, for print without colour.
@@ -21,12 +22,6 @@ COLORS = {
 MARKERS = {"unpermuted": "o", "permuted": "s", "restored": "^", "test": "D"}
 # For what has no colour of its own.
 CYCLE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
-LABELS = {
-  "capacity": r"capacity $\alpha_M$",
-  "radius": r"radius $R_M$ (centre norms)",
-  "dimension": r"dimension $D_M$",
-  "accuracy": "accuracy",
-}
 _STYLE = {
   "font.size": 9,
   "axes.spines.top": False,
@@ -52,6 +47,42 @@ def draw_band(ax, x, mean, error, **look) -> None:
   (line,) = ax.plot(x, mean, **look)
   ax.fill_between(
     x, mean - error, mean + error, color=line.get_color(), alpha=0.2, lw=0
+  )
+
+
+def label_of(metric: str) -> str:
+  """Returns the label of a metric's axis."""
+  known = measures.METRICS.get(metric)
+  return known.label if known else metric
+
+
+def draw_series(ax, series: runs.Series, **look) -> None:
+  """Draws a series as a line, in a band of one standard error."""
+  draw_band(ax, *series, **look)
+
+
+def log_axis(axis) -> None:
+  """Makes an axis logarithmic, over about a decade, with plain numbers."""
+  axis.axes.set_yscale("log")
+  axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
+  axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def metric_axis(ax, metric: str, rows: runs.Rows) -> None:
+  """Labels and scales a y-axis for a metric, with its chance level."""
+  known = measures.METRICS.get(metric)
+  ax.set_ylabel(label_of(metric))
+  if known and known.scale == "log":
+    log_axis(ax.yaxis)
+  if known and known.has_chance:
+    draw_chance(ax, rows)
+
+
+def draw_chance(ax, rows: runs.Rows) -> None:
+  """Draws a line at the capacity of points without structure."""
+  ax.axhline(
+    rows.chance_capacity(), color="0.4", lw=0.9, ls=":", label="chance"
   )
 
 

@@ -9,20 +9,38 @@ from geomem.runs.directory import (
   read_config,
   read_content,
 )
-from geomem.runs.rows import COLUMNS, chance_capacity, has_value, read_rows
+from geomem.runs.rows import (
+  COLUMNS,
+  SUBSETS,
+  Row,
+  Rows,
+  Series,
+  has_value,
+  mean_and_error,
+  read_rows,
+  tagged,
+)
 from geomem.runs.run import Run
+from geomem.runs.shared import SharedRun, open_run
 
 __all__ = [
   "COLUMNS",
+  "SUBSETS",
   "BusyError",
   "Parent",
+  "Row",
+  "Rows",
   "Run",
   "RunError",
-  "chance_capacity",
+  "Series",
+  "SharedRun",
   "has_value",
   "is_complete",
+  "mean_and_error",
+  "open_run",
   "parent_of",
   "read_config",
   "read_content",
   "read_rows",
+  "tagged",
 ]

@@ -1,16 +1,19 @@
-"""An open run directory: rows are appended all or none, by one process."""
+"""An open run directory: groups of rows, appended whole by one process."""
 
 import errno
 import fcntl
 import json
 import logging
+import os
 import pathlib
 import uuid
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
 from geomem import disk, environment
-from geomem.runs import directory, rows
+from geomem.runs import directory, units
+from geomem.runs import rows as table
 from geomem.runs.directory import BusyError, RunError
 
 _LOG = logging.getLogger(__name__)
@@ -45,6 +48,7 @@ class Run:
     self.path = pathlib.Path(path)
     self.config = json.loads(json.dumps(config))
     self._origin = json.loads(json.dumps(origin or {}))
+    self._units = {}
     self._lock = self._open_lock()
     if self._lock is not None:
       self._take_lock()
@@ -56,7 +60,6 @@ class Run:
     except Exception:
       self.close()
       raise
-    self._keys = {rows.key_of(row) for row in self.rows()}
 
   def _open_lock(self):
     """The lock's file; None for a complete run that cannot be written to."""
@@ -97,87 +100,99 @@ class Run:
     disk.write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
 
   def _repair(self) -> None:
-    """Drops a last line that was cut, sets aside what a bad disk damaged.
+    """Keeps the rows of whole units; sets aside lines that are damaged.
 
-    The rows come again when the work that gave them is done again: the run is
-    complete no more.
+    Rows of a unit that was cut off go: the unit is done again, and leaves the
+    file of an undisturbed run. A complete run stays as it is.
     """
-    file = rows.rows_file(self.path)
-    content = file.read_bytes() if file.exists() else b""
-    *lines, cut = content.split(b"\n")
-    bad = [line for line in lines if rows.parse(line) is None]
-    lost = directory.is_marked(self.path) and not self.is_done
-    if not (bad or cut or lost):
+    if self.is_done:
+      self._units = units.read_units(self.path)
       return
-    if bad or lost:
-      # Where it lies, rows of any work may be missing.
-      disk.append_whole(self._damaged, rows.join(bad))
+    file = table.rows_file(self.path)
+    content = file.read_bytes() if file.exists() else b""
+    lines = content.split(b"\n")
+    self._units = units.whole_units(units.read_units(self.path), lines)
+    left = Counter(line for group in self._units.values() for line in group)
+    kept = []
+    for line in lines:
+      if left[units.checksum(line)]:
+        left[units.checksum(line)] -= 1
+        kept.append(line)
     directory.unmark(self.path)
+    if units.join(kept) == content:
+      return
+    bad = [line for line in lines[:-1] if table.parse(line) is None]
     if bad:
+      disk.append_whole(self.path / "results.jsonl.damaged", units.join(bad))
       _LOG.warning(
-        "Set aside %d damaged line(s) of %s in %s; their work is done again.",
+        "Set aside %d damaged line(s) of %s; their work is done again.",
         len(bad),
         file,
-        self._damaged.name,
       )
-    if bad or cut:
-      good = [line for line in lines if rows.parse(line) is not None]
-      disk.write_whole(file, rows.join(good))
+    journal = [units.encode(name, sums) for name, sums in self._units.items()]
+    disk.write_whole(units.units_file(self.path), units.join(journal))
+    disk.write_whole(file, units.join(kept))
 
-  @property
-  def _damaged(self) -> pathlib.Path:
-    return self.path / "results.jsonl.damaged"
+  def has(self, key: units.Key) -> bool:
+    """Tells whether a unit of work is done: all of its rows are on disk."""
+    return units.name_of(key) in self._units
 
-  @property
-  def has_holes(self) -> bool:
-    """Whether damaged rows were set aside since the run was last complete.
+  def commit(self, key: units.Key, found: Iterable[table.Row] = ()) -> None:
+    """Appends the rows of a unit of work, all of them or none.
 
-    Then the last row of some work says no more that all of its rows are there.
-    """
-    return self._damaged.exists() and not self.is_done
+    Nothing happens where the unit is done already.
 
-  def append(self, found: Iterable[dict[str, Any]]) -> None:
-    """Appends rows that are not there yet, all or none of them.
-
-    Rows that are there already (in all but value and stderr) are skipped, so
-    that work repeated after a kill leaves the file of an undisturbed run.
+    Args:
+      key: names the unit among those of the run, of JSON types.
+      found: its rows; columns that they lack are null.
 
     Raises:
-      DiskError: the disk is full, or the like; the rows can be appended later.
+      DiskError: the disk is full, or the like; the unit can be committed later.
     """
-    new = {}
-    for row in map(rows.complete, found):
-      if rows.key_of(row) not in self._keys:
-        new.setdefault(rows.key_of(row), rows.encode(row))
-    if new:
-      disk.append_whole(rows.rows_file(self.path), rows.join(new.values()))
-      self._keys |= set(new)
+    if self.has(key):
+      return
+    lines = [table.encode(row) for row in found]
+    name, sums = units.name_of(key), tuple(map(units.checksum, lines))
+    file = table.rows_file(self.path)
+    length = file.stat().st_size if file.exists() else 0
+    disk.append_whole(file, units.join(lines))
+    try:
+      journal = units.join([units.encode(name, sums)])
+      disk.append_whole(units.units_file(self.path), journal)
+    except BaseException:
+      os.truncate(file, length)
+      raise
+    self._units[name] = sums
 
-  def replace(self, found: Iterable[dict[str, Any]]) -> bool:
+  def replace(self, found: Iterable[table.Row]) -> bool:
     """Puts rows that follow from other runs in the place of all.
 
     Returns whether that changes them; a complete run is then no more so.
     """
-    content = rows.join(rows.encode(rows.complete(row)) for row in found)
-    file = rows.rows_file(self.path)
-    if file.exists() and file.read_bytes() == content:
+    lines = [table.encode(row) for row in found]
+    file = table.rows_file(self.path)
+    if file.exists() and file.read_bytes() == units.join(lines):
       return False
     directory.unmark(self.path)
-    disk.write_whole(file, content)
-    self._keys = {rows.key_of(row) for row in self.rows()}
+    name, sums = units.name_of({}), tuple(map(units.checksum, lines))
+    journal = units.join([units.encode(name, sums)])
+    disk.write_whole(units.units_file(self.path), journal)
+    disk.write_whole(file, units.join(lines))
+    self._units = {name: sums}
     return True
 
-  def rows(self) -> list[dict[str, Any]]:
+  @property
+  def rows(self) -> table.Rows:
     """All rows, in the order of their writing."""
-    return rows.read_rows(self.path)
+    return table.read_rows(self.path)
 
   @property
   def is_done(self) -> bool:
     """Whether the run was marked as complete, and its rows are still there."""
     return directory.is_complete(self.path)
 
-  def mark_done(self) -> None:
-    """Says that nothing is left to do."""
+  def finish(self) -> None:
+    """Marks the run as complete."""
     directory.mark_complete(self.path)
 
   def close(self) -> None:

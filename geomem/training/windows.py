@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from geomem import parallel
-from geomem.data import StreamedImages, read_ahead
+from geomem.data import StreamedImages, read_ahead, streams
 
 # Pixels of a window. At most six are in memory at any time: two in the making,
 # two that are ready, and two on the device.
@@ -32,7 +32,7 @@ class TrainingData(NamedTuple):
 
 def on_devices(data: TrainingData) -> TrainingData:
   """The training data on every device, but for images that are streamed."""
-  if not isinstance(data.images, StreamedImages):
+  if not streams(data.images):
     return parallel.replicate(data)
   held = parallel.replicate(data._replace(images=None))
   return held._replace(images=data.images)
@@ -58,7 +58,7 @@ def windows(
   Yields:
     The data, batches and keys of a window; the batches count within it.
   """
-  if not isinstance(data.images, StreamedImages):
+  if not streams(data.images):
     yield data, batches, keys
     return
   batches = parallel.fetch(batches)

@@ -1,0 +1,1 @@
+"""Benchmarks: our solver and layer analysis beside what else there is."""

@@ -1,0 +1,202 @@
+"""Binaries from studies: flags, bars, figures, a table and findings."""
+
+import functools
+import pathlib
+import sys
+import traceback
+import typing
+
+from absl import flags
+
+from experiments import flags as common
+from experiments import terminal, values
+from geomem import parallel, runs, studies
+from geomem.studies import config as configs
+from geomem.studies import presets
+
+# The flags below are those of whoever calls.
+flags.disclaim_key_flags()
+
+_RUN_CONFIG = (
+  configs.DataConfig,
+  configs.ModelConfig,
+  configs.TrainConfig,
+  configs.MeasureConfig,
+)
+
+
+def study_of_run(study: type, *, run_flag: str = "required") -> None:
+  """Runs the binary of a study of a finished run.
+
+  Args:
+    study: the class; flags are made of the config that it takes.
+    run_flag: whether `--run` is `required` or `optional`, or there is `none`.
+  """
+  kind = typing.get_type_hints(study.__init__)["config"]
+  has_run, required = run_flag != "none", run_flag == "required"
+  if has_run:
+    values.define_path(
+      "run", None, "directory of a finished run", required=required
+    )
+    values.define_path("data_dir", None, "where TFDS looks, if the data moved")
+  values.define_path(
+    "out",
+    None,
+    "where the results go; by default "
+    + ("below the run" if has_run else f"{study.directory}"),
+  )
+  common.define_flags([kind])
+
+  def main(argv) -> int:
+    del argv
+    with values.command_line():
+      config = kind(**common.given([kind]))
+    trained = None
+    if has_run and flags.FLAGS.run is not None:
+      trained = studies.TrainedRun(flags.FLAGS.run, flags.FLAGS.data_dir)
+    with values.command_line():
+      made = study(config, trained)
+    return do(made, flags.FLAGS.out)
+
+  common.run(main)
+
+
+def training(study: str, *, sweeps: tuple[str, ...]) -> None:
+  """Runs the binary of a study that trains: one run, or a sweep of runs.
+
+  Args:
+    study: `memorization` or `model_size`.
+    sweeps: the fields that can be swept.
+  """
+  define_training_flags(study, sweeps)
+  common.run(functools.partial(train, study, sweeps))
+
+
+def define_training_flags(study: str, sweeps: tuple[str, ...]) -> None:
+  """Defines the flags of a study that trains."""
+  values.define_path("out", f"runs/{study}", "run directory")
+  names = presets.names_of(study)
+  filled = {
+    field for name in names[:2] for field in presets.PRESETS[name].values
+  }
+  common.define_flags(_RUN_CONFIG, sweeps=sweeps, filled=filled)
+  flags.DEFINE_string(
+    "cell", None, "i/n: the i-th of n processes' part of a sweep, i from 0"
+  )
+  texts = "; ".join(f"{name}: {presets.PRESETS[name].text}" for name in names)
+  flags.DEFINE_string(
+    "preset", None, f"values for many flags, by name. {texts}."
+  )
+
+
+def train(study: str, sweeps: tuple[str, ...], argv) -> int:
+  """Runs a study that trains, resumes it, or says that it is done."""
+  del argv
+  fields = common.given(_RUN_CONFIG, sweeps=sweeps)
+  options = {"preset": flags.FLAGS.preset, "share": flags.FLAGS.cell}
+  with values.command_line():
+    if study == "model_size":
+      sweep = studies.model_size_sweep(
+        fields.pop("width", ()), **options, **fields
+      )
+      return do_sweep(sweep)
+    axes = {n: fields.pop(n) for n in sweeps if len(fields.get(n, ())) > 1}
+    fields |= {n: fields[n][0] for n in sweeps if n in fields}
+    if axes:
+      return do_sweep(studies.memorization_sweep(axes, **options, **fields))
+    if flags.FLAGS.cell:
+      raise ValueError(
+        "--cell shares the cells of a sweep; give several values of one of"
+        f" {', '.join('--' + name for name in sweeps)}."
+      )
+    config = studies.make_config(study, flags.FLAGS.preset, **fields)
+    made = studies.Memorization(config)
+  experiment = made.experiment
+  return do(
+    made,
+    flags.FLAGS.out,
+    f"{config.data.dataset}: {len(experiment.train.labels)} training examples"
+    f" of {experiment.num_classes} classes, {experiment.network.name} with"
+    f" {experiment.network.num_parameters:,} parameters, to {flags.FLAGS.out}\n"
+    + parallel.describe(experiment.recipe.batch_size),
+  )
+
+
+def do(study: studies.Study, out: str | None, opening: str = "") -> int:
+  """Runs a study, with bars, figures, its table and its findings.
+
+  Args:
+    study: what to run.
+    out: the run directory; by default the study's own.
+    opening: what to say before there is work.
+  """
+  path = pathlib.Path(out or study.directory)
+  if parallel.from_first(lambda: runs.is_complete(path)):
+    studies.run(study, path)  # Refuses the run of another study.
+    drawn = any((path / "figures").glob("*.png"))
+    if not drawn and parallel.from_first(lambda: studies.draw(path)):
+      print(f"Drew the figures of {path}.")
+    print(f"{path} is complete; nothing to do.")
+    return 0
+  if opening:
+    print(opening)
+  report = functools.partial(_report, study)
+  studies.run(study, path, progress=terminal.bar, report=report)
+  return 0
+
+
+def _report(study, run) -> None:
+  """Draws a run whose work is done, and prints what it shows."""
+  written = parallel.from_first(lambda: studies.draw(run.path))
+  rows = run.rows
+  table = study.table(rows)
+  if table:
+    print(table)
+  for finding in study.findings(run.config, rows):
+    print(finding)
+  _print_figures(written)
+
+
+def do_sweep(sweep: studies.Sweep) -> int:
+  """Runs a sweep, or this process's share of it.
+
+  Returns:
+    The exit status: 1 where a cell failed.
+  """
+  path = pathlib.Path(flags.FLAGS.out)
+  with values.command_line():
+    cells = sweep.cells(path)
+    sweep.own(cells)
+  complete = parallel.from_first(lambda: runs.is_complete(path))
+  reported = []
+
+  def report(run, sentences) -> None:
+    reported.append(True)
+    written = studies.draw(run.path)
+    for sentence in sentences:
+      print(sentence)
+    _print_figures(written)
+
+  failures = studies.run_sweep(
+    sweep, path, progress=terminal.bar, report=report
+  )
+  missing = [cell.path.name for cell in cells if not cell.is_done]
+  if missing:
+    print(
+      f"{len(cells) - len(missing)} of {len(cells)} cells are complete;"
+      f" there remain {', '.join(missing)}."
+    )
+  elif complete and not reported:
+    print(f"{path} is complete; nothing to do.")
+  for cell, error in failures:
+    if not isinstance(error, ValueError | FloatingPointError | OSError):
+      # What is not one of our own sentences is worth a traceback.
+      traceback.print_exception(error)
+    print(f"Failed: {cell.path}: {error}", file=sys.stderr)
+  return 1 if failures else 0
+
+
+def _print_figures(written: list[pathlib.Path]) -> None:
+  shown = [str(path) for path in written if path.suffix == ".png"]
+  if shown:
+    print("Figures:", ", ".join(shown))

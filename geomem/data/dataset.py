@@ -1,0 +1,97 @@
+"""The record of a data set: images, true labels and stable example ids."""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Int, UInt8
+
+from geomem.data.streamed import Images, streams
+
+
+class Dataset(NamedTuple):
+  """One split of a labelled image set.
+
+  Attributes:
+    images: `[n, H, W, C]` pixels, in memory or streamed from the disk.
+    labels: `[n]` true labels, from 0.
+    ids: `[n]` the position of each example in the full split.
+    class_names: a name for each label.
+  """
+
+  images: UInt8[Images, "n H W C"]
+  labels: Int[np.ndarray, " n"]
+  ids: Int[np.ndarray, " n"]
+  class_names: tuple[str, ...]
+
+  def __getitem__(self, index) -> "Dataset":  # pytype: disable=signature
+    """Returns the examples at the indices."""
+    return self._replace(
+      images=self.images[index], labels=self.labels[index], ids=self.ids[index]
+    )
+
+
+class DatasetError(ValueError):
+  """A data set is unknown, missing or not of the form asked for."""
+
+
+class DamagedError(DatasetError):
+  """Files of a data set are damaged."""
+
+
+def make_dataset(images, labels, class_names=None) -> Dataset:
+  """Makes a whole split from its arrays; grey images may lack the channel."""
+  labels = np.asarray(labels)
+  if not streams(images):
+    images = np.asarray(images)
+  if images.ndim == 3:
+    images = images[..., None]
+  if images.ndim != 4 or images.dtype != np.uint8:
+    raise DatasetError(
+      f"The images are {images.dtype} of shape {images.shape}; uint8 of shape"
+      " [n, H, W, C] or [n, H, W] was expected, with pixels from 0 to 255."
+    )
+  if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
+    raise DatasetError(
+      f"The labels are {labels.dtype} of shape {labels.shape}; one integer for"
+      f" each of the {len(images)} images was expected."
+    )
+  if 0 in images.shape or labels.min() < 0:
+    raise DatasetError("There must be examples, with labels from 0 on.")
+  if class_names is None:
+    _check_no_gap(labels)
+    class_names = [str(label) for label in range(int(labels.max()) + 1)]
+  return Dataset(
+    images, labels.astype(np.int32), np.arange(len(labels)), tuple(class_names)
+  )
+
+
+def _check_no_gap(labels: np.ndarray) -> None:
+  present = np.unique(labels)
+  missing = np.flatnonzero(present != np.arange(len(present)))
+  if missing.size:
+    raise DatasetError(
+      f"No example has the label {missing[0]}, and the largest label is"
+      f" {present[-1]}; labels from 0 on without a gap were expected, as"
+      " numpy.unique(labels, return_inverse=True)[1] makes them."
+    )
+
+
+def select_classes(dataset: Dataset, num_classes: int) -> Dataset:
+  """Keeps the examples of the first classes."""
+  known = len(dataset.class_names)
+  if not 2 <= num_classes <= known:
+    raise DatasetError(
+      f"num_classes is {num_classes}; this data set has {known} classes, and"
+      " two at least are needed."
+    )
+  chosen = np.flatnonzero(dataset.labels < num_classes)
+  return dataset[chosen]._replace(class_names=dataset.class_names[:num_classes])
+
+
+def limit_per_class(dataset: Dataset, num_examples: int) -> Dataset:
+  """Keeps the first examples of every class, in the order of the data set."""
+  kept = [
+    np.flatnonzero(dataset.labels == label)[:num_examples]
+    for label in range(len(dataset.class_names))
+  ]
+  return dataset[np.sort(np.concatenate(kept))]

@@ -1,0 +1,89 @@
+"""Data sets by name.
+
+To add a source, write its file and add its line to `SOURCES`.
+"""
+
+import pathlib
+from collections.abc import Callable
+
+from geomem.data.dataset import Dataset, DatasetError
+from geomem.data.digits import load_digits
+from geomem.data.npz import load_npz
+from geomem.data.streamed import streams
+
+MEMORY_LIMIT = 4.0  # GB of pixels that are held in memory.
+
+# From what stands before the colon of a name to a function of what stands
+# behind it and of the split. All other names are those of TFDS.
+SOURCES: dict[str, Callable[[str, str], Dataset]] = {
+  "digits": lambda _, split: load_digits(split),
+  "npz": load_npz,
+}
+
+
+def load(
+  name: str,
+  split: str,
+  data_dir: str | pathlib.Path | None = None,
+  *,
+  image_size: int | None = None,
+  memory_limit: float | None = None,
+) -> Dataset:
+  """Loads one split of a data set, in memory if it fits.
+
+  Args:
+    name: `digits` (scikit-learn's handwritten digits, which need no download),
+      `npz:PATH` (see `load_npz`), or the name of a TFDS image set.
+    split: `train` or `test`; where a TFDS set has no test split, `test` is its
+      validation split.
+    data_dir: where TFDS looks; its own default without it.
+    image_size: the side that images of a TFDS set are brought to; their own by
+      default, and 224 where they differ in size.
+    memory_limit: GB of pixels that are held in memory; `MEMORY_LIMIT` by
+      default.
+
+  Raises:
+    DatasetError: it says what is missing, and what to do.
+  """
+  return hold(open_split(name, split, data_dir, image_size), memory_limit)
+
+
+def open_split(
+  name: str,
+  split: str,
+  data_dir: str | pathlib.Path | None = None,
+  image_size: int | None = None,
+) -> Dataset:
+  """Opens the split, with the images of TFDS sets still on the disk.
+
+  The arguments are those of `load`.
+  """
+  if split not in ("train", "test"):
+    raise DatasetError(f"split {split!r} is not known; use train or test.")
+  if image_size is not None and image_size < 1:
+    raise DatasetError(f"image_size is {image_size}; it must be positive.")
+  source, _, rest = name.partition(":")
+  if source in SOURCES:
+    if image_size is not None:
+      raise DatasetError(
+        f"{name} is not resized; leave --image_size out, or resize your arrays."
+      )
+    return SOURCES[source](rest, split)
+  # TFDS takes a second to import, and only these sets need it.
+  from geomem.data import tfds_images
+
+  return tfds_images.open_split(name, split, data_dir, image_size)
+
+
+def hold(dataset: Dataset, memory_limit: float | None = None) -> Dataset:
+  """Loads the images into memory, unless they are more than the limit.
+
+  Here, and nowhere else, it is decided whether a set streams.
+  """
+  limit = MEMORY_LIMIT if memory_limit is None else memory_limit
+  images = dataset.images
+  if not streams(images) or images.nbytes > limit * 1e9:
+    return dataset
+  from geomem.data import tfds_images
+
+  return dataset._replace(images=tfds_images.read_all(images))

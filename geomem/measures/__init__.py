@@ -1,0 +1,32 @@
+"""Measures: what can be asked of a layer.
+
+A measure is a file in this room and a line in `MEASURES`; rows, figures, the
+report and `experiments.measure` follow from it.
+"""
+
+from geomem.measures.activations import layer_blocks
+from geomem.measures.layers import measure_layers
+from geomem.measures.mean_field import MEAN_FIELD
+from geomem.measures.measure import Measure, Metric, Options
+from geomem.measures.statistics import layer_statistics
+
+MEASURES = {
+  "mean_field": MEAN_FIELD,
+}
+
+METRICS = {
+  metric.name: metric
+  for measure in MEASURES.values()
+  for metric in measure.metrics
+}
+
+__all__ = [
+  "MEASURES",
+  "METRICS",
+  "Measure",
+  "Metric",
+  "Options",
+  "layer_blocks",
+  "layer_statistics",
+  "measure_layers",
+]

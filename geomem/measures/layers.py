@@ -1,0 +1,110 @@
+"""Measures of a network's layers: activations, statistics, rows."""
+
+import functools
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Key, UInt8
+
+from geomem import geometry, parallel
+from geomem.measures.activations import Forward
+from geomem.measures.measure import Measure, Options
+from geomem.measures.statistics import layer_statistics
+
+
+def measure_layers(
+  key: Key[Array, ""],
+  measures: Sequence[Measure],
+  options: Options,
+  forward: Forward,
+  state: Any,
+  images: dict[str, UInt8[Any, "P M H W C"]],
+  layers: Sequence[str],
+) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+  """Measures the layers of a network.
+
+  The same key serves all layers, so that the probes are the same: differences
+  are of the layers.
+
+  Args:
+    key: of the probes.
+    measures: what is asked of each layer.
+    options: what they depend on.
+    forward: `(state, images) -> {layer: activations}`.
+    state: its first argument.
+    images: of the manifolds, by subset; one shape for all.
+    layers: names of the layers, in the network's order.
+
+  Yields:
+    A layer's name, and its rows without the columns that name the layer.
+
+  Raises:
+    ValueError: activations are not finite; it names the layer and the subset.
+  """
+  subsets = list(images)
+  # As many layers at a time as give every device a subset of one.
+  num_layers = max(1, parallel.mesh().size // len(subsets))
+  found = layer_statistics(forward, state, images, layers)
+  while group := list(itertools.islice(found, num_layers)):
+    stats = stack_layers([stats for _, stats in group], num_layers)
+    measured = measure(key, tuple(measures), stats, options)
+    for i, (layer, _) in enumerate(group):
+      rows = []
+      for one in measures:
+        of_layer = jax.tree.map(
+          lambda x, i=i: jnp.asarray(parallel.fetch(x)[i]), measured[one.name]
+        )
+        rows += one.rows(of_layer, subsets)
+      yield layer, rows
+
+
+def stack_layers(
+  stats: list[geometry.GramStatistics], num_layers: int
+) -> geometry.GramStatistics:
+  """Stacks the statistics of layers, the last repeated up to `num_layers`."""
+  stats = stats + stats[-1:] * (num_layers - len(stats))
+  return jax.tree.map(lambda *xs: jnp.stack(xs), *stats)
+
+
+def measure(
+  key: Key[Array, ""],
+  measures: tuple[Measure, ...],
+  stats: geometry.GramStatistics,
+  options: Options,
+) -> dict[str, Any]:
+  """Computes measures of `[layers, subsets, ...]` statistics.
+
+  Returns:
+    The arrays of each measure, by its name, with the same leading axes.
+  """
+  return _measure(
+    measures,
+    key,
+    stats,
+    kappa=options.kappa,
+    num_probes=options.num_probes,
+    centers=options.centers,
+  )
+
+
+@functools.partial(
+  jax.jit, static_argnums=0, static_argnames=("num_probes", "centers")
+)
+def _measure(measures, key, stats, *, kappa, num_probes, centers):
+  """Shares the layers' subsets out over the devices.
+
+  On one device they go one after the other: the solver's loops end as soon as
+  one set is solved.
+  """
+  options = Options(kappa, num_probes, centers)
+  leading = stats.mask.shape[:2]
+  found = parallel.map_shares(
+    lambda subset: {
+      one.name: one.compute(key, subset, options) for one in measures
+    },
+    jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stats),
+  )
+  return jax.tree.map(lambda x: x.reshape(*leading, *x.shape[1:]), found)

@@ -1,0 +1,97 @@
+"""Rows as TensorBoard's event files, without TensorFlow."""
+
+import json
+import os
+import pathlib
+import shutil
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from geomem import runs
+from geomem.report.page import parts_of
+
+# By tag, the values and epochs of a curve.
+_Curves = dict[str, list[tuple[float, int]]]
+
+
+def write_events(
+  path: pathlib.Path | str, out: pathlib.Path | str | None = None
+) -> pathlib.Path:
+  """Writes what a run directory holds by epoch into `tensorboard` below it.
+
+  Every seed and subset (and cell, where it is a sweep) is a run of
+  TensorBoard's, so that the subsets of a metric share a chart. The directory is
+  made anew each time, and takes the place of the earlier one when it is whole.
+
+  Args:
+    path: the run directory.
+    out: the directory that `tensorboard` goes to; the run's own by default.
+
+  Returns:
+    The directory, for `tensorboard --logdir`.
+
+  Raises:
+    RunError: it is no run directory, or tensorboardX is not installed.
+  """
+  path = pathlib.Path(path)
+  runs.read_config(path)
+  open_writer = _import_writer()
+  above = path if out is None else pathlib.Path(out)
+  target = above / "tensorboard"
+  new = above / f".tensorboard.{os.getpid()}"
+  old = above / f".tensorboard.{os.getpid()}.old"
+  try:
+    for part in parts_of(path):
+      _write_part(open_writer, part, new / part.relative_to(path))
+    if target.exists():
+      target.rename(old)
+    new.rename(target)
+  finally:
+    for leftover in (new, old):
+      shutil.rmtree(leftover, ignore_errors=True)
+  return target
+
+
+def _import_writer() -> Callable[[str], Any]:
+  try:
+    import tensorboardX
+  except ImportError as error:
+    raise runs.RunError(
+      "TensorBoard's files are written by tensorboardX, which is not installed;"
+      " pip install 'geomem[tensorboard]' brings it."
+    ) from error
+  return tensorboardX.SummaryWriter
+
+
+def _write_part(open_writer, part: pathlib.Path, target: pathlib.Path) -> None:
+  config = runs.read_config(part)
+  with open_writer(str(target)) as writer:
+    text = json.dumps(config, indent=2).replace("\n", "\n    ")
+    writer.add_text("config", f"    {text}", 0)
+  found = _curves(runs.read_rows(part), config.get("axes", []))
+  for name, curves in found.items():
+    with open_writer(str(target / name)) as writer:
+      for tag, points in curves.items():
+        for value, epoch in points:
+          writer.add_scalar(tag, value, epoch)
+
+
+def _curves(rows: list[dict], axes: list[str]) -> dict[str, _Curves]:
+  """Points by the name of their run, of what has more than one epoch."""
+  further = dict.fromkeys(name for row in rows for name in row)
+  further = [n for n in further if n not in (*runs.COLUMNS, *axes)]
+  found = defaultdict(lambda: defaultdict(list))
+  for row in rows:
+    if None in (row["epoch"], row["seed"]) or not runs.has_value(row):
+      continue
+    cell = [f"{axis}={row.get(axis)}" for axis in axes]
+    name = "/".join([*cell, f"seed{row['seed']}", row["subset"] or "network"])
+    what = [str(row[n]) for n in further if row.get(n) is not None]
+    tag = [row["metric"], "-".join(what), row["layer"] or ""]
+    point = (row["value"], row["epoch"])
+    found[name]["/".join(filter(None, tag))].append(point)
+  return {
+    name: {tag: points for tag, points in curves.items() if len(points) > 1}
+    for name, curves in found.items()
+  }

@@ -1,0 +1,153 @@
+"""One HTML page of run directories, that needs nothing else.
+
+The rows are in it as JSON and are drawn by the page's own script; figures are
+inlined as they lie in the directory.
+"""
+
+import base64
+import datetime
+import html
+import importlib.resources
+import json
+import math
+import pathlib
+import string
+import tempfile
+from typing import Any
+
+import geomem
+from geomem import disk, measures, runs, studies
+from geomem.plots import style
+
+_SCRIPTS = ("rows", "charts", "tables", "page")
+# Digits of what is drawn; `results.jsonl` has all.
+_DIGITS = 7
+
+
+def parts_of(path: pathlib.Path | str) -> list[pathlib.Path]:
+  """Lists a run directory and those right below it but the cells of a sweep."""
+  path = pathlib.Path(path)
+  below = [file.parent for file in sorted(path.glob("*/config.json"))]
+  return [path, *(part for part in below if "=" not in part.name)]
+
+
+def write_report(
+  *paths: pathlib.Path | str, out: pathlib.Path | str | None = None
+) -> pathlib.Path:
+  """Writes `report.html` of run directories, whole or not at all.
+
+  Args:
+    *paths: the run directories, of any study, complete or not; several are on
+      one page, side by side.
+    out: the directory that it goes to; that of the first run by default.
+
+  Returns:
+    The file.
+
+  Raises:
+    RunError: one of them is no run directory.
+  """
+  roots = [pathlib.Path(path) for path in paths]
+  for root in roots:
+    runs.read_config(root)
+  content = {
+    "title": ", ".join(root.resolve().name for root in roots),
+    "version": geomem.__version__,
+    "written": datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes"),
+    "looks": {subset: style.look_of(subset) for subset in style.COLORS},
+    "metrics": [
+      {
+        "name": metric.name,
+        "label": metric.plain_label,
+        "log": metric.scale == "log",
+        "chance": metric.has_chance,
+      }
+      for metric in measures.METRICS.values()
+    ],
+    "runs": [[_part(root, part) for part in parts_of(root)] for root in roots],
+  }
+  target = (roots[0] if out is None else pathlib.Path(out)) / "report.html"
+  with disk.explained(target.parent):
+    target.parent.mkdir(parents=True, exist_ok=True)
+  disk.write_whole(target, _page(content).encode())
+  return target
+
+
+def _part(root: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
+  """Gathers what the page says of one directory."""
+  content = runs.read_content(path)
+  done = runs.is_complete(path)
+  kind = content["config"].get("experiment", "memorization")
+  known = kind in studies.STUDIES
+  return {
+    "name": path.resolve().relative_to(root.resolve().parent).as_posix(),
+    "kind": kind,
+    "done": done,
+    "config": _flat(content["config"]),
+    "environment": content.get("environment", {}),
+    "sentences": studies.findings(path) if done and known else [],
+    "figures": _figures(path, done and known),
+    "rows": pack_rows(runs.read_rows(path)),
+  }
+
+
+def _flat(config: dict[str, Any]) -> dict[str, Any]:
+  """Brings the groups of a config to one level."""
+  flat = {}
+  for name, value in config.items():
+    flat |= value if isinstance(value, dict) else {name: value}
+  return flat
+
+
+def _figures(path: pathlib.Path, done: bool) -> list[dict[str, str]]:
+  """The figures of a directory, drawn for the page where it has none."""
+  files = sorted((path / "figures").glob("[!.]*.png"))
+  with tempfile.TemporaryDirectory() as elsewhere:
+    if done and not files:
+      drawn = studies.draw(path, elsewhere)
+      files = [file for file in drawn if file.suffix == ".png"]
+    return [{"name": file.stem, "source": _inline(file)} for file in files]
+
+
+def _inline(file: pathlib.Path) -> str:
+  encoded = base64.b64encode(file.read_bytes()).decode()
+  return f"data:image/png;base64,{encoded}"
+
+
+def pack_rows(rows: list[dict]) -> dict[str, Any]:
+  """Rows by columns; of those that repeat themselves each value once."""
+  names = list(dict.fromkeys(name for row in rows for name in row))
+  columns = {}
+  for name in names:
+    values = [_short(row.get(name)) for row in rows]
+    if name in ("value", "stderr"):
+      columns[name] = {"codes": values}
+      continue
+    # By type, too: 1 and 1.0 and true are equal, and not the same.
+    keys = [json.dumps(value) for value in values]
+    codes = {key: i for i, key in enumerate(dict.fromkeys(keys))}
+    columns[name] = {
+      "levels": [json.loads(key) for key in codes],
+      "codes": [codes[key] for key in keys],
+    }
+  return {"count": len(rows), "columns": columns}
+
+
+def _short(value: Any) -> Any:
+  if not isinstance(value, float):
+    return value
+  return float(f"{value:.{_DIGITS}g}") if math.isfinite(value) else None
+
+
+def _page(content: dict[str, Any]) -> str:
+  """The template, filled; nothing of the content can end its own element."""
+  read = importlib.resources.files("geomem.report").joinpath
+  template = string.Template(read("report.html").read_text("utf-8"))
+  scripts = [read(f"report_{n}.js").read_text("utf-8") for n in _SCRIPTS]
+  data = json.dumps(content, separators=(",", ":"))
+  return template.substitute(
+    title=html.escape(content["title"]),
+    style=read("report.css").read_text("utf-8"),
+    data=data.replace("<", "\\u003c"),
+    script="\n".join(scripts),
+  )

@@ -1,0 +1,335 @@
+// The page: a part for the run, and for each directory below it.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const METRICS = DATA.metrics.map((metric) => metric.name);
+const LABELS = { accuracy: "accuracy", loss: "loss (nats)",
+  ...Object.fromEntries(DATA.metrics.map((m) => [m.name, m.label])) };
+const LOG = DATA.metrics.filter((m) => m.log).map((m) => m.name);
+const CHANCE = DATA.metrics.filter((m) => m.chance).map((m) => m.name);
+const KINDS = { single: "one layer alone", suffix: "from a layer on",
+  prefix: "up to a layer", custom: "chosen layers" };
+const SUBSETS = Object.keys(DATA.looks);
+
+function subsetsOf(rows, metric) {
+  const present = levels(select(rows, { metric }), "subset");
+  return SUBSETS.filter((subset) => present.includes(subset));
+}
+
+// Boxes by which subsets are shown and hidden; they are the legend, too.
+function legend(subsets, hidden, change) {
+  return subsets.map((subset) => {
+    const { color, marker: shape } = DATA.looks[subset];
+    const box = make("input", { type: "checkbox", checked: true, change: () => {
+      if (box.checked) hidden.delete(subset);
+      else hidden.add(subset);
+      change();
+    } });
+    const sample = draw("svg", { viewBox: "0 0 26 12" },
+      draw("path", { d: "M0,6H26", stroke: color, "stroke-width": 1.7 }),
+      marker(shape, color, 13, 6, 3.5));
+    return make("label", {}, box, sample, " ", subset);
+  });
+}
+
+function lineOf(rows, subset, along, rest = {}) {
+  return { name: subset, ...DATA.looks[subset], points: series(rows, along),
+    ...rest };
+}
+
+function accuracyCharts(rows, hidden) {
+  const last = Math.max(...levels(rows, "epoch"));
+  const best = fact(rows, "best_epoch");
+  const known = ["accuracy", "loss"];
+  return known.filter((m) => subsetsOf(rows, m).length).map((metric) => {
+    const lines = subsetsOf(rows, metric).map((subset) =>
+      lineOf(select(rows, { metric, subset, layer: null }), subset, "epoch"));
+    const points = lines.flatMap((line) => line.points);
+    const y = { label: LABELS[metric],
+      domain: metric === "accuracy" ? [-0.02, 1.02] : domain(points) };
+    const marks = best.length ? [{ x: mean(best), label: "best epoch" }] : [];
+    return lineChart({ lines: lines.filter((l) => !hidden.has(l.name)),
+      x: { last }, y, marks });
+  });
+}
+
+// Chance: what points without structure have, 2/M without a margin.
+function chanceMarks(rows, metric) {
+  const chance = fact(rows, "chance_capacity");
+  const points = fact(rows, "manifold_points").map((m) => 2 / m);
+  const known = chance.length ? chance : points;
+  return CHANCE.includes(metric) && known.length
+    ? [{ y: known[0], label: "chance" }] : [];
+}
+
+// A metric by layer at an epoch, faintly that of the best; by epoch where one
+// layer was measured.
+function geometryChart(rows, metric, epoch, faint, hidden) {
+  const layers = layersOf(rows);
+  const places = [...layers.keys()];
+  const log = LOG.includes(metric);
+  const marks = chanceMarks(rows, metric);
+  const names = Object.fromEntries(layers);
+  const many = layers.size > 1;
+  const points = [];
+  const lines = subsetsOf(rows, metric).flatMap((subset) => {
+    const here = select(rows, { metric, subset });
+    const at = (e) => series(select(here, { epoch: e }), "layer_index")
+      .map((p) => ({ ...p, x: places.indexOf(p.x) }));
+    for (const e of levels(here, "epoch")) points.push(...at(e));
+    if (hidden.has(subset)) return [];
+    if (!many) return [lineOf(here, subset, "epoch")];
+    const look = { name: subset, ...DATA.looks[subset],
+      names: places.map((i) => names[i]) };
+    return [{ ...look, points: at(faint), faint: true },
+      { ...look, points: at(epoch) }];
+  });
+  const y = { label: LABELS[metric], log,
+    domain: domain(points, log, marks.map((mark) => mark.y)) };
+  const x = many ? { layers: [...layers.values()] }
+    : { last: Math.max(...levels(rows, "epoch")) };
+  return lineChart({ lines, x, y, marks });
+}
+
+function heatmaps(rows, metric) {
+  const layers = layersOf(rows);
+  const log = LOG.includes(metric);
+  const epochs = levels(select(rows, { metric }), "epoch");
+  const best = fact(rows, "best_epoch");
+  const grids = subsetsOf(rows, metric).map((subset) => {
+    const grid = new Map();
+    for (const epoch of epochs) {
+      for (const p of series(select(rows, { metric, subset, epoch }),
+        "layer_index")) grid.set(`${p.x} ${epoch}`, p.mean);
+    }
+    return [subset, grid];
+  });
+  const all = grids.flatMap(([, grid]) => [...grid.values()])
+    .map((value) => ({ mean: value, error: 0 }));
+  const scale = domain(all, log);
+  const places = [...layers.keys()];
+  return [...grids.map(([subset, grid]) => heatmap({ title: subset, epochs,
+    names: [...layers.values()], scale, log,
+    value: (i, epoch) => grid.get(`${places[i]} ${epoch}`),
+    mark: best.length ? nearest(epochs, mean(best)) : undefined })),
+  make("figure", {}, colorBar(LABELS[metric], scale, log))];
+}
+
+// Every layer and subset at an epoch, a column for each metric.
+function geometryTable(rows, epoch) {
+  const layers = layersOf(rows);
+  const now = select(rows, { epoch });
+  const metrics = METRICS.filter((metric) => subsetsOf(now, metric).length);
+  const cells = [...layers].flatMap(([index, layer]) => {
+    const here = select(now, { layer_index: index });
+    return levels(here, "subset").map((subset) => [layer, subset,
+      ...metrics.map((metric) =>
+        series(select(here, { metric, subset }), "metric")[0]?.mean)]);
+  });
+  return table(["layer", "subset", ...metrics], cells,
+    { caption: `Geometry at epoch ${epoch}, mean over seeds.` });
+}
+
+function accuracyTable(rows) {
+  const whole = select(rows, { layer: null });
+  const of = (metric, subset, epoch) =>
+    series(select(whole, { metric, subset, epoch }), "metric")[0]?.mean;
+  const cells = levels(select(whole, { metric: "accuracy" }), "epoch").flatMap(
+    (epoch) => subsetsOf(whole, "accuracy").map((subset) => [epoch, subset,
+      of("accuracy", subset, epoch), of("loss", subset, epoch)]));
+  return table(["epoch", "subset", "accuracy", "loss"], cells,
+    { caption: "Mean over seeds." });
+}
+
+function slider(epochs, change) {
+  let timer;
+  const label = make("span");
+  const range = make("input", { type: "range", min: 0, step: 1,
+    max: epochs.length - 1, "aria-label": "epoch", input: () => show() });
+  const show = () => {
+    label.textContent = ` epoch ${epochs[range.value]}`;
+    change(epochs[range.value]);
+  };
+  const play = make("button", { click: () => {
+    if (timer) { clearInterval(timer); timer = 0; } else {
+      timer = setInterval(() => {
+        range.value = (Number(range.value) + 1) % epochs.length;
+        show();
+      }, 700);
+    }
+    play.textContent = timer ? "stop" : "play";
+  } }, "play");
+  const go = (epoch) => { range.value = epochs.indexOf(epoch); show(); };
+  return { node: make("span", {}, range, label, " ", play), go };
+}
+
+// The charts of a chosen epoch with its slider; `redraw` when subsets change.
+function geometrySection(rows, hidden) {
+  const epochs = levels(rows.filter((row) => row.layer !== null), "epoch");
+  const best = fact(rows, "best_epoch");
+  const faint = nearest(epochs, best.length ? mean(best) : epochs[0]);
+  const metrics = METRICS.filter((metric) => subsetsOf(rows, metric).length);
+  const layers = [...layersOf(rows).values()];
+  const many = layers.length > 1;
+  const [charts, tables] = [make("div", { class: "grid" }), make("div")];
+  let epoch = epochs.at(-1);
+  const redraw = () => {
+    charts.replaceChildren(...metrics.map((metric) =>
+      geometryChart(rows, metric, epoch, faint, hidden)));
+    tables.replaceChildren(geometryTable(rows, epoch));
+  };
+  const bar = slider(epochs, (chosen) => { epoch = chosen; redraw(); });
+  const buttons = [["best", faint], ["last", epoch]].map(([name, value]) =>
+    make("button", { click: () => bar.go(value) }, `${name} epoch`));
+  const controls = make("div", { class: "controls" }, bar.node, ...buttons);
+  bar.go(epoch);
+  const node = make("div", {},
+    make("h3", {}, many ? "Geometry by layer" : `Geometry of ${layers[0]}`),
+    make("p", { class: "soft" }, (many
+      ? `Faint: epoch ${faint}, the best by test accuracy. ` : "")
+      + "Bands: one standard error over seeds, over the probes where there is"
+      + " one seed."),
+    many ? controls : "", charts, make("details", {},
+      make("summary", {}, "As a table"), many ? "" : controls, tables));
+  if (many) node.append(...mapSection(rows, metrics));
+  return { node, redraw };
+}
+
+function mapSection(rows, metrics) {
+  const maps = make("div", { class: "grid maps" });
+  const show = (metric) => maps.replaceChildren(...heatmaps(rows, metric));
+  show(metrics[0]);
+  return [make("h3", {}, "By layer and epoch"),
+    make("div", { class: "controls" }, choice("metric", metrics, show)), maps];
+}
+
+// Training and geometry of a run, or of one cell of a sweep.
+function memorization(rows) {
+  const hidden = new Set();
+  const accuracy = make("div", { class: "grid" });
+  const drawAccuracy = () =>
+    accuracy.replaceChildren(...accuracyCharts(rows, hidden));
+  drawAccuracy();
+  const measured = rows.filter((row) => row.epoch === null
+    || (row.layer !== null && METRICS.includes(row.metric)));
+  const geometry = measured.some((row) => row.layer !== null)
+    ? geometrySection(measured, hidden) : { node: "", redraw: () => {} };
+  const boxes = legend(subsetsOf(rows, "accuracy"), hidden, () => {
+    drawAccuracy();
+    geometry.redraw();
+  });
+  return make("div", {}, make("div", { class: "controls" }, ...boxes), accuracy,
+    make("details", {}, make("summary", {}, "As a table"), accuracyTable(rows)),
+    geometry.node);
+}
+
+// A sweep is looked at cell by cell.
+function sweep(rows, axes) {
+  const place = make("div");
+  const wanted = Object.fromEntries(axes.map((axis) =>
+    [axis, levels(rows, axis)[0]]));
+  const show = () => {
+    const found = select(rows, wanted);
+    place.replaceChildren(found.length ? memorization(found)
+      : make("p", {}, "There is no such cell."));
+  };
+  const lists = axes.map((axis) => choice(axis, levels(rows, axis), (value) => {
+    wanted[axis] = value;
+    show();
+  }));
+  show();
+  return make("div", {}, make("h3", {}, "One cell of the sweep"),
+    make("div", { class: "controls" }, ...lists), place);
+}
+
+// Accuracy after rewinds by layer and epoch, a map for each kind and subset.
+function rewinds(rows) {
+  const whole = rows.filter((row) => row.layer === null && row.subset !== null);
+  const best = fact(rows, "best_epoch");
+  const maps = make("div", { class: "grid maps" });
+  const show = (metric) => {
+    const scored = select(whole, { metric });
+    const kinds = levels(scored, "kind");
+    const grids = kinds.flatMap((kind) => subsetsOf(scored, metric).map(
+      (subset) => {
+        const here = select(scored, { kind, subset });
+        const sets = levels(here, "rewound");
+        if (kind === "suffix") sets.reverse();
+        const border = (set) => set.split("+").at(kind === "suffix" ? 0 : -1);
+        const cells = new Map(sets.flatMap((rewound) =>
+          series(select(here, { rewound }), "epoch").map((p) =>
+            [`${rewound} ${p.x}`, p.mean])));
+        return { title: `${subset}, ${KINDS[kind] ?? kind}`, sets, cells,
+          names: kind === "custom" ? sets : sets.map(border),
+          epochs: levels(here, "epoch") };
+      }));
+    const all = grids.flatMap(({ cells }) => [...cells.values()])
+      .map((value) => ({ mean: value, error: 0 }));
+    const scale = metric === "accuracy" ? [0, 1] : domain(all);
+    maps.replaceChildren(...grids.map(({ sets, cells, ...rest }) => heatmap({
+      ...rest, scale, value: (i, epoch) => cells.get(`${sets[i]} ${epoch}`),
+      mark: best.length ? nearest(rest.epochs, mean(best)) : undefined })),
+    make("figure", {}, colorBar(LABELS[metric] ?? metric, scale)));
+  };
+  const known = ["accuracy", "recovered", "loss"].filter((metric) =>
+    select(whole, { metric }).some((row) => row.kind));
+  if (!known.length) return make("p", {}, "There are no rewinds yet.");
+  show(known[0]);
+  return make("div", {},
+    make("p", { class: "soft" }, "Rows: the layer at the border of what is put"
+      + " back; columns: the epoch that it is put back to; dashed: the best."),
+    make("div", { class: "controls" }, choice("metric", known, show)), maps);
+}
+
+function charts(part) {
+  const { kind, rows, config } = part;
+  if (!rows.length) return make("p", {}, "There are no rows yet.");
+  if (kind.startsWith("rewind")) return rewinds(rows);
+  if (config.axes) return sweep(rows, config.axes);
+  return ["memorization", "measure"].includes(kind) ? memorization(rows)
+    : make("div");
+}
+
+function settings(part) {
+  const rowsOf = (fields) => Object.entries(fields)
+    .filter(([, value]) => value !== null)
+    .map(([name, value]) => [name,
+      typeof value === "number" ? value : [value].flat().join(", ")]);
+  return make("details", {}, make("summary", {}, "Config and versions"),
+    make("div", { class: "grid" },
+      table(["setting", "value"], rowsOf(part.config)),
+      table(["version", "value"], rowsOf(part.environment))));
+}
+
+function show(part, index) {
+  part.rows = unpackRows(part.rows);
+  const state = part.done ? "complete" : "not complete";
+  const section = make("section", { id: `part${index}` },
+    make("h2", {}, part.name),
+    make("p", { class: "soft" }, `${part.kind.replaceAll("_", " ")}, ${state},`
+      + ` started ${part.environment.started ?? "at an unknown time"}`));
+  if (part.sentences.length) {
+    section.append(make("ul", {}, ...part.sentences.map((sentence) =>
+      make("li", {}, sentence))));
+  }
+  section.append(settings(part), charts(part));
+  if (part.figures.length) {
+    section.append(make("h3", {}, "Figures"), ...part.figures.map((figure) =>
+      make("figure", { class: "drawn" }, make("img", { loading: "lazy",
+        src: figure.source, alt: figure.name }),
+      make("figcaption", {}, figure.name.replaceAll("_", " ")))));
+  }
+  if (part.rows.length) section.append(explorer(part.rows));
+  return section;
+}
+
+// Several runs are side by side, each with the directories below it.
+const page = document.getElementById("page");
+const parts = DATA.runs.flat();
+page.append(make("h1", {}, DATA.title),
+  make("p", { class: "soft" }, `Written ${DATA.written} by geomem`
+    + ` ${DATA.version} from the rows.`),
+  make("nav", {}, ...parts.slice(1).map((part) =>
+    make("a", { href: `#part${parts.indexOf(part)}` }, part.name))),
+  make("div", { class: DATA.runs.length > 1 ? "beside" : "" },
+    ...DATA.runs.map((run) => make("div", {},
+      ...run.map((part) => show(part, parts.indexOf(part)))))));

@@ -1,0 +1,87 @@
+"""A run directory that several processes work on: the first one writes."""
+
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+
+from geomem import parallel
+from geomem.runs import units
+from geomem.runs.rows import Row, Rows
+from geomem.runs.run import Run
+
+
+class SharedRun:
+  """A `Run` of the first process, as every process sees it.
+
+  All processes make the same calls at the same time. Each call returns the
+  first process's answer, or raises its error, in all of them.
+  """
+
+  def __init__(
+    self,
+    path: pathlib.Path | str,
+    config: dict[str, Any],
+    origin: dict[str, Any] | None = None,
+  ):
+    """Opens the directory in the first process; see `Run`."""
+    self.path = pathlib.Path(path)
+    self.config = parallel.from_first(lambda: self._open(config, origin))
+
+  def _open(self, config, origin) -> dict[str, Any]:
+    self._run = Run(self.path, config, origin)
+    return self._run.config
+
+  @property
+  def rows(self) -> Rows:
+    """As `Run.rows`."""
+    return Rows(parallel.from_first(lambda: list(self._run.rows)))
+
+  @property
+  def is_done(self) -> bool:
+    """As `Run.is_done`."""
+    return parallel.from_first(lambda: self._run.is_done)
+
+  def has(self, key: units.Key) -> bool:
+    """As `Run.has`."""
+    return parallel.from_first(lambda: self._run.has(key))
+
+  def commit(self, key: units.Key, found: Iterable[Row] = ()) -> None:
+    """As `Run.commit`."""
+    parallel.from_first(lambda: self._run.commit(key, found))
+
+  def replace(self, found: Iterable[Row]) -> bool:
+    """As `Run.replace`."""
+    return parallel.from_first(lambda: self._run.replace(found))
+
+  def finish(self) -> None:
+    """As `Run.finish`."""
+    parallel.from_first(lambda: self._run.finish())
+
+  def close(self) -> None:
+    """Releases the directory for other jobs."""
+    if parallel.is_first():
+      self._run.close()
+
+  def __enter__(self) -> "SharedRun":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+
+def open_run(
+  path: pathlib.Path | str,
+  config: dict[str, Any],
+  origin: dict[str, Any] | None = None,
+) -> Run | SharedRun:
+  """Opens a run directory, held by this process or by the first of several.
+
+  Args:
+    path: the directory.
+    config: what the run is made of.
+    origin: what it comes from; see `Run`.
+  """
+  kind = Run if jax.process_count() == 1 else SharedRun
+  return kind(path, config, origin)

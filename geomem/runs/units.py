@@ -1,0 +1,72 @@
+"""The journal of a run: which units of work are done, and by which rows.
+
+A unit of work leaves a group of rows. The rows are appended to `results.jsonl`
+first, then one line to `units.jsonl`: the unit's key, and a checksum of each of
+its rows. A unit is done if its line is there and all of its rows are. So a
+group is whole or not there, whatever was killed, cut off or damaged, and no
+other test of what is done is needed anywhere.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+Key = dict[str, Any]
+
+
+def units_file(path: pathlib.Path | str) -> pathlib.Path:
+  """Names the file of a run directory that lists its finished units."""
+  return pathlib.Path(path) / "units.jsonl"
+
+
+def name_of(key: Key) -> str:
+  """Returns a key as text that is equal for equal keys."""
+  return json.dumps(key, sort_keys=True)
+
+
+def checksum(line: bytes) -> str:
+  """Returns the checksum of a row's line."""
+  return hashlib.blake2b(line, digest_size=6).hexdigest()
+
+
+def encode(name: str, sums: Iterable[str]) -> bytes:
+  """Returns the journal's line for a unit, by its name and its checksums."""
+  return json.dumps({"unit": json.loads(name), "rows": [*sums]}).encode()
+
+
+def read_units(path: pathlib.Path | str) -> dict[str, tuple[str, ...]]:
+  """Reads the journal: the checksums of each unit's rows, by its name.
+
+  Lines that are damaged are left out.
+  """
+  file = units_file(path)
+  found = {}
+  for line in file.read_bytes().split(b"\n") if file.exists() else ():
+    try:
+      entry = json.loads(line)
+      found[name_of(entry["unit"])] = tuple(map(str, entry["rows"]))
+    except (ValueError, TypeError, KeyError, RecursionError):
+      continue
+  return found
+
+
+def whole_units(
+  units: dict[str, tuple[str, ...]], lines: Iterable[bytes]
+) -> dict[str, tuple[str, ...]]:
+  """Keeps the units whose rows are all among the lines, each counted once."""
+  left = Counter(map(checksum, lines))
+  whole = {}
+  for name, sums in units.items():
+    needed = Counter(sums)
+    if needed <= left:
+      left -= needed
+      whole[name] = sums
+  return whole
+
+
+def join(lines: Iterable[bytes]) -> bytes:
+  """Joins lines as a file has them."""
+  return b"".join(line + b"\n" for line in lines)

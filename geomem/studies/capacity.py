@@ -1,0 +1,249 @@
+"""Theory against simulation: the mean-field capacity, and dichotomies tried.
+
+The same points go to both. Directions that the centres share are left in, or
+projected out of all points first, from theory and simulation alike.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from geomem import geometry, plots, runs
+from geomem.studies.capacity_sets import (
+  ManifoldSet,
+  layer_sets,
+  synthetic_sets,
+)
+from geomem.studies.fields import check_least, check_seeds, check_types
+from geomem.studies.measure_config import parse_centers
+from geomem.studies.study import Stage, Step, Unit
+from geomem.studies.trained import TrainedRun
+
+_REMOVED = {"none": "centres as they are", "low_rank": "directions removed"}
+_SYNTHETIC = ("num_manifolds", "manifold_points", "num_features", "dimension")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CapacityConfig:
+  """How theory and simulation are compared.
+
+  Attributes:
+    epochs: of a run: `best`, `last` or `best,last`.
+    num_draws: random dichotomies of each simulation.
+    num_probes: T, probes of each manifold.
+    num_shuffles: of the labels, for the capacity without classes.
+    bias: whether simulated hyperplanes may miss the origin.
+    num_manifolds: P, of synthetic manifolds.
+    manifold_points: M, points of each synthetic manifold.
+    num_features: N, of synthetic manifolds.
+    dimension: D, of synthetic spheres, ellipsoids and clouds.
+    seed: the first seed of synthetic manifolds.
+    num_seeds: how many; a run has its own.
+  """
+
+  epochs: str = "best,last"
+  num_draws: int = 100
+  num_probes: int = 300
+  num_shuffles: int = 5
+  bias: bool = False
+  num_manifolds: int = 40
+  manifold_points: int = 10
+  num_features: int = 500
+  dimension: int = 5
+  seed: int = 0
+  num_seeds: int = 1
+
+  def __post_init__(self):
+    check_types(self)
+    names = ("num_draws", "num_probes", "num_shuffles", "num_seeds")
+    check_least(self, dict.fromkeys(names, 1))
+    check_seeds(self.seed, self.num_seeds)
+    names = self.epochs.split(",")
+    if not set(names) <= {"best", "last"} or len(set(names)) < len(names):
+      raise ValueError(
+        f"epochs {self.epochs!r} is not known; use best, last or best,last."
+      )
+    if not 1 <= self.dimension < self.num_features:
+      raise ValueError(
+        f"dimension is {self.dimension}; from 1 to num_features - 1 ="
+        f" {self.num_features - 1} was expected."
+      )
+    if self.num_manifolds < 4 or self.manifold_points < 2:
+      raise ValueError(
+        f"{self.num_manifolds} manifolds of {self.manifold_points} points"
+        " are too few to compare on; at least 4 of 2 were expected."
+      )
+
+
+class Capacity:
+  """Compares the theory with dichotomies that are tried: figure 1B.
+
+  On the layers of a finished run, or on synthetic manifolds.
+  """
+
+  name = "capacity"
+  figures = plots.CAPACITY
+
+  def __init__(self, config: CapacityConfig, trained: TrainedRun | None = None):
+    """Takes a config, and a run unless the manifolds are synthetic."""
+    self.config = config
+    self.trained = trained
+    self.origin = trained.origin if trained else None
+    directory = trained.path if trained else pathlib.Path("runs")
+    self.directory = directory / "capacity"
+
+  def as_dict(self) -> dict[str, Any]:
+    """Returns the config as a run directory keeps it: what applies of it."""
+    of_run = self.trained is not None
+    left_out = (*_SYNTHETIC, "seed", "num_seeds") if of_run else ("epochs",)
+    fields = {k: v for k, v in vars(self.config).items() if k not in left_out}
+    return {"experiment": self.name} | fields
+
+  def sets(self) -> list[ManifoldSet]:
+    """Lists the sets of manifolds to compare on; points are made later."""
+    if self.trained is None:
+      return synthetic_sets(self.config)
+    which = [w for w in ("best", "last") if w in self.config.epochs]
+    return layer_sets(self.trained, which)
+
+  def stages(self, run: runs.Run) -> Iterator[Stage]:
+    """Compares on each set."""
+    del run
+    units = [
+      Unit(one.columns, functools.partial(self._work, one))
+      for one in self.sets()
+    ]
+    yield Stage("capacity", units)
+
+  def _work(self, one: ManifoldSet) -> Iterator[Step]:
+    yield Step(compare(one, self.config), facts={"done": one.name})
+
+  @staticmethod
+  def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
+    """Says how well both agree, for each treatment of the centres."""
+    del config
+    return agreements(rows)
+
+  @staticmethod
+  def table(rows: runs.Rows) -> str:
+    """Has no table."""
+    del rows
+    return ""
+
+
+_shared_directions = jax.jit(geometry.shared_directions, static_argnums=2)
+
+
+def without_shared_directions(key, points: np.ndarray, rule) -> np.ndarray:
+  """Projects shared directions of the centres out of all points.
+
+  The points are taken about their mean. With V = C̄ᵀA of
+  `geometry.shared_directions`, x becomes x - V Vᵀx.
+  """
+  # In float64, so that directions are gone to rounding, and count no more.
+  points = np.asarray(points, np.float64)
+  points = points - points.mean(axis=(0, 1))
+  stats = geometry.gram_statistics(points.astype(np.float32))
+  shared = _shared_directions(key, stats.centers, rule)
+  centers = points.mean(axis=1)
+  A = np.asarray(shared.coefficients, np.float64)[:, : int(shared.rank)]
+  V, _ = np.linalg.qr((centers - centers.mean(axis=0)).T @ A)
+  return points - (points @ V) @ V.T
+
+
+def compare(one: ManifoldSet, config: CapacityConfig) -> list[runs.Row]:
+  """Computes the rows of one set: the theory, the simulation, the null."""
+  direction_key, probe_key, draw_key, null_key = jax.random.split(one.key, 4)
+  rule = parse_centers(one.columns["centers"])
+  points = without_shared_directions(direction_key, one.points(), rule)
+  points32 = points.astype(np.float32)
+  options = {"num_probes": config.num_probes, "centers": None}
+  found = geometry.manifold_geometry(probe_key, points32, **options)
+  simulated = geometry.simulated_capacity(
+    draw_key, points, num_draws=config.num_draws, bias=config.bias
+  )
+  null = geometry.shuffled_null(
+    null_key, points32, num_samples=config.num_shuffles, **options
+  )
+  ball = geometry.ball_capacity(found.mean_radius, found.mean_dimension)
+  values = {} if one.exact is None else {"exact_capacity": (one.exact, None)}
+  values |= {
+    "capacity": (found.mean_capacity, found.mean_capacity_stderr),
+    "critical_dimension": (
+      simulated.critical_dimension,
+      simulated.critical_stderr,
+    ),
+    "ball_capacity": (ball, None),
+    "null_capacity": (null.mean.capacity, null.sd.capacity),
+    "radius": (found.mean_radius, found.mean_radius_stderr),
+    "dimension": (found.mean_dimension, found.mean_dimension_stderr),
+    "center_correlation": (found.center_correlation, None),
+    "simulated_capacity": (simulated.capacity, simulated.stderr),
+  }
+  return [
+    {**one.columns, "metric": metric, "value": value, "stderr": stderr}
+    for metric, (value, stderr) in values.items()
+  ]
+
+
+class Agreement(NamedTuple):
+  """How well theory and simulation agree.
+
+  Attributes:
+    centers: `none` or `low_rank`, what was removed.
+    count: sets of manifolds with both.
+    unknown: sets that even all features do not separate.
+    correlation: of the logarithms; None for less than three sets.
+    ratios: simulated over theory, their 0, 5, 50, 95 and 100 % quantiles.
+    farthest: what the ratio farthest from one belongs to.
+  """
+
+  centers: str
+  count: int
+  unknown: int
+  correlation: float | None
+  ratios: tuple[float, ...]
+  farthest: str
+
+  def __str__(self) -> str:
+    low, likely_low, middle, likely_high, high = self.ratios
+    sentence = (
+      f"{_REMOVED[self.centers]}: simulated over theory has median"
+      f" {middle:.3f}, {likely_low:.3f} to {likely_high:.3f} in 90 % of"
+      f" {self.count} sets, {low:.3f} to {high:.3f} in all (the farthest:"
+      f" {self.farthest})"
+    )
+    if self.correlation is not None:
+      sentence += f"; correlation {self.correlation:.3f}"
+    if self.unknown:
+      sentence += f"; {self.unknown} more are not separable in all features"
+    return sentence + "."
+
+
+def agreements(rows: runs.Rows) -> list[Agreement]:
+  """Compares theory and simulation, for each treatment of the centres."""
+  result = []
+  for centers in rows.distinct("centers"):
+    here = rows.where(centers=centers)
+    pairs = plots.pair_metrics(here, "capacity", "simulated_capacity")
+    if not pairs:
+      continue
+    logs = np.log([[a["value"], b["value"]] for a, b in pairs])
+    ratios = logs[:, 1] - logs[:, 0]
+    enough = len(pairs) > 2 and (logs.std(axis=0) > 0).all()
+    result.append(
+      Agreement(
+        centers,
+        len(pairs),
+        len(here.where("capacity")) - len(pairs),
+        float(np.corrcoef(logs.T)[0, 1]) if enough else None,
+        tuple(np.exp(np.quantile(ratios, (0, 0.05, 0.5, 0.95, 1))).tolist()),
+        plots.name_of_set(pairs[np.abs(ratios).argmax()][0]),
+      )
+    )
+  return result

@@ -1,0 +1,40 @@
+"""Numbers that are not to be believed."""
+
+from geomem import runs
+
+_MOST_NAMED = 3
+
+
+def doubts(rows: runs.Rows) -> list[str]:
+  """Names the layers, subsets and epochs whose geometry is in doubt.
+
+  It is where manifolds are lost in rounding, as in layers without activity, or
+  where their problems were not solved: `converged` of the rows is less than 1,
+  or a value is missing.
+  """
+
+  def places(found) -> set[tuple]:
+    names = ("layer_index", "layer", "subset", "epoch")
+    return {
+      tuple(row[name] for name in names)
+      for row in found
+      if row["layer"] is not None
+    }
+
+  capacities = rows.where("capacity")
+  bad = places(row for row in rows.where("converged") if row["value"] < 1)
+  bad |= places(row for row in capacities if not runs.has_value(row))
+  if not bad:
+    return []
+  named = [
+    f"{layer} of {subset} examples at epoch {epoch}"
+    for _, layer, subset, epoch in sorted(bad)[:_MOST_NAMED]
+  ]
+  rest = len(bad) - len(named)
+  more = f" and {rest} more" if rest else ""
+  return [
+    f"Not to be believed: {len(bad)} of {len(places(capacities))} layers"
+    " measured hold manifolds whose points or centres are lost in rounding, or"
+    f" whose problems were not solved (converged below 1): {', '.join(named)}"
+    f"{more}."
+  ]

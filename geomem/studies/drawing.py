@@ -1,0 +1,48 @@
+"""Figures and findings of a run directory, by the study that wrote it."""
+
+import pathlib
+from typing import Any
+
+from geomem import plots, runs
+from geomem.studies.registry import STUDIES
+
+
+def study_of(path: pathlib.Path | str) -> Any:
+  """Returns the study whose run a directory holds.
+
+  Raises:
+    RunError: the directory holds no run, or one of no known study.
+  """
+  name = runs.read_config(path).get("experiment", "memorization")
+  if name not in STUDIES:
+    raise runs.RunError(
+      f"{path} holds a run of the experiment {name!r}, which is not known;"
+      f" there are {', '.join(STUDIES)}."
+    )
+  return STUDIES[name]
+
+
+def draw(
+  path: pathlib.Path | str, out: pathlib.Path | str | None = None
+) -> list[pathlib.Path]:
+  """Draws every figure of a run directory from its rows.
+
+  Args:
+    path: the run directory.
+    out: where `figures` goes; into the run directory by default.
+
+  Returns:
+    The files.
+  """
+  target = pathlib.Path(path if out is None else out) / "figures"
+  rows = runs.read_rows(path)
+  written = []
+  for name, draw_one in study_of(path).figures.items():
+    written += plots.save_figure(draw_one(rows), target / name)
+  return written
+
+
+def findings(path: pathlib.Path | str) -> list[str]:
+  """Says what a complete run directory of any study shows."""
+  config, rows = runs.read_config(path), runs.read_rows(path)
+  return [str(finding) for finding in study_of(path).findings(config, rows)]

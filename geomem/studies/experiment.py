@@ -1,0 +1,245 @@
+"""An experiment, shared by all its seeds, and what each seed adds."""
+
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from geomem import data, geometry, models, parallel, runs, training
+from geomem.studies.config import ExperimentConfig
+from geomem.studies.measure_config import measured_layers, names_in
+from geomem.studies.memory import check_memory
+
+
+class Experiment(NamedTuple):
+  """An experiment's data, network and recipe, shared by all its seeds.
+
+  Attributes:
+    config: what it is made of.
+    train: training split.
+    test: test split.
+    network: the network.
+    mean: of the training pixels, by channel.
+    std: of the training pixels, by channel.
+    fingerprint: of the data that are used.
+  """
+
+  config: ExperimentConfig
+  train: data.Dataset
+  test: data.Dataset
+  network: models.Network
+  mean: np.ndarray
+  std: np.ndarray
+  fingerprint: str
+
+  @property
+  def recipe(self) -> training.TrainingConfig:
+    """The training recipe."""
+    return self.config.training.recipe
+
+  @property
+  def origin(self) -> dict[str, Any]:
+    """The origin of a run of it, as its directory keeps it."""
+    return {"data": self.fingerprint}
+
+  @property
+  def num_classes(self) -> int:
+    """The number of classes in use."""
+    return len(self.train.class_names)
+
+  @property
+  def measured_layers(self) -> tuple[str, ...]:
+    """The layers that the config asks for, in the network's order."""
+    return measured_layers(self.config.measure.layers, self.network.layer_names)
+
+
+class Seed(NamedTuple):
+  """What depends on the seed, and nothing that training changes.
+
+  Attributes:
+    number: the seed.
+    labels: training labels and which are permuted.
+    subsets: the paper's subsets by name.
+    manifolds: `[P, M]` indices of each measured subset's analysis images.
+    training_key: key of the training.
+    geometry_key: key of the probes.
+  """
+
+  number: int
+  labels: data.PermutedLabels
+  subsets: dict[str, data.Subset]
+  manifolds: dict[str, np.ndarray]
+  training_key: jax.Array
+  geometry_key: jax.Array
+
+
+def prepare(config: ExperimentConfig) -> Experiment:
+  """Loads the data and builds the network.
+
+  Raises:
+    ValueError: whatever of the config cannot be done is said here, before any
+      work.
+  """
+  names_in(config.measure.subsets, data.SUBSETS, "subset")
+  recipe = config.training.recipe
+  train, test = (_load(config.data, split) for split in ("train", "test"))
+  if train.images.shape[1:] != test.images.shape[1:]:
+    raise data.DatasetError(
+      f"The training images of {config.data.dataset} have the shape"
+      f" {train.images.shape[1:]}, the test images {test.images.shape[1:]}; one"
+      " shape was expected."
+    )
+  num_classes = len(train.class_names)
+  network = models.build(
+    config.model.model,
+    num_classes=num_classes,
+    image_shape=train.images.shape[1:],
+    width=config.model.width,
+    dtype=models.dtype_named(config.model.dtype),
+  )
+  check_memory(config, network, num_classes)
+  _check_crop(recipe.crop, train.images.shape[1:3])
+  measured_layers(config.measure.layers, network.layer_names)
+  _ = config.measure.chosen
+  geometry.check_centers(config.measure.options.centers, num_classes)
+  training.steps_per_epoch(len(train.labels), recipe.batch_size)
+  moments = data.pixel_moments(train.images)
+  known = data.fingerprint(train, test)
+  return Experiment(config, train, test, network, *moments, known)
+
+
+def _check_crop(crop: int, size: tuple[int, int]) -> None:
+  if crop >= min(size):
+    raise ValueError(
+      f"crop is {crop}; less than the images' side was expected, and they are"
+      f" {size[0]} x {size[1]} pixels."
+    )
+
+
+def _load(config, split: str) -> data.Dataset:
+  """Loads what the config uses of a split; only that must fit the memory."""
+  chosen = data.open_split(
+    config.dataset, split, config.data_dir, config.image_size
+  )
+  if config.num_classes is not None:
+    chosen = data.select_classes(chosen, config.num_classes)
+  if split == "train" and config.examples_per_class is not None:
+    chosen = data.limit_per_class(chosen, config.examples_per_class)
+  return data.hold(chosen, config.memory_limit)
+
+
+def prepare_seed(experiment: Experiment, number: int) -> Seed:
+  """Makes the training labels and samples the manifolds of one seed."""
+  config = experiment.config
+  keys = jax.random.split(jax.random.key(number), 4)
+  label_key, sample_key, training_key, geometry_key = keys
+  labels = data.make_labels(
+    config.data.labels,
+    label_key,
+    experiment.train,
+    config.data.permuted_fraction,
+  )
+  subsets = data.make_subsets(labels, experiment.test.labels)
+  measured = names_in(config.measure.subsets, data.SUBSETS, "subset")
+  manifolds = {
+    name: data.sample_manifolds(
+      sample_key, subset, experiment.num_classes, config.measure.manifold_points
+    )
+    for name, subset in subsets.items()
+    if name in measured
+  }
+  return Seed(number, labels, subsets, manifolds, training_key, geometry_key)
+
+
+def prepare_seeds(
+  experiment: Experiment, run_path: pathlib.Path | str | None = None
+) -> list[Seed]:
+  """Prepares all seeds of an experiment.
+
+  Args:
+    experiment: from `prepare`.
+    run_path: a run that was trained with them, whose labels must be theirs.
+
+  Raises:
+    RunError: they are others.
+  """
+  numbers = experiment.config.training.seeds
+  seeds = [prepare_seed(experiment, number) for number in numbers]
+  if run_path is not None:
+    for seed in seeds:
+      _check_labels(_labels_file(run_path, seed), seed)
+  return seeds
+
+
+def _labels_file(path: pathlib.Path | str, seed: Seed) -> pathlib.Path:
+  return pathlib.Path(path) / f"labels_seed{seed.number}.npz"
+
+
+def _check_labels(file: pathlib.Path, seed: Seed) -> None:
+  if not file.exists():
+    return
+  kept = data.PermutedLabels.load(file)
+  if not all(map(np.array_equal, kept, seed.labels)):
+    raise runs.RunError(
+      f"{file} holds other labels than seed {seed.number} of this config gives:"
+      " they were made from other data, or by another version of JAX. Choose"
+      " another directory with --out, or go back to what it was made with."
+    )
+
+
+def keep_labels(path: pathlib.Path | str, seed: Seed) -> None:
+  """Keeps a seed's labels in its run's directory, or compares with those there.
+
+  Raises:
+    RunError: they are others.
+  """
+  file = _labels_file(path, seed)
+  if not parallel.from_first(file.exists):
+    parallel.from_first(functools.partial(seed.labels.save, file))
+  _check_labels(file, seed)
+
+
+def training_data(experiment: Experiment, seed: Seed) -> training.TrainingData:
+  """The training set under the seed's labels; on the device if in memory."""
+  images = experiment.train.images
+  if not data.streams(images):
+    images = jnp.asarray(images)
+  return training.TrainingData(
+    images,
+    jnp.asarray(seed.labels.labels),
+    jnp.asarray(experiment.mean),
+    jnp.asarray(experiment.std),
+  )
+
+
+def manifold_images(
+  experiment: Experiment, seed: Seed
+) -> dict[str, UInt8[np.ndarray, "P M H W C"]]:
+  """Loads the images of the manifolds, by measured subset."""
+  return {
+    name: np.asarray(
+      getattr(experiment, seed.subsets[name].source).images[chosen]
+    )
+    for name, chosen in seed.manifolds.items()
+  }
+
+
+def measuring_forward(experiment: Experiment):
+  """Returns `(state, uint8 images) -> activations`, one for each network."""
+  moments = (tuple(x.tolist()) for x in (experiment.mean, experiment.std))
+  return _forward(experiment.network, *moments)
+
+
+@functools.cache
+def _forward(network: models.Network, mean: tuple, std: tuple):
+  mean_array, std_array = np.float32(mean), np.float32(std)
+
+  def forward(state, images):
+    normalized = data.normalize(images, mean_array, std_array)
+    return network.apply(state, normalized).activations
+
+  return forward

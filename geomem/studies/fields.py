@@ -1,0 +1,62 @@
+"""Checks of a config's fields: whatever wrote them, their types are right."""
+
+import dataclasses
+import math
+import numbers
+import typing
+from typing import Any
+
+# Keys are 32 bits wide: beyond, seeds would repeat one another.
+_NUM_SEEDS_THERE_ARE = 2**32
+_MOST_SEEDS = 10_000
+
+_KINDS = {
+  int: (numbers.Integral, "a whole number"),
+  float: (numbers.Real, "a number"),
+  bool: (bool, "true or false"),
+  str: (str, "text"),
+}
+
+
+def check_types(config: Any) -> None:
+  """Raises ValueError unless the fields are of their types, numbers finite."""
+  hints = typing.get_type_hints(type(config))
+  for field in dataclasses.fields(config):
+    hint, value = hints[field.name], getattr(config, field.name)
+    kinds = typing.get_args(hint) or (hint,)
+    if typing.get_origin(hint) is tuple:
+      continue
+    known = next((kind for kind in kinds if kind in _KINDS), None)
+    if known is None or (value is None and type(None) in kinds):
+      continue
+    kind, words = _KINDS[known]
+    if not isinstance(value, kind) or (
+      isinstance(value, bool) and known is not bool
+    ):
+      raise ValueError(f"{field.name} is {value!r}; {words} was expected.")
+    if known is float and not math.isfinite(value):
+      raise ValueError(
+        f"{field.name} is {value}; a finite number was expected."
+      )
+
+
+def check_least(config: Any, least: dict[str, int]) -> None:
+  """Raises ValueError for a field that is less than its least value."""
+  for name, bound in least.items():
+    value = getattr(config, name)
+    if value is not None and not value >= bound:
+      raise ValueError(f"{name} is {value}; at least {bound} was expected.")
+
+
+def check_seeds(first: int, count: int | None) -> None:
+  """Raises ValueError for seeds that would repeat others, or are too many."""
+  count = 1 if count is None else count
+  if count > _MOST_SEEDS:
+    raise ValueError(
+      f"num_seeds is {count}; at most {_MOST_SEEDS} were expected."
+    )
+  if not 0 <= first <= _NUM_SEEDS_THERE_ARE - count:
+    raise ValueError(
+      f"seed is {first} with num_seeds {count}; seeds from 0 to"
+      f" {_NUM_SEEDS_THERE_ARE - 1} were expected: beyond, they repeat others."
+    )

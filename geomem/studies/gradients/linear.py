@@ -1,0 +1,129 @@
+"""The case with a closed form: a deep linear network with small weights.
+
+Without nonlinearities Jᵀ is a product of weight matrices, and the label part of
+layer ℓ's gradient is, with x centred, e the one-hot labels, A the product of
+the weights before ℓ and B that of the weights after it,
+
+  −Aᵀ Cov(x, e) Bᵀ = −Cov(h, e) Bᵀ,  h = xA the layer's features
+
+at any weights. With small ones p → 1/C, and the same is the total gradient.
+Source: Stephenson et al., ICLR 2021, eq. 25.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from geomem import models
+from geomem.studies.gradients.backprop import basis_cotangents, pull_back
+
+WIDTH = 64
+# Of the usual initialization; four layers make logits of order 1e-4.
+SCALE = 0.1
+
+
+def deep_linear(
+  num_classes: int, image_shape: tuple[int, int, int], seed: int
+) -> tuple[models.Network, dict]:
+  """A deep linear network and its small initial state."""
+  network = models.build(
+    "deep_linear",
+    num_classes=num_classes,
+    image_shape=image_shape,
+    width=WIDTH,
+  )
+  state = network.init(jax.random.key(seed))
+  return network, jax.tree.map(lambda w: SCALE * w, state)
+
+
+def centered_images(images, std) -> Float[np.ndarray, "n H W C"]:
+  """Images minus the set's own mean of every pixel, in float32."""
+  pixels = np.asarray(images, np.float64)
+  return ((pixels - pixels.mean(axis=0)) / std).astype(np.float32)
+
+
+def closed_form(
+  network: models.Network,
+  state: dict,
+  images: Float[np.ndarray, "n H W C"],
+  labels: Int[np.ndarray, " n"],
+  *,
+  centered: bool = True,
+) -> dict[str, Float[np.ndarray, " P"]]:
+  """The label part of every layer, flattened, in float64.
+
+  Args:
+    network: a deep linear one.
+    state: its state; biases must be zero.
+    images: centred.
+    labels: one an image.
+    centered: whether the labels are e_y − 1/C; it matters for biases only.
+  """
+  x = images.reshape(len(images), -1).astype(np.float64)
+  num_classes = network.abstract_state["logits"]["dense"]["bias"].shape[0]
+  e = np.eye(num_classes)[labels]
+  covariance = x.T @ (e - e.mean(axis=0)) / len(x)
+  level = e.mean(axis=0) - (1 / num_classes if centered else 0)
+  kernels = [
+    np.asarray(state[layer]["dense"]["kernel"], np.float64)
+    for layer in network.parameter_layers
+  ]
+  found = {}
+  for index, layer in enumerate(network.parameter_layers):
+    after = functools.reduce(
+      np.matmul, kernels[index + 1 :], np.eye(kernels[index].shape[1])
+    )
+    before = functools.reduce(np.matmul, kernels[:index], np.eye(x.shape[1]))
+    parts = [-level @ after.T, -before.T @ covariance @ after.T]
+    found[layer] = np.concatenate([part.ravel() for part in parts])
+  return found
+
+
+@functools.cache
+def _compiled(network: models.Network):
+  def sums(state, images, labels):
+    def cotangents(logits):
+      level = jnp.full(logits.shape[1], 1 / logits.shape[1])
+      ones = jnp.ones(labels.shape)
+      return basis_cotangents(logits, labels, ones, level)
+
+    return pull_back(network, state, images, cotangents)
+
+  return jax.jit(sums)
+
+
+def linear_rows(
+  network: models.Network, state: dict, images, labels, subset: str
+) -> list[dict]:
+  """Relative distance of what is measured from the closed form.
+
+  Metric `closed_form_error`: of the label part, raw and centred, which is
+  exact, and of the total, which tends to it with the size of the weights.
+  """
+  found = _compiled(network)(state, jnp.asarray(images), jnp.asarray(labels))
+  rows = []
+  for centered in (True, False):
+    expected = closed_form(network, state, images, labels, centered=centered)
+    for layer in network.parameter_layers:
+      mean_of = np.asarray(found[layer], np.float64) / len(labels)
+      total, label, mean, _ = mean_of
+      measured = {"label": label if centered else label - mean}
+      if centered:
+        measured["total"] = total
+      for part, value in measured.items():
+        distance = np.linalg.norm(value - expected[layer])
+        rows.append(
+          {
+            "network": network.name,
+            "layer": layer,
+            "subset": subset,
+            "part": part,
+            "labels": "centered" if centered else "raw",
+            "metric": "closed_form_error",
+            "value": distance / np.linalg.norm(expected[layer]),
+          }
+        )
+  return rows

@@ -1,0 +1,189 @@
+"""What is reported of two sets' gradients, from their inner products alone.
+
+As with the geometry, a small array of inner products holds all that is needed:
+norms, projections, cosines, and, since the products of different blocks are
+there, a squared norm without the noise of a finite set.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+
+from geomem.studies.gradients.backprop import BlockSums
+
+SUBSETS = ("unpermuted", "permuted")
+# (part, labels) -> coefficients of the basis.
+PARTS = {
+  ("total", None): (1, 0, 0, 0),
+  ("label", "raw"): (0, 1, -1, 0),
+  ("label", "centered"): (0, 1, 0, 0),
+  ("independent", "raw"): (1, -1, 1, 0),
+  ("independent", "centered"): (1, -1, 0, 0),
+}
+# −⟨Jᵀ(e_y − ē)⟩, ē the class frequencies of each block.
+COVARIANCE = (0, 1, 0, 1)
+
+
+class Products(NamedTuple):
+  """Inner products of the block sums of both sets.
+
+  Attributes:
+    products: `[2, K, 4, 2, K, 4]` set, block and basis vector, twice.
+    counts: `[2, K]` examples.
+  """
+
+  products: Float[np.ndarray, "2 K 4 2 K 4"]
+  counts: Int[np.ndarray, "2 K"]
+
+
+@jax.jit
+def _gram(unpermuted, permuted):
+  rows = jnp.stack([unpermuted, permuted])
+  rows = rows.reshape(-1, rows.shape[-1])
+  return jnp.matmul(rows, rows.T, precision="highest")
+
+
+def inner_products(
+  unpermuted: BlockSums, permuted: BlockSums, layers: Sequence[str]
+) -> dict[str | None, Products]:
+  """Products by layer, in order; those of the whole network under None.
+
+  Both sets must have as many blocks.
+  """
+  counts = np.stack([unpermuted.counts, permuted.counts])
+  num_blocks = counts.shape[1]
+  found = {}
+  for layer in layers:
+    gram = _gram(unpermuted.sums[layer], permuted.sums[layer])
+    gram = np.asarray(gram, np.float64)
+    shape = (2, num_blocks, 4, 2, num_blocks, 4)
+    found[layer] = Products(gram.reshape(shape), counts)
+  whole = sum(p.products for p in found.values())
+  return found | {None: Products(whole, counts)}
+
+
+def unbiased_square(
+  products: Float[np.ndarray, "K K"], counts: Int[np.ndarray, " K"]
+) -> tuple[float, float]:
+  """‖Cov(J, e_y)‖² from products of blocks, and its standard error.
+
+  The mean label part of a set has the expected squared norm ‖E ·‖² plus its
+  variance over n: it is never near zero for few examples. Products of different
+  blocks' parts S_a = −Σ Jᵀ(e_y − ē_a) lack the variance,
+
+    Σ_{a≠b} ⟨S_a, S_b⟩ / Σ_{a≠b} (n_a − 1)(n_b − 1)
+
+  is unbiased, and may be negative. Each block is centred on its own class
+  frequencies, so that labels shuffled among the set's examples, which are not
+  quite independent (one taken here is missing there), give zero on average,
+  too. The error is the jackknife's over the blocks; NaN for fewer than three.
+  """
+
+  def estimate(kept):
+    p, n = products[np.ix_(kept, kept)], counts[kept] - 1.0
+    return (p.sum() - np.trace(p)) / (n.sum() ** 2 - (n**2).sum())
+
+  num_blocks = len(counts)
+  blocks = np.arange(num_blocks)
+  if num_blocks < 3:
+    value = estimate(blocks) if num_blocks > 1 else float("nan")
+    return float(value), float("nan")
+  left_out = np.array([estimate(np.delete(blocks, k)) for k in blocks])
+  spread = ((left_out - left_out.mean()) ** 2).sum()
+  error = np.sqrt((num_blocks - 1) / num_blocks * spread)
+  return float(estimate(blocks)), float(error)
+
+
+def signed_root(square: float) -> float:
+  """sign(x) √|x|: the norm of an estimate that may be negative."""
+  return float(np.sign(square) * np.sqrt(abs(square)))
+
+
+def _divide(a: float, b: float) -> float:
+  return a / b if b else float("nan")
+
+
+class _Layer:
+  """The numbers of one layer, by set and part."""
+
+  def __init__(self, found: Products):
+    self.found = found
+    totals = found.counts.sum(axis=1).astype(float)
+    means = found.products.sum(axis=(1, 4))
+    self.means = means / (totals[:, None, None, None] * totals[:, None])
+
+  def product(self, s: int, a, t: int, b) -> float:
+    """⟨part a of set s, part b of set t⟩ of the mean gradients."""
+    return float(np.array(PARTS[a]) @ self.means[s, :, t] @ PARTS[b])
+
+  def norm(self, s: int, part) -> float:
+    return float(np.sqrt(max(self.product(s, part, s, part), 0)))
+
+  def unbiased(self, s: int) -> tuple[float, float]:
+    c = np.array(COVARIANCE)
+    blocks = np.einsum("kilj,i,j->kl", self.found.products[s, :, :, s], c, c)
+    return unbiased_square(blocks, self.found.counts[s])
+
+
+def _set_rows(layer: _Layer, s: int) -> list[dict]:
+  """Norms, projections and cancellation of one set."""
+  rows = []
+  total = layer.norm(s, ("total", None))
+  for part, labels in PARTS:
+    columns = {"subset": SUBSETS[s], "part": part, "labels": labels}
+    norm = layer.norm(s, (part, labels))
+    rows.append(columns | {"metric": "norm", "value": norm})
+    if part != "total":
+      along = layer.product(s, (part, labels), s, ("total", None))
+      value = _divide(along, total)
+      rows.append(columns | {"metric": "projection", "value": value})
+  square, error = layer.unbiased(s)
+  columns = {"subset": SUBSETS[s], "part": "label", "labels": "centered"}
+  squared = {"value": square, "stderr": error}
+  rows.append(columns | {"metric": "squared_norm_unbiased"} | squared)
+  root = signed_root(square)
+  rows.append(columns | {"metric": "norm_unbiased", "value": root})
+  for labels in ("raw", "centered"):
+    parts = sum(layer.norm(s, (p, labels)) for p in ("label", "independent"))
+    columns = {"subset": SUBSETS[s], "labels": labels}
+    value = 1 - _divide(total, parts)
+    rows.append(columns | {"metric": "cancellation", "value": value})
+  return rows
+
+
+def _pair_rows(layer: _Layer) -> list[dict]:
+  """Cosine of the two sets, and ratio of permuted to unpermuted."""
+  rows = []
+  for part, labels in PARTS:
+    columns = {"part": part, "labels": labels}
+    norms = [layer.norm(s, (part, labels)) for s in range(2)]
+    product = layer.product(0, (part, labels), 1, (part, labels))
+    values = {
+      "cosine": _divide(product, norms[0] * norms[1]),
+      "ratio": _divide(norms[1], norms[0]),
+    }
+    if (part, labels) == ("label", "centered"):
+      squares = [layer.unbiased(s)[0] for s in range(2)]
+      # No ratio where nothing is left of the unpermuted part itself.
+      base = max(squares[0], 0)
+      values["ratio_unbiased"] = signed_root(_divide(squares[1], base))
+    rows += [columns | {"metric": m, "value": v} for m, v in values.items()]
+  return rows
+
+
+def measure(found: Products) -> list[dict]:
+  """Rows of one layer: of each set, and of the two together.
+
+  `norm` of each part's mean gradient; `projection` of a part on the direction
+  of the total, signed (both parts' add up to the total's norm); `cancellation`
+  1 − ‖total‖ / (‖label‖ + ‖independent‖); `squared_norm_unbiased` of the label
+  part (see `unbiased_square`), and `norm_unbiased`, its root with its sign;
+  `cosine`, `ratio` and `ratio_unbiased` of permuted to unpermuted. What is not
+  defined is NaN.
+  """
+  layer = _Layer(found)
+  return [*_set_rows(layer, 0), *_set_rows(layer, 1), *_pair_rows(layer)]

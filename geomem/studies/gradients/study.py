@@ -1,0 +1,242 @@
+"""The gradient study: every saved epoch of a run, and the law at its start.
+
+Source: Stephenson et al., ICLR 2021, eq. 25 and figure A.1.
+"""
+
+import dataclasses
+import functools
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from geomem import plots, runs
+from geomem.studies.experiment import Seed
+from geomem.studies.fields import check_least, check_types
+from geomem.studies.gradients import backprop, law, linear
+from geomem.studies.gradients.findings import find_gradients
+from geomem.studies.gradients.products import (
+  SUBSETS,
+  inner_products,
+  measure,
+)
+from geomem.studies.study import Stage, Step, Unit
+from geomem.studies.trained import TrainedRun
+
+# The law of three kinds of labels, and the closed form of both subsets.
+_LAW_STEPS = 5
+_STREAM = zlib.crc32(b"gradients")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GradientConfig:
+  """What is measured of a run's gradients.
+
+  Attributes:
+    max_examples: at most so many examples of each subset; 0 for all.
+    draws: draws of the permuted labels, for the law.
+    training_mode: whether networks with batch norm are measured with the
+      batches' own statistics, too.
+  """
+
+  max_examples: int = 0
+  draws: int = 8
+  training_mode: bool = True
+
+  def __post_init__(self):
+    check_types(self)
+    check_least(self, {"max_examples": 0, "draws": 1})
+
+
+class Gradients:
+  """Measures how the gradients of both kinds of examples depend on labels."""
+
+  name = "gradients"
+  figures = plots.GRADIENTS
+
+  def __init__(self, config: GradientConfig, trained: TrainedRun):
+    """Checks all that can be checked before any work.
+
+    Raises:
+      RunError: checkpoints or a subset are missing, or a subset is too small
+        for the law, or for the batches of training mode.
+    """
+    self.config = config
+    self.trained = trained
+    self.origin = trained.origin
+    self.directory = trained.path / "gradients"
+    self.modes = self._choose_modes()
+    self.epochs = {s.number: self._saved_epochs(s) for s in trained.seeds}
+    self.examples = {s.number: self._choose(s) for s in trained.seeds}
+
+  def as_dict(self) -> dict[str, Any]:
+    """Returns the config as a run directory keeps it."""
+    return {"experiment": self.name} | vars(self.config)
+
+  def _choose_modes(self) -> list[str]:
+    network = self.trained.experiment.network
+    has_norm = bool(network.split(network.abstract_state)[1])
+    training = has_norm and self.config.training_mode
+    return ["evaluation", "training"] if training else ["evaluation"]
+
+  def _saved_epochs(self, seed: Seed) -> list[int]:
+    epochs = self.trained.epochs(seed.number)
+    if 0 not in epochs:
+      raise runs.RunError(
+        f"The checkpoint of epoch 0 of seed {seed.number} is missing in"
+        f" {self.trained.path / 'checkpoints'}, which holds those of epochs"
+        f" {epochs}; the law is measured there. Train the run again."
+      )
+    return epochs
+
+  def _choose(self, seed: Seed) -> dict[str, backprop.Examples]:
+    """Chooses as many examples of both subsets, in random order."""
+    experiment = self.trained.experiment
+    for name in SUBSETS:
+      if name not in seed.subsets:
+        raise runs.RunError(
+          f"The run has no {name} examples (permuted_fraction"
+          f" {experiment.config.data.permuted_fraction}); the gradients of both"
+          " are compared, so it must lie between 0 and 1."
+        )
+    number = min(len(seed.subsets[name].indices) for name in SUBSETS)
+    if self.config.max_examples:
+      number = min(number, self.config.max_examples)
+    self._check_number(number)
+    rng = np.random.default_rng([seed.number, _STREAM])
+    chosen = {}
+    for name in SUBSETS:
+      subset = seed.subsets[name]
+      order = rng.permutation(len(subset.indices))[:number]
+      chosen[name] = backprop.Examples(
+        experiment.train.images[subset.indices[order]],
+        subset.labels[order],
+        experiment.mean,
+        experiment.std,
+      )
+    return chosen
+
+  def _check_number(self, number: int) -> None:
+    if number <= backprop.BATCH_SIZE:
+      raise runs.RunError(
+        f"Each subset gives {number} examples; the law is fitted to several"
+        f" numbers from {backprop.BATCH_SIZE} on, so more are needed. Raise"
+        " --max_examples, or train on more."
+      )
+    batch_size = self.trained.experiment.recipe.batch_size
+    if "training" in self.modes and number < batch_size:
+      raise runs.RunError(
+        f"In training mode a batch holds {batch_size} examples, and each"
+        f" subset gives {number}; give --notraining_mode to measure in"
+        " evaluation mode only."
+      )
+
+  def stages(self, run: runs.Run) -> Iterator[Stage]:
+    """Measures every saved epoch; the most telling first."""
+    del run
+    for seed in self.trained.seeds:
+      epochs = self.epochs[seed.number]
+      units = [self._facts(seed)]
+      units += [self._epoch(seed, e, "evaluation") for e in epochs]
+      units += [self._law(seed)]
+      units += [self._epoch(seed, e, m) for m in self.modes[1:] for e in epochs]
+      yield Stage(f"seed {seed.number}: gradients", units)
+
+  def _facts(self, seed: Seed) -> Unit:
+    rows = [
+      {"seed": seed.number, "metric": metric, "value": value}
+      for metric, value in (
+        ("best_epoch", self.trained.best(seed.number)),
+        ("last_epoch", self.trained.last(seed.number)),
+      )
+    ]
+    key = {"stage": "facts", "seed": seed.number}
+    return Unit(key, lambda: iter([Step(rows, size=0)]), 0)
+
+  def _epoch(self, seed: Seed, epoch: int, mode: str) -> Unit:
+    columns = {"seed": seed.number, "epoch": epoch, "mode": mode}
+    work = functools.partial(self._measure, seed, epoch, mode, columns)
+    return Unit({"stage": "epoch"} | columns, work, len(SUBSETS))
+
+  def _law(self, seed: Seed) -> Unit:
+    columns = {"seed": seed.number, "epoch": 0, "mode": "law"}
+    work = functools.partial(self._measure_law, seed, columns)
+    return Unit({"stage": "law"} | columns, work, _LAW_STEPS)
+
+  def _measure(self, seed, epoch, mode, columns) -> Iterator[Step]:
+    """Measures both subsets at one epoch, in one mode."""
+    experiment = self.trained.experiment
+    network = experiment.network
+    state = self.trained.state(seed.number, epoch)
+    train = mode == "training"
+    size = experiment.recipe.batch_size if train else backprop.BATCH_SIZE
+    sums = []
+    for name in SUBSETS:
+      examples = self.examples[seed.number][name]
+      sums.append(
+        backprop.block_sums(
+          network, state, examples, batch_size=size, train=train
+        )
+      )
+      yield Step(facts={"epoch": epoch, "mode": mode, "examples": name})
+    products = inner_products(*sums, network.parameter_layers)
+    rows = [
+      {"layer": layer} | row
+      for layer, found in products.items()
+      for row in measure(found)
+    ]
+    number = int(sums[0].counts.sum())
+    yield Step(self._tagged(rows, number, columns), size=0)
+
+  def _measure_law(self, seed, columns) -> Iterator[Step]:
+    """Measures the law on the initial network, and the closed form."""
+    experiment = self.trained.experiment
+    network, num_classes = experiment.network, experiment.num_classes
+    state = self.trained.state(seed.number, 0)
+    rng = np.random.default_rng([seed.number, _STREAM, 1])
+    rows = []
+    for name, examples in self.examples[seed.number].items():
+      order = rng.permutation(len(examples.labels))
+      examples = examples._replace(
+        images=examples.images[order], labels=examples.labels[order]
+      )
+      labels = {"own": examples.labels[None]}
+      if name == "permuted":
+        labels = law.draw_labels(
+          examples.labels, num_classes, self.config.draws, rng
+        )
+      for drawn, of_draws in labels.items():
+        found = law.norms_by_size(network, state, examples, of_draws)
+        rows += law.law_rows(found, name, drawn)
+        yield Step(facts={"law": f"{name}, {drawn}"})
+    small = linear.deep_linear(num_classes, network.image_shape, seed.number)
+    for name, examples in self.examples[seed.number].items():
+      images = linear.centered_images(examples.images, experiment.std)
+      rows += linear.linear_rows(*small, images, examples.labels, name)
+      yield Step(facts={"closed form": name})
+    number = len(self.examples[seed.number]["permuted"].labels)
+    yield Step(self._tagged(rows, number, columns), size=0)
+
+  def _tagged(self, rows, number: int, columns) -> list[runs.Row]:
+    """Adds the columns of a unit, and the number of examples it used."""
+    names = self.trained.experiment.network.layer_names
+    index = {layer: i for i, layer in enumerate(names)}
+    tagged = []
+    for row in rows:
+      if "network" not in row and row.get("layer") is not None:
+        row = row | {"layer_index": index[row["layer"]]}
+      tagged.append(columns | row)
+    return [*tagged, columns | {"metric": "examples_used", "value": number}]
+
+  @staticmethod
+  def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
+    """Tests G1 to G5."""
+    del config
+    return find_gradients(rows)
+
+  @staticmethod
+  def table(rows: runs.Rows) -> str:
+    """Has no table."""
+    del rows
+    return ""

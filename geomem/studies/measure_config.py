@@ -1,0 +1,92 @@
+"""What is measured of a network's layers: every field is a flag."""
+
+import dataclasses
+import re
+
+from geomem.measures import MEASURES, Measure, Options
+from geomem.studies.fields import check_least, check_types
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasuringConfig:
+  """What is asked of every layer at every saved epoch.
+
+  Attributes:
+    measures: names of measures, with commas.
+    num_probes: T, probes of each manifold.
+    kappa: margin κ, in units of the norm of a manifold's centre.
+    centers: `low_rank`, `none` or a number of directions to remove.
+    layers: those to measure, with commas, or `last` (hidden); all by default.
+  """
+
+  measures: str = "mean_field"
+  num_probes: int = 300
+  kappa: float = 0.0
+  centers: str = "low_rank"
+  layers: str | None = None
+
+  def __post_init__(self):
+    check_types(self)
+    check_least(self, {"num_probes": 1})
+    _ = self.chosen, self.options
+
+  @property
+  def options(self) -> Options:
+    """What the measures depend on."""
+    return Options(self.kappa, self.num_probes, parse_centers(self.centers))
+
+  @property
+  def chosen(self) -> list[Measure]:
+    """The measures, in the order of `MEASURES`."""
+    names = names_in(self.measures, tuple(MEASURES), "measure")
+    return [MEASURES[name] for name in names]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasureConfig(MeasuringConfig):
+  """What is measured, and of which manifolds.
+
+  Attributes:
+    manifold_points: M, points of each manifold.
+    subsets: those to measure, with commas; all by default.
+  """
+
+  manifold_points: int
+  subsets: str | None = None
+
+
+def parse_centers(text: str) -> str | int | None:
+  """Returns the value of `--centers` as the geometry takes it."""
+  if text == "none":
+    return None
+  if text == "low_rank":
+    return text
+  if re.fullmatch("[0-9]+", text):
+    return int(text)
+  raise ValueError(
+    f"centers {text!r} is not known; use low_rank, none or a number."
+  )
+
+
+def measured_layers(
+  layers: str | None, layer_names: tuple[str, ...]
+) -> tuple[str, ...]:
+  """Returns the layers that a config asks for, in the network's order."""
+  if layers == "last":
+    return (layer_names[-2],)
+  return names_in(layers, layer_names, "layer")
+
+
+def names_in(
+  text: str | None, known: tuple[str, ...], noun: str
+) -> tuple[str, ...]:
+  """Returns the names in a list with commas, in the order of those known."""
+  if text is None:
+    return known
+  names = [name.strip() for name in text.split(",")]
+  unknown = [name for name in names if name not in known]
+  if unknown:
+    raise ValueError(
+      f"{noun} {unknown[0]!r} is not known; choose of {', '.join(known)}."
+    )
+  return tuple(name for name in known if name in names)

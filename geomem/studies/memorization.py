@@ -1,0 +1,170 @@
+"""The memorization study: train, score the subsets, measure the layers."""
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+from geomem import geometry, plots, runs
+from geomem.studies.config import ExperimentConfig
+from geomem.studies.doubts import doubts
+from geomem.studies.experiment import keep_labels, prepare, prepare_seeds
+from geomem.studies.measuring import geometry_stage
+from geomem.studies.memorization_findings import find
+from geomem.studies.study import Stage, Step, Unit
+from geomem.studies.train import (
+  score_subsets,
+  scores_key,
+  train_seeds,
+)
+from geomem.studies.trained import checkpoints
+
+
+class Memorization:
+  """Trains on labels of which a part is wrong, and measures every layer.
+
+  The paper's figures 2 and 3.
+  """
+
+  name = "memorization"
+  figures = plots.MEMORIZATION
+  directory = pathlib.Path("runs/memorization")
+
+  def __init__(self, config: ExperimentConfig):
+    """Loads the data, builds the network, and checks all that can be checked.
+
+    Raises:
+      ValueError: what cannot be done.
+    """
+    self.config = config
+    self.experiment = prepare(config)
+    self.seeds = prepare_seeds(self.experiment)
+    self.origin = self.experiment.origin
+
+  def as_dict(self) -> dict[str, Any]:
+    """Returns the config as a run directory keeps it."""
+    return {"experiment": self.name} | self.config.as_dict()
+
+  def stages(self, run: runs.Run) -> Iterator[Stage]:
+    """Trains all seeds together, then scores and measures what is saved."""
+    for seed in self.seeds:
+      keep_labels(run.path, seed)
+    yield self._training(run)
+    for seed in self.seeds:
+      yield self._scores(run, seed)
+    yield self._facts(run)
+    for seed in self.seeds:
+      rows = run.rows.where(seed=seed.number)
+      yield geometry_stage(
+        self.experiment,
+        seed,
+        sorted(rows.where("accuracy").distinct("epoch")),
+        lambda epoch, seed=seed: self._load(run, seed, epoch),
+        self.config.measure,
+      )
+
+  def _training(self, run) -> Stage:
+    """The training of all seeds together."""
+    numbers = ", ".join(str(seed.number) for seed in self.seeds)
+    epochs = self.config.training.epochs
+    unit = Unit(
+      {"stage": "training"},
+      lambda: train_seeds(run, self.experiment, self.seeds),
+      epochs,
+    )
+    return Stage(f"seed {numbers}: training", [unit])
+
+  def _scores(self, run, seed) -> Stage:
+    """Scores that training committed, and that were lost since."""
+
+    def work(epoch):
+      state = self._load(run, seed, epoch)
+      rows = score_subsets(self.experiment, seed, state)
+      yield Step(runs.tagged(rows, seed=seed.number, epoch=epoch))
+
+    with checkpoints(run.path, seed.number) as saved:
+      epochs = saved.epochs
+    units = [
+      Unit(scores_key(seed.number, epoch), lambda epoch=epoch: work(epoch))
+      for epoch in epochs
+    ]
+    lost = [unit for unit in units if not run.has(unit.key)]
+    return Stage("", lost)
+
+  def _facts(self, run) -> Stage:
+    """The best epoch of each seed, the last, and what figures need."""
+    units = [
+      Unit(
+        {"stage": "facts", "seed": seed.number},
+        lambda seed=seed: iter([Step(self._facts_of(run.rows, seed))]),
+      )
+      for seed in self.seeds
+    ]
+    return Stage("", units)
+
+  def _facts_of(self, rows: runs.Rows, seed) -> list[runs.Row]:
+    test = {
+      row["epoch"]: row["value"]
+      for row in rows.where("accuracy", seed=seed.number, subset="test")
+    }
+    points = next(iter(seed.manifolds.values())).shape[1]
+    kappa = self.config.measure.kappa
+    facts = {
+      "best_epoch": max(test, key=test.get),
+      "last_epoch": max(test),
+      "manifold_points": points,
+      "chance_capacity": float(geometry.simplex_capacity(points, kappa)),
+      "unchanged_labels": seed.labels.num_unchanged,
+      "num_permuted": int(seed.labels.permuted.sum()),
+      "num_unpermuted": int((~seed.labels.permuted).sum()),
+      "num_parameters": self.experiment.network.num_parameters,
+    }
+    return [
+      {"seed": seed.number, "metric": metric, "value": value}
+      for metric, value in facts.items()
+    ]
+
+  def _load(self, run, seed, epoch: int):
+    like = self.experiment.network.abstract_state
+    with checkpoints(run.path, seed.number) as saved:
+      return saved.load(epoch, like)
+
+  @staticmethod
+  def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
+    """Tests F3.1 to F3.5, where all that they are about was measured."""
+    measured = set(rows.where("capacity").subsets)
+    layers = (config.get("measure") or {}).get("layers")
+    if layers or not {"permuted", "restored", "test"} <= measured:
+      return doubts(rows)
+    numbers = rows.where(("capacity", "radius", "dimension"))
+    if len(numbers.known()) < len(numbers):
+      missing = "The findings are not judged: numbers are missing."
+      return [*doubts(rows), missing]
+    return [*doubts(rows), *find(rows)]
+
+  @staticmethod
+  def table(rows: runs.Rows) -> str:
+    """Lists accuracy and the deepest hidden layer's geometry by subset."""
+    if not rows.where("capacity"):
+      return ""
+    deepest = rows.where("capacity").last_hidden()
+    (layer,) = deepest.layers.values()
+    lines = [
+      f"{'':12}{'epoch':>6}{'accuracy':>10}{'capacity':>10}"
+      f"{'radius':>8}{'dimension':>11}   (layer {layer})"
+    ]
+    for which in ("best", "last"):
+      epochs = rows.epochs(which)
+      epoch = sum(epochs.values()) / len(epochs)
+      here = rows.at(which)
+      for subset in deepest.subsets:
+        scores = here.where("accuracy", subset=subset)
+        of_layer = here.where(subset=subset, layer=layer)
+        capacity, radius, dimension = (
+          of_layer.where(metric).mean()[0]
+          for metric in ("capacity", "radius", "dimension")
+        )
+        lines.append(
+          f"{subset:12}{epoch:6.0f}{scores.mean()[0]:10.3f}"
+          f"{capacity:10.4f}{radius:8.3f}{dimension:11.2f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,129 @@
+"""The paper's findings F3.1 to F3.5, tested on the rows of a run.
+
+Source: Stephenson et al., ICLR 2021, figure 3 and its text.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from geomem import runs
+from geomem.studies.words import Finding
+
+TOLERANCE = 0.25  # Of what is equal in the paper.
+_EPOCHS = ("best", "last")
+
+
+class _Layers(NamedTuple):
+  """Capacities of the hidden layers by subset, at the best and last epoch."""
+
+  best: dict[str, np.ndarray]
+  last: dict[str, np.ndarray]
+  chance: float
+
+  @property
+  def early(self) -> int:
+    """How many layers are the first half."""
+    return max(1, len(self.best["permuted"]) // 2)
+
+
+def find(rows: runs.Rows) -> list[Finding]:
+  """Tests the five findings; each sentence carries its figures.
+
+  What is equal in the paper, such as a capacity and that of chance, must be so
+  within `TOLERANCE`; the paper's own figures are within 10 %. They are of 50
+  points of 100 classes: where manifolds have more points than there are
+  classes, permuted and restored points fall together once they are memorized,
+  and lie above chance.
+  """
+  best, last = (_by_layer(rows, "capacity", which) for which in _EPOCHS)
+  layers = _Layers(best, last, rows.chance_capacity())
+  return [
+    _permuted_at_chance(layers),
+    _permuted_rises_late(layers),
+    _restored_falls(layers),
+    _permuted_shrinks(
+      [_by_layer(rows, "radius", which) for which in _EPOCHS],
+      [_by_layer(rows, "dimension", which) for which in _EPOCHS],
+    ),
+    _early_layers_stay(layers),
+  ]
+
+
+def _by_layer(rows: runs.Rows, metric: str, which: str) -> dict:
+  """Averages a metric over seeds: `[hidden layers]` by subset.
+
+  The input does not change, and the logits are the output.
+  """
+  found = rows.at(which).where(metric)
+  return {
+    subset: found.where(subset=subset).series("layer_index").mean[1:-1]
+    for subset in found.subsets
+  }
+
+
+def _farthest(values: np.ndarray, expected: np.ndarray | float) -> float:
+  return float(np.abs(values / expected - 1).max())
+
+
+def _permuted_at_chance(layers: _Layers) -> Finding:
+  best = layers.best
+  spread = _farthest(best["permuted"], layers.chance)
+  apart = _farthest(best["restored"], best["test"])
+  return Finding(
+    "F3.1",
+    max(spread, apart) < TOLERANCE,
+    f"best epoch: permuted capacity is within {spread:.0%} of chance"
+    f" ({layers.chance:.3f}) in every hidden layer, restored within"
+    f" {apart:.0%} of test",
+  )
+
+
+def _permuted_rises_late(layers: _Layers) -> Finding:
+  rise = layers.last["permuted"] / layers.best["permuted"]
+  early = rise[: layers.early].max()
+  return Finding(
+    "F3.2",
+    bool(rise[-1] > 1.5 and early < 1 + TOLERANCE),
+    f"last epoch: permuted capacity rises to {rise[-1]:.2f} times its best-"
+    f"epoch value in the last hidden layer, at most {early:.2f} times in the"
+    f" first {layers.early}",
+  )
+
+
+def _restored_falls(layers: _Layers) -> Finding:
+  before, after = (of["restored"][-1] for of in (layers.best, layers.last))
+  apart = after / layers.chance - 1
+  return Finding(
+    "F3.3",
+    bool(after < before and abs(apart) < TOLERANCE),
+    f"last epoch: restored capacity of the last hidden layer falls from"
+    f" {before:.3f} to {after:.3f}, {apart:+.0%} from chance, test from"
+    f" {layers.best['test'][-1]:.3f} to {layers.last['test'][-1]:.3f}",
+  )
+
+
+def _permuted_shrinks(radii, dimensions) -> Finding:
+  radius = [of["permuted"][-1] for of in radii]
+  dimension = [of["permuted"][-1] for of in dimensions]
+  return Finding(
+    "F3.4",
+    bool(radius[1] < radius[0] and dimension[1] < dimension[0]),
+    f"permuted radius and dimension of the last hidden layer go from"
+    f" {radius[0]:.2f} and {dimension[0]:.1f} to {radius[1]:.2f} and"
+    f" {dimension[1]:.1f}",
+  )
+
+
+def _early_layers_stay(layers: _Layers) -> Finding:
+  count = layers.early
+  change = max(
+    _farthest(layers.last[subset][:count], layers.best[subset][:count])
+    for subset in layers.best
+  )
+  return Finding(
+    "F3.5",
+    change < TOLERANCE,
+    f"the first {count} hidden layers change by at most {change:.0%} in"
+    " capacity between best and last epoch, over all subsets",
+  )

@@ -1,0 +1,22 @@
+"""The studies that there are, by the `experiment` of their configs.
+
+To add one, write its file and add its line here.
+"""
+
+from geomem.studies.capacity import Capacity
+from geomem.studies.gradients import Gradients
+from geomem.studies.measure import Measuring
+from geomem.studies.memorization import Memorization
+from geomem.studies.model_size import ModelSize
+from geomem.studies.noise import MemorizationSweep
+from geomem.studies.rewind import LayerRewind
+
+STUDIES = {
+  "capacity": Capacity,
+  "gradients": Gradients,
+  "measure": Measuring,
+  "memorization": Memorization,
+  "memorization_sweep": MemorizationSweep,
+  "model_size": ModelSize,
+  "rewind": LayerRewind,
+}

@@ -1,0 +1,260 @@
+"""Layer rewind: the last network with some layers of an earlier epoch.
+
+Source: Stephenson et al., ICLR 2021, figure 4A-B; the same intervention in
+Maini et al., "Can neural network memorization be localized?", ICML 2023.
+"""
+
+import functools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from geomem import measures, plots, runs
+from geomem.studies import hybrids as mixing
+from geomem.studies.doubts import doubts
+from geomem.studies.experiment import Seed
+from geomem.studies.measuring import measure_network
+from geomem.studies.rewind_findings import (
+  best_rewinds,
+  find_rewinds,
+  rewind_table,
+)
+from geomem.studies.rewind_plan import (
+  Rewind,
+  RewindConfig,
+  epochs_to_rewind,
+  make_rewinds,
+)
+from geomem.studies.study import Stage, Step, Unit
+from geomem.studies.train import score_logits
+from geomem.studies.trained import TrainedRun
+
+# Images that statistics are re-estimated on, as one batch.
+_MAX_IMAGES = 2048
+# Bytes of logits held at once.
+_MAX_BYTES = 2**30
+
+
+class _Networks(NamedTuple):
+  """The hybrid networks of a run: different rewinds may give the same.
+
+  Attributes:
+    masks: the layers that each rewind takes from the earlier epoch.
+    distinct: the networks to evaluate, sorted so that they share beginnings.
+    layers: for each, the layers below which it has layers of both epochs.
+  """
+
+  masks: dict[Rewind, mixing.Mask]
+  distinct: list[mixing.Mask]
+  layers: dict[mixing.Mask, list[str]]
+
+
+def list_networks(network, config: RewindConfig) -> _Networks:
+  """Lists the hybrid networks that a config asks for."""
+  masks = {
+    rewind: mixing.mask_of(network, rewind.layers)
+    for rewind in make_rewinds(network, config)
+  }
+  distinct = sorted(set(masks.values()))
+  layers = {mask: mixing.mixed_layers(network, mask) for mask in distinct}
+  return _Networks(masks, distinct, layers)
+
+
+class LayerRewind:
+  """Puts layers of the last network back to earlier epochs, and scores them.
+
+  The paper's figure 4A-B. Nothing is trained.
+  """
+
+  name = "rewind"
+  figures = plots.REWIND
+
+  def __init__(self, config: RewindConfig, trained: TrainedRun):
+    """Checks all that can be checked before any work.
+
+    Raises:
+      ValueError: a layer, kind, epoch or reading that does not exist.
+    """
+    self.config = config
+    self.trained = trained
+    self.networks = list_networks(trained.experiment.network, config)
+    numbers = [seed.number for seed in trained.seeds]
+    self.epochs = {n: epochs_to_rewind(trained, config, n) for n in numbers}
+    self.origin = trained.origin
+    self.directory = trained.path / config.directory
+
+  def as_dict(self) -> dict[str, Any]:
+    """Returns the config as a run directory keeps it."""
+    return {"experiment": self.name} | vars(self.config)
+
+  def stages(self, run: runs.Run) -> Iterator[Stage]:
+    """Scores every hybrid network, and measures it where asked to."""
+    del run
+    for seed in self.trained.seeds:
+      yield self._facts(seed)
+      yield self._scores(seed)
+      if self.config.geometry:
+        yield self._geometry(seed)
+
+  def _facts(self, seed: Seed) -> Stage:
+    key = {"stage": "facts", "seed": seed.number}
+    return Stage(
+      "", [Unit(key, lambda: iter([Step(_facts_of(self.trained, seed))]))]
+    )
+
+  def _scores(self, seed: Seed) -> Stage:
+    units = [
+      Unit(
+        {"stage": "scores", "seed": seed.number, "epoch": epoch},
+        functools.partial(self._score, seed, epoch),
+        len(self.networks.distinct),
+      )
+      for epoch in self.epochs[seed.number]
+    ]
+    return Stage(f"seed {seed.number}: networks", units)
+
+  def _score(self, seed: Seed, epoch: int) -> Iterator[Step]:
+    """Scores every network of an epoch; equal ones once."""
+    found: dict[mixing.Mask, list[runs.Row]] = {}
+    yield from self._score_networks(seed, self._hybrids(seed, epoch), found)
+    rows = []
+    for rewind, mask in self.networks.masks.items():
+      scores = found[mask] + self._recovered(seed, found[mask])
+      rows += self._tagged(scores, seed, epoch, rewind)
+    yield Step(rows, size=0)
+
+  def _score_networks(self, seed, hybrids, found) -> Iterator[Step]:
+    """Fills `found` with scores by mask; steps are parts of a network."""
+    experiment = self.trained.experiment
+    splits = {s: getattr(experiment, s).images for s in ("train", "test")}
+    total, classes = sum(map(len, splits.values())), experiment.num_classes
+    size = max(1, _MAX_BYTES // (4 * total * classes))
+    for start in range(0, len(self.networks.distinct), size):
+      masks = self.networks.distinct[start : start + size]
+      logits = {
+        mask: {s: np.empty((len(x), classes), "f4") for s, x in splits.items()}
+        for mask in masks
+      }
+      for split, images in splits.items():
+        for mask, where, block in mixing.hybrid_logits(
+          hybrids, masks, images, experiment.mean, experiment.std
+        ):
+          logits[mask][split][where] = block
+          yield Step(size=len(block) / total)
+      for mask in masks:
+        found[mask] = score_logits(seed, logits[mask])
+
+  def _recovered(self, seed: Seed, scores) -> list[runs.Row]:
+    """Makes a row of the share of the lost test accuracy that came back.
+
+    It is (rewound - last) / (best - last), if any was lost.
+    """
+    of_run = self.trained.rows.where(seed=seed.number)
+    best, last = (
+      _test_accuracy(of_run.where(epoch=epoch))
+      for epoch in (
+        self.trained.best(seed.number),
+        self.trained.last(seed.number),
+      )
+    )
+    if best == last:
+      return []
+    value = (_test_accuracy(runs.Rows(scores)) - last) / (best - last)
+    return [{"subset": "test", "metric": "recovered", "value": value}]
+
+  def _geometry(self, seed: Seed) -> Stage:
+    """Measures the layers that a rewind changes.
+
+    Those are the layers below which the network has layers of both epochs; the
+    others are those of one epoch's network, which the finished run measured.
+    A rewind to the last epoch changes none.
+    """
+    last = self.trained.last(seed.number)
+    units = [
+      Unit(
+        {"stage": "geometry", "seed": seed.number, "epoch": epoch},
+        functools.partial(self._measure, seed, epoch),
+        sum(map(len, self.networks.layers.values())),
+      )
+      for epoch in self.epochs[seed.number]
+      if epoch != last
+    ]
+    return Stage(f"seed {seed.number}: geometry", units)
+
+  def _measure(self, seed: Seed, epoch: int) -> Iterator[Step]:
+    experiment = self.trained.experiment
+    hybrids, found = self._hybrids(seed, epoch), {}
+    for mask, layers in self.networks.layers.items():
+      found[mask] = []
+      for step in measure_network(
+        experiment,
+        seed,
+        hybrids.state(mask),
+        layers,
+        [measures.MEASURES["mean_field"]],
+        experiment.config.measure.options,
+      ):
+        found[mask] += step.rows
+        yield Step(facts={"epoch": epoch})
+    rows = []
+    for rewind, mask in self.networks.masks.items():
+      rows += self._tagged(found[mask], seed, epoch, rewind)
+    yield Step(rows, size=0)
+
+  def _tagged(self, rows, seed, epoch, rewind) -> list[runs.Row]:
+    return runs.tagged(
+      rows,
+      seed=seed.number,
+      epoch=epoch,
+      **rewind.columns,
+      batch_norm=self.config.batch_norm,
+    )
+
+  def _hybrids(self, seed: Seed, epoch: int) -> mixing.Hybrids:
+    """Loads the last network, and what the rewinds need of an earlier one."""
+    trained, experiment = self.trained, self.trained.experiment
+    network = experiment.network
+    last = trained.state(seed.number, trained.last(seed.number))
+    rewound = {name for rewind in self.networks.masks for name in rewind.layers}
+    other = trained.state(seed.number, epoch, rewound)
+    if self.config.batch_norm == "parameters":
+      kept = {name: last[name] for name in rewound}
+      other = network.merge(network.split(other)[0], network.split(kept)[1])
+    hybrids = mixing.Hybrids(network, last, other, {})
+    if self.config.batch_norm != "reestimated":
+      return hybrids
+    images = experiment.train.images
+    few = np.linspace(0, len(images), min(len(images), _MAX_IMAGES), False)
+    images = images[few.astype(int)]
+    return mixing.reestimate(
+      hybrids, self.networks.distinct, images, experiment.mean, experiment.std
+    )
+
+  @staticmethod
+  def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
+    """Names the best rewinds, and tests the claims on where memory lies."""
+    doubtful = doubts(rows) if config.get("geometry") else []
+    return doubtful + best_rewinds(rows) + find_rewinds(rows)
+
+  table = staticmethod(rewind_table)
+
+
+def _test_accuracy(rows: runs.Rows) -> float:
+  return rows.where("accuracy", subset="test")[0]["value"]
+
+
+def _facts_of(trained: TrainedRun, seed: Seed) -> list[runs.Row]:
+  """What figures and findings need of the finished run itself."""
+  facts = [
+    {"metric": "best_epoch", "value": trained.best(seed.number)},
+    {"metric": "last_epoch", "value": trained.last(seed.number)},
+    {"metric": "chance_accuracy", "value": 1 / trained.experiment.num_classes},
+  ]
+  # The networks of the epochs themselves, nothing rewound.
+  columns = ("epoch", "subset", "metric", "value", "stderr")
+  facts += [
+    {column: row[column] for column in columns}
+    for row in trained.rows.where(("accuracy", "loss"), seed=seed.number)
+  ]
+  return runs.tagged(facts, seed=seed.number)

@@ -1,0 +1,239 @@
+"""What rewinds say about where the permuted labels are memorized.
+
+Two claims are tested. Stephenson et al., ICLR 2021: to put back the final
+layers restores generalization. Maini et al., ICML 2023: the layers that
+memorize are generally not the last ones.
+"""
+
+import math
+
+import numpy as np
+
+from geomem import runs
+from geomem.studies.words import Finding
+
+ENOUGH = 0.8
+
+
+class RewindScores:
+  """The scores of rewinds, by what is rewound, epoch and seed.
+
+  Attributes:
+    subsets: their names, in the order of the rows.
+    chance: 1 / classes.
+  """
+
+  def __init__(self, rows: runs.Rows):
+    """Selects the rows of whole networks."""
+    self._best, self._last = rows.epochs("best"), rows.epochs("last")
+    self.subsets = rows.distinct("subset")
+    self.chance = rows.where("chance_accuracy")[0]["value"]
+    self._seeds = rows.seeds
+    self._networks = rows.where(layer=None)
+    self._rewinds: dict[tuple, runs.Rows] = {}
+    for row in self._networks:
+      if row.get("kind") is not None:
+        key = (row["kind"], row["rewound"])
+        self._rewinds.setdefault(key, runs.Rows()).append(row)
+
+  @property
+  def kinds(self) -> list[str]:
+    """The kinds of rewinds, in the order of the rows."""
+    return list(dict.fromkeys(kind for kind, _ in self._rewinds))
+
+  def rewound(self, kind: str) -> list[str]:
+    """Lists what was rewound, in the order of the rows."""
+    return [rewound for k, rewound in self._rewinds if k == kind]
+
+  def at_best(self, kind, rewound, subset, metric="accuracy") -> np.ndarray:
+    """Returns values by seed, at the epoch that is nearest to its best.
+
+    Seeds without the metric are left out.
+    """
+    rows = self._rewinds[kind, rewound].where(metric, subset=subset)
+    found = []
+    for seed, best in self._best.items():
+      here = rows.where(seed=seed)
+      if here:
+        nearest = min(here, key=lambda row: abs(row["epoch"] - best))
+        found.append(nearest["value"])
+    return np.array(found)
+
+  def by_epoch(
+    self, kind, rewound, subset, metric="accuracy"
+  ) -> dict[int, np.ndarray]:
+    """Returns values by seed, for each epoch that all seeds have."""
+    rows = self._rewinds[kind, rewound].where(metric, subset=subset)
+    return {
+      epoch: found.values
+      for epoch, found in rows.split("epoch").items()
+      if found.seeds == self._seeds
+    }
+
+  def at_last(self, subset: str) -> np.ndarray:
+    """Returns accuracies of the last networks, nothing rewound, by seed."""
+    rows = self._networks.where("accuracy", subset=subset, kind=None)
+    return np.array(
+      [
+        rows.where(seed=seed, epoch=epoch)[0]["value"]
+        for seed, epoch in self._last.items()
+      ]
+    )
+
+
+def _share(values: np.ndarray) -> str:
+  """Per cent, with the standard deviation over seeds."""
+  text = f"{values.mean():.0%}"
+  return text + (f" ± {values.std(ddof=1):.0%}" if len(values) > 1 else "")
+
+
+def _set_name(kind: str, rewound: str) -> str:
+  """For example `the last 3 layers (from fc1 on)`."""
+  names = rewound.split("+")
+  count = f"{len(names)} layers" if len(names) > 1 else "layer"
+  if kind == "suffix":
+    return f"the last {count} (from {names[0]} on)"
+  if kind == "prefix":
+    return f"the first {count} (up to {names[-1]})"
+  return rewound
+
+
+def _side(scores: RewindScores, kind: str) -> Finding:
+  """Whether fewer than half of the layers, from one side, are enough."""
+
+  def says(rewound):
+    recovered = scores.at_best(kind, rewound, "test", "recovered")
+    permuted = scores.at_best(kind, rewound, "permuted").mean()
+    return f"{_share(recovered)}, with permuted accuracy {permuted:.3f}"
+
+  sets = scores.rewound(kind)
+  means = [
+    scores.at_best(kind, rewound, "test", "recovered").mean()
+    for rewound in sets
+  ]
+  few = max(1, len(sets) // 2)
+  # Epochs that were chosen by hand may all be too far from the best.
+  enough = next(
+    (i for i, mean in enumerate(means, 1) if mean >= ENOUGH), len(sets) + 1
+  )
+  takes = f"no number of layers gives {ENOUGH:.0%}"
+  if enough <= len(sets):
+    name = _set_name(kind, sets[enough - 1])
+    takes = f"{ENOUGH:.0%} takes {name}: {says(sets[enough - 1])}"
+  sentence = (
+    f"at the best epoch {_set_name(kind, sets[few - 1])} of {len(sets)} recover"
+    f" {says(sets[few - 1])} (chance {scores.chance:.3f}), of the test accuracy"
+    f" that was lost; {takes}"
+  )
+  if kind == "suffix":
+    return Finding("F4.1 (the last layers restore)", enough <= few, sentence)
+  return Finding("F4.2 (the first layers do not)", enough > few, sentence)
+
+
+def best_rewinds(rows: runs.Rows) -> list[str]:
+  """Names the layers and the epoch that recover most, for each kind.
+
+  All layers at once do not count: that is an earlier epoch's network.
+  """
+  scores, sentences = RewindScores(rows), []
+  for kind in scores.kinds:
+    sets = scores.rewound(kind)
+    recovered = {
+      (rewound, epoch): values
+      for rewound in (sets[:-1] if kind in ("suffix", "prefix") else sets)
+      for epoch, values in scores.by_epoch(
+        kind, rewound, "test", "recovered"
+      ).items()
+    }
+    if recovered:
+      best = max(recovered, key=lambda at: recovered[at].mean())
+      sentences.append(
+        f"Best {kind} rewind: {_set_name(kind, best[0])}, to epoch {best[1]};"
+        f" {_share(recovered[best])} of the lost test accuracy is recovered."
+      )
+  return sentences
+
+
+def _selective(scores: RewindScores) -> Finding:
+  """Which single layer's rewind forgets most, and most selectively.
+
+  By (fall of permuted accuracy) - (fall of unpermuted accuracy), at the
+  layer's best epoch.
+  """
+  layers = scores.rewound("single")
+  found = {}
+  for layer in layers:
+    after = {
+      subset: scores.by_epoch("single", layer, subset)
+      for subset in ("permuted", "unpermuted")
+    }
+    gains = {
+      epoch: (after["unpermuted"][epoch] - after["permuted"][epoch]).mean()
+      for epoch in after["permuted"]
+    }
+    epoch = max(gains, key=gains.get)
+    means = {s: after[s][epoch].mean() for s in after}
+    found[layer] = gains[epoch], epoch, means
+  first = max(layers, key=lambda layer: found[layer][0])
+  late = layers[-math.ceil(len(layers) / 3) :]
+  rival = max(late, key=lambda layer: found[layer][0])
+
+  def says(layer):
+    _, epoch, means = found[layer]
+    changes = (
+      f"{subset} accuracy {scores.at_last(subset).mean():.3f} to {mean:.3f}"
+      for subset, mean in means.items()
+    )
+    return f"{layer} at epoch {epoch} ({', '.join(changes)})"
+
+  sentence = (
+    "of all single layers, the one whose rewind forgets most at the least loss"
+    f" is {says(first)}. "
+  )
+  if first in late:
+    sentence += (
+      f"It is one of the last third ({', '.join(late)}), where by Maini et al."
+      " the memory generally is not"
+    )
+  else:
+    sentence += (
+      f"In the last third ({', '.join(late)}) it is {says(rival)}: the last"
+      " layers do not hold the memory singly, as Maini et al. find"
+    )
+  name = "Maini et al. (the memory is not in the last layers)"
+  return Finding(name, first not in late, sentence)
+
+
+def find_rewinds(rows: runs.Rows) -> list[Finding]:
+  """Tests both claims; each sentence carries its figures, by mean and sd."""
+  scores = RewindScores(rows)
+  findings = []
+  if rows.where("recovered"):
+    sides = [k for k in scores.kinds if k in ("suffix", "prefix")]
+    findings += [_side(scores, kind) for kind in sides]
+  if "single" in scores.kinds:
+    findings.append(_selective(scores))
+  return findings
+
+
+def rewind_table(rows: runs.Rows) -> str:
+  """Lists what every rewind to about the best epoch gives, mean over seeds."""
+  scores = RewindScores(rows)
+  subsets = "".join(f"{subset:>11}" for subset in scores.subsets)
+  lines = [f"{'to the best epoch':24}{'recovered':>10}{subsets}"]
+  for kind in scores.kinds:
+    for rewound in scores.rewound(kind):
+      recovered = scores.at_best(kind, rewound, "test", "recovered")
+      line = f"{kind:8}{_short_name(kind, rewound):16}"
+      line += f"{recovered.mean():10.2f}" if recovered.size else f"{'':10}"
+      for subset in scores.subsets:
+        line += f"{scores.at_best(kind, rewound, subset).mean():11.3f}"
+      lines.append(line)
+  return "\n".join(lines)
+
+
+def _short_name(kind: str, rewound: str) -> str:
+  names = rewound.split("+")
+  return {"suffix": f"{names[0]} ...", "prefix": f"... {names[-1]}"}.get(
+    kind, rewound
+  )

@@ -1,0 +1,228 @@
+"""Sweeps: one study at many values, each a run directory of its own."""
+
+import functools
+import itertools
+import pathlib
+import re
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from geomem import parallel, runs
+from geomem.studies.config import ExperimentConfig
+from geomem.studies.memorization import Memorization
+from geomem.studies.study import run, silent
+
+_PATIENCE = 5.0  # Seconds between looks at what another process holds.
+
+
+class Cell(NamedTuple):
+  """One job of a sweep: all seeds at one value of each swept field.
+
+  Attributes:
+    path: its run directory, below the sweep's.
+    config: its config.
+  """
+
+  path: pathlib.Path
+  config: ExperimentConfig
+
+  def as_dict(self) -> dict[str, Any]:
+    """Returns the config as its directory keeps it."""
+    return {"experiment": Memorization.name} | self.config.as_dict()
+
+  @property
+  def is_done(self) -> bool:
+    """Whether it is complete."""
+    return parallel.from_first(lambda: runs.is_complete(self.path))
+
+
+class Failure(NamedTuple):
+  """A cell that failed, and why."""
+
+  cell: Cell
+  error: Exception
+
+
+class Sweep(NamedTuple):
+  """What to sweep.
+
+  Attributes:
+    name: the `experiment` of its config, by which its figures are known.
+    config: what all cells share.
+    axes: the values of each swept field.
+    summarize: from the rows of all cells to further rows and to sentences.
+    share: this process's part of the cells: `i/n`, i from 0; all by default.
+  """
+
+  name: str
+  config: ExperimentConfig
+  axes: dict[str, Sequence[Any]]
+  summarize: Callable[[runs.Rows], tuple[list[runs.Row], list[str]]]
+  share: str | None = None
+
+  def as_dict(self) -> dict[str, Any]:
+    """Returns the sweep's own config: what its cells share, and its axes.
+
+    The values of the axes are not in it, so that a sweep can grow.
+    """
+    groups = {
+      name: {k: v for k, v in fields.items() if k not in self.axes}
+      for name, fields in self.config.as_dict().items()
+    }
+    return {"experiment": self.name, "axes": list(self.axes), **groups}
+
+  def cells(self, path: pathlib.Path | str) -> list[Cell]:
+    """Lists all cells, the last axis fastest.
+
+    Raises:
+      ValueError: a value is given twice, or is not possible.
+    """
+    for field, values in self.axes.items():
+      if len(set(values)) < len(values):
+        raise ValueError(
+          f"--{field} names a value twice in {', '.join(map(str, values))};"
+          " each is a cell of its own."
+        )
+    cells = []
+    for values in itertools.product(*self.axes.values()):
+      chosen = dict(zip(self.axes, values, strict=True))
+      name = ",".join(f"{field}={value}" for field, value in chosen.items())
+      config = self.config.replace(**chosen)
+      cells.append(Cell(pathlib.Path(path) / name, config))
+    return cells
+
+  def own(self, cells: list[Cell]) -> list[Cell]:
+    """Selects this process's share of the cells."""
+    if self.share is None:
+      return cells
+    found = re.fullmatch(r"(\d+)/(\d+)", self.share)
+    if not found or not int(found[1]) < int(found[2]):
+      raise ValueError(
+        f"--cell={self.share} is no share; i/n gives the i-th of n processes"
+        " its part of the cells, i from 0 to n - 1."
+      )
+    return cells[int(found[1]) :: int(found[2])]
+
+
+def run_sweep(
+  sweep: Sweep,
+  path: pathlib.Path | str,
+  *,
+  progress: Callable[..., Any] = silent,
+  report: Callable[[Any, list[str]], None] = lambda run, sentences: None,
+) -> list[Failure]:
+  """Does the cells of a sweep that are not done yet, and gathers their rows.
+
+  A cell that fails does not keep the others from being done; one that another
+  process holds is done last. Whoever finishes the last cell reports.
+
+  Args:
+    sweep: what to sweep.
+    path: its directory; every cell has one below it.
+    progress: as for `run`.
+    report: called with the sweep's run and what it found, before it is marked
+      as complete; not where its rows are those that it was completed with.
+
+  Returns:
+    The cells that failed.
+
+  Raises:
+    ValueError: a value or the share is not possible.
+    RunError: the directory is of another sweep.
+  """
+  cells = sweep.cells(path)
+  own = sweep.own(cells)
+  # Another sweep's directory is refused.
+  parallel.from_first(lambda: _open(path, sweep).close())
+  failures = []
+  waiting = [cell for cell in own if not cell.is_done]
+  if waiting:
+    for cell in set(own) - set(waiting):  # Refuses those of another config.
+      runs.open_run(cell.path, cell.as_dict()).close()
+    with progress(total=len(own), desc="cells") as bar:
+      bar.initial += len(own) - len(waiting)
+      bar.update(len(own) - len(waiting))
+      within = functools.partial(progress, leave=False)
+      failures = _do_cells(waiting, bar, within)
+  parallel.from_first(lambda: _gather(sweep, path, cells, report))
+  return failures
+
+
+def _do_cells(waiting: list[Cell], bar, progress) -> list[Failure]:
+  failures = []
+  while waiting:
+    held = []
+    for cell in waiting:
+      try:
+        run(Memorization(cell.config), cell.path, progress=progress)
+      except runs.BusyError:
+        held.append(cell)
+        continue
+      except Exception as error:  # Whatever it is, it is this cell's own.
+        failures.append(Failure(cell, error))
+      bar.update(1)
+    if len(held) == len(waiting):  # Nothing else is left to do.
+      bar.set_postfix({"waiting for": held[0].path.name})
+      time.sleep(_PATIENCE)
+    waiting = held
+  return failures
+
+
+def _open(path: pathlib.Path | str, sweep: Sweep) -> runs.Run:
+  """Opens the sweep's directory, which others hold for a moment only."""
+  for _ in range(600):
+    try:
+      return runs.Run(path, sweep.as_dict())
+    except runs.BusyError:
+      time.sleep(0.1)
+  return runs.Run(path, sweep.as_dict())
+
+
+def _gather(sweep, path, cells: list[Cell], report) -> None:
+  """Brings the rows of the cells together."""
+  complete = all(cell.is_done for cell in cells)
+  with _open(path, sweep) as out:
+    rows = collect(path, list(sweep.axes))
+    if not complete:
+      out.replace(rows)
+      return
+    further, sentences = sweep.summarize(rows)
+    if not out.replace(rows + further) and out.is_done:
+      return
+    report(out, sentences)
+    out.finish()
+
+
+def collect(path: pathlib.Path | str, axes: Sequence[str]) -> runs.Rows:
+  """Reads the rows of all complete cells below a sweep, ordered by its axes.
+
+  Args:
+    path: the sweep's directory.
+    axes: the swept fields; each becomes a column of the rows.
+  """
+  found = []
+  for done in pathlib.Path(path).glob("*/done"):
+    groups = runs.read_config(done.parent)
+    fields = {
+      name: value
+      for group in groups.values()
+      if isinstance(group, dict)
+      for name, value in group.items()
+    }
+    if set(axes) <= set(fields):
+      found.append(({axis: fields[axis] for axis in axes}, done.parent))
+  found.sort(key=lambda pair: list(pair[0].values()))
+  return runs.Rows(
+    columns | row for columns, cell in found for row in runs.read_rows(cell)
+  )
+
+
+def of_cells(config: dict[str, Any], rows: runs.Rows) -> runs.Rows:
+  """Selects the rows of a sweep's trainings, without what follows from them."""
+  return runs.Rows(
+    row
+    for row in rows
+    if row["seed"] is not None
+    and all(row.get(axis) is not None for axis in config["axes"])
+  )

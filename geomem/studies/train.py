@@ -1,0 +1,177 @@
+"""Trains the seeds of a run together, and resumes what was cut off."""
+
+import shutil
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+from geomem import data, parallel, runs, training
+from geomem.studies import experiment as experiments
+from geomem.studies.experiment import Experiment, Seed
+from geomem.studies.study import Step
+from geomem.studies.trained import checkpoints
+
+MEMORIZED = 0.99
+
+
+def training_key(seed: int) -> dict:
+  """Names the unit of work that a seed's training is."""
+  return {"stage": "training", "seed": seed}
+
+
+def scores_key(seed: int, epoch: int) -> dict:
+  """Names the unit of work that scoring a seed's network at an epoch is."""
+  return {"stage": "scores", "seed": seed, "epoch": epoch}
+
+
+def score_subsets(experiment: Experiment, seed: Seed, state) -> list[runs.Row]:
+  """Computes accuracy and loss of a network on the subsets."""
+  logits = {
+    split: training.predict_logits(
+      experiment.network,
+      state,
+      getattr(experiment, split).images,
+      experiment.mean,
+      experiment.std,
+    )
+    for split in ("train", "test")
+  }
+  return score_logits(seed, logits)
+
+
+def score_logits(seed: Seed, logits: dict) -> list[runs.Row]:
+  """Computes accuracy and loss of the subsets, from the logits by split."""
+  rows = []
+  for name, subset in seed.subsets.items():
+    found = training.scores(
+      logits[subset.source][subset.indices], subset.labels
+    )
+    for metric, (value, stderr) in found.items():
+      rows.append(
+        {"subset": name, "metric": metric, "value": value, "stderr": stderr}
+      )
+  return rows
+
+
+def train_seeds(
+  run: runs.Run, experiment: Experiment, seeds: list[Seed]
+) -> Iterator[Step]:
+  """Trains seeds together, or resumes where they were killed.
+
+  At the chosen epochs each network is saved first, then its scores are
+  committed, then the states to resume from are saved: whatever is cut off is
+  done again, with the same result. Where the training set is streamed, states
+  to resume from are saved in every epoch, and within epochs that are long.
+
+  Args:
+    run: where checkpoints and scores go.
+    experiment: from `prepare`.
+    seeds: from `prepare_seeds`, the same in every start of a run.
+
+  Yields:
+    A step for each epoch, with the mean loss over the seeds.
+  """
+  config = experiment.config.training
+  chosen = training.checkpoint_epochs(config.epochs)
+  first, last = seeds[0].number, seeds[-1].number
+  resume_path = run.path / "resume" / f"seeds{first}-{last}"
+  # A seed that has memorized all ends; those beside it continue.
+  going = [
+    i for i, s in enumerate(seeds) if not run.has(training_key(s.number))
+  ]
+  if not going:
+    _forget(resume_path)
+    return
+  streams = data.streams(experiment.train.images)
+  # The unit in which saved states count the time: a step or an epoch.
+  unit = _steps_per_epoch(experiment) if streams else 1
+  epoch = 0
+  with training.Checkpoints(resume_path, keep=2) as resumable:
+    for states, losses in training.train_seeds(
+      jnp.stack([seed.training_key for seed in seeds]),
+      experiment.network,
+      _training_data(experiment, seeds),
+      experiment.recipe,
+      resume=lambda states: _resume(resumable, states, unit),
+    ):
+      is_chosen = states.step == 0 and states.epoch in chosen
+      if is_chosen or (config.stop_when_memorized and states.step == 0):
+        going = [
+          i for i in going if not _record(run, experiment, seeds[i], states[i])
+        ]
+      if is_chosen or streams:
+        time = states.epoch * unit + states.step
+        resumable.save(time, _resume_tree(states))
+      loss, past = float(losses.mean()), epoch
+      epoch = states.epoch
+      if loss == loss:
+        yield Step(size=epoch - past, facts={"loss": f"{loss:.3f}"})
+      else:  # Trained in an earlier start.
+        yield Step(size=epoch - past, done_before=True)
+      if not going:
+        break
+  _forget(resume_path)
+
+
+def _forget(path) -> None:
+  parallel.wait(f"all are done with {path}")
+  parallel.from_first(lambda: shutil.rmtree(path, ignore_errors=True))
+
+
+def _training_data(experiment, seeds) -> training.TrainingData:
+  one = experiments.training_data(experiment, seeds[0])
+  labels = jnp.stack([jnp.asarray(seed.labels.labels) for seed in seeds])
+  return one._replace(labels=labels)
+
+
+def _record(run, experiment, seed, state: training.TrainState) -> bool:
+  """Saves and scores a network; tells whether its training has ended."""
+  config = experiment.config.training
+  rows = score_subsets(experiment, seed, state.network)
+  is_last = state.epoch == config.epochs
+  if config.stop_when_memorized:
+    is_last |= _memorized(rows)
+  if is_last or state.epoch in training.checkpoint_epochs(config.epochs):
+    with checkpoints(run.path, seed.number) as saved:
+      saved.save(state.epoch, state.network)
+    rows = runs.tagged(rows, seed=seed.number, epoch=state.epoch)
+    run.commit(scores_key(seed.number, state.epoch), rows)
+  if is_last:
+    run.commit(training_key(seed.number))
+  return is_last
+
+
+def _steps_per_epoch(experiment) -> int:
+  return training.steps_per_epoch(
+    len(experiment.train.labels), experiment.recipe.batch_size
+  )
+
+
+def _resume(resumable, states: list, unit: int) -> list:
+  found = resumable.load_latest(_resume_tree(states))
+  if found is None:
+    return states
+  time, tree = found
+  structure = jax.tree.structure(states[0].optimizer)
+  return [
+    training.TrainState(
+      tree[f"network{i}"],
+      jax.tree.unflatten(structure, tree[f"optimizer{i}"]),
+      *divmod(time, unit),
+    )
+    for i in range(len(states))
+  ]
+
+
+def _resume_tree(states) -> dict:
+  tree = {}
+  for i, state in enumerate(states):
+    tree[f"network{i}"] = state.network
+    tree[f"optimizer{i}"] = jax.tree.leaves(state.optimizer)
+  return tree
+
+
+def _memorized(rows) -> bool:
+  accuracy = runs.Rows(rows).where("accuracy", subset="permuted").values
+  return bool((accuracy >= MEMORIZED).any())

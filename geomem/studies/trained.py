@@ -1,0 +1,139 @@
+"""Finished trainings: what other studies are about."""
+
+import functools
+import logging
+import pathlib
+from typing import Any
+
+from geomem import runs, training
+from geomem.studies.config import ExperimentConfig
+from geomem.studies.experiment import Experiment, Seed, prepare, prepare_seeds
+
+_LOG = logging.getLogger(__name__)
+
+
+def checkpoints(
+  path: pathlib.Path | str, seed: int, *, must_exist: bool = False
+) -> training.Checkpoints:
+  """Opens the saved networks of one seed of a run, by epoch."""
+  directory = pathlib.Path(path) / "checkpoints" / f"seed{seed}"
+  return training.Checkpoints(directory, must_exist=must_exist)
+
+
+class TrainedRun:
+  """A finished training run.
+
+  Attributes:
+    path: its directory.
+    experiment: data, network and recipe.
+    rows: its rows.
+    seeds: labels, subsets and manifolds of each seed.
+  """
+
+  def __init__(self, path: pathlib.Path | str, data_dir: str | None = None):
+    """Opens a run, from the config in its directory.
+
+    Args:
+      path: the run directory.
+      data_dir: where the data lie now, if not where they were.
+
+    Raises:
+      RunError: the directory is no training run, or its training has not come
+        to an end, or the data or labels are others now.
+    """
+    self.path = pathlib.Path(path)
+    content = runs.read_content(path)
+    config = _config_of(self.path, content["config"])
+    self.rows = runs.read_rows(path)
+    self._best = self.rows.fact("best_epoch")
+    self._last = self.rows.fact("last_epoch")
+    for seed in config.training.seeds:
+      if seed not in self._last:
+        raise runs.RunError(
+          f"The run in {path} is not finished: seed {seed} has not been trained"
+          " to its end. Give its own command again first."
+        )
+    if data_dir is not None:
+      config = config.replace(data_dir=data_dir)
+    self.experiment: Experiment = prepare(config)
+    trained_on = (content.get("origin") or {}).get("data")
+    if trained_on and trained_on != self.experiment.fingerprint:
+      raise runs.RunError(
+        f"The run in {path} was trained on other data (fingerprint"
+        f" {trained_on}) than are there now ({self.experiment.fingerprint})."
+        " Put them back, or name where they are with --data_dir."
+      )
+
+  @functools.cached_property
+  def seeds(self) -> list[Seed]:
+    """Labels, subsets and manifolds of each seed.
+
+    Raises:
+      RunError: the labels are others than those that it was trained on.
+    """
+    return prepare_seeds(self.experiment, self.path)
+
+  @property
+  def origin(self) -> dict[str, Any]:
+    """The origin of what is derived from the run."""
+    return runs.parent_of(self.path).as_origin()
+
+  def best(self, seed: int) -> int:
+    """Returns the epoch of a seed with the best test accuracy."""
+    return self._best[seed]
+
+  def last(self, seed: int) -> int:
+    """Returns the last epoch of a seed."""
+    return self._last[seed]
+
+  def epochs(self, seed: int) -> list[int]:
+    """Lists the epochs of a seed whose networks are there.
+
+    Where networks that were scored are not there any more, it warns.
+    """
+    with checkpoints(self.path, seed, must_exist=True) as saved:
+      epochs = [epoch for epoch in saved.epochs if epoch <= self.last(seed)]
+    scored = self.rows.where("accuracy", seed=seed).distinct("epoch")
+    missing = sorted(set(scored) - set(epochs))
+    if missing:
+      _LOG.warning(
+        "The networks of epochs %s of seed %d are missing in %s; left out.",
+        ", ".join(map(str, missing)),
+        seed,
+        self.path / "checkpoints",
+      )
+    return epochs
+
+  def state(self, seed: int, epoch: int, layers: Any = None) -> dict[str, Any]:
+    """Loads the network of a seed at an epoch.
+
+    Args:
+      seed: the seed.
+      epoch: one of `epochs`.
+      layers: names of the layers to load; all by default.
+
+    Raises:
+      CheckpointError: it is not there, or damaged.
+    """
+    like = self.experiment.network.abstract_state
+    with checkpoints(self.path, seed, must_exist=True) as saved:
+      if layers is None:
+        return saved.load(epoch, like)
+      return saved.load_layers(epoch, {name: like[name] for name in layers})
+
+
+def _config_of(path: pathlib.Path, fields: dict[str, Any]) -> ExperimentConfig:
+  """Reads the config of a training run, its fields checked."""
+  fields = dict(fields)
+  kind = fields.pop("experiment", None)
+  if kind != "memorization":
+    raise runs.RunError(
+      f"{path} holds no run of experiments.memorization; its config has the"
+      f" fields {sorted(fields)}."
+    )
+  try:
+    return ExperimentConfig.from_dict(fields)
+  except ValueError as error:
+    raise runs.RunError(
+      f"{path / 'config.json'} was changed: {error} Put it back."
+    ) from error

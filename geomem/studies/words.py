@@ -1,0 +1,33 @@
+"""Findings, and numbers in sentences."""
+
+import math
+from typing import NamedTuple
+
+
+class Finding(NamedTuple):
+  """A claim, tested on the rows of a run.
+
+  Attributes:
+    name: of the claim, such as F3.1.
+    holds: whether it holds.
+    sentence: what the rows show, with figures.
+  """
+
+  name: str
+  holds: bool
+  sentence: str
+
+  def __str__(self) -> str:
+    verdict = "holds" if self.holds else "does not hold"
+    return f"{self.name} {verdict}: {self.sentence}."
+
+
+def with_error(value: float, error: float, spec: str = ".3f") -> str:
+  """`0.123 ± 0.004`, and the value alone where no error is known.
+
+  One seed, or one draw, has no error.
+  """
+  text = format(value, spec)
+  if not math.isfinite(error):
+    return text
+  return f"{text} ± {error:{spec.removeprefix('+')}}"
