@@ -15,7 +15,7 @@ import numpy as np
 from geomem import geometry, models, parallel, studies, training
 from geomem.measures import activations, layer_statistics
 from geomem.measures import layers as measuring
-from geomem.models import architectures
+from geomem.models import spec
 
 CONFIG = studies.make_config(
   model="mlp",
@@ -66,9 +66,9 @@ def do_run(path: pathlib.Path) -> None:
 def make_network(dtype=jnp.float32) -> models.Network:
   """Convolutions with batch norm."""
   layers = [
-    architectures._conv("conv1", 3, norm=True, dtype=dtype),
-    architectures._conv("conv2", 4, norm=True, dtype=dtype),
-    architectures._dense("logits", 5, relu=False, dtype=dtype),
+    spec.conv("conv1", 3, norm=True, dtype=dtype),
+    spec.conv("conv2", 4, norm=True, dtype=dtype),
+    spec.dense("logits", 5, relu=False, dtype=dtype),
   ]
   return models.Network("small", tuple(layers), (6, 6, 1))
 

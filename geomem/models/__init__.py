@@ -2,5 +2,6 @@
 
 from geomem.models.architectures import MODELS, build
 from geomem.models.network import Network, Output, dtype_named
+from geomem.models.spec import ModelSpec
 
-__all__ = ["MODELS", "Network", "Output", "build", "dtype_named"]
+__all__ = ["MODELS", "ModelSpec", "Network", "Output", "build", "dtype_named"]

@@ -1,0 +1,68 @@
+"""What every architecture is built from, and the parts of its layers."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from geomem.models.layers import Block, Conv, Dense, Function
+from geomem.models.network import LayerSpec
+
+LARGE = 64  # Sides from which on images are large: ImageNet's stems and heads.
+
+
+class ModelSpec(NamedTuple):
+  """What an architecture is built from.
+
+  Attributes:
+    num_classes: units of the last layer.
+    width: channels of the first stage (units for `mlp`).
+    dtype: type of the computation; parameters are float32.
+    image_shape: `(H, W, C)`.
+  """
+
+  num_classes: int
+  width: int
+  dtype: Any
+  image_shape: tuple[int, int, int]
+
+  @property
+  def is_large(self) -> bool:
+    """Whether networks take the form that they have for ImageNet."""
+    return min(self.image_shape[:2]) >= LARGE
+
+
+def conv(name: str, outputs: int, **options) -> LayerSpec:
+  """Makes a convolution; see `layers.Conv`."""
+
+  def make(shape, rngs):
+    return Conv(shape[-1], outputs, rngs=rngs, **options)
+
+  return name, make
+
+
+def dense(name: str, outputs: int, **options) -> LayerSpec:
+  """Makes a dense layer; see `layers.Dense`."""
+
+  def make(shape, rngs):
+    return Dense(math.prod(shape), outputs, rngs=rngs, **options)
+
+  return name, make
+
+
+def block(name: str, channels: int, stride: int, **options) -> LayerSpec:
+  """Makes a residual block; see `layers.Block`."""
+
+  def make(shape, rngs):
+    return Block(shape[-1], channels, stride=stride, rngs=rngs, **options)
+
+  return name, make
+
+
+def function(name: str, apply: Callable) -> LayerSpec:
+  """Makes a layer without state."""
+  return name, lambda shape, rngs: Function(apply)
+
+
+def logits(spec: ModelSpec) -> LayerSpec:
+  """Makes the last layer."""
+  return dense("logits", spec.num_classes, relu=False, dtype=spec.dtype)
