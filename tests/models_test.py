@@ -75,7 +75,7 @@ def test_residual_networks_see_large_images_through_their_stem():
 
 
 # Architectures whose activations may be negative.
-SIGNED = ("deep_linear",)
+SIGNED = ("deep_linear", "vit")
 
 
 # Those that are compiled in a few seconds; blocks of ResNet-50 are below.

@@ -14,6 +14,7 @@ from geomem.models.mlp import mlp
 from geomem.models.network import LayerSpec, Network
 from geomem.models.resnet import resnet
 from geomem.models.spec import ModelSpec
+from geomem.models.vit import vit
 
 # Name -> (layers, the width that is standard).
 MODELS: dict[str, tuple[Callable[[ModelSpec], list[LayerSpec]], int]] = {
@@ -29,6 +30,7 @@ MODELS: dict[str, tuple[Callable[[ModelSpec], list[LayerSpec]], int]] = {
     functools.partial(resnet, depths=(3, 4, 6, 3), bottleneck=True),
     64,
   ),
+  "vit": (vit, 64),
 }
 
 
