@@ -10,12 +10,8 @@ from geomem.data.dataset import (
   select_classes,
 )
 from geomem.data.fingerprint import fingerprint
-from geomem.data.labels import (
-  LABELS,
-  PermutedLabels,
-  make_labels,
-  permute_labels,
-)
+from geomem.data.label_kinds import LABELS, make_labels
+from geomem.data.labels import PermutedLabels, permute_labels
 from geomem.data.sources import SOURCES, hold, load, open_split
 from geomem.data.streamed import Images, StreamedImages, read_ahead, streams
 from geomem.data.subsets import Subset, make_subsets, sample_manifolds

@@ -2,7 +2,6 @@
 
 import io
 import pathlib
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -11,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
 from geomem import disk
-from geomem.data.dataset import Dataset, DatasetError
+from geomem.data.dataset import DatasetError
 
 
 class PermutedLabels(NamedTuple):
@@ -94,41 +93,3 @@ def permute_labels(
   permuted = np.zeros(len(labels), bool)
   permuted[chosen] = True
   return PermutedLabels(training_labels, labels, permuted)
-
-
-def _permuted(key, dataset: Dataset, fraction: float) -> PermutedLabels:
-  return permute_labels(key, dataset.labels, fraction)
-
-
-def _redrawn(key, dataset: Dataset, fraction: float) -> PermutedLabels:
-  return permute_labels(key, dataset.labels, fraction, redraw=True)
-
-
-LabelMaker = Callable[[Key[Array, ""], Dataset, float], PermutedLabels]
-
-# Where training labels come from.
-LABELS: dict[str, LabelMaker] = {
-  "permuted": _permuted,
-  "redrawn": _redrawn,
-}
-
-
-def make_labels(
-  name: str, key: Key[Array, ""], dataset: Dataset, fraction: float
-) -> PermutedLabels:
-  """Makes the training labels of a data set.
-
-  Args:
-    name: of `LABELS`.
-    key: decides what is left to chance.
-    dataset: the training split.
-    fraction: the part of the examples whose labels are wrong.
-
-  Raises:
-    ValueError: the name is not known, or the fraction is not possible.
-  """
-  if name not in LABELS:
-    raise ValueError(
-      f"labels {name!r} is not known; choose one of {', '.join(LABELS)}."
-    )
-  return LABELS[name](key, dataset, fraction)
