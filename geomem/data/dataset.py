@@ -14,7 +14,8 @@ class Dataset(NamedTuple):
   Attributes:
     images: `[n, H, W, C]` pixels, in memory or streamed from the disk.
     labels: `[n]` true labels, from 0.
-    ids: `[n]` the position of each example in the full split.
+    ids: `[n]` the number of each example in the full split: its position, or
+      the number that the set itself gives it.
     class_names: a name for each label.
   """
 

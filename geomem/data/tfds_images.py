@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -65,15 +66,21 @@ def open_split(
   data_dir: str | os.PathLike | None,
   image_size: int | None = None,
 ) -> Dataset:
-  """One split; its labels are read, its images stay on the disk.
+  """Opens one split; its labels are read, its images stay on the disk.
+
+  Where the set gives its examples numbers (`id`, as CIFAR's have them), these
+  are their ids: TFDS shuffles what it prepares.
 
   Args:
-    name: of the set.
+    name: of the set; behind `#`, the feature that holds the labels, such as
+      `cifar100#coarse_label`; `label` by default.
     split: `train` or `test`.
     data_dir: where TFDS looks.
     image_size: the side of the images; their own by default, and
       `STANDARD_SIZE` where the set does not declare one size for all.
   """
+  name, _, key = name.partition("#")
+  key = key or "label"
   builder = open_builder(name, data_dir)
   splits = builder.info.splits
   chosen = "validation" if split not in splits and split == "test" else split
@@ -82,43 +89,64 @@ def open_split(
       f"{name} has no split {split!r}; it has {', '.join(sorted(splits))}."
     )
   features = builder.info.features
-  if "label" not in features or "image" not in features:
+  if key not in features or "image" not in features:
     raise DatasetError(
       f"{name} has features {sorted(features)}; an image set"
-      " with features image and label was expected."
+      f" with features image and {key} was expected."
     )
   if not isinstance(features["image"], tfds.features.Image) or not isinstance(
-    features["label"], tfds.features.ClassLabel
+    features[key], tfds.features.ClassLabel
   ):
     raise DatasetError(
       f"{name} has an image feature {type(features['image']).__name__} and a"
-      f" label feature {type(features['label']).__name__}; Image and ClassLabel"
+      f" label feature {type(features[key]).__name__}; Image and ClassLabel"
       " were expected."
     )
   shape = _image_shape(name, features["image"], image_size)
-  images, labels = _open(builder, chosen, shape)
+  images, labels, ids = _open(builder, chosen, shape, key)
   if chosen == "test" and labels.max() < 0 and "validation" in splits:
     # ImageNet's test images, where they are there, come without labels.
-    images, labels = _open(builder, "validation", shape)
-  names = features["label"].names
+    images, labels, ids = _open(builder, "validation", shape, key)
+  names = features[key].names
   if labels.max() >= len(names):
     raise DatasetError(
       f"{name} has a label {labels.max()}, and {len(names)} classes; prepare"
       " the set again."
     )
-  return make_dataset(images, labels, names)
+  return make_dataset(images, labels, names)._replace(ids=ids)
 
 
-def _open(builder, split: str, shape) -> tuple[StreamedImages, np.ndarray]:
+def _open(
+  builder, split: str, shape, key: str
+) -> tuple[StreamedImages, np.ndarray, np.ndarray]:
   prepared.check_files(builder, split)
   source = builder.as_data_source(
     split=split, decoders={"image": tfds.decode.SkipDecoding()}
   )
   name = _fingerprint(builder, split)
-  labels = cached(
-    name, lambda: _read_labels(source, name), (len(source),), np.int32
-  )
-  return StreamedImages(name, source, shape), labels
+  features = builder.info.features
+  has_ids = "id" in features and isinstance(features["id"], tfds.features.Text)
+
+  def read(column: str, number: Callable[[Any], int]) -> np.ndarray:
+    return cached(
+      name if column == "label" else f"{name}-{column}",
+      lambda: _read_column(source, name, lambda x: number(x[column])),
+      (len(source),),
+      np.int32,
+    )
+
+  labels, ids = read(key, int), np.arange(len(source))
+  if has_ids:
+    found = read("id", _number)
+    if len(np.unique(found)) == len(found) and found.min() >= 0:
+      ids = found.astype(ids.dtype)
+  return StreamedImages(name, source, shape), labels, ids
+
+
+def _number(name: bytes) -> int:
+  """Returns the number that an id such as `train_00012` ends with, or -1."""
+  found = re.search(rb"(?<!\d)\d{1,9}$", name)
+  return int(found[0]) if found else -1
 
 
 def _image_shape(name: str, feature, size: int | None) -> tuple[int, int, int]:
@@ -145,15 +173,15 @@ def _fingerprint(builder, split: str) -> str:
   return f"{name}-{split}-{digest.hexdigest()[:12]}"
 
 
-def _read_labels(source, name: str) -> np.ndarray:
-  """All labels of a split; the images beside them are not decoded."""
-  labels = np.empty(len(source), np.int32)
+def _read_column(source, name: str, of: Callable[[Any], int]) -> np.ndarray:
+  """Reads a number of every example; the images are not decoded."""
+  numbers = np.empty(len(source), np.int32)
 
   def read(start: int) -> int:
     block = list(range(start, min(start + _BLOCK, len(source))))
     try:
       examples = source.__getitems__(block)
-      labels[block] = [example["label"] for example in examples]
+      numbers[block] = [of(example) for example in examples]
     except Exception as error:  # The reader's, the parser's and our own.
       raise DamagedError(
         f"Examples {block[0]} to {block[-1]} of {name} cannot be read"
@@ -164,7 +192,7 @@ def _read_labels(source, name: str) -> np.ndarray:
   with tqdm(total=len(source), desc=f"labels of {name}", disable=None) as bar:
     for count in threads().map(read, range(0, len(source), _BLOCK)):
       bar.update(count)
-  return labels
+  return numbers
 
 
 def read_all(images: StreamedImages) -> UInt8[np.ndarray, "n H W C"]:
