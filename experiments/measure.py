@@ -1,6 +1,6 @@
 """Asks a finished run a new question: further measures of its layers.
 
-  python -m experiments.measure --run=runs/demo --measures=mean_field
+  python -m experiments.measure --run=runs/demo --measures=spectrum
 
 measures every layer at every saved epoch, on the manifolds and with the probes
 of the run itself, and writes to RUN/measure-NAMES. Nothing is trained. The same

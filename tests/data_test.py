@@ -191,6 +191,11 @@ def test_cifar_is_prepared_from_a_hand_placed_archive(tmp_path, monkeypatch):
   assert sorted(loaded.labels) == sorted(expected[:, 1])
   assert {x.tobytes() for x in loaded.images} == {x.tobytes() for x in pixels}
   assert len(order) == 30
+  # Whatever TFDS shuffled: the ids count as the archive does.
+  np.testing.assert_array_equal(loaded.images, pixels[loaded.ids])
+  np.testing.assert_array_equal(loaded.labels, expected[loaded.ids, 1])
+  coarse = data.load("cifar100#coarse_label", "train", str(tmp_path))
+  np.testing.assert_array_equal(coarse.labels, expected[coarse.ids, 0])
   # The stock builder opens it, and so does the cache.
   stock = tfds.builder("cifar100", data_dir=tmp_path)
   assert stock.info.splits["train"].num_examples == 30

@@ -8,10 +8,12 @@ from geomem.measures.activations import layer_blocks
 from geomem.measures.layers import measure_layers
 from geomem.measures.mean_field import MEAN_FIELD
 from geomem.measures.measure import Measure, Metric, Options
+from geomem.measures.spectrum import SPECTRUM
 from geomem.measures.statistics import layer_statistics
 
 MEASURES = {
   "mean_field": MEAN_FIELD,
+  "spectrum": SPECTRUM,
 }
 
 METRICS = {

@@ -1,0 +1,81 @@
+"""The spectrum measure against covariances, and on a run that is finished."""
+
+import jax
+import numpy as np
+import pytest
+
+from geomem import geometry, measures, studies
+from geomem.measures.spectrum import explained_dimension, participation_ratio
+
+
+def found_of(points, **options):
+  stats = geometry.gram_statistics(points, **options)
+  measure = measures.MEASURES["spectrum"]
+  found = measure.compute(jax.random.key(0), stats, measures.Options())
+  found = jax.tree.map(lambda x: x[None], found)
+  return {n: float(v[0]) for n, (v, _) in measure.summarize(found).items()}
+
+
+def ratio_of(points) -> float:
+  values = np.linalg.eigvalsh(np.cov(points.T, bias=True))
+  return values.sum() ** 2 / (values**2).sum()
+
+
+def test_ratios_are_those_of_covariances():
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(4, 30, 6)) * [3, 2, 1, 1, 0.5, 0.1]
+  points += 4 * rng.normal(size=(4, 1, 6))
+  found = found_of(points)
+  within = np.mean([ratio_of(manifold) for manifold in points])
+  assert found["within_participation"] == pytest.approx(within, rel=1e-4)
+  centers = points.mean(axis=1)
+  assert found["centers_participation"] == pytest.approx(
+    ratio_of(centers), rel=1e-4
+  )
+  everything = points.reshape(-1, 6).var(axis=0).sum()
+  assert found["centers_share"] == pytest.approx(
+    centers.var(axis=0).sum() / everything, rel=1e-4
+  )
+
+
+def test_equal_variances_count_one_each():
+  assert participation_ratio(jax.numpy.array([2.0, 2.0, 2.0, 0.0])) == 3
+  # Four of five equal ones, and half of the fifth, are 90 %.
+  assert explained_dimension(jax.numpy.ones(5)) == pytest.approx(4.5)
+  assert explained_dimension(jax.numpy.array([1.0, 9.0])) == pytest.approx(1)
+
+
+def test_points_that_are_not_there_count_nothing():
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(3, 8, 5))
+  mask = np.ones((3, 8), bool)
+  mask[0, 5:] = False
+  listed = [manifold[kept] for manifold, kept in zip(points, mask, strict=True)]
+  points[0, 5:] = np.nan
+  masked, unequal = found_of(points, mask=mask), found_of(listed)
+  assert masked == pytest.approx(unequal, rel=1e-5)
+  sizes = np.array([5, 8, 8])
+  centers = np.stack([manifold.mean(axis=0) for manifold in listed])
+  everything = np.concatenate(listed)
+  between = sizes @ ((centers - everything.mean(axis=0)) ** 2).sum(axis=1)
+  share = between / ((everything - everything.mean(axis=0)) ** 2).sum()
+  assert masked["centers_share"] == pytest.approx(share, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_asked(tmp_path):
+  config = studies.make_config(
+    model="mlp1", width=4, epochs=1, manifold_points=4, num_probes=5
+  )
+  studies.run(studies.Memorization(config), tmp_path)
+  trained = studies.TrainedRun(tmp_path)
+  asked = studies.MeasuringConfig(measures="spectrum")
+  rows = studies.run(studies.Measuring(asked, trained))
+  # Input, one hidden layer and logits, at two epochs, of four subsets.
+  assert len(rows.where("within_participation")) == 3 * 2 * 4
+  assert (tmp_path / "measure-spectrum").is_dir()
+  of_layer = rows.where("within_participation", layer="input", subset="test")
+  images = trained.experiment.test.images[trained.seeds[0].manifolds["test"]]
+  images = images.reshape(*images.shape[:2], -1) / 1.0
+  expected = np.mean([ratio_of(manifold) for manifold in images])
+  np.testing.assert_allclose(of_layer.values, expected, rtol=1e-4)
