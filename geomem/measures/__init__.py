@@ -5,6 +5,7 @@ report and `experiments.measure` follow from it.
 """
 
 from geomem.measures.activations import layer_blocks
+from geomem.measures.collapse import COLLAPSE
 from geomem.measures.layers import measure_layers
 from geomem.measures.mean_field import MEAN_FIELD
 from geomem.measures.measure import Measure, Metric, Options
@@ -14,6 +15,7 @@ from geomem.measures.statistics import layer_statistics
 MEASURES = {
   "mean_field": MEAN_FIELD,
   "spectrum": SPECTRUM,
+  "collapse": COLLAPSE,
 }
 
 METRICS = {

@@ -1,0 +1,81 @@
+"""Neural collapse of a layer: NC1, NC2, CDNV, nearest-class-mean accuracy.
+
+Exact from the Gram statistics: with C the Gram matrix of the centres about
+their mean and x the products of a centred point with all centres,
+
+  NC1  = tr(Σ_W Σ_B⁺) / P = Σ xᵀ (C²)⁺ x / (P M),
+  CDNV = mean over pairs of (v_μ + v_ν) / (2 ‖c_μ − c_ν‖²), v = tr(within) / M.
+
+Sources: Papyan, Han and Donoho, PNAS 2020; Galanti, György and Hutter, ICLR
+2022.
+"""
+
+import jax.numpy as jnp
+
+from geomem.measures.measure import Measure, Metric
+
+# Of C's largest eigenvalue: smaller ones are rounding, and are left out.
+_TRUNCATED = 1e-3
+
+METRICS = (
+  Metric("nc1", "NC1: variance within over between", "log"),
+  Metric("nc2_norms", "NC2: variation of the centres' norms"),
+  Metric("nc2_angles", "NC2: distance of the angles from a simplex"),
+  Metric("cdnv", "class-distance normalized variance", "log"),
+  Metric("ncm_accuracy", "nearest-class-mean accuracy"),
+)
+
+
+def compute(key, stats, options):
+  """Computes the metrics of one subset.
+
+  Of the nearest class mean, each point is left out of its own: it is then
+  M/(M − 1) times as far from it.
+  """
+  del key, options
+  mask = stats.mask.astype(stats.within.dtype)
+  counts = mask.sum(-1)
+  num_manifolds = len(counts)
+  # About the mean of the centres, where manifolds differ in size, too.
+  mean = stats.centers.mean(0, keepdims=True)
+  C = stats.centers - mean - mean.T + mean.mean()
+  x = stats.cross - stats.cross.mean(-1, keepdims=True)
+  values, vectors = jnp.linalg.eigh(C)
+  kept = values > _TRUNCATED * values[-1]
+  inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
+  projected = jnp.einsum("pmq,qk->pmk", x, vectors, precision="highest")
+  nc1 = ((projected * inverse[None, None]) ** 2).sum() / counts.sum()
+
+  norms = jnp.sqrt(jnp.diagonal(C))
+  others = 1 - jnp.eye(num_manifolds, dtype=C.dtype)
+  num_pairs = others.sum()
+  cosines = C / (norms[:, None] * norms[None])
+  angles = jnp.abs(cosines + 1 / (num_manifolds - 1))
+
+  squares = jnp.diagonal(C)[:, None] + jnp.diagonal(C)[None] - 2 * C
+  v = jnp.trace(stats.within, axis1=-2, axis2=-1) / counts
+  far = jnp.where(others > 0, squares, 1)
+  ratios = (v[:, None] + v[None]) / (2 * far)
+
+  r = jnp.diagonal(stats.within, axis1=-2, axis2=-1)
+  own = jnp.diagonal(stats.cross, axis1=0, axis2=2).T[..., None]
+  distances = r[..., None] + squares[:, None] + 2 * (own - stats.cross)
+  is_own = jnp.eye(num_manifolds, dtype=bool)[:, None]
+  nearest_other = jnp.where(is_own, jnp.inf, distances).min(-1)
+  scale = counts / (counts - 1)
+  is_right = (r * scale[:, None] ** 2 < nearest_other) * mask
+  return {
+    "nc1": nc1,
+    "nc2_norms": jnp.std(norms) / jnp.mean(norms),
+    "nc2_angles": (angles * others).sum() / num_pairs,
+    "cdnv": (ratios * others).sum() / num_pairs,
+    "ncm_accuracy": is_right.sum() / mask.sum(),
+  }
+
+
+def summarize(found) -> dict:
+  """Has nothing to average."""
+  return {name: (value, None) for name, value in found.items()}
+
+
+COLLAPSE = Measure("collapse", METRICS, compute, summarize)

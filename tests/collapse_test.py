@@ -1,0 +1,91 @@
+"""Neural collapse against covariances, scikit-learn, and collapsed clouds."""
+
+import jax
+import numpy as np
+import pytest
+from sklearn.neighbors import NearestCentroid
+
+from geomem import geometry, measures
+
+
+def found_of(points, **options):
+  stats = geometry.gram_statistics(points, **options)
+  measure = measures.MEASURES["collapse"]
+  found = measure.compute(jax.random.key(0), stats, measures.Options())
+  found = jax.tree.map(lambda x: x[None], found)
+  return {n: float(v[0]) for n, (v, _) in measure.summarize(found).items()}
+
+
+def clouds(seed=0, sizes=(9, 7, 12, 8), features=20, spread=1.0):
+  rng = np.random.default_rng(seed)
+  return [
+    3 * rng.normal(size=features) + spread * rng.normal(size=(m, features))
+    for m in sizes
+  ]
+
+
+def test_nc1_is_the_trace_of_its_definition():
+  points = clouds(sizes=(9, 9, 9, 9))
+  centers = np.stack([manifold.mean(axis=0) for manifold in points])
+  within = np.concatenate([m - m.mean(axis=0) for m in points])
+  between = centers - centers.mean(axis=0)
+  W, B = within.T @ within / 36, between.T @ between / 4
+  expected = np.trace(W @ np.linalg.pinv(B, rcond=1e-3)) / 4
+  assert found_of(points)["nc1"] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(9, 9, 9, 9), (9, 7, 12, 8)])
+def test_cdnv_and_nc2_are_means_over_pairs(sizes):
+  points = clouds(sizes=sizes)
+  centers = np.stack([manifold.mean(axis=0) for manifold in points])
+  v = [((m - m.mean(axis=0)) ** 2).sum(axis=1).mean() for m in points]
+  pairs = [(i, j) for i in range(4) for j in range(4) if i != j]
+  expected = np.mean(
+    [
+      (v[i] + v[j]) / 2 / ((centers[i] - centers[j]) ** 2).sum()
+      for i, j in pairs
+    ]
+  )
+  found = found_of(points)
+  assert found["cdnv"] == pytest.approx(expected, rel=1e-4)
+  unit = centers - centers.mean(axis=0)
+  norms = np.linalg.norm(unit, axis=1)
+  assert found["nc2_norms"] == pytest.approx(
+    norms.std() / norms.mean(), rel=1e-4
+  )
+  unit /= norms[:, None]
+  angles = np.mean([abs(unit[i] @ unit[j] + 1 / 3) for i, j in pairs])
+  assert found["nc2_angles"] == pytest.approx(angles, rel=1e-3)
+
+
+def test_the_nearest_class_mean_leaves_each_point_out():
+  points = clouds(seed=3, spread=4.0)
+  labels = np.repeat(range(4), [len(manifold) for manifold in points])
+  flat = np.concatenate(points)
+  right = 0
+  for i in range(len(flat)):
+    rest = np.arange(len(flat)) != i
+    model = NearestCentroid().fit(flat[rest], labels[rest])
+    right += model.predict(flat[i : i + 1])[0] == labels[i]
+  assert 0.3 < right / len(flat) < 0.95
+  assert found_of(points)["ncm_accuracy"] == pytest.approx(right / len(flat))
+
+
+def test_a_collapsed_layer_has_collapsed():
+  # Centres on a simplex: the unit vectors, and points almost upon them.
+  rng = np.random.default_rng(0)
+  points = np.eye(5)[:, None] + 1e-3 * rng.normal(size=(5, 6, 5))
+  found = found_of(points)
+  assert found["nc1"] < 1e-5
+  assert found["cdnv"] < 1e-5
+  assert found["nc2_norms"] < 1e-2
+  assert found["nc2_angles"] < 1e-2
+  assert found["ncm_accuracy"] == 1
+
+
+def test_neither_unit_nor_offset_nor_rotation_matter():
+  points = np.stack(clouds(sizes=(8, 8, 8, 8), spread=3.0))
+  rotation, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(20, 20)))
+  expected = found_of(points)
+  for changed in (1e-3 * points, points + 100, points @ rotation):
+    assert found_of(changed) == pytest.approx(expected, rel=1e-3)
