@@ -11,4 +11,4 @@ from benchmarks.benchmark import Benchmark
 from experiments import cli
 
 if __name__ == "__main__":
-  cli.study_of_run(Benchmark, run_flag="none")
+  cli.study_of_run(Benchmark, has_run=False)

@@ -17,4 +17,4 @@ from experiments import cli
 from geomem import studies
 
 if __name__ == "__main__":
-  cli.study_of_run(studies.Capacity, run_flag="optional")
+  cli.study_of_run(studies.Capacity)

@@ -25,26 +25,22 @@ _RUN_CONFIG = (
 )
 
 
-def study_of_run(study: type, *, run_flag: str = "required") -> None:
+def study_of_run(study: type, *, has_run: bool = True) -> None:
   """Runs the binary of a study of a finished run.
 
   Args:
     study: the class; flags are made of the config that it takes.
-    run_flag: whether `--run` is `required` or `optional`, or there is `none`.
+    has_run: whether there is a `--run` at all.
   """
   kind = typing.get_type_hints(study.__init__)["config"]
-  has_run, required = run_flag != "none", run_flag == "required"
+  place = "below the run" if has_run else str(study.directory)
   if has_run:
-    values.define_path(
-      "run", None, "directory of a finished run", required=required
-    )
+    needed = getattr(study, "needs_run", True)
+    text = "directory of a finished run"
+    values.define_path("run", None, text, required=needed)
     values.define_path("data_dir", None, "where TFDS looks, if the data moved")
-  values.define_path(
-    "out",
-    None,
-    "where the results go; by default "
-    + ("below the run" if has_run else f"{study.directory}"),
-  )
+  text = f"where the results go; by default {place}"
+  values.define_path("out", None, text)
   common.define_flags([kind])
 
   def main(argv) -> int:

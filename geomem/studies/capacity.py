@@ -87,6 +87,7 @@ class Capacity:
   """
 
   name = "capacity"
+  needs_run = False
   figures = plots.CAPACITY
 
   def __init__(self, config: CapacityConfig, trained: TrainedRun | None = None):

@@ -72,6 +72,9 @@ class Study(Protocol):
     config: what it is made of; its fields are flags.
     origin: the origin of its runs; see `runs.Run`.
     directory: where its runs go by default.
+
+  A study of a finished run takes a `TrainedRun` beside its config; where
+  `needs_run` is False, it can do without.
   """
 
   name: str
