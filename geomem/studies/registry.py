@@ -10,6 +10,7 @@ from geomem.studies.memorization import Memorization
 from geomem.studies.model_size import ModelSize
 from geomem.studies.noise import MemorizationSweep
 from geomem.studies.rewind import LayerRewind
+from geomem.studies.truncate import Truncate
 
 STUDIES = {
   "capacity": Capacity,
@@ -19,4 +20,5 @@ STUDIES = {
   "memorization_sweep": MemorizationSweep,
   "model_size": ModelSize,
   "rewind": LayerRewind,
+  "truncate": Truncate,
 }
