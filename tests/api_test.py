@@ -3,10 +3,12 @@
 python tests/api_test.py
 """
 
+import dataclasses
 import importlib
 import inspect
 import pathlib
 import pkgutil
+import re
 import types
 
 import geomem
@@ -14,8 +16,9 @@ import geomem
 PAGE = pathlib.Path(__file__).parent.parent / "docs" / "api.md"
 HEAD = """# Public names
 
-What each room offers, a line each; `help(name)` says the rest. Deeper modules
-are private. The page is made from the docstrings: `python tests/api_test.py`.
+What each room offers: signatures, the fields of what is returned, and a line
+each; `help(name)` says the rest. Deeper modules are private. The page is made
+from the docstrings: `python tests/api_test.py`.
 """
 
 
@@ -47,6 +50,29 @@ def first_line(value) -> str:
   return (inspect.getdoc(value) or "").partition("\n")[0]
 
 
+def signature(value) -> str:
+  """The arguments of a function, without their types."""
+  if not inspect.isfunction(value):
+    return ""
+  parameters = [
+    p.replace(annotation=p.empty)
+    for p in inspect.signature(value).parameters.values()
+  ]
+  text = str(inspect.Signature(parameters))
+  return re.sub(r"<(?:\w+ )?(\w+) at 0x\w+>", r"\1", text)
+
+
+def fields_of(value) -> str:
+  """The names of the fields of a record."""
+  if not inspect.isclass(value):
+    return ""
+  names = getattr(value, "_fields", ())
+  if dataclasses.is_dataclass(value):
+    names = [field.name for field in dataclasses.fields(value)]
+  listed = ", ".join(f"`{name}`" for name in names)
+  return f" Fields: {listed}." if listed else ""
+
+
 def page() -> str:
   text = HEAD
   for room in rooms():
@@ -56,7 +82,8 @@ def page() -> str:
     for name in names:
       line = first_line(getattr(room, name))
       assert line, f"{room.__name__}.{name} has no docstring"
-      text += f"- `{name}`: {line}\n"
+      value = getattr(room, name)
+      text += f"- `{name}{signature(value)}`: {line}{fields_of(value)}\n"
   return text
 
 

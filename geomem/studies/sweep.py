@@ -110,7 +110,7 @@ def run_sweep(
   path: pathlib.Path | str,
   *,
   progress: Callable[..., Any] = silent,
-  report: Callable[[Any, list[str]], None] = lambda run, sentences: None,
+  report: Callable[[Any, list[str]], None] | None = None,
 ) -> list[Failure]:
   """Does the cells of a sweep that are not done yet, and gathers their rows.
 
@@ -190,7 +190,8 @@ def _gather(sweep, path, cells: list[Cell], report) -> None:
     further, sentences = sweep.summarize(rows)
     if not out.replace(rows + further) and out.is_done:
       return
-    report(out, sentences)
+    if report is not None:
+      report(out, sentences)
     out.finish()
 
 
