@@ -167,3 +167,18 @@ def test_agreement_is_counted_from_rows():
   assert found.correlation > 0.97
   for draw in plots.CAPACITY.values():
     draw(rows)
+
+
+def test_what_does_not_agree_is_said():
+  rows = runs.Rows(
+    row(metric, value, manifold_radius=radius)
+    for radius in (0.1, 0.3, 1.0)
+    for metric, value in (
+      ("capacity", radius),
+      ("simulated_capacity", 1 / radius),
+    )
+  )
+  (found,) = agreements(rows)
+  assert found.correlation == pytest.approx(-1)
+  assert found.ratios[-1] == pytest.approx(100)
+  assert "correlation -1.000" in str(found)

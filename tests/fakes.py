@@ -2,6 +2,8 @@
 
 import itertools
 
+import numpy as np
+
 from geomem import runs
 
 _NUMBERS = itertools.count()
@@ -24,3 +26,19 @@ def write_run(path, config, rows, *, done=True) -> runs.Rows:
     if done:
       run.finish()
     return run.rows
+
+
+def shown(figure) -> set[float]:
+  """Returns the numbers that a figure shows, read back from its axes.
+
+  They are the heights of lines and markers, and the colours of images, to four
+  digits.
+  """
+  numbers = set()
+  for ax in figure.axes:
+    arrays = [line.get_ydata() for line in ax.get_lines()]
+    arrays += [image.get_array() for image in ax.get_images()]
+    for array in arrays:
+      values = np.ma.filled(np.ma.asarray(array, float), np.nan).ravel()
+      numbers |= {float(f"{value:.4g}") + 0.0 for value in values}
+  return numbers

@@ -122,3 +122,26 @@ def test_findings_follow_the_rows():
   assert best_rewinds(rows)[0].startswith(
     "Best suffix rewind: the last 3 layers (from b on), to epoch 1; 90% ± 7%"
   )
+
+
+def prefix_rows(recovered):
+  """The suffixes' rows as those of prefixes."""
+  rows = made_rows(recovered, {})
+  for row in rows:
+    if row.get("kind") == "suffix":
+      row["kind"] = "prefix"
+      row["rewound"] = "+".join("abcd"[: len(row["rewound"].split("+"))])
+  return rows
+
+
+def test_the_first_layers_must_not_restore():
+  (found,) = find_rewinds(prefix_rows([0.1, 0.3, 0.9, 1]))
+  assert found.name.startswith("F4.2")
+  assert found.holds
+  assert "80% takes the first 3 layers (up to c): 90% ± 7%" in found.sentence
+  (found,) = find_rewinds(prefix_rows([0.1, 0.85, 0.9, 1]))
+  assert not found.holds
+  # Nor do layers that never restore.
+  (found,) = find_rewinds(prefix_rows([0.1, 0.2, 0.3, 0.4]))
+  assert found.holds
+  assert "no number of layers gives 80%" in found.sentence

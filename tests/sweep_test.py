@@ -338,3 +338,43 @@ def test_the_departure_from_chance_is_the_first_layer_that_stays_above():
     ([0.1, 0.2, 0.1], None),
   ):
     assert noise.departure_layer(np.array(capacity), chance) == layer
+
+
+def noise_rows(capacities, chance=0.1):
+  """One seed of a sweep over fractions: permuted capacity by layer."""
+  rows = runs.Rows()
+  for fraction, by_layer in capacities.items():
+    facts = {"last_epoch": 3, "best_epoch": 1, "chance_capacity": chance}
+    at = {"permuted_fraction": fraction, "seed": 0}
+    rows += [at | {"metric": m, "value": v} for m, v in facts.items()]
+    names = [
+      "input",
+      *(f"fc{i}" for i in range(1, len(by_layer) + 1)),
+      "logits",
+    ]
+    for index, layer in enumerate(names):
+      hidden = 1 <= index <= len(by_layer)
+      value = by_layer[index - 1] if hidden else 1.0
+      for metric in ("capacity", "radius", "dimension"):
+        place = {"epoch": 3, "layer": layer, "layer_index": index}
+        found = {"subset": "permuted", "metric": metric, "value": value}
+        rows.append(at | place | found)
+  empty = dict.fromkeys((*runs.COLUMNS, "permuted_fraction"))
+  # Sweeps write their own columns behind those of all runs.
+  return runs.Rows(empty | row for row in rows)
+
+
+def test_the_departure_is_told_by_cell():
+  rows = noise_rows({0.5: [0.1, 0.1, 0.3], 0.9: [0.1, 0.1, 0.11]})
+  further, sentences = noise.summarize_noise(rows)
+  found = {row["permuted_fraction"]: row for row in further}
+  assert (found[0.5]["layer"], found[0.5]["value"]) == ("fc3", 1.0)
+  assert (found[0.9]["layer"], found[0.9]["value"]) == (None, 1.5)
+  assert "permuted capacity 0.300" in sentences[0]
+  assert sentences[0].endswith("departs from chance at fc3.")
+  assert sentences[1].endswith("departs from chance at none.")
+  # A margin lowers chance, and what departs from it.
+  _, (sentence, _) = noise.summarize_noise(
+    noise_rows({0.5: [0.1, 0.1, 0.3], 0.9: [1.0]}, chance=0.05)
+  )
+  assert sentence.endswith("departs from chance at fc1.")

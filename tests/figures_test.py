@@ -1,0 +1,240 @@
+"""Figures show the numbers of the rows: read back from their axes."""
+
+import itertools
+
+import numpy as np
+import pytest
+from matplotlib.collections import PolyCollection
+
+from geomem import plots, runs
+from geomem.plots import style
+from tests.fakes import shown
+
+SUBSETS = ("unpermuted", "permuted", "restored", "test")
+LAYERS = ("input", "fc1", "fc2", "logits")
+METRICS = ("capacity", "radius", "dimension")
+# Seed 0 is best at epoch 1 and seed 1 at epoch 2; both end at 3.
+FACTS = {
+  "best_epoch": (1, 2),
+  "last_epoch": (3, 3),
+  "manifold_points": (20, 20),
+  "chance_accuracy": (0.25, 0.25),
+}
+
+
+def number(*place) -> float:
+  """A number between .1 and .9 that says where it belongs."""
+  rng = np.random.default_rng([hash_of(x) for x in place])
+  return float(rng.uniform(0.1, 0.9))
+
+
+def hash_of(x) -> int:
+  return sum(ord(c) * 31**i for i, c in enumerate(str(x))) % 2**32
+
+
+def rows_of(**columns) -> runs.Rows:
+  rows = []
+  for seed in (0, 1):
+    for metric, values in FACTS.items():
+      rows.append({"seed": seed, "metric": metric, "value": values[seed]})
+    for epoch, subset in itertools.product(range(4), SUBSETS):
+      at = {"seed": seed, "epoch": epoch, "subset": subset}
+      place = (seed, epoch, subset, *columns.values())
+      value = number("accuracy", *place)
+      rows.append(at | {"metric": "accuracy", "value": value})
+      for index, layer in enumerate(LAYERS):
+        of_layer = at | {"layer": layer, "layer_index": index}
+        for metric in METRICS:
+          value = number(metric, layer, *place)
+          rows.append(of_layer | {"metric": metric, "value": value})
+  empty = dict.fromkeys(runs.COLUMNS)
+  return runs.Rows(empty | columns | row for row in rows)
+
+
+def rounded(value: float) -> float:
+  return float(f"{value:.4g}")
+
+
+def mean_of(metric, subset, epochs, layer=None, *more) -> float:
+  """Averages over seeds, by hand; `epochs` are those of the two seeds."""
+  head = (metric,) if layer is None else (metric, layer)
+  values = [number(*head, s, e, subset, *more) for s, e in enumerate(epochs)]
+  return rounded(sum(values) / 2)
+
+
+BEST, LAST = FACTS["best_epoch"], FACTS["last_epoch"]
+
+
+def test_accuracy_is_the_mean_over_seeds():
+  figure = plots.plot_accuracy(rows_of())
+  for subset, epoch in itertools.product(SUBSETS, range(4)):
+    assert mean_of("accuracy", subset, (epoch, epoch)) in shown(figure)
+
+
+def test_bands_are_one_standard_error():
+  rows = rows_of().where("accuracy", subset="test", epoch=2)
+  values = [number("accuracy", seed, 2, "test") for seed in (0, 1)]
+  mean, error = rows.mean()
+  assert mean == pytest.approx(np.mean(values))
+  assert error == pytest.approx(abs(values[0] - values[1]) / 2)
+  ax = style.new_figure(1, 1).subplots()
+  style.draw_band(ax, [0, 1], [3.0, 5.0], [0.5, 1.0], color="k")
+  (band,) = (x for x in ax.collections if isinstance(x, PolyCollection))
+  drawn = {tuple(vertex) for vertex in band.get_paths()[0].vertices}
+  assert drawn >= {(0, 2.5), (0, 3.5), (1, 4.0), (1, 6.0)}
+
+
+def test_geometry_is_at_each_seeds_own_best_and_last_epoch():
+  numbers = shown(plots.plot_geometry_by_layer(rows_of()))
+  places = itertools.product(METRICS, SUBSETS, (BEST, LAST), LAYERS)
+  for metric, subset, epochs, layer in places:
+    assert mean_of(metric, subset, epochs, layer) in numbers
+  assert 0.1 in numbers  # Chance, 2/M.
+
+
+def test_the_map_has_every_layer_and_epoch():
+  numbers = shown(plots.plot_capacity_heatmaps(rows_of()))
+  for subset, layer, epoch in itertools.product(SUBSETS, LAYERS, range(4)):
+    assert mean_of("capacity", subset, (epoch, epoch), layer) in numbers
+
+
+def test_measures_are_all_drawn():
+  rows = rows_of()
+  figure = plots.plot_measures(rows.where(layer=(*LAYERS, None)))
+  for metric, layer in itertools.product(METRICS, LAYERS):
+    assert mean_of(metric, "test", LAST, layer) in shown(figure)
+
+
+SETS = {
+  "single": ("fc1", "fc2"),
+  "suffix": ("fc2", "fc1+fc2"),
+  "prefix": ("fc1", "fc1+fc2"),
+}
+
+
+def rewind_rows() -> runs.Rows:
+  rows = rows_of().where(layer=None)
+  for kind, sets in SETS.items():
+    for seed, epoch, rewound in itertools.product((0, 1), range(4), sets):
+      at = {"seed": seed, "epoch": epoch, "kind": kind, "rewound": rewound}
+      for subset in SUBSETS:
+        value = number("accuracy", seed, epoch, subset, kind, rewound)
+        scored = {"subset": subset, "metric": "accuracy", "value": value}
+        rows.append(dict.fromkeys(runs.COLUMNS) | at | scored)
+      value = number("recovered", seed, epoch, "test", kind, rewound)
+      back = {"subset": "test", "metric": "recovered", "value": value}
+      rows.append(dict.fromkeys(runs.COLUMNS) | at | back)
+  return rows
+
+
+@pytest.mark.parametrize(
+  "draw", [plots.plot_rewind_accuracy, plots.plot_rewind_heatmaps]
+)
+def test_rewinds_are_drawn_by_epoch(draw):
+  numbers = shown(draw(rewind_rows()))
+  for kind, sets in SETS.items():
+    for rewound, epoch in itertools.product(sets, range(4)):
+      for subset in ("test", "permuted"):
+        epochs = (epoch, epoch)
+        more = (None, kind, rewound)
+        assert mean_of("accuracy", subset, epochs, *more) in numbers
+
+
+def test_what_comes_back_is_at_the_best_epochs():
+  numbers = shown(plots.plot_recovered(rewind_rows()))
+  for kind, sets in SETS.items():
+    for rewound in sets:
+      more = (BEST, None, kind, rewound)
+      assert mean_of("recovered", "test", *more) in numbers
+      assert mean_of("accuracy", "permuted", *more) in numbers
+
+
+def capacity_rows(layers=(None,), radii=(0.1, 0.3, 1.0)) -> runs.Rows:
+  empty = dict.fromkeys((*runs.COLUMNS, "manifold_radius"))
+  rows = runs.Rows()
+  for index, layer in enumerate(layers):
+    for radius in radii:
+      for metric in ("capacity", "simulated_capacity", "null_capacity"):
+        at = {"seed": 0, "subset": "clouds", "centers": "low_rank"}
+        at |= {"layer": layer, "layer_index": index if layer else None}
+        at |= {"epoch": 1 if layer else None, "manifold_radius": radius}
+        value = number(metric, layer, radius)
+        rows.append(empty | at | {"metric": metric, "value": value})
+  return rows
+
+
+def test_theory_and_simulation_are_drawn_against_each_other():
+  rows = capacity_rows()
+  (ax, *_) = plots.plot_capacity(rows).axes
+  points = {
+    (rounded(x), rounded(y))
+    for line in ax.get_lines()
+    for x, y in zip(*line.get_data(), strict=True)
+  }
+  for radius in (0.1, 0.3, 1.0):
+    pair = ("capacity", "simulated_capacity")
+    assert tuple(rounded(number(m, None, radius)) for m in pair) in points
+
+
+@pytest.mark.parametrize(
+  "sets", [{}, {"layers": LAYERS, "radii": (None,)}], ids=["radius", "layer"]
+)
+def test_capacity_is_drawn_along_its_column(sets):
+  rows = capacity_rows(**sets)
+  numbers = shown(plots.plot_capacity_along(rows))
+  assert {rounded(row["value"]) for row in rows} <= numbers
+
+
+def size_rows() -> runs.Rows:
+  rows = runs.Rows()
+  for width in (3, 5):
+    rows += rows_of(width=width)
+    for seed in (0, 1):
+      fact = {"metric": "num_parameters", "value": 100 * width}
+      empty = dict.fromkeys(runs.COLUMNS)
+      rows.append(empty | {"width": width, "seed": seed} | fact)
+  return rows
+
+
+def test_sizes_show_the_last_hidden_layer():
+  numbers = shown(plots.plot_model_size(size_rows()))
+  for width, epochs in itertools.product((3, 5), (BEST, LAST)):
+    assert mean_of("accuracy", "test", epochs, None, width) in numbers
+    for metric in METRICS:
+      assert mean_of(metric, "test", epochs, "fc2", width) in numbers
+    changes = []
+    for seed in (0, 1):
+      first, last = (
+        number("radius", "fc2", seed, epochs[seed], "test", width)
+        for epochs in (BEST, LAST)
+      )
+      changes.append(100 * (last / first - 1))
+    assert rounded(sum(changes) / 2) in numbers
+  numbers = shown(plots.plot_geometry_by_size(size_rows()))
+  for metric, subset in itertools.product(METRICS, SUBSETS):
+    assert mean_of(metric, subset, LAST, "fc2", 5) in numbers
+  numbers = shown(plots.plot_size_by_epoch(size_rows()))
+  for epoch in range(4):
+    epochs = (epoch, epoch)
+    assert mean_of("accuracy", "test", epochs, None, 3) in numbers
+    assert mean_of("dimension", "test", epochs, "fc2", 3) in numbers
+
+
+def test_noise_is_drawn_by_its_fraction():
+  rows = runs.Rows()
+  for fraction in (0.25, 0.5):
+    rows += rows_of(permuted_fraction=fraction)
+    for seed in (0, 1):
+      value = number("departure", seed, fraction)
+      found = {"metric": "departure_depth", "value": value}
+      at = {"seed": seed, "subset": "permuted", "permuted_fraction": fraction}
+      rows.append(dict.fromkeys(runs.COLUMNS) | at | found)
+  numbers = shown(plots.plot_last_layer(rows))
+  places = itertools.product(METRICS, SUBSETS, (BEST, LAST))
+  for metric, subset, epochs in places:
+    assert mean_of(metric, subset, epochs, "fc2", 0.5) in numbers
+  numbers = shown(plots.plot_departure(rows))
+  for fraction in (0.25, 0.5):
+    depth = [number("departure", seed, fraction) for seed in (0, 1)]
+    assert rounded(sum(depth) / 2) in numbers
+    assert mean_of("capacity", "permuted", LAST, "fc2", fraction) in numbers

@@ -1,0 +1,147 @@
+"""G1 to G5 on tables that must pass and that must fail, and their figures."""
+
+import numpy as np
+import pytest
+
+from geomem import plots, runs
+from geomem.studies.gradients.findings import find_gradients
+from tests.fakes import shown
+
+SIZES = (64, 128, 256)
+# Of the whole network at epochs 0, 2 (the best) and 5 (the last).
+NORMS = {
+  ("unpermuted", "label"): (4.0, 5.0, 4.0),
+  ("permuted", "label"): (0.4, 0.5, 4.2),
+  ("unpermuted", "independent"): (4.0, 5.0, 4.5),
+  ("permuted", "independent"): (0.4, 0.6, 4.4),
+}
+TABLE = {
+  "ratio": (0.1, 0.1, 1.0),
+  "cancelled": (0.05, 0.2, 0.9),
+  "slope": -0.5,
+  "unpermuted_slope": 0.0,
+  "closed_form": 1e-5,
+}
+
+
+def rows_of(norms=NORMS, **changed) -> runs.Rows:
+  """What the study of two seeds writes, where all five hold."""
+  table, rows = TABLE | changed, []
+  for seed in (0, 1):
+    facts = {"best_epoch": 2, "last_epoch": 5}
+    rows += [{"seed": seed, "metric": m, "value": v} for m, v in facts.items()]
+    for i, epoch in enumerate((0, 2, 5)):
+      at = {"seed": seed, "epoch": epoch, "mode": "evaluation"}
+      rows.append(at | {"metric": "examples_used", "value": 300})
+      rows += [at | row for row in of_epoch(i, norms, table, seed)]
+    law = {"seed": seed, "epoch": 0, "mode": "law", "part": "label"}
+    rows += [law | row for row in of_law(table)]
+  empty = (*runs.COLUMNS, "mode", "part", "labels", "drawn", "draw")
+  return runs.Rows(dict.fromkeys((*empty, "num_examples")) | r for r in rows)
+
+
+def of_epoch(i, norms, table, seed):
+  centered = {"part": "label", "labels": "centered"}
+  shift = 1 + 0.02 * seed - 0.01
+  for index, layer in ((1, "fc1"), (2, "logits"), (None, None)):
+    at = {"layer": layer, "layer_index": index}
+    for (subset, part), values in norms.items():
+      of_part = at | {"subset": subset, "part": part, "labels": "centered"}
+      for metric in ("norm", "projection"):
+        yield of_part | {"metric": metric, "value": values[i] * shift}
+    for subset in ("unpermuted", "permuted"):
+      of_set = at | {"subset": subset}
+      yield of_set | {"part": "total", "metric": "norm", "value": 2.0}
+      noisy = {"metric": "squared_norm_unbiased", "value": 0.1}
+      yield of_set | centered | noisy
+      value = table["cancelled"][i]
+      cancelled = {"metric": "cancellation", "value": value}
+      yield of_set | {"labels": "centered"} | cancelled
+    for metric, value in (
+      ("ratio", table["ratio"][i]),
+      ("ratio_unbiased", table["ratio"][i] / 2),
+      ("cosine", 0.3),
+    ):
+      yield at | centered | {"metric": metric, "value": value * shift}
+
+
+def of_law(table):
+  for drawn, subset, slope in (
+    ("own", "unpermuted", table["unpermuted_slope"]),
+    ("shuffled", "permuted", table["slope"]),
+    ("independent", "permuted", table["slope"]),
+  ):
+    for labels in ("centered", "raw"):
+      of_labels = {"subset": subset, "drawn": drawn, "labels": labels}
+      for index, layer in ((1, "fc1"), (None, None)):
+        at = {"layer": layer, "layer_index": index, "metric": "law_slope"}
+        yield of_labels | at | {"value": slope, "stderr": 0.01}
+      for n in SIZES:
+        at = {"num_examples": n, "draw": 0}
+        norm = 3.0 * n**slope
+        yield of_labels | at | {"metric": "law_norm", "value": norm}
+        squared = {"metric": "law_squared_norm_unbiased", "value": norm**2}
+        yield of_labels | at | squared
+  for part in ("label", "total"):
+    value = {"metric": "closed_form_error", "value": table["closed_form"]}
+    yield {"part": part, "layer": "fc1"} | value
+
+
+def verdicts(**changed) -> dict[str, bool]:
+  return {f.name: f.holds for f in find_gradients(rows_of(**changed))}
+
+
+def test_all_hold_where_they_must():
+  assert verdicts() == dict.fromkeys(("G1", "G2", "G3", "G4", "G5"), True)
+
+
+@pytest.mark.parametrize(
+  ("name", "changed"),
+  [
+    ("G1", {"slope": -0.4}),
+    ("G1", {"slope": -0.6}),
+    ("G2", {"unpermuted_slope": -0.2}),
+    ("G2", {"unpermuted_slope": 0.2}),
+    ("G3", {"closed_form": 0.02}),
+    ("G4", {"ratio": (0.3, 0.3, 1.0)}),  # Never small.
+    ("G4", {"ratio": (0.1, 0.1, 0.7)}),  # Never like the unpermuted.
+    ("G4", {"ratio": (0.1, 0.1, 1.4)}),
+    ("G5", {"cancelled": (0.05, 0.2, 0.4)}),
+    (
+      "G5",
+      {"norms": NORMS | {("permuted", "label"): (0.4, 0.5, 0.3)}},
+    ),  # It does not grow.
+  ],
+)
+def test_each_fails_where_it_must_and_no_other(name, changed):
+  expected = dict.fromkeys(("G1", "G2", "G3", "G4", "G5"), True)
+  assert verdicts(**changed) == expected | {name: False}
+
+
+def test_sentences_have_their_figures():
+  said = [str(finding) for finding in find_gradients(rows_of())]
+  assert "to the power -0.500 ± 0.007 (centred; 2 draws" in said[0]
+  assert "1.0e-05 in the worst layer" in said[2]
+  assert "0.100 at initialization, 0.100 at the best epoch, 1.000" in said[3]
+  assert "label part (centred) is 0.100 at initialization" in said[3]
+
+
+def test_the_figures_show_the_rows():
+  rows = rows_of()
+  parts = shown(plots.plot_gradient_parts(rows))
+  assert parts >= {4.0, 5.0, 0.4, 0.5, 4.2, 0.6, 4.5, 4.4}
+  comparison = shown(plots.plot_gradient_comparison(rows))
+  assert comparison >= {0.1, 1.0, 0.05, 0.5, 0.3, 0.2, 0.9}
+  law = shown(plots.plot_gradient_law(rows))
+  expected = {float(f"{3 * n**-0.5:.4g}") for n in SIZES}
+  assert law >= expected | {3.0, -0.5, 0.0}
+
+
+def test_projections_of_groups_of_layers_are_weighted_by_their_totals():
+  """Two layers in a group: Σ projection · total / ‖totals‖."""
+  rows = rows_of()
+  group = plots.gradients._group_rows(
+    rows, "projection", ["fc1", "logits"], "evaluation", "permuted", "label"
+  )
+  values = group.where(epoch=5, seed=0).values
+  assert values == pytest.approx(2 * 4.2 * 0.99 * 2 / np.hypot(2, 2))
