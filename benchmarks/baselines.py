@@ -19,7 +19,7 @@ Solver = Callable[[np.ndarray, np.ndarray, float], float]
 
 
 def force_by_nnls(S: np.ndarray, t: np.ndarray, kappa: float) -> float:
-  """By SciPy: F is the squared length of a projection on the points' cone."""
+  """Computes F by SciPy: a projection on the points' cone, squared."""
   shifted = t.copy()
   shifted[-1] -= kappa  # Every point ends in 1: κ shifts the probe.
   lam, _ = optimize.nnls(S.T, -shifted)
@@ -46,7 +46,7 @@ def _force_by_quadprog(S, t, kappa):
 
 
 def solvers() -> dict[str, Solver]:
-  """The solvers that are installed; DAQP and quadprog come with `bench`."""
+  """Lists the installed solvers; DAQP and quadprog come with `bench`."""
   found = {"scipy nnls": force_by_nnls}
   for name, solver in (
     ("daqp", _force_by_daqp),
@@ -75,7 +75,7 @@ def stock_jaxopt():
 
 
 def analyse_layer(points: np.ndarray, num_probes: int) -> float:
-  """Mean capacity of `[P, M, N]` points, one probe after the other."""
+  """Computes the mean capacity of `[P, M, N]` points, probe by probe."""
   rng = np.random.default_rng(0)
   points = points.astype(np.float64)
   points = points - points.mean(axis=(0, 1))
@@ -107,7 +107,7 @@ def _digit_pixels(rng, num_manifolds, num_points):
 def families(
   num_manifolds: int, num_points: int, num_features: int = 500
 ) -> dict[str, np.ndarray]:
-  """Points `[P, M, N]` of the kinds that the solvers are compared on."""
+  """Makes `[P, M, N]` points of the kinds that solvers are compared on."""
   rng = np.random.default_rng(0)
   shape = (num_manifolds, num_points, num_features)
   unit = 1 / np.sqrt(num_features)

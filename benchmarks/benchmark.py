@@ -21,7 +21,7 @@ _NUM_EXACT = 100  # Problems for the solvers that take them one by one.
 
 
 def timed(run: Callable, repeats: int = 5) -> tuple[float, float]:
-  """Median seconds of a call, and half the range between its quartiles."""
+  """Returns median seconds of a call, and half the interquartile range."""
   run()
   seconds = []
   for _ in range(repeats):
@@ -47,7 +47,7 @@ def _problems(points: np.ndarray):
 
 
 def _ours(S, probes, kappa, dtype) -> dict:
-  """Time for each problem, and F of those that are solved exactly too."""
+  """Times our solver, and returns F of some problems."""
   with jax.enable_x64(dtype == np.float64):
     frames, t = jnp.asarray(S, dtype), jnp.asarray(probes, dtype)
     G = jnp.einsum("pmd,pkd->pmk", frames, frames, precision="highest")
@@ -90,7 +90,7 @@ def _stock(S, probes, kappa) -> dict:
 
 
 def compare_solvers(num_points: int, kappa: float) -> Iterator[list[dict]]:
-  """Rows of every solver on each family: microseconds and errors.
+  """Yields rows of every solver, family by family: times and errors.
 
   Errors are those of 100 probes of one manifold against SciPy's NNLS in
   float64: of the capacity, relative, and the worst of a single F, in units of
@@ -126,7 +126,7 @@ def compare_solvers(num_points: int, kappa: float) -> Iterator[list[dict]]:
 
 
 def compare_layer(shape=(100, 50, 5000)) -> list[dict]:
-  """Rows of the seconds that a whole layer takes, here and in plain NumPy."""
+  """Times a whole layer, here and in plain NumPy."""
   points = np.random.default_rng(0).normal(size=shape).astype(np.float32)
   key = jax.random.key(0)
   stats = geometry.gram_statistics(points)

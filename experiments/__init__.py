@@ -6,7 +6,7 @@ _tell = sys.excepthook
 
 
 def _stopped(kind, error, trace):
-  """A sentence where Ctrl-C comes before a binary has started its work."""
+  """Prints a sentence where Ctrl-C comes before any work."""
   if issubclass(kind, KeyboardInterrupt):
     print("\nStopped before anything was done.", file=sys.stderr)
   else:

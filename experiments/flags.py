@@ -29,7 +29,7 @@ processes.define_flags()
 
 
 def _help_texts(config_class: type) -> dict[str, str]:
-  """The config's own words on each field, those it inherits included."""
+  """Returns the config's words on each field, inherited ones included."""
   texts = {}
   for ancestor in reversed(config_class.__mro__):
     # From Python 3.13 on docstrings come without the indentation.
@@ -108,7 +108,7 @@ def given(
 
 
 def _left(flag: flags.Flag) -> str:
-  """A flag as one types it, with its default or a word for its value."""
+  """Returns a flag as one types it, with its default or a placeholder."""
   if isinstance(flag, flags.BooleanFlag):
     return f"--{'no' if flag.default else ''}{flag.name}"
   words = {"float": "X", "int": "N"}
@@ -121,7 +121,7 @@ def _left(flag: flags.Flag) -> str:
 
 
 def help_text() -> str:
-  """What the binary does, and its flags in the order of their definition."""
+  """Returns what the binary does, and its flags in order of definition."""
   known = flags.FLAGS.get_flags_for_module(sys.argv[0])
   for module in (__name__, processes.__name__):
     known += flags.FLAGS.get_flags_for_module(module)

@@ -33,7 +33,7 @@ def define_flags() -> None:
 
 
 def joined(main: Callable) -> Callable:
-  """A main function that joins the other processes; the first one speaks."""
+  """Makes a main function that joins the other processes."""
 
   def run(argv):
     parallel.start(

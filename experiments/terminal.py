@@ -34,7 +34,7 @@ class _Lines:
 
 
 def bar(total: int, desc: str, **options) -> tqdm:
-  """A progress bar; where nobody watches, a line now and then.
+  """Makes a progress bar; without a terminal, a line now and then.
 
   Args:
     total: units of work.
@@ -58,7 +58,7 @@ class _Warnings(logging.Handler):
 
 
 def _choose_what_is_logged() -> None:
-  """Our own warnings and JAX's, such as that it does not use the GPU."""
+  """Shows our own warnings and JAX's, and no others."""
   # What others log of their start-up, or of an error they raise as well, is
   # of no use here.
   absl_logging.set_verbosity(absl_logging.FATAL)
@@ -108,7 +108,7 @@ def _out_of_memory(error: Exception) -> str:
 
 
 def _told(error: Exception) -> int:
-  """The exit status of an error that is told in a sentence, or the error."""
+  """Prints an error as a sentence and returns the exit status."""
   if isinstance(error, flags.Error):
     print(f"Error: {error} See --help.", file=sys.stderr)
     return 2
@@ -133,7 +133,7 @@ def _stopped(number: int) -> int:
 
 
 def guarded(main: Callable) -> Callable:
-  """The main function of a binary, made to end in sentences.
+  """Makes a main function whose errors end in sentences.
 
   Its exit status is 0 where all was done, 1 where something could not be done,
   2 where the command line was not understood, and 128 plus the signal's number

@@ -23,7 +23,7 @@ _ELSEWHERE = (
 
 
 def list_of(name: str, kind: type) -> list:
-  """The values of a flag that takes several with commas.
+  """Returns the values of a flag that takes several with commas.
 
   Args:
     name: of the flag.
@@ -53,7 +53,7 @@ def list_of(name: str, kind: type) -> list:
 
 @contextlib.contextmanager
 def command_line() -> Iterator[None]:
-  """What is wrong in here is a wrong value on the command line.
+  """Turns errors inside into errors of the command line.
 
   Raises:
     flags.IllegalFlagValueError: in place of any other ValueError but those of

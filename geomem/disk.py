@@ -21,7 +21,7 @@ class DiskError(ValueError):
 
 
 def explain(path: pathlib.Path | str, error: Exception) -> DiskError:
-  """The sentence on why something cannot be written.
+  """Returns the sentence on why something cannot be written.
 
   Args:
     path: what was to be written.
@@ -54,7 +54,7 @@ def explained(path: pathlib.Path | str) -> Iterator[None]:
 
 
 def temporary_beside(path: pathlib.Path) -> pathlib.Path:
-  """Where a file of this process is written before it takes its name."""
+  """Names the file that is written before it takes its final name."""
   return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 

@@ -25,7 +25,7 @@ def _git_revision() -> str | None:
 
 
 def describe() -> dict[str, Any]:
-  """Date, Python, revision of geomem and versions of what it stands on."""
+  """Returns the date, the revision of geomem and versions of packages."""
   now = datetime.datetime.now(datetime.UTC)
   return {
     "started": now.isoformat(timespec="seconds"),

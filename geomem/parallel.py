@@ -65,13 +65,13 @@ def _start_automatically() -> None:
 
 @functools.cache
 def mesh() -> Mesh:
-  """All devices in one row."""
+  """Returns all devices as a mesh of one axis."""
   auto = (jax.sharding.AxisType.Auto,)
   return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=auto)
 
 
 def is_first() -> bool:
-  """Whether this process is the one that writes and speaks."""
+  """Tells whether this process is the one that writes and prints."""
   return jax.process_index() == 0
 
 
@@ -87,12 +87,12 @@ def describe(batch_size: int) -> str:
 
 
 def everywhere() -> NamedSharding:
-  """A copy on every device."""
+  """Returns the sharding that copies to every device."""
   return NamedSharding(mesh(), PartitionSpec())
 
 
 def along(axis: int) -> NamedSharding:
-  """An axis, counted from the front, shared out over the devices."""
+  """Returns the sharding of one axis, counted from the front."""
   return NamedSharding(mesh(), PartitionSpec(*[None] * axis, _AXIS))
 
 
@@ -111,17 +111,17 @@ def _place(array, sharding: NamedSharding) -> jax.Array:
 
 
 def replicate(tree: Any) -> Any:
-  """A copy of every array on every device."""
+  """Copies every array to every device."""
   return jax.tree.map(lambda x: _place(x, everywhere()), tree)
 
 
 def missing(count: int) -> int:
-  """How many entries fill `count` of them up to the same for every device."""
+  """Counts the entries that pad `count` to equal shares."""
   return -count % mesh().size
 
 
 def shard(array, axis: int = 0) -> jax.Array:
-  """An array with an axis shared out; zeros fill up the axis."""
+  """Shards an axis of an array over the devices, padded with zeros."""
   more = missing(array.shape[axis])
   if more:
     widths = [(0, 0)] * array.ndim
@@ -131,7 +131,7 @@ def shard(array, axis: int = 0) -> jax.Array:
 
 
 def share(array: jax.Array) -> jax.Array:
-  """Under jit: the first axis shared out, of whatever length.
+  """Shards the first axis, of whatever length, under jit.
 
   XLA fills it up and leaves out of every sum what it filled in.
   """
@@ -146,14 +146,14 @@ def _gather():
 
 
 def fetch(array: jax.Array) -> np.ndarray:
-  """The whole array on the host, in every process."""
+  """Returns the whole array on the host, in every process."""
   if not (array.is_fully_addressable or array.is_fully_replicated):
     array = _gather()(array)
   return np.asarray(array)
 
 
 def map_shares(function: Callable[[_T], Any], entries: _T) -> Any:
-  """`jax.lax.map` under jit, every device with its share of the entries.
+  """Maps under jit as `jax.lax.map`, each device over its share.
 
   Loops of a device end when its own entries are done.
 
@@ -179,7 +179,7 @@ def map_shares(function: Callable[[_T], Any], entries: _T) -> Any:
 
 
 def from_first(function: Callable[[], _T]) -> _T:
-  """What the first process gets of a function, or fails by, everywhere."""
+  """Calls in the first process, and returns or raises in all of them."""
   if jax.process_count() == 1:
     return function()
   message = b""
@@ -195,7 +195,7 @@ def from_first(function: Callable[[], _T]) -> _T:
 
 
 def _broadcast(message: bytes) -> bytes:
-  """The first process's bytes."""
+  """Returns the first process's bytes."""
   size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
   # Powers of two, so that few programs are compiled.
   padded = np.zeros(1 << (size - 1).bit_length(), np.uint8)
@@ -204,6 +204,6 @@ def _broadcast(message: bytes) -> bytes:
 
 
 def wait(name: str) -> None:
-  """Until every process has come here."""
+  """Blocks until every process has reached this call."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)

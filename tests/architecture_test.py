@@ -110,11 +110,13 @@ def test_jaxopt_is_imported_in_one_file():
     for path in LIBRARY
     if any(n.startswith("jaxopt") for n in imported_modules(path))
   ]
-  assert users == ["qp.py"]
+  assert users == ["jaxopt_solver.py"]
 
 
 def test_geometry_is_light():
-  heavy = "tensorflow flax tensorflow_datasets matplotlib orbax optax sklearn"
+  heavy = (
+    "jaxopt tensorflow flax tensorflow_datasets matplotlib orbax optax sklearn"
+  )
   code = (
     "import sys, geomem.geometry; "
     f"print([m for m in '{heavy}'.split() if m in sys.modules])"

@@ -203,3 +203,43 @@ def test_repeated_points_have_derivatives():
     return geometry.solve_nonnegative_qp(G[None], b[None]).lam.sum()
 
   assert np.isfinite(jax.grad(total)(frame)).all()
+
+
+@pytest.mark.parametrize("method", geometry.METHODS)
+def test_every_method_keeps_the_contract(method):
+  """Exact, with a residual and derivatives, missing points and all."""
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(2)
+    S = rng.normal(size=(2, 7, 5))
+    G = np.einsum("pmd,pkd->pmk", S, S)
+    b = rng.normal(size=(2, 3, 7))
+    G[0, 6], G[0, :, 6], b[0, :, 6] = 0, 0, -1.0
+    G, b = jnp.asarray(G), jnp.asarray(b)
+    found = geometry.solve_nonnegative_qp(G, b, method=method)
+    assert bool(found.converged.all())
+    assert float(found.residual.max()) < 1e-10
+    np.testing.assert_array_equal(found.lam[0, :, 6], 0)
+    for p, t in np.ndindex(2, 3):
+      # ½ λᵀGλ − λᵀb by SciPy, on the root of G.
+      values, vectors = np.linalg.eigh(np.asarray(G[p]))
+      kept = values > 1e-9
+      root = np.sqrt(values[kept])[:, None] * vectors[:, kept].T
+      target = np.linalg.lstsq(root.T, np.asarray(b[p, t]), rcond=None)[0]
+      if not np.allclose(root.T @ target, b[p, t]):
+        continue  # Rank-deficient: b is not in the range of G.
+      lam, _ = optimize.nnls(root, target)
+      np.testing.assert_allclose(root @ found.lam[p, t], root @ lam, atol=1e-8)
+    forces = jax.grad(
+      lambda b: (
+        (geometry.solve_nonnegative_qp(G, b, method=method).lam * b).sum() / 2
+      )
+    )(b)
+    # By the envelope theorem the derivative of ½ bᵀλ(b) is λ.
+    np.testing.assert_allclose(forces, found.lam, atol=1e-7)
+
+
+def test_a_method_that_is_none_is_refused():
+  with pytest.raises(ValueError, match="choose one of lockstep, jaxopt"):
+    geometry.solve_nonnegative_qp(
+      jnp.eye(2)[None], jnp.ones((1, 1, 2)), method="simplex"
+    )

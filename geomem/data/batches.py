@@ -12,14 +12,14 @@ _BLOCK = 512
 
 
 def epoch_order(key: Key[Array, ""], num_examples: int) -> Int[Array, " n"]:
-  """The order of the examples in one epoch."""
+  """Draws the order of the examples in one epoch."""
   return jax.random.permutation(key, num_examples)
 
 
 def pixel_moments(
   images: UInt8[Images, "n H W C"],
 ) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]]:
-  """Mean and standard deviation of each channel, in units of 0 to 255.
+  """Computes mean and standard deviation of each channel, 0 to 255.
 
   Of streamed images a sample is read, always the same.
   """
@@ -53,7 +53,7 @@ def normalize(
   mean: Float[Array | np.ndarray, " C"],
   std: Float[Array | np.ndarray, " C"],
 ) -> Float[Array, "n H W C"]:
-  """Images with zero mean and unit variance by channel."""
+  """Scales images to zero mean and unit variance by channel."""
   shape = (1, 1, 1, -1)
   return (images - mean.reshape(shape)) / std.reshape(shape)
 
@@ -65,7 +65,7 @@ def augment(
   crop: int = 0,
   flip: bool = False,
 ) -> UInt8[Array, "n H W C"]:
-  """Random crops of the padded images, and random mirror images.
+  """Crops padded images at random, and mirrors half of them.
 
   Args:
     key: every image has a draw of its own.

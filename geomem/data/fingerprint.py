@@ -13,7 +13,7 @@ _MOST_IMAGES = 4096
 
 
 def fingerprint(*datasets: Dataset) -> str:
-  """A digest of all labels, class names and images of some splits.
+  """Computes a digest of labels, class names and images of splits.
 
   Where images stream, or are more than a gigabyte, 4,096 of them stand for all:
   as they are encoded where they stream.

@@ -27,7 +27,7 @@ _LEAST_BYTES = 8
 
 
 def standard_directory() -> pathlib.Path:
-  """Where TFDS keeps its sets unless told otherwise."""
+  """Returns where TFDS keeps its sets by default."""
   return pathlib.Path(tfds.core.constants.DATA_DIR).expanduser()
 
 

@@ -19,7 +19,7 @@ _TASK = 16  # Images that one thread reads at a time.
 def decode(
   encoded: bytes, shape: tuple[int, int, int]
 ) -> UInt8[np.ndarray, "H W C"]:
-  """The pixels of a JPEG or PNG file, of the shape asked for.
+  """Decodes a JPEG or PNG file to pixels of the shape asked for.
 
   An image of another size is scaled, with its proportions, until it covers
   the shape, and cut about its centre.
@@ -47,7 +47,7 @@ def streams(images: Any) -> bool:
 
 @functools.cache
 def threads() -> concurrent.futures.ThreadPoolExecutor:
-  """One for each core: Pillow lets go of Python's lock where it works."""
+  """Returns the pool that decodes: a thread for each core."""
   return concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
 
@@ -74,7 +74,7 @@ class StreamedImages:
     image_shape: tuple[int, int, int],
     indices: Int[np.ndarray, "..."] | None = None,
   ):
-    """Images of a TFDS data source whose examples hold encoded images.
+    """Takes a TFDS data source whose examples hold encoded images.
 
     Args:
       name: of the set and split.
@@ -110,7 +110,7 @@ class StreamedImages:
     return len(self.indices)
 
   def __getitem__(self, index) -> "StreamedImages":
-    """The images at the indices, in their order; none is read."""
+    """Selects the images at the indices, in their order; reads none."""
     chosen = np.asarray(self.indices[index])
     return StreamedImages(self.name, self._source, self._image_shape, chosen)
 
@@ -135,7 +135,7 @@ class StreamedImages:
     return images if dtype is None else images.astype(dtype, copy=False)
 
   def encoded(self) -> Iterator[bytes]:
-    """The files of the images chosen, as they are on the disk."""
+    """Yields the files of the selected images, as they are on disk."""
     positions = self.indices.ravel().tolist()
     for start in range(0, len(positions), _TASK):
       for example in self._read(positions[start : start + _TASK]):

@@ -28,7 +28,7 @@ class Subset(NamedTuple):
 def make_subsets(
   permuted: PermutedLabels, test_labels: Int[np.ndarray, " k"]
 ) -> dict[str, Subset]:
-  """Unpermuted, permuted, restored and test examples, by name.
+  """Makes the unpermuted, permuted, restored and test subsets.
 
   Permuted and restored examples are the same images: permuted ones go by the
   label they were trained on, restored ones by their true label. A subset

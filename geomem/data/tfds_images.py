@@ -26,14 +26,14 @@ _BLOCK = 512
 
 
 def cache_directory() -> pathlib.Path:
-  """Where decoded sets are kept: `$GEOMEM_CACHE`, or the user's cache."""
+  """Returns where decoded sets are cached: `$GEOMEM_CACHE` or a default."""
   default = os.environ.get("XDG_CACHE_HOME", "~/.cache")
   path = os.environ.get("GEOMEM_CACHE", os.path.join(default, "geomem"))
   return pathlib.Path(path).expanduser()
 
 
 def open_builder(name: str, data_dir: str | os.PathLike | None):
-  """The builder of a prepared set; CIFAR is prepared where it is missing.
+  """Opens a prepared set; CIFAR is prepared where it is missing.
 
   Raises:
     DatasetError: the set is unknown, not prepared or damaged, with what to do.
@@ -196,7 +196,7 @@ def _read_column(source, name: str, of: Callable[[Any], int]) -> np.ndarray:
 
 
 def read_all(images: StreamedImages) -> UInt8[np.ndarray, "n H W C"]:
-  """The pixels, from the cache if they are there."""
+  """Reads all pixels, from the cache if they are there."""
   chosen = repr((images.shape, images.indices.tobytes())).encode()
   digest = hashlib.sha256(chosen).hexdigest()[:12]
 
@@ -218,7 +218,7 @@ def cached(
   shape: tuple[int, ...],
   dtype: np.typing.DTypeLike,
 ) -> np.ndarray:
-  """An array from the cache, or made and kept there.
+  """Loads an array from the cache, or makes and caches it.
 
   Args:
     name: of the file; it stands for the content.

@@ -24,11 +24,7 @@ from geomem.geometry.ellipsoids import (
 )
 from geomem.geometry.manifold import ManifoldGeometry
 from geomem.geometry.measurement import manifold_geometry
-from geomem.geometry.qp import (
-  NonnegativeQP,
-  QPSolution,
-  solve_nonnegative_qp,
-)
+from geomem.geometry.qp import METHODS, QPSolution, solve_nonnegative_qp
 from geomem.geometry.representation import (
   center_spectrum,
   explained_variance_dimension,
@@ -69,7 +65,18 @@ from geomem.geometry.theory import (
   simplex_capacity,
 )
 
+
+def __getattr__(name: str):
+  """Imports jaxopt's solver when it is asked for: jaxopt takes its time."""
+  if name == "NonnegativeQP":
+    from geomem.geometry.qp.jaxopt_solver import NonnegativeQP
+
+    return NonnegativeQP
+  raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
+  "METHODS",
   "SHAPES",
   "Anchors",
   "EllipsoidAnchors",

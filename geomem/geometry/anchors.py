@@ -6,9 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from geomem.geometry.linalg import einsum
 from geomem.geometry.qp import solve_nonnegative_qp
-
-_HIGHEST = jax.lax.Precision.HIGHEST
 
 
 class Anchors(NamedTuple):
@@ -33,18 +32,18 @@ class Anchors(NamedTuple):
 
 
 def _anchors(frames, probes, kappa, mask) -> Anchors:
-  """`frames` `[P, M, D + 1]`, `probes` `[P, T, D + 1]`."""
-  G = jnp.einsum("pmd,pkd->pmk", frames, frames, precision=_HIGHEST)
-  b = kappa - jnp.einsum("ptd,pmd->ptm", probes, frames, precision=_HIGHEST)
+  """Computes anchors for `[P, M, D + 1]` frames, `[P, T, D + 1]` probes."""
+  G = einsum("pmd,pkd->pmk", frames, frames)
+  b = kappa - einsum("ptd,pmd->ptm", probes, frames)
   present = mask[:, None]
   G = jnp.where(present & mask[..., None], G, 0)
   solution = solve_nonnegative_qp(G, jnp.where(present, b, -1))
   lam = solution.lam
-  Glam = jnp.einsum("pmk,ptk->ptm", G, lam, precision=_HIGHEST)
+  Glam = einsum("pmk,ptk->ptm", G, lam)
   # λ maximises 2 λᵀb − λᵀGλ, so that its own derivative does not count: the
   # envelope theorem gives exact gradients without differentiating the solver.
   fixed = jax.lax.stop_gradient(lam)
-  Gfixed = jnp.einsum("pmk,ptk->ptm", G, fixed, precision=_HIGHEST)
+  Gfixed = einsum("pmk,ptk->ptm", G, fixed)
   b = jnp.where(present, b, 0)
   value = 2 * (fixed * b).sum(-1) - (fixed * Gfixed).sum(-1)
   quadratic = jax.lax.stop_gradient((lam * Glam).sum(-1))
@@ -56,9 +55,7 @@ def _anchors(frames, probes, kappa, mask) -> Anchors:
   touching = jax.nn.one_hot(nearest, lam.shape[-1], dtype=lam.dtype)
   safe = jnp.where(interior, 1, total)[..., None]
   weights = jnp.where(interior[..., None], touching, lam / safe)
-  anchor = jnp.einsum(
-    "ptm,pmd->ptd", weights, frames[..., :-1], precision=_HIGHEST
-  )
+  anchor = einsum("ptm,pmd->ptd", weights, frames[..., :-1])
   return Anchors(
     force, lam, anchor, interior, solution.residual, solution.converged
   )
@@ -69,7 +66,7 @@ def anchors(
   probes: Float[Array, "T D1"],
   kappa: float | Float[Array, ""] = 0.0,
 ) -> Anchors:
-  """Anchor points of one manifold, for probes of one's own.
+  """Computes anchor points of one manifold, for given probes.
 
   v = argmin ½‖v − t‖² subject to S v ≥ κ; F = ‖v − t‖² = λᵀGλ.
 

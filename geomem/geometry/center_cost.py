@@ -12,15 +12,12 @@ that Σ_μ a_μ a_μᵀ / d_μ is most of the curvature, and the metric of the d
 with it twenty evaluations reach what takes hundreds without.
 """
 
-import functools
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from geomem.geometry.grassmann import Evaluation
+from geomem.geometry.linalg import matmul
 
-_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 # Weight of −Σ log d_μ beside f. Directions that take nearly all of one centre
 # may leave f as low as any: its cosines are those of a remainder that points
 # anywhere. Of equal minima this prefers those that leave more of every centre,
@@ -42,7 +39,7 @@ def remainders(
 
   1/d is 0 where nothing is left.
   """
-  Y = X - _dot(_dot(X, V), V.T)
+  Y = X - matmul(matmul(X, V), V.T)
   d = (Y**2).sum(axis=1)
   there = d > jnp.finfo(X.dtype).tiny
   return Y, d, jnp.where(there, 1 / jnp.where(there, d, 1), 0)
@@ -58,16 +55,16 @@ def unit_remainders(
 
 def evaluate_cost(V: Float[Array, "P K"], X: Float[Array, "P P"]) -> Evaluation:
   """Evaluates the cost and its small barrier at an orthonormal basis V."""
-  A = _dot(X, V)
+  A = matmul(X, V)
   Y, d, inverse = remainders(V, X)
-  R = _dot(Y, Y.T)
+  R = matmul(Y, Y.T)
   W = R * (inverse[:, None] * inverse[None, :])
   squares = (R * W).sum(axis=1)
   pull = W - jnp.diag((squares + _BARRIER) * inverse)
-  gradient = -2 * _dot(Y.T, _dot(pull, A))
+  gradient = -2 * matmul(Y.T, matmul(pull, A))
   logs = jnp.log(jnp.where(inverse > 0, d, 1)).sum()
   return Evaluation(
     0.5 * squares.sum() - _BARRIER * logs,
-    gradient - _dot(V, _dot(V.T, gradient)),
-    _dot(A.T, A * inverse[:, None]),
+    gradient - matmul(V, matmul(V.T, gradient)),
+    matmul(A.T, A * inverse[:, None]),
   )

@@ -7,7 +7,6 @@ axis of the remainders as long as they are, and a random direction. Most minima
 are found from the axes, which no draw and no order of the centres changes.
 """
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -21,8 +20,8 @@ from geomem.geometry.center_cost import (
   unit_remainders,
 )
 from geomem.geometry.grassmann import minimize, orthonormalize
+from geomem.geometry.linalg import matmul
 
-_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 # Of chains whose f is this close, the one that leaves most of every centre.
 _EQUAL = 1e-3
 _TOLERANCE = 1e-4
@@ -62,25 +61,25 @@ class _Chains(NamedTuple):
 
 
 def _summary(V: Array, X: Array, present: Array) -> tuple[Array, Array, Array]:
-  """Objective, cost f and the least share left."""
+  """Returns objective, cost f and the least share left."""
   Y, d, inverse = remainders(V, X)
-  cosines = _dot(Y, Y.T) * jnp.sqrt(inverse[:, None] * inverse[None, :])
+  cosines = matmul(Y, Y.T) * jnp.sqrt(inverse[:, None] * inverse[None, :])
   left = jnp.where(present, d, 1).min()
   return evaluate_cost(V, X).value, 0.5 * (cosines**2).sum(), left
 
 
 def _extend(key, V: Array, k: Array, j: Array, X: Array, norms: Array) -> Array:
-  """V with one more direction of what it leaves as column k - 1."""
+  """Adds one direction of what V leaves, as column k - 1."""
   Y, _, inverse = remainders(V, X)
   weights = jnp.where(j % 3 == 0, jnp.sqrt(inverse), norms)
   Y = Y * weights[:, None]
-  _, axes = jnp.linalg.eigh(_dot(Y.T, Y))
+  _, axes = jnp.linalg.eigh(matmul(Y.T, Y))
   # The axes that are left are the last; beyond them, from the first again.
   rank = (X**2).sum(axis=0).astype(bool).sum()
   place = (j // 3) % jnp.maximum(rank - (k - 1), 1)
   axis = jax.lax.dynamic_index_in_dim(axes, len(axes) - 1 - place, 1, False)
   key = jax.random.fold_in(jax.random.fold_in(key, k), j)
-  drawn = _dot(jax.random.normal(key, (len(X),), X.dtype), Y)
+  drawn = matmul(jax.random.normal(key, (len(X),), X.dtype), Y)
   new = jnp.where(j % 3 == 2, drawn, axis)
   columns = jnp.arange(V.shape[1])
   W = jnp.where((columns == k - 1)[None], new[:, None], V)
@@ -88,7 +87,7 @@ def _extend(key, V: Array, k: Array, j: Array, X: Array, norms: Array) -> Array:
 
 
 def _advance(key, chains: _Chains, k: Array, X: Array, norms: Array) -> _Chains:
-  """The chains for k directions, from those for k - 1, best first."""
+  """Extends the chains from k - 1 to k directions, best first."""
   absent = jnp.arange(chains.V.shape[2]) >= k
   count, size = len(chains.V), len(X)
 
@@ -127,14 +126,14 @@ class _Progress(NamedTuple):
 
 
 def _choose(chains: _Chains, stable: bool) -> Array:
-  """The chain whose directions are taken for this K."""
+  """Chooses the chain whose directions are taken for this K."""
   equal = chains.cost <= (1 + _EQUAL) * chains.cost.min()
   candidates = jnp.ones_like(equal) if stable else equal
   return jnp.where(candidates, chains.left, -1).argmax()
 
 
 def _three_rises(correlations: Array, k: Array) -> Array:
-  """Whether the correlation rose at k, k - 1 and k - 2."""
+  """Tells whether the correlation rose at k, k - 1 and k - 2."""
   i = jnp.maximum(k - 1, 3)
   last = [correlations[i - j] for j in range(4)]
   rises = (last[0] > last[1]) & (last[1] > last[2]) & (last[2] > last[3])
@@ -197,7 +196,7 @@ def search(
     chosen = _choose(chains, stable)
     V = chains.V[chosen]
     Y = unit_remainders(V, X)
-    cosines = _dot(Y, Y.T)
+    cosines = matmul(Y, Y.T)
     correlation = mean_off_diagonal(cosines)
     leading = jnp.linalg.eigvalsh(cosines)[-1] if with_leading else 0.0
     values = (correlation, chains.cost[chosen], chains.left[chosen], leading)
@@ -228,7 +227,7 @@ def search(
 
 
 def _wider(state: _Progress, width: int) -> _Progress:
-  """The same with more columns, zero as yet."""
+  """Pads with columns of zeros."""
 
   def pad(V):
     missing = width - V.shape[-1]

@@ -19,7 +19,7 @@ def _argmin(correlations, costs, leading):
 
 
 def _elbow(correlations, costs, leading):
-  """The K farthest below the line from the curve's start to its end."""
+  """Finds the K farthest below the line between the curve's ends."""
   del costs, leading
   end = jnp.isfinite(correlations).sum() - 1  # Tried are K = 0 to some other.
   share = jnp.arange(len(correlations)) / jnp.maximum(end, 1)
@@ -28,7 +28,7 @@ def _elbow(correlations, costs, leading):
 
 
 def _null(correlations, costs, leading):
-  """The first K whose leading eigenvalue independent centres would have too.
+  """Finds the first K at which independent centres would look alike.
 
   Cosines of independent centres scatter by 1/√n about zero, and the largest
   eigenvalue of their matrix is (1 + √(P/n))², beyond which it comes but rarely

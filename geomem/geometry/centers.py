@@ -8,7 +8,6 @@ Nature Communications 2020, methods.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
@@ -19,6 +18,7 @@ from geomem.geometry.center_directions import (
 )
 from geomem.geometry.center_rules import RULES, check_centers, max_rank
 from geomem.geometry.frames import center_gram, eigenvalue_rounding
+from geomem.geometry.linalg import matmul
 
 # A mean |cos| beyond this says that no direction of their own can be seen.
 _ON_ONE_LINE = 0.99
@@ -108,7 +108,7 @@ def _axes(gram: Array) -> _Axes:
 
 
 def _num_allowed(gram: Array, rank: Array) -> Array:
-  """K at most: 11 more than hold 95 % of the variance, two less than the rank.
+  """Bounds K: 11 beyond 95 % of the variance, and the rank less two.
 
   The former is the habit of the field.
   """
@@ -128,7 +128,7 @@ def num_chains(num_manifolds: int) -> int:
 
 
 def _chosen(rule, found: Found, curves, cosines, run) -> tuple[Array, Array]:
-  """K by the rule, from the curves over K, and the directions V."""
+  """Returns K by the rule, and the directions V."""
   if isinstance(rule, int):
     rank, V = found.rank, found.V
   elif rule in ("elbow", "null"):
@@ -219,9 +219,7 @@ def shared_directions(
     )
   ]
   rank, V = _chosen(rule, found, curves, cosines, run)
-  coefficients = jnp.matmul(
-    axes.to_coefficients, V, precision=jax.lax.Precision.HIGHEST
-  )
+  coefficients = matmul(axes.to_coefficients, V)
   complete = curves[0][rank] < _ON_ONE_LINE
   if isinstance(rule, int):
     complete &= rank == rule

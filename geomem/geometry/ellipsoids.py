@@ -51,14 +51,14 @@ class EllipsoidGeometry(NamedTuple):
 
 
 def _norm(x: Array) -> Array:
-  """The length of x; its derivative is zero where x is."""
+  """Computes the length of x, with derivative zero where x is zero."""
   square = (x**2).sum()
   positive = square > 0
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
 
 def _root(excess, dtype) -> Array:
-  """The root in [0, 1] of a function that falls from above zero to below.
+  """Finds the root in [0, 1] of a function that falls through zero.
 
   The last Newton step carries the derivative of the root with respect to
   whatever `excess` closes over.
@@ -78,7 +78,7 @@ def _root(excess, dtype) -> Array:
 
 
 def _anchor(axes: Array, t: Array) -> tuple[Array, Array, Array]:
-  """Force, anchor and `interior` of a probe at κ = 0."""
+  """Computes force, anchor and `interior` of a probe at κ = 0."""
   used = axes > 0
   R = jnp.where(used, axes, 0)
   # Along an axis of no length nothing is moved.
@@ -112,7 +112,7 @@ def ellipsoid_anchors(
   probes: Float[Array, "T D1"],
   kappa: ArrayLike = 0.0,
 ) -> EllipsoidAnchors:
-  """Anchor points of a solid ellipsoid; differentiable in all arguments.
+  """Computes anchor points of a solid ellipsoid; differentiable.
 
   Args:
     axes: semi-axes R_i, in units of the centre's norm; zero is allowed.
@@ -130,7 +130,7 @@ def ellipsoid_geometry(
   *,
   num_probes: int = 10_000,
 ) -> EllipsoidGeometry:
-  """Capacity, radius and dimension of solid ellipsoids, by Monte Carlo.
+  """Estimates capacity, radius and dimension of solid ellipsoids.
 
   Args:
     key: for the probes.

@@ -11,12 +11,12 @@ Source: control variates with cross-fitting; Glasserman, Monte Carlo Methods in
 Financial Engineering, 2003, section 4.1.
 """
 
-import jax
 import jax.numpy as jnp
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
 
-_HIGHEST = jax.lax.Precision.HIGHEST
+from geomem.geometry.linalg import matmul
+
 # Probes of both halves for a coefficient.
 _PROBES_A_CONTROL = 16
 # Below that error bars are better without.
@@ -43,7 +43,7 @@ def control_variates(
   """
   t, last = probes[:, :-1], probes[:, -1]
   norms = jnp.sqrt((frame**2).sum(axis=1))
-  along = jnp.matmul(probes, frame.T, precision=_HIGHEST)
+  along = matmul(probes, frame.T)
   above = jnp.maximum((kappa - along) / norms[None], 0)
   k = kappa / norms
   cost = (1 + k**2) * norm.cdf(k) + k * norm.pdf(k)
@@ -65,7 +65,7 @@ def control_variates(
 
 
 def _coefficients(x: Array, controls: Array) -> Array:
-  """Least squares of x `[T, Q]` on the controls, the intercept left out."""
+  """Regresses x `[T, Q]` on the controls, without the intercept."""
   centered = controls - controls.mean(axis=0, keepdims=True)
   variance = (centered**2).mean(axis=0)
   # A control that does not vary, or repeats another, must not blow up.
@@ -74,9 +74,9 @@ def _coefficients(x: Array, controls: Array) -> Array:
   unit = centered / scale[None]
   ridge = 1e-4 if x.dtype == jnp.float32 else 1e-9
   eye = jnp.eye(unit.shape[1], dtype=x.dtype)
-  gram = jnp.matmul(unit.T, unit, precision=_HIGHEST) / len(unit) + ridge * eye
+  gram = matmul(unit.T, unit) / len(unit) + ridge * eye
   deviation = x - x.mean(axis=0, keepdims=True)
-  product = jnp.matmul(unit.T, deviation, precision=_HIGHEST) / len(unit)
+  product = matmul(unit.T, deviation) / len(unit)
   solution = jnp.linalg.solve(gram, product)
   # The share of the variance that is explained, and what is left of it beyond
   # what as many controls without a meaning would explain.
@@ -90,17 +90,12 @@ def _coefficients(x: Array, controls: Array) -> Array:
 
 
 def _less_controls(x: Array, controls: Array) -> Array:
-  """What is left of x, each half with the coefficients of the other."""
+  """Subtracts the controls, each half by the other's coefficients."""
   half = len(x) // 2
   pieces = (slice(0, half), slice(half, len(x)))
   return jnp.concatenate(
     [
-      x[here]
-      - jnp.matmul(
-        controls[here],
-        _coefficients(x[there], controls[there]),
-        precision=_HIGHEST,
-      )
+      x[here] - matmul(controls[here], _coefficients(x[there], controls[there]))
       for here, there in (pieces, pieces[::-1])
     ]
   )

@@ -1,15 +1,13 @@
 """Frames: each manifold's points about its centre, in as few axes as points."""
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from geomem.geometry.linalg import matmul
 from geomem.geometry.statistics import GramStatistics
-
-_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
 
 class RelativeGrams(NamedTuple):
@@ -52,7 +50,7 @@ class Frames(NamedTuple):
 
 
 def _ratio(whole: Array, part: Array, smallest: Array) -> Array:
-  """Their ratio: 1 where there is nothing, infinite where nothing is left."""
+  """Divides; 1 where both are zero, infinite where nothing is left."""
   some = whole > smallest
   there = part > 0
   ratio = jnp.where(there, whole / jnp.where(there, part, 1), jnp.inf)
@@ -71,14 +69,14 @@ def relative_grams(
   """
   # A counts centred centres; centring it does the same for the products.
   A = coefficients - coefficients.mean(axis=0, keepdims=True)
-  CA = _dot(stats.centers, A)
-  B = _dot(A.T, CA)
+  CA = matmul(stats.centers, A)
+  B = matmul(A.T, CA)
   # B⁻¹ to the square of its distance from 1, and its derivative there.
   inverse = 2 * jnp.eye(len(B), dtype=B.dtype) - B
-  along = _dot(stats.cross, A[None])
-  removed = _dot(_dot(along, inverse[None]), along.swapaxes(1, 2))
+  along = matmul(stats.cross, A[None])
+  removed = matmul(matmul(along, inverse[None]), along.swapaxes(1, 2))
   norms = jnp.diagonal(stats.centers)
-  left = norms - (_dot(CA, inverse) * CA).sum(axis=1)
+  left = norms - (matmul(CA, inverse) * CA).sum(axis=1)
   eps = jnp.finfo(left.dtype).eps
   # Nothing in units of what rounding left of a centre would be a number.
   there = (left > 4 * eps * norms) & ~center_is_lost(stats)
@@ -97,7 +95,7 @@ def relative_grams(
   points = _ratio(squares.sum(axis=1), kept.sum(axis=1), smallest[:, 0])
   center = jnp.where(there, norms / unit, jnp.inf)
   C = center_gram(stats.centers)
-  own = jnp.diagonal(C) - (_dot(C, A) ** 2).sum(axis=1)
+  own = jnp.diagonal(C) - (matmul(C, A) ** 2).sum(axis=1)
   share = own / jnp.where(jnp.diagonal(C) > 0, jnp.diagonal(C), 1)
   return RelativeGrams(
     grams,
@@ -161,24 +159,24 @@ def root_and_projection(
     lost: how many ε its entries are wrong by, at least 1.
   """
   roots, vectors, real = _spectrum(gram, lost)
-  root = _dot(vectors * roots[None], vectors.T)
-  return root, _dot(vectors * real.astype(gram.dtype)[None], vectors.T)
+  root = matmul(vectors * roots[None], vectors.T)
+  return root, matmul(vectors * real.astype(gram.dtype)[None], vectors.T)
 
 
 @root_and_projection.defjvp
 def _root_and_projection_jvp(primals, tangents):
-  """X dX + dX X = dG, and the range turns with the null space of G.
+  """Solves X dX + dX X = dG; the range turns with the null space of G.
 
   Unlike the derivatives of eigenvectors, these exist where eigenvalues meet.
   """
   roots, V, real = _spectrum(*primals)
-  change = _dot(V.T, _dot(tangents[0], V))
+  change = matmul(V.T, matmul(tangents[0], V))
   sums = roots[:, None] + roots[None, :]
   root_change = jnp.where(sums > 0, change / jnp.where(sums > 0, sums, 1), 0)
   mixed = real[:, None] != real[None, :]
   turn = jnp.where(mixed, change / jnp.where(mixed, sums**2, 1), 0)
   return root_and_projection(*primals), tuple(
-    _dot(V, _dot(x, V.T)) for x in (root_change, turn)
+    matmul(V, matmul(x, V.T)) for x in (root_change, turn)
   )
 
 

@@ -11,7 +11,6 @@ two-loop recursion); Absil, Mahony and Sepulchre, Optimization Algorithms on
 Matrix Manifolds, 2008, section 4.1 (retraction and transport by projection).
 """
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -19,7 +18,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
+from geomem.geometry.linalg import matmul
+
 # More pairs gain nothing: the metric holds most of the curvature.
 _NUM_PAIRS = 2
 _SUFFICIENT = 1e-4
@@ -61,7 +61,7 @@ def _inner(a: Array, b: Array) -> Array:
 
 
 def _tangent(V: Array, x: Array) -> Array:
-  return x - _dot(V, _dot(V.T, x))
+  return x - matmul(V, matmul(V.T, x))
 
 
 def _factor(gram: Array, absent: Array) -> Array:
@@ -79,7 +79,7 @@ def orthonormalize(
     absent: which columns count as not there.
   """
   return jax.lax.linalg.triangular_solve(
-    _factor(_dot(W.T, W), absent),
+    _factor(matmul(W.T, W), absent),
     W,
     left_side=False,
     lower=True,
@@ -96,7 +96,7 @@ def _inverse(metric: Array, absent: Array) -> Array:
 
 
 def _quasi_newton(V, gradient, inverse, steps, changes) -> Array:
-  """The descent direction of limited-memory BFGS, the latest pair first."""
+  """Computes the L-BFGS direction, the latest pair first."""
   products = [_inner(s, y) for s, y in zip(steps, changes, strict=True)]
   known = [product > 0 for product in products]
   weights = [
@@ -107,8 +107,8 @@ def _quasi_newton(V, gradient, inverse, steps, changes) -> Array:
   for s, y, weight in zip(steps, changes, weights, strict=True):
     factors.append(weight * _inner(s, q))
     q = q - factors[-1] * y
-  curvature = _inner(changes[0], _dot(changes[0], inverse))
-  q = _dot(q, inverse)
+  curvature = _inner(changes[0], matmul(changes[0], inverse))
+  q = matmul(q, inverse)
   # Without a pair the metric alone sets the length: it overstates curvature
   # by less than the first steps' accuracy needs.
   length = jnp.sqrt(_inner(q, q))
@@ -124,13 +124,13 @@ def _quasi_newton(V, gradient, inverse, steps, changes) -> Array:
 
 
 def _aimed(lane: _Lane, tolerance: float) -> _Lane:
-  """The lane with a fresh direction, done where too little is to be gained."""
+  """Gives the lane a fresh direction, or ends it if it gains too little."""
   direction = _quasi_newton(
     lane.V, lane.gradient, lane.inverse, lane.steps, lane.changes
   )
   slope = _inner(lane.gradient, direction)
   downhill = slope < 0
-  steepest = -_dot(lane.gradient, lane.inverse) * 0.1
+  steepest = -matmul(lane.gradient, lane.inverse) * 0.1
   direction = jnp.where(downhill, direction, steepest)
   slope = jnp.where(downhill, slope, _inner(lane.gradient, direction))
   length = jnp.sqrt(_inner(direction, direction))
@@ -145,7 +145,7 @@ def _aimed(lane: _Lane, tolerance: float) -> _Lane:
 
 
 def _iterate(evaluate, absent, tolerance, lane: _Lane) -> _Lane:
-  """One evaluation: a step that is taken, or a shorter one to be tried."""
+  """Evaluates once, and takes the step or shortens it."""
   eps = jnp.finfo(lane.V.dtype).eps
   V = orthonormalize(lane.V + lane.rate * lane.direction, absent)
   value, gradient, metric = evaluate(V)

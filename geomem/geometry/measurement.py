@@ -17,10 +17,10 @@ from geomem.geometry.frames import (
   make_frames,
   relative_grams,
 )
+from geomem.geometry.linalg import matmul
 from geomem.geometry.manifold import ManifoldGeometry
 from geomem.geometry.statistics import GramStatistics, gram_statistics
 
-_HIGHEST = jax.lax.Precision.HIGHEST
 _MOST_PROBES = 2**16
 # Relative errors of distances beyond which capacities are off by more than
 # their usual error bars: measured.
@@ -28,7 +28,7 @@ _MOST_ROUNDING = 1e-3
 
 
 def _cosines(a: Array, b: Array) -> Array:
-  """Of the rows of a and b; 0 where one of them has no length."""
+  """Computes cosines of the rows of a and b; 0 without a length."""
   squares = (a**2).sum(axis=1) * (b**2).sum(axis=1)
   positive = squares > 0
   norm = jnp.sqrt(jnp.where(positive, squares, 1))
@@ -36,7 +36,7 @@ def _cosines(a: Array, b: Array) -> Array:
 
 
 def _estimates(frame, probes, rank, found, kappa, reduce_variance) -> dict:
-  """The numbers of one manifold, from what its probes found.
+  """Estimates the numbers of one manifold from its probes.
 
   1/α_M = ⟨F⟩, R_M² = ⟨‖s̃ − ⟨s̃⟩‖²⟩ and D_M = D ⟨t̂ · ŝ⟩².
   """
@@ -70,7 +70,7 @@ def _estimates(frame, probes, rank, found, kappa, reduce_variance) -> dict:
 
 
 def _draw_probes(key, frames, num_probes) -> Float[Array, "P T D1"]:
-  """Standard normal on each frame's span; one stream of keys a manifold."""
+  """Draws normal probes on each frame's span, a key each manifold."""
   num_manifolds, _, width = frames.points.shape
   keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
     jnp.arange(num_manifolds)
@@ -78,7 +78,7 @@ def _draw_probes(key, frames, num_probes) -> Float[Array, "P T D1"]:
   normal = jax.vmap(
     lambda k: jax.random.normal(k, (num_probes, width + 1), frames.points.dtype)
   )(keys)
-  inside = jnp.matmul(normal[..., :-1], frames.projection, precision=_HIGHEST)
+  inside = matmul(normal[..., :-1], frames.projection)
   return jnp.concatenate([inside, normal[..., -1:]], axis=-1)
 
 
@@ -135,7 +135,7 @@ def manifold_geometry(
   padded: bool = False,
   reduce_variance: bool = True,
 ) -> ManifoldGeometry:
-  """Capacity, radius and dimension of P manifolds.
+  """Estimates capacity, radius and dimension of P manifolds.
 
   1/α_M(κ) = ⟨F(t)⟩ over standard normal probes t, with F(t) the squared
   distance from t to the vectors that keep margin κ to all points; R_M and D_M

@@ -74,7 +74,7 @@ def _checked_mask(mask, shape):
 
 
 def _unmasked(points):
-  """The data of a NumPy masked array, and which of its rows are there."""
+  """Returns data and mask of a NumPy masked array, by rows."""
   if not isinstance(points, np.ma.MaskedArray):
     return points, None
   hidden = np.ma.getmaskarray(points)
@@ -88,7 +88,7 @@ def _unmasked(points):
 
 
 def _stacked(manifolds: Sequence):
-  """A list of manifolds as one array, filled up with their first points."""
+  """Stacks a list of manifolds, padded with their first points."""
   if not manifolds:
     raise ValueError(
       "The list of manifolds is empty; one at least was expected."
@@ -195,7 +195,7 @@ def to_device(
 
 
 def _halves(x, reference, bits, dtype):
-  """X − reference of integers too wide for a float, without wrap."""
+  """Subtracts from integers too wide for a float, without wrap."""
   low = x.dtype.type(2**bits - 1)
   high = (x >> bits).astype(dtype) - (reference >> bits).astype(dtype)
   return high * 2.0**bits + (
@@ -204,7 +204,7 @@ def _halves(x, reference, bits, dtype):
 
 
 def host_difference(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
-  """X − reference in float64, with all digits that it holds."""
+  """Computes X − reference in float64, with all digits that it holds."""
   if x.dtype.kind in "iu" and x.dtype.itemsize == 8:
     return _halves(x, reference, 32, np.float64)
   with np.errstate(invalid="ignore", over="ignore"):

@@ -3,7 +3,6 @@
 Unlike D_M these know of no manifolds, unless the spectrum is of one.
 """
 
-import functools
 from collections.abc import Sequence
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from geomem.geometry.linalg import matmul
 from geomem.geometry.points import (
   as_floats,
   as_points,
@@ -19,11 +19,9 @@ from geomem.geometry.points import (
 )
 from geomem.geometry.statistics import GramStatistics
 
-_dot = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
-
 
 def _eigenvalues(gram: Array) -> Array:
-  """Largest first; rounding below zero is cut."""
+  """Computes eigenvalues, largest first, rounding below zero cut."""
   return jnp.maximum(jnp.linalg.eigvalsh(gram), 0)[..., ::-1]
 
 
@@ -32,7 +30,7 @@ def spectrum(
   *,
   mask: Bool[Array | np.ndarray, "P M"] | None = None,
 ) -> Float[Array, " values"]:
-  """Eigenvalues of the covariance of all points, largest first.
+  """Computes eigenvalues of the covariance of all points.
 
   From the smaller of the covariance and the Gram matrix, which share them.
 
@@ -75,18 +73,18 @@ def _spectrum(points, mask):
   unit = jnp.where(largest > 0, largest, 1)
   x = x / unit
   x = (x - x.sum(axis=0, keepdims=True) / count) * present
-  gram = _dot(x, x.T) if len(x) < x.shape[1] else _dot(x.T, x)
+  gram = matmul(x, x.T) if len(x) < x.shape[1] else matmul(x.T, x)
   return _eigenvalues(gram) / count, unit
 
 
 def within_spectrum(stats: GramStatistics) -> Float[Array, "*b P M"]:
-  """Eigenvalues of the covariance of each manifold about its centre."""
+  """Computes eigenvalues of each manifold's covariance."""
   counts = stats.mask.sum(axis=-1)[..., None]
   return _eigenvalues(stats.within) / counts * _unit(stats, 2)
 
 
 def center_spectrum(stats: GramStatistics) -> Float[Array, "*b P"]:
-  """Eigenvalues of the covariance of the centres."""
+  """Computes eigenvalues of the covariance of the centres."""
   # About their own mean, which is not that of all points if M varies.
   gram = stats.centers - stats.centers.mean(axis=-1, keepdims=True)
   gram = gram - gram.mean(axis=-2, keepdims=True)
@@ -94,7 +92,7 @@ def center_spectrum(stats: GramStatistics) -> Float[Array, "*b P"]:
 
 
 def _unit(stats: GramStatistics, num_axes: int) -> Array:
-  """The unit of the products, against eigenvalues of so many trailing axes."""
+  """Returns the unit of the products, with trailing axes."""
   unit = 4.0 ** stats.exponent.astype(stats.within.dtype)
   return unit.reshape(unit.shape + (1,) * num_axes)
 
@@ -102,7 +100,7 @@ def _unit(stats: GramStatistics, num_axes: int) -> Array:
 def participation_ratio(
   eigenvalues: Float[Array, "*b values"],
 ) -> Float[Array, "*b"]:
-  """(Σ λ)² / Σ λ²: D for D equal eigenvalues, 1 for one, 0 for none.
+  """Computes (Σ λ)² / Σ λ²: D for D equal eigenvalues, 0 for none.
 
   n points of a wide spectrum have at most n - 1; compare at equal n.
 
@@ -119,7 +117,7 @@ def participation_ratio(
 def explained_variance_dimension(
   eigenvalues: Float[Array, "*b values"], fraction: float = 0.9
 ) -> Int[Array, "*b"]:
-  """How many of the largest eigenvalues hold this fraction of the variance.
+  """Counts the largest eigenvalues that hold a share of the variance.
 
   Args:
     eigenvalues: of a covariance, in any unit and order.

@@ -60,7 +60,7 @@ def _summary(found: ManifoldGeometry) -> Summary:
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "options"))
 def _measure(keys, stats, *, batch_size, options) -> Resampled:
-  """The geometry of stacked statistics; compiled once for any features."""
+  """Measures stacked statistics; compiled once for any features."""
 
   def measure(key_and_stats):
     key, stats = key_and_stats
@@ -75,7 +75,7 @@ def _measure(keys, stats, *, batch_size, options) -> Resampled:
 
 
 def _prepared(points, mask):
-  """The points on the device in some unit, and which are there."""
+  """Brings the points to the device, and says which are there."""
   points, mask = as_points(points, mask)
   check_finite(points, mask)
   return to_device(points, mask)[0], jnp.asarray(mask)
@@ -87,14 +87,14 @@ def _check_samples(num_samples: int) -> None:
 
 
 def _random_order(key, present: Array) -> Array:
-  """A random order of what is present, then what is not; last axis."""
+  """Orders what is present at random along the last axis."""
   draw = jax.random.uniform(key, present.shape)
   return jnp.where(present, draw, 2).argsort(axis=-1)
 
 
 @jax.jit
 def _shuffled(keys, points, mask) -> GramStatistics:
-  """Statistics of each shuffle; places that are filled change their points."""
+  """Computes statistics of each shuffle of the points."""
   flat, present = points.reshape(-1, points.shape[2]), mask.reshape(-1)
   places = (~present).argsort(stable=True)
 
@@ -108,7 +108,7 @@ def _shuffled(keys, points, mask) -> GramStatistics:
 
 @functools.partial(jax.jit, static_argnames=("num_manifolds", "num_points"))
 def _subsampled(keys, points, mask, *, num_manifolds, num_points):
-  """Statistics of each subset."""
+  """Computes statistics of each subset."""
 
   def choose(key):
     manifold_key, point_key = jax.random.split(key)
@@ -128,7 +128,7 @@ def shuffled_null(
   batch_size: int | None = None,
   **options,
 ) -> Resampled:
-  """Geometry of the same points with labels shuffled over all of them.
+  """Measures the same points with their labels shuffled.
 
   What is left is what P groups of M points have without any structure of
   classes. Sizes of manifolds are kept.
@@ -167,7 +167,7 @@ def subsample(
   batch_size: int | None = None,
   **options,
 ) -> Resampled:
-  """Geometry of random subsets of the manifolds and of their points.
+  """Measures random subsets of the manifolds and of their points.
 
   Subsets are drawn without replacement. α_M and D_M depend on M: compare at
   equal M only. The spread of samples of nearly all points understates that of

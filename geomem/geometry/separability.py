@@ -16,7 +16,7 @@ def is_separable(
   *,
   bias: bool = False,
 ) -> bool:
-  """Whether some w has w·x_i > 0 for the labelled points, and < 0 for others.
+  """Tells whether some w has w·x > 0 for labelled points, < 0 else.
 
   With a_i = ±x_i / ‖x_i‖, either some w has w·a_i > 0 for all i, or some
   λ ≥ 0 with Σλ = 1 has Σ λ_i a_i = 0 (Gordan). Non-negative least squares
@@ -73,7 +73,7 @@ def _sides(labels, count: int) -> np.ndarray:
 
 
 def _by_least_squares(A: np.ndarray) -> bool | None:
-  """The answer, or None where rounding hides it."""
+  """Returns the answer, or None where rounding hides it."""
   num_points, num_features = A.shape
   S = np.concatenate([A.T, np.ones((1, num_points))])
   target = np.zeros(num_features + 1)
@@ -92,7 +92,7 @@ def _by_least_squares(A: np.ndarray) -> bool | None:
 
 
 def _by_linear_programme(A: np.ndarray) -> bool:
-  """Whether some w has A w ≥ 1, by HiGHS."""
+  """Tells whether some w has A w ≥ 1, by HiGHS."""
   num_points, num_features = A.shape
   # It drops small entries; features have no unit here.
   largest = np.abs(A).max(axis=0, keepdims=True)

@@ -63,20 +63,20 @@ class _Transition:
     return weights / weights.sum()
 
   def moments(self, function) -> tuple[float, float]:
-    """Posterior mean and deviation of a function of n_c and s."""
+    """Returns posterior mean and deviation of a function of n_c and s."""
     weights = self._weights()
     values = function(self.critical, self.slope)
     mean = (weights * values).sum()
     return float(mean), float(np.sqrt((weights * (values - mean) ** 2).sum()))
 
   def quantile(self, probability: float) -> float:
-    """A quantile of n_c."""
+    """Returns a quantile of n_c."""
     cumulative = np.cumsum(self._weights().sum(axis=1))
     index = min(np.searchsorted(cumulative, probability), cumulative.size - 1)
     return float(self.critical[index, 0])
 
   def next_features(self, draw: int) -> int:
-    """Where the next draw tells most: on one side of the middle, by turns."""
+    """Chooses where the next draw tells most, on either side by turns."""
     middle = self.quantile(0.5)
     width, _ = self.moments(lambda n, s: s * n)
     n = middle + _OFFSETS[draw % 2] * min(width, middle)
@@ -91,7 +91,7 @@ def simulated_capacity(
   num_draws: int = 100,
   bias: bool = False,
 ) -> SimulatedCapacity:
-  """Capacity of the very points given, by separating random dichotomies.
+  """Measures capacity by separating random dichotomies of the points.
 
   Each draw labels half of the manifolds at random, projects all points to n
   random Gaussian directions, and asks whether a hyperplane through the origin
@@ -151,7 +151,7 @@ def simulated_capacity(
 
 
 def _checked(points, mask) -> tuple[np.ndarray, np.ndarray]:
-  """The points `[n, r]` in float64, in coordinates of their span, and whose."""
+  """Returns the points in float64, in coordinates of their span."""
   points, mask = as_points(points, mask)
   if len(points) < 2:
     raise ValueError(
@@ -179,7 +179,7 @@ def _checked(points, mask) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_draw_separable(seed, X, owner, n: int, bias: bool) -> bool:
-  """One dichotomy, in n random directions."""
+  """Tries one dichotomy in n random directions."""
   rng = np.random.default_rng(seed)
   num_manifolds = int(owner.max()) + 1
   positive = rng.permutation(num_manifolds) < num_manifolds // 2

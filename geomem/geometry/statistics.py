@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from geomem.geometry.linalg import einsum
 from geomem.geometry.points import (
   as_floats,
   as_points,
@@ -17,7 +18,6 @@ from geomem.geometry.points import (
   unit_exponent,
 )
 
-_HIGHEST = jax.lax.Precision.HIGHEST
 _OF_NOTHING = -2000
 
 
@@ -65,7 +65,7 @@ class GramStatistics:
 
 
 def _times_power(x: Array, exponent: Array) -> Array:
-  """2^exponent x, by halves: the power alone may not fit its type."""
+  """Computes 2^exponent x, by halves: the power may not fit its type."""
   exponent = exponent.reshape(exponent.shape + (1,) * (x.ndim - exponent.ndim))
   one, half = jnp.ones((), x.dtype), exponent // 2
   return x * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
@@ -87,11 +87,10 @@ def _gram(points, mask):
   origin = (means * counts).sum(axis=0) / counts.sum()
   centers = means - origin[None]
   points = (points - means[:, None]) * present
-  dot = functools.partial(jnp.einsum, precision=_HIGHEST)
   return GramStatistics(
-    within=dot("pmn,pkn->pmk", points, points),
-    cross=dot("pmn,qn->pmq", points, centers),
-    centers=dot("pn,qn->pq", centers, centers),
+    within=einsum("pmn,pkn->pmk", points, points),
+    cross=einsum("pmn,qn->pmq", points, centers),
+    centers=einsum("pn,qn->pq", centers, centers),
     mask=mask,
     exponent=exponent,
   )
@@ -103,7 +102,7 @@ def gram_statistics(
   mask: Bool[Array | np.ndarray, "P M"] | None = None,
   block_size: int | None = None,
 ) -> GramStatistics:
-  """Gram statistics of P manifolds.
+  """Computes the Gram statistics of P manifolds.
 
   Exact sums over features, at P M (M + P) N multiply-adds.
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
+from geomem.geometry.linalg import einsum
 from geomem.geometry.points import (
   as_floats,
   as_points,
@@ -21,8 +22,6 @@ from geomem.geometry.points import (
   unit_exponent,
 )
 from geomem.geometry.statistics import GramStatistics
-
-_dot = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 
 class _Blocks:
@@ -80,10 +79,10 @@ def _centered(means):
 def _products(points, origin, centers, start):
   own = jax.lax.dynamic_slice_in_dim(centers, start, points.shape[0])
   points = points - (own + origin[None])[:, None]
-  within = _dot("pmn,pkn->pmk", points, points)
+  within = einsum("pmn,pkn->pmk", points, points)
   # Zero but for rounding, unless these are other points than before.
   drift = jnp.abs(points.mean(axis=1)).max() / jnp.abs(points).max()
-  return within, _dot("pmn,qn->pmq", points, centers), drift
+  return within, einsum("pmn,qn->pmq", points, centers), drift
 
 
 def statistics_by_manifold(
@@ -121,7 +120,7 @@ def statistics_by_manifold(
   if start != len(centers):
     raise _changed(f"{start} manifolds came, not {len(centers)}")
   within, cross = (jnp.concatenate(part) for part in zip(*parts, strict=True))
-  gram = _dot("pn,qn->pq", centers, centers)
+  gram = einsum("pn,qn->pq", centers, centers)
   mask = jnp.ones(within.shape[:2], bool)
   return GramStatistics(within, cross, gram, mask, jnp.int32(both.exponent))
 
@@ -170,7 +169,7 @@ def project_points(
     dtype = jnp.promote_types(jnp.result_type(block, jnp.float32), jnp.float32)
     shape = (num_features, block.shape[-1])
     A = jax.random.normal(jax.random.fold_in(key, start), shape, dtype)
-    projected += _dot("...n,dn->...d", block.astype(dtype), A)
+    projected += einsum("...n,dn->...d", block.astype(dtype), A)
     squares += (A**2).sum(axis=1)
   return projected * jax.lax.rsqrt(squares).reshape(
     (1,) * (points.ndim - 1) + (-1,)

@@ -113,7 +113,7 @@ def synthetic_manifolds(
   radius: ArrayLike = 1.0,
   centers: Float[Array, "P N"] | None = None,
 ) -> Float[Array, "P M N"]:
-  """P manifolds of one shape, each about its centre in random axes of its own.
+  """Draws P manifolds of one shape, in random axes about their centres.
 
   The axes of a manifold are orthonormal, and orthogonal to its centre.
 

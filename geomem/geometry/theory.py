@@ -29,7 +29,7 @@ def _floating(*values: ArrayLike) -> list[Array]:
 
 
 def point_capacity(kappa: ArrayLike = 0.0) -> Float[Array, "..."]:
-  """Capacity of points, Gardner's perceptron.
+  """Computes the capacity of points, Gardner's perceptron.
 
   1/α₀(κ) = ∫_{-κ}^∞ Dt (t + κ)² = (1 + κ²) Φ(κ) + κ φ(κ).
 
@@ -65,7 +65,7 @@ def simplex_capacity(
 def segment_capacity(
   half_length: ArrayLike, kappa: ArrayLike = 0.0
 ) -> Float[Array, "..."]:
-  """Capacity of segments; at κ = 0, 1/α = ½ + (2/π) arctan R.
+  """Computes that of segments; at κ = 0, 1/α = ½ + (2/π) arctan R.
 
   Args:
     half_length: R, in units of the centre's norm.
@@ -77,7 +77,7 @@ def segment_capacity(
 def ball_capacity(
   radius: ArrayLike, dimension: ArrayLike, kappa: ArrayLike = 0.0
 ) -> Float[Array, "..."]:
-  """Capacity α_B(κ, R, D) of balls.
+  """Computes the capacity α_B(κ, R, D) of balls.
 
   1/α_B = ∫ dr χ_D(r) {∫_{κ-r/R}^{κ+rR} Dt (rR - t + κ)² / (1 + R²)
                        + ∫_{-∞}^{κ-r/R} Dt [(t - κ)² + r²]}.
@@ -111,7 +111,7 @@ def ball_radius(
 
 
 def _force_up_to(b: Array, c: Array) -> Array:
-  """∫_{-∞}^c Dt (b - t)²."""
+  """Computes ∫_{-∞}^c Dt (b - t)²."""
   return (1 + b**2) * norm.cdf(c) + (2 * b - c) * norm.pdf(c)
 
 

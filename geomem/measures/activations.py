@@ -22,7 +22,7 @@ Forward = Callable[[Any, Array], dict[str, Array]]
 
 @functools.lru_cache(maxsize=256)
 def _compiled(forward: Forward, layers: tuple[str, ...]):
-  """One program a group of layers; jit drops what the others need."""
+  """Compiles one program a group of layers; jit drops the others."""
 
   def run(state, images):
     activations = forward(state, images)
@@ -36,7 +36,7 @@ def _compiled(forward: Forward, layers: tuple[str, ...]):
 
 @functools.lru_cache(maxsize=256)
 def _compiled_manifolds(forward: Forward, layer: str, shape: tuple[int, int]):
-  """`[m M, ...]` images to `[m, M, N]` points, features shared out."""
+  """Maps `[m M, ...]` images to `[m, M, N]` points, features sharded."""
 
   def run(state, images):
     # Shared out by images up to here, as the network's layers are.
@@ -53,14 +53,14 @@ def _compiled_manifolds(forward: Forward, layer: str, shape: tuple[int, int]):
 def layer_bytes(
   forward: Forward, state: Any, images: np.ndarray | Array
 ) -> dict[str, int]:
-  """What an image's float32 activations take, by layer."""
+  """Counts the bytes of an image's float32 activations, by layer."""
   image = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
   shapes = jax.eval_shape(forward, state, image)
   return {name: 4 * shape.size for name, shape in shapes.items()}
 
 
 def group_layers(sizes: dict[str, int], max_size: int) -> list[tuple[str, ...]]:
-  """Consecutive layers whose sizes add up to at most `max_size`.
+  """Groups consecutive layers whose sizes fit `max_size`.
 
   A layer that is larger than that makes a group of its own.
   """

@@ -12,6 +12,7 @@ Sources: Papyan, Han and Donoho, PNAS 2020; Galanti, György and Hutter, ICLR
 
 import jax.numpy as jnp
 
+from geomem.geometry.linalg import einsum
 from geomem.measures.measure import Measure, Metric
 
 # Of C's largest eigenvalue: smaller ones are rounding, and are left out.
@@ -43,7 +44,7 @@ def compute(key, stats, options):
   values, vectors = jnp.linalg.eigh(C)
   kept = values > _TRUNCATED * values[-1]
   inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
-  projected = jnp.einsum("pmq,qk->pmk", x, vectors, precision="highest")
+  projected = einsum("pmq,qk->pmk", x, vectors)
   nc1 = ((projected * inverse[None, None]) ** 2).sum() / counts.sum()
 
   norms = jnp.sqrt(jnp.diagonal(C))

@@ -6,12 +6,10 @@ each manifold about its centre, follow from the Gram statistics. M points have
 at most M - 1 dimensions, P centres P - 1.
 """
 
-import jax
 import jax.numpy as jnp
 
+from geomem import geometry
 from geomem.measures.measure import Measure, Metric
-
-EXPLAINED = 0.9
 
 METRICS = (
   Metric("centers_participation", "participation ratio of the centres"),
@@ -21,53 +19,26 @@ METRICS = (
 )
 
 
-def participation_ratio(eigenvalues: jax.Array) -> jax.Array:
-  """Computes (Σλ)² / Σλ² over the last axis; NaN where all are zero.
-
-  It is the dimension of a cloud whose variance is equal in all directions.
-  """
-  return eigenvalues.sum(-1) ** 2 / (eigenvalues**2).sum(-1)
-
-
-def explained_dimension(
-  eigenvalues: jax.Array, share: float = EXPLAINED
-) -> jax.Array:
-  """Counts the largest eigenvalues that add up to a share of all.
-
-  Between two counts it is interpolated, so that it is continuous.
-  """
-  largest = jnp.flip(jnp.sort(eigenvalues, axis=-1), -1)
-  total = largest.sum(-1, keepdims=True)
-  before = jnp.cumsum(largest, -1) - largest
-  wanted = share * total - before
-  return jnp.clip(wanted / jnp.maximum(largest, 1e-30), 0, 1).sum(-1)
-
-
 def compute(key, stats, options):
-  """Computes eigenvalues; all points of a manifold count alike."""
+  """Computes the metrics of one subset; all points count alike."""
   del key, options
-  counts = stats.mask.sum(-1).astype(stats.within.dtype)
-  within = jax.vmap(jnp.linalg.eigvalsh)(stats.within)
-  centers = jnp.linalg.eigvalsh(stats.centers)
-  # Eigenvalues of products are those of the covariance times the count.
+  within = geometry.within_spectrum(stats)
+  counts = stats.mask.sum(axis=-1)
+  between = (counts * jnp.diagonal(stats.centers)).sum()
+  inside = jnp.trace(stats.within, axis1=-2, axis2=-1).sum()
+  centers = geometry.center_spectrum(stats)
+  explained = geometry.explained_variance_dimension(within)
   return {
-    "within": jnp.maximum(within, 0),
-    "centers": jnp.maximum(centers, 0),
-    "between": (counts * jnp.diagonal(stats.centers)).sum(),
-    "inside": jnp.trace(stats.within, axis1=-2, axis2=-1).sum(),
+    "centers_participation": geometry.participation_ratio(centers),
+    "within_participation": geometry.participation_ratio(within).mean(),
+    "within_explained": explained.mean(),
+    "centers_share": between / (between + inside),
   }
 
 
 def summarize(found) -> dict:
-  """Averages what is of each manifold."""
-  between, inside = found["between"], found["inside"]
-  within = found["within"]
-  return {
-    "centers_participation": (participation_ratio(found["centers"]), None),
-    "within_participation": (participation_ratio(within).mean(-1), None),
-    "within_explained": (explained_dimension(within).mean(-1), None),
-    "centers_share": (between / (between + inside), None),
-  }
+  """Has nothing to average: no error is known."""
+  return {name: (value, None) for name, value in found.items()}
 
 
 SPECTRUM = Measure("spectrum", METRICS, compute, summarize)

@@ -84,17 +84,17 @@ class Function(nnx.Module):
 
 
 def max_pool(x: jax.Array) -> jax.Array:
-  """2 x 2 pooling; a side of one stays as it is."""
+  """Pools 2 x 2 pixels; a side of one stays as it is."""
   return nnx.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
 
 
 def stem_pool(x: jax.Array) -> jax.Array:
-  """3 x 3 pooling in steps of two, after a stem for large images."""
+  """Pools 3 x 3 pixels in steps of two, after a stem."""
   return nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
 
 
 def mean_pool(x: jax.Array) -> jax.Array:
-  """The mean over all positions: `[n, H, W, C]` to `[n, C]`."""
+  """Averages over all positions: `[n, H, W, C]` to `[n, C]`."""
   return x.mean(axis=(1, 2))
 
 

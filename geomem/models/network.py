@@ -19,7 +19,7 @@ _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def dtype_named(name: str):
-  """The type that a network computes in, by name."""
+  """Returns the type that a network computes in, by name."""
   if name not in _DTYPES:
     raise ValueError(
       f"dtype {name!r} is not known; choose one of {', '.join(_DTYPES)}."
@@ -45,7 +45,7 @@ class Output(NamedTuple):
 def _make_layers(
   specs: tuple[LayerSpec, ...], image_shape: tuple[int, ...], key
 ) -> dict[str, nnx.Module]:
-  """The layers by name, in order; each sees the shape before it."""
+  """Makes the layers in order; each sees the shape before it."""
   layers, shape = {}, (1, *image_shape)
   for index, (name, make) in enumerate(specs):
     layers[name] = make(shape[1:], nnx.Rngs(jax.random.fold_in(key, index)))
@@ -89,7 +89,7 @@ class Network:
     self.parameter_layers = tuple(states)
 
   def init(self, key: Key[Array, ""]) -> dict[str, Any]:
-    """The initial state; a layer's depends on the key and its place."""
+    """Draws the initial state; a layer's depends on the key and its place."""
     layers = self._make(key)
     return {
       name: nnx.to_pure_dict(nnx.state(layers[name]))

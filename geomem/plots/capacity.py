@@ -18,7 +18,7 @@ def _groups(rows: runs.Rows) -> list[str]:
 
 
 def _look(groups: list[str]) -> dict[str, dict]:
-  """Colour and marker by group."""
+  """Returns colour and marker by group."""
   return {
     group: {
       "color": style.COLORS.get(group, style.CYCLE[i % len(style.CYCLE)]),
@@ -72,7 +72,7 @@ def _log_axis(axis) -> None:
 
 
 def _draw_scatter(ax, rows, look) -> None:
-  """Simulated against theoretical capacity, with the line of equality."""
+  """Draws simulation against theory, with the line of equality."""
   everything = _pairs(rows)[:, [0, 2]]
   low, high = everything.min() / 1.3, everything.max() * 1.3
   line = np.array([low, high])
@@ -92,7 +92,7 @@ def _draw_scatter(ax, rows, look) -> None:
 
 
 def plot_capacity(rows) -> Figure:
-  """Simulated against theoretical capacity; the paper's figure 1B.
+  """Draws simulated against theoretical capacity: figure 1B.
 
   One panel for each treatment of the centres; grey: within 10 %.
   """
@@ -110,7 +110,7 @@ def plot_capacity(rows) -> Figure:
 
 
 def _draw_series(ax, rows, along: str, kind) -> None:
-  """Theory as a line, simulation as markers, the null dotted."""
+  """Draws theory as a line, simulation as markers, the null dotted."""
   x, mean, _ = rows.where("capacity").known().series(along)
   ax.plot(x, mean, color=kind["color"])
   x, mean, error = rows.where("simulated_capacity").known().series(along)
@@ -131,7 +131,7 @@ def _explain(figure: Figure) -> None:
 
 
 def plot_capacity_by_layer(rows) -> Figure:
-  """Theory and simulation by layer, shared directions left out.
+  """Draws theory and simulation by layer, directions removed.
 
   A column for each subset; a row for each epoch of a seed, the earlier first.
   """
@@ -163,7 +163,7 @@ def plot_capacity_by_layer(rows) -> Figure:
 
 
 def plot_capacity_by_radius(rows) -> Figure:
-  """Theory and simulation of synthetic manifolds by their radius."""
+  """Draws theory and simulation of synthetic manifolds by radius."""
   groups = [group for group in _groups(rows) if group != "points"]
   look = _look(_groups(rows))
   figure = style.new_figure(2.1 * len(groups) + 0.4, 3.1)
@@ -184,7 +184,7 @@ def plot_capacity_by_radius(rows) -> Figure:
 
 
 def plot_capacity_along(rows) -> Figure:
-  """By layer for those of a run, by radius for synthetic manifolds."""
+  """Draws by layer for a run, by radius for synthetic manifolds."""
   if rows.layers:
     return plot_capacity_by_layer(rows)
   return plot_capacity_by_radius(rows)

@@ -21,7 +21,7 @@ def _rms(values) -> float:
 
 
 def plot_gradient_law(rows: runs.Rows) -> Figure:
-  """The label part's norm by the number of examples, at initialization.
+  """Draws the label part's norm by the number of examples.
 
   Points are root mean squares over draws and seeds, lines are the fits with
   their slopes, crosses estimate the unpermuted part without the noise of n
@@ -56,7 +56,7 @@ def plot_gradient_law(rows: runs.Rows) -> Figure:
 
 
 def _log_axes(ax, found) -> None:
-  """Plain numbers, the numbers of examples that were measured."""
+  """Labels logarithmic axes with plain numbers."""
   ax.set_xscale("log")
   ax.set_yscale("log")
   sizes = sorted({row["num_examples"] for row in found})

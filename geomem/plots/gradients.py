@@ -14,14 +14,14 @@ _MAX_GROUPS = 4
 
 
 def _groups(rows) -> list[list[str]]:
-  """Consecutive layers with parameters, in at most four groups."""
+  """Groups consecutive layers with parameters, in at most four."""
   layers = list(rows.where("norm", part="total").layers.values())
   parts = np.array_split(layers, min(_MAX_GROUPS, len(layers)))
   return [list(part) for part in parts]
 
 
 def _group_rows(rows, metric: str, group, mode, subset, part) -> runs.Rows:
-  """A metric of several layers together, by seed and epoch.
+  """Combines a metric of several layers, by seed and epoch.
 
   Squared norms add up; a projection is an inner product with the total,
   divided by the total's norm.
@@ -51,7 +51,7 @@ def _group_rows(rows, metric: str, group, mode, subset, part) -> runs.Rows:
 
 
 def plot_gradient_parts(rows) -> Figure:
-  """The two parts by epoch, a column for each group of layers: figure A.1.
+  """Draws the two parts by epoch and group of layers: figure A.1.
 
   Norms above and signed projections on the total gradient below, where the two
   parts add up to the total's norm; the same in training mode, where it was
@@ -98,7 +98,7 @@ def _mark_best(ax, rows) -> None:
 
 
 def plot_gradient_comparison(rows) -> Figure:
-  """Permuted against unpermuted, and how far the parts cancel, by epoch.
+  """Draws permuted against unpermuted, and how far parts cancel.
 
   Of the whole network, in evaluation mode, with centred labels. The ratio is
   drawn as measured, and with the noise of a finite set taken off.

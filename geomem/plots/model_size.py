@@ -13,7 +13,7 @@ _MOST_CURVES = 6
 
 
 def _by_size(rows: runs.Rows) -> dict[int, runs.Rows]:
-  """The rows of each size, by its number of parameters."""
+  """Groups the rows by the number of parameters."""
   sizes = {}
   for here in rows.split("width").values():
     sizes[next(iter(here.fact("num_parameters").values()))] = here
@@ -21,7 +21,7 @@ def _by_size(rows: runs.Rows) -> dict[int, runs.Rows]:
 
 
 def _band(ax, x, pairs, **style_of) -> None:
-  """A line with a band of one standard error."""
+  """Draws a line in a band of one standard error."""
   drawn = [(a, *pair) for a, pair in zip(x, pairs, strict=True) if pair]
   if drawn:
     style.draw_band(ax, *np.array(drawn).T, **style_of)
@@ -47,7 +47,7 @@ def _size_axis(ax, rows) -> None:
 
 
 def _draw(ax, sizes, metric: str, subset: str) -> None:
-  """Best and last epoch of a metric over sizes, with chance capacity."""
+  """Draws a metric over sizes, at the best and the last epoch."""
   for which in ("best", "last"):
     pairs = [_mean(r.of_network(metric, subset, which)) for r in sizes.values()]
     _band(
@@ -64,7 +64,7 @@ def _draw(ax, sizes, metric: str, subset: str) -> None:
 
 
 def _draw_training(ax, sizes) -> None:
-  """Training accuracy at the last epoch, of clean and of permuted examples."""
+  """Draws training accuracy of clean and permuted examples."""
   for subset in ("unpermuted", "permuted"):
     pairs = [
       _mean(r.of_network("accuracy", subset, "last")) for r in sizes.values()
@@ -81,7 +81,7 @@ def _draw_training(ax, sizes) -> None:
 
 
 def _draw_change(ax, sizes) -> None:
-  """Relative change of radius and dimension from the best to the last epoch."""
+  """Draws the change of radius and dimension, last against best."""
   for metric, color, marker in (
     ("dimension", "#CC79A7", "v"),
     ("radius", "#009E73", "^"),
@@ -120,7 +120,7 @@ def _mean(rows: runs.Rows) -> tuple[float, float] | None:
 
 
 def _explain(figure: Figure, axes) -> None:
-  """One legend for all panels."""
+  """Draws one legend for all panels."""
   found = {}
   for ax in (axes[0, 0], axes[-1, -1]):
     handles, labels = ax.get_legend_handles_labels()
@@ -131,7 +131,7 @@ def _explain(figure: Figure, axes) -> None:
 
 
 def plot_model_size(rows) -> Figure:
-  """Accuracy and the geometry of the test manifolds by number of parameters.
+  """Draws accuracy and test geometry by number of parameters.
 
   Upright: dashed the interpolation threshold, dash-dotted the dip. Bands are
   standard errors over seeds.
@@ -156,7 +156,7 @@ def plot_model_size(rows) -> Figure:
 
 
 def plot_geometry_by_size(rows) -> Figure:
-  """Geometry of the last hidden layer by size, a row for each subset."""
+  """Draws the last hidden layer by size, a row for each subset."""
   subsets = rows.where("capacity").subsets
   figure = style.new_figure(10, 2.5 * len(subsets) + 0.4)
   axes = figure.subplots(len(subsets), 3, sharex=True, squeeze=False)
@@ -174,7 +174,7 @@ def plot_geometry_by_size(rows) -> Figure:
 
 
 def plot_size_by_epoch(rows) -> Figure:
-  """Test accuracy and dimension over epochs, at some of the sizes."""
+  """Draws test accuracy and dimension over epochs, at some sizes."""
   sizes = list(_by_size(rows).items())
   count = min(len(sizes), _MOST_CURVES)
   chosen = np.unique(np.linspace(0, len(sizes) - 1, count).round().astype(int))

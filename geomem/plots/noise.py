@@ -15,7 +15,7 @@ _GROUP_MARKERS = "osD^vP"
 
 
 def _layout(rows) -> tuple[str, str | None]:
-  """The swept column on the x-axis, and the one that makes groups."""
+  """Returns the swept column on the x-axis, and the one that groups."""
   swept = [axis for axis in _AXES if axis in rows[0]]
   return swept[0], swept[1] if len(swept) > 1 else None
 
@@ -25,7 +25,7 @@ def _groups(rows, column: str | None) -> dict:
 
 
 def _points(rows, x_column: str, value_of) -> tuple[list, list, list]:
-  """x, mean and error, of the cells that have the value."""
+  """Returns x, mean and error of the cells that have the value."""
   drawn = []
   for position, here in enumerate(rows.split(x_column).items()):
     x, cell = here
@@ -46,7 +46,7 @@ def _x_axis(ax, rows, column: str) -> None:
 
 
 def plot_last_layer(rows) -> Figure:
-  """Last hidden layer against what is swept, at the best and last epoch.
+  """Draws the last hidden layer against what is swept.
 
   One row of panels for each group, of models say; open symbols and faint lines
   are the best epoch, filled ones the last.
@@ -103,7 +103,7 @@ def _draw_subsets(ax, rows, x_column: str, metric: str) -> None:
 
 
 def plot_departure(rows) -> Figure:
-  """Where permuted capacity departs from chance, and how far it rises.
+  """Draws where permuted capacity departs from chance, and how far.
 
   Left, the depth of the first layer that stays above chance at the last epoch;
   right, capacity of the last hidden layer.

@@ -30,7 +30,7 @@ def _sets(rows: runs.Rows, kind: str | None) -> dict[str | None, runs.Rows]:
 
 
 def _by_kind(rows) -> dict[str, dict[str, list[dict]]]:
-  """The same for each kind, by the layer at the border of what is rewound.
+  """Groups rows by kind, and by the layer at the rewind's border.
 
   All in the network's order, in which rows hold the suffixes backwards.
   """
@@ -51,7 +51,7 @@ def _chance(rows) -> float:
 
 
 def plot_rewind_accuracy(rows) -> Figure:
-  """Accuracy after a rewind against its epoch, one curve a layer.
+  """Draws accuracy after a rewind by epoch, one curve a layer.
 
   A row of panels for each kind. Dashed: the network of that epoch itself.
   """
@@ -90,7 +90,7 @@ def plot_rewind_accuracy(rows) -> Figure:
 
 
 def plot_rewind_heatmaps(rows) -> Figure:
-  """Test and permuted accuracy by layer and epoch, a row for each kind."""
+  """Draws test and permuted accuracy by layer and epoch."""
   kinds = _by_kind(rows)
   depth = max(map(len, kinds.values()))
   figure = style.new_figure(7.6, (0.2 * depth + 0.7) * len(kinds) + 0.4)
@@ -131,7 +131,7 @@ def _nearest(rows: runs.Rows, best: dict[int, int]) -> runs.Rows:
 
 
 def plot_recovered(rows) -> Figure:
-  """What rewinds to the best epoch recover, and forget, by layer."""
+  """Draws what rewinds to the best epoch recover, and forget."""
   kinds, best = _by_kind(rows), rows.fact("best_epoch")
   figure = style.new_figure(8.0, 3.4)
   axes = figure.subplots(1, 2)

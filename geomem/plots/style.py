@@ -34,7 +34,7 @@ _STYLE = {
 
 
 def new_figure(width: float | int, height: float | int) -> Figure:
-  """An empty figure, in inches."""
+  """Makes an empty figure, in inches."""
   matplotlib.rcParams.update(_STYLE)
   figure = Figure(figsize=(width, height), layout="constrained")
   FigureCanvasAgg(figure)
@@ -42,7 +42,7 @@ def new_figure(width: float | int, height: float | int) -> Figure:
 
 
 def draw_band(ax, x, mean, error, **look) -> None:
-  """A line, in a band of one standard error."""
+  """Draws a line in a band of one standard error."""
   x, mean, error = (np.asarray(values, float) for values in (x, mean, error))
   (line,) = ax.plot(x, mean, **look)
   ax.fill_between(
@@ -70,7 +70,7 @@ def log_axis(axis) -> None:
 
 
 def metric_axis(ax, metric: str, rows: runs.Rows) -> None:
-  """Labels and scales a y-axis for a metric, with its chance level."""
+  """Scales and labels a y-axis for a metric, with its chance level."""
   known = measures.METRICS.get(metric)
   ax.set_ylabel(label_of(metric))
   if known and known.scale == "log":
@@ -87,7 +87,7 @@ def draw_chance(ax, rows: runs.Rows) -> None:
 
 
 def look_of(subset: str) -> dict[str, str]:
-  """Colour and marker of a subset."""
+  """Returns colour and marker of a subset."""
   return {"color": COLORS[subset], "marker": MARKERS[subset]}
 
 

@@ -78,7 +78,7 @@ def _write_part(open_writer, part: pathlib.Path, target: pathlib.Path) -> None:
 
 
 def _curves(rows: list[dict], axes: list[str]) -> dict[str, _Curves]:
-  """Points by the name of their run, of what has more than one epoch."""
+  """Collects curves by run and tag, where there are several epochs."""
   further = dict.fromkeys(name for row in rows for name in row)
   further = [n for n in further if n not in (*runs.COLUMNS, *axes)]
   found = defaultdict(lambda: defaultdict(list))

@@ -100,7 +100,7 @@ def _flat(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _figures(path: pathlib.Path, done: bool) -> list[dict[str, str]]:
-  """The figures of a directory, drawn for the page where it has none."""
+  """Inlines a directory's figures, drawn for the page if it has none."""
   files = sorted((path / "figures").glob("[!.]*.png"))
   with tempfile.TemporaryDirectory() as elsewhere:
     if done and not files:
@@ -115,7 +115,7 @@ def _inline(file: pathlib.Path) -> str:
 
 
 def pack_rows(rows: list[dict]) -> dict[str, Any]:
-  """Rows by columns; of those that repeat themselves each value once."""
+  """Packs rows by columns; repeated values are written once."""
   names = list(dict.fromkeys(name for row in rows for name in row))
   columns = {}
   for name in names:
@@ -140,7 +140,7 @@ def _short(value: Any) -> Any:
 
 
 def _page(content: dict[str, Any]) -> str:
-  """The template, filled; nothing of the content can end its own element."""
+  """Fills the template; no content can end its own element."""
   read = importlib.resources.files("geomem.report").joinpath
   template = string.Template(read("report.html").read_text("utf-8"))
   scripts = [read(f"report_{n}.js").read_text("utf-8") for n in _SCRIPTS]

@@ -40,7 +40,7 @@ class Parent(NamedTuple):
   id: str
 
   def as_origin(self) -> dict[str, Any]:
-    """The origin of what is derived from it."""
+    """Returns the origin of what is derived from it."""
     return {"run": self._asdict()}
 
 

@@ -62,7 +62,7 @@ class Run:
       raise
 
   def _open_lock(self):
-    """The lock's file; None for a complete run that cannot be written to."""
+    """Opens the lock's file; None for a complete run on a read-only disk."""
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       return open(self.path / ".lock", "w")

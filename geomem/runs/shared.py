@@ -44,19 +44,19 @@ class SharedRun:
     return parallel.from_first(lambda: self._run.is_done)
 
   def has(self, key: units.Key) -> bool:
-    """As `Run.has`."""
+    """Calls `Run.has` in the first process."""
     return parallel.from_first(lambda: self._run.has(key))
 
   def commit(self, key: units.Key, found: Iterable[Row] = ()) -> None:
-    """As `Run.commit`."""
+    """Calls `Run.commit` in the first process."""
     parallel.from_first(lambda: self._run.commit(key, found))
 
   def replace(self, found: Iterable[Row]) -> bool:
-    """As `Run.replace`."""
+    """Calls `Run.replace` in the first process."""
     return parallel.from_first(lambda: self._run.replace(found))
 
   def finish(self) -> None:
-    """As `Run.finish`."""
+    """Calls `Run.finish` in the first process."""
     parallel.from_first(lambda: self._run.finish())
 
   def close(self) -> None:

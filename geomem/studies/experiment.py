@@ -204,7 +204,7 @@ def keep_labels(path: pathlib.Path | str, seed: Seed) -> None:
 
 
 def training_data(experiment: Experiment, seed: Seed) -> training.TrainingData:
-  """The training set under the seed's labels; on the device if in memory."""
+  """Returns the training set under the seed's labels."""
   images = experiment.train.images
   if not data.streams(images):
     images = jnp.asarray(images)

@@ -37,7 +37,7 @@ class Hybrids(NamedTuple):
   statistics: dict[Mask, dict[str, Any]]
 
   def layer_state(self, node: Mask) -> dict[str, Any]:
-    """The state of a node's last layer; empty where it has none."""
+    """Returns the state of a node's last layer; empty if it has none."""
     name = self.network.layer_names[len(node)]
     source = self.other if node[-1] else self.last
     if name not in source:
@@ -49,7 +49,7 @@ class Hybrids(NamedTuple):
     return state[name]
 
   def state(self, mask: Mask) -> dict[str, Any]:
-    """The state of a whole hybrid."""
+    """Returns the state of a whole hybrid."""
     names = self.network.layer_names
     return {
       names[depth]: self.layer_state(mask[:depth])
@@ -59,12 +59,12 @@ class Hybrids(NamedTuple):
 
 
 def mask_of(network: models.Network, layers: Sequence[str]) -> Mask:
-  """The mask under which these layers, and no others, are replaced."""
+  """Returns the mask under which these layers are replaced."""
   return tuple(name in layers for name in network.layer_names[1:])
 
 
 def mixed_layers(network: models.Network, mask: Mask) -> list[str]:
-  """The layers up to which a hybrid has layers of both epochs."""
+  """Lists the layers that have layers of both epochs below them."""
   names, mixed, flags = network.layer_names[1:], [], set()
   for name, flag in zip(names, mask, strict=True):
     if name in network.parameter_layers:
@@ -97,7 +97,7 @@ def _evaluate_layer(network: models.Network, name: str):
 
 @functools.cache
 def _fit_layer(network: models.Network, name: str):
-  """Output, and batch statistics, of a layer under its input's own."""
+  """Compiles a layer's output and its own batch statistics."""
 
   def fit(state, x):
     x = parallel.share(x)
@@ -117,7 +117,7 @@ def hybrid_logits(
   mean: Float[np.ndarray, " C"],
   std: Float[np.ndarray, " C"],
 ) -> Iterator[tuple[Mask, slice, Float[np.ndarray, "b classes"]]]:
-  """Logits of every hybrid, in evaluation mode, block by block of images.
+  """Yields the logits of every hybrid, block by block of images.
 
   Args:
     hybrids: what they are made of.
@@ -151,7 +151,7 @@ def reestimate(
   mean: Float[np.ndarray, " C"],
   std: Float[np.ndarray, " C"],
 ) -> Hybrids:
-  """The hybrids with batch statistics of their own, those over `images`.
+  """Returns the hybrids with batch statistics of their own.
 
   Every layer's are over what the layers below make of the images under
   statistics that are re-estimated already, all images as one batch.

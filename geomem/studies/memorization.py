@@ -63,7 +63,7 @@ class Memorization:
       )
 
   def _training(self, run) -> Stage:
-    """The training of all seeds together."""
+    """Makes the stage that trains all seeds together."""
     numbers = ", ".join(str(seed.number) for seed in self.seeds)
     epochs = self.config.training.epochs
     unit = Unit(
@@ -91,7 +91,7 @@ class Memorization:
     return Stage("", lost)
 
   def _facts(self, run) -> Stage:
-    """The best epoch of each seed, the last, and what figures need."""
+    """Makes the stage that states what figures and findings need."""
     units = [
       Unit(
         {"stage": "facts", "seed": seed.number},

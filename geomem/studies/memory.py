@@ -17,7 +17,7 @@ _PER_ACTIVATION = 2
 
 
 def available_bytes() -> int:
-  """Memory of the device that computes: the host's, where it is a CPU."""
+  """Returns the memory of the device that computes, or the host's."""
   stats = jax.local_devices()[0].memory_stats() or {}
   host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   return stats.get("bytes_limit", host)

@@ -159,7 +159,7 @@ def summarize_sizes(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
 
 
 def _geometry_sentences(sizes: Sizes, dip: Dip) -> list[str]:
-  """How far the last epoch is from the best, in the dip and at both ends."""
+  """Says how far the last epoch is from the best, in dip and ends."""
   sentences = []
   places = {"smallest": 0, "dip": dip.at, "largest": len(sizes.widths) - 1}
   # Where the dip is at an end, it is named once.

@@ -245,7 +245,7 @@ def _test_accuracy(rows: runs.Rows) -> float:
 
 
 def _facts_of(trained: TrainedRun, seed: Seed) -> list[runs.Row]:
-  """What figures and findings need of the finished run itself."""
+  """Collects what figures and findings need of the finished run."""
   facts = [
     {"metric": "best_epoch", "value": trained.best(seed.number)},
     {"metric": "last_epoch", "value": trained.last(seed.number)},

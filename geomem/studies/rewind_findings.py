@@ -82,13 +82,13 @@ class RewindScores:
 
 
 def _share(values: np.ndarray) -> str:
-  """Per cent, with the standard deviation over seeds."""
+  """Formats per cent, with the standard deviation over seeds."""
   text = f"{values.mean():.0%}"
   return text + (f" ± {values.std(ddof=1):.0%}" if len(values) > 1 else "")
 
 
 def _set_name(kind: str, rewound: str) -> str:
-  """For example `the last 3 layers (from fc1 on)`."""
+  """Names a set, such as `the last 3 layers (from fc1 on)`."""
   names = rewound.split("+")
   count = f"{len(names)} layers" if len(names) > 1 else "layer"
   if kind == "suffix":
@@ -99,7 +99,7 @@ def _set_name(kind: str, rewound: str) -> str:
 
 
 def _side(scores: RewindScores, kind: str) -> Finding:
-  """Whether fewer than half of the layers, from one side, are enough."""
+  """Tests whether fewer than half of the layers are enough."""
 
   def says(rewound):
     recovered = scores.at_best(kind, rewound, "test", "recovered")
@@ -155,7 +155,7 @@ def best_rewinds(rows: runs.Rows) -> list[str]:
 
 
 def _selective(scores: RewindScores) -> Finding:
-  """Which single layer's rewind forgets most, and most selectively.
+  """Finds the single layer whose rewind forgets most selectively.
 
   By (fall of permuted accuracy) - (fall of unpermuted accuracy), at the
   layer's best epoch.

@@ -23,7 +23,7 @@ class Finding(NamedTuple):
 
 
 def with_error(value: float, error: float, spec: str = ".3f") -> str:
-  """`0.123 ± 0.004`, and the value alone where no error is known.
+  """Formats `0.123 ± 0.004`, or the value alone without an error.
 
   One seed, or one draw, has no error.
   """

@@ -148,7 +148,7 @@ class Checkpoints:
     return self._read(epoch, lambda: self._checkpointer.load(epoch, abstract))
 
   def _read(self, epoch: int, read: Callable[[], Any]) -> Any:
-    """What `read` gives, or a sentence on why it gives nothing."""
+    """Calls `read`, and turns its errors into sentences."""
     if epoch not in self.epochs:
       raise CheckpointError(
         f"There is no checkpoint of epoch {epoch} in {self.directory}; there"
@@ -165,7 +165,7 @@ class Checkpoints:
       ) from error
 
   def load_latest(self, like: Any) -> tuple[int, Any] | None:
-    """The newest checkpoint that can be read, with its epoch, or None."""
+    """Loads the newest checkpoint that can be read, if any."""
     for epoch in reversed(self.epochs):
       try:
         return epoch, self.load(epoch, like)
@@ -198,7 +198,7 @@ def _expect_checkpoints(directory: pathlib.Path) -> None:
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  """The shape of every leaf, by its path."""
+  """Returns the shape of every leaf, by its path."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {
     jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)

@@ -23,7 +23,7 @@ def _compiled_logits(network: Network):
 def padded_blocks(
   images, batch_size: int = 512
 ) -> Iterator[tuple[int, UInt8[Array, "b H W C"]]]:
-  """Images in blocks of one size, so that one program serves all.
+  """Yields images in blocks of one size: one program serves all.
 
   Args:
     images: all of them.
@@ -50,7 +50,7 @@ def predict_logits(
   *,
   batch_size: int = 512,
 ) -> Float[np.ndarray, "n classes"]:
-  """Logits of `[n, H, W, C]` uint8 images, in evaluation mode, on the host."""
+  """Computes logits of uint8 images in evaluation mode, on the host."""
   forward = _compiled_logits(network)
   outputs = [
     parallel.fetch(forward(state, block, mean, std))[:count]
@@ -62,7 +62,7 @@ def predict_logits(
 def scores(
   logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"]
 ) -> dict[str, tuple[float, float]]:
-  """Accuracy and cross-entropy, each with its standard error.
+  """Computes accuracy and cross-entropy, with standard errors.
 
   Args:
     logits: one row an example.

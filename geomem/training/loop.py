@@ -42,7 +42,7 @@ class NonFiniteLossError(FloatingPointError):
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-  """Full batches in one epoch; the remainder waits for the next shuffle."""
+  """Counts full batches in one epoch; a remainder is left out."""
   if num_examples < batch_size:
     raise ValueError(
       f"batch_size {batch_size} is larger than the training set of"
@@ -52,14 +52,14 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def init_state(key: Key[Array, ""], network: Network, optimizer) -> TrainState:
-  """A freshly initialized network with its optimizer's state."""
+  """Makes a fresh network with its optimizer's state."""
   state = network.init(key)
   parameters, _ = network.split(state)
   return TrainState(state, optimizer.init(parameters), 0)
 
 
 def make_step(network: Network, config: TrainingConfig, optimizer) -> Callable:
-  """One optimization step as a pure function.
+  """Makes one optimization step, a pure function.
 
   Args:
     network: the network.
@@ -113,7 +113,7 @@ def _check_losses(losses: np.ndarray, epoch: int, first: int) -> None:
 
 
 def _make_plan(num_examples: int, num_steps: int, batch_size: int) -> Callable:
-  """`(order_keys, augment_keys, epoch)` to all batches and keys of an epoch."""
+  """Compiles the batches and keys of an epoch."""
 
   def plan(order_key, augment_key, epoch):
     order = epoch_order(jax.random.fold_in(order_key, epoch), num_examples)

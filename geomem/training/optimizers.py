@@ -6,7 +6,7 @@ from geomem.training.config import TrainingConfig
 
 
 def make_schedule(config: TrainingConfig, num_steps: int) -> optax.Schedule:
-  """Learning rate by step, over `num_steps` steps in all."""
+  """Makes the learning rate by step, over `num_steps` steps in all."""
   if config.schedule == "cosine":
     return optax.cosine_decay_schedule(config.learning_rate, num_steps)
   if config.schedule == "step":
@@ -18,7 +18,7 @@ def make_schedule(config: TrainingConfig, num_steps: int) -> optax.Schedule:
 def make_optimizer(
   config: TrainingConfig, steps_per_epoch: int
 ) -> optax.GradientTransformation:
-  """The recipe's optimizer; weight decay is an L2 term of the gradient."""
+  """Makes the optimizer; weight decay is an L2 term of the gradient."""
   schedule = make_schedule(config, config.epochs * steps_per_epoch)
   if config.optimizer == "adam":
     rule = optax.adam(schedule)

@@ -33,7 +33,7 @@ class Together(NamedTuple):
 
 
 def make_together(step: Callable, network: Network, num_seeds: int) -> Together:
-  """Many steps of all seeds.
+  """Makes the strategy for stepping several seeds of a network.
 
   An accelerator runs all seeds in one program, by `vmap`. So does a CPU where
   every layer is a small dense one: `vmap` makes grouped convolutions of
@@ -56,7 +56,7 @@ def _gains_from_vmap(network: Network) -> bool:
 
 
 def _many_steps(step: Callable) -> Callable:
-  """Many steps in one call: `epoch(states, data, batches, keys)`.
+  """Does many steps in one call: `epoch(states, data, batches, keys)`.
 
   Accelerators get one compiled scan. On CPU each step is one dispatch, since
   XLA runs a convolution inside a loop some 25 times slower than outside.

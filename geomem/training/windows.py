@@ -31,7 +31,7 @@ class TrainingData(NamedTuple):
 
 
 def on_devices(data: TrainingData) -> TrainingData:
-  """The training data on every device, but for images that are streamed."""
+  """Puts the training data on every device, unless it is streamed."""
   if not streams(data.images):
     return parallel.replicate(data)
   held = parallel.replicate(data._replace(images=None))
@@ -76,6 +76,6 @@ def windows(
 
 
 def _steps_in_window(num_steps: int, bytes_per_step: int) -> int:
-  """The most steps that fit and divide the epoch: one program serves all."""
+  """Counts the most steps that fit memory and divide the epoch."""
   largest = min(max(1, _WINDOW_BYTES // bytes_per_step), num_steps)
   return max(n for n in range(1, largest + 1) if num_steps % n == 0)

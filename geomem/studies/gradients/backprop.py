@@ -66,7 +66,7 @@ def basis_cotangents(
   weights: Float[Array, " n"],
   frequencies: Float[Array, " C"],
 ) -> Float[Array, "4 n C"]:
-  """The cotangents of `BASIS`, weighted by example."""
+  """Computes the cotangents of `BASIS`, weighted by example."""
   p = jax.nn.softmax(logits)
   e = jax.nn.one_hot(labels, logits.shape[1])
   level = jnp.full_like(p, 1 / logits.shape[1])
@@ -82,7 +82,7 @@ def pull_back(
   *,
   train: bool = False,
 ) -> dict[str, Float[Array, "k P"]]:
-  """Jᵀ applied to several cotangents of one forward pass, summed over images.
+  """Applies Jᵀ to several cotangents of one forward pass.
 
   Args:
     network: the network.
@@ -131,7 +131,7 @@ def _compiled(network: models.Network, train: bool):
 def padded_batch(
   examples: Examples, start: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Images, labels and weights of a batch; padding has the weight zero."""
+  """Returns images, labels and weights of a batch, padded by weight 0."""
   indices = start + np.arange(batch_size)
   weights = (indices < len(examples.labels)).astype(np.float32)
   indices = np.minimum(indices, len(examples.labels) - 1)
@@ -187,7 +187,7 @@ def block_sums(
 
 
 def _block_sum(network, state, examples, starts, stop, batch_size, train):
-  """The basis gradients of one block, `[4, P]` by layer."""
+  """Sums the basis gradients of one block, `[4, P]` by layer."""
   add = _compiled(network, train)
   num_classes = jax.tree.leaves(network.abstract_state["logits"])[0].shape[-1]
   labels = examples.labels[starts[0] : stop]

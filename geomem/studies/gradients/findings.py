@@ -19,7 +19,7 @@ _SUBSETS = ("unpermuted", "permuted")
 
 
 def _whole(rows, metric, **columns) -> dict[int, dict[int, float]]:
-  """Of the whole network in evaluation mode, by seed and epoch."""
+  """Returns values of the whole network, by seed and epoch."""
   found = defaultdict(dict)
   for row in rows.where(metric, layer=None, mode="evaluation", **columns):
     found[row["seed"]][row["epoch"]] = row["value"]
@@ -27,7 +27,7 @@ def _whole(rows, metric, **columns) -> dict[int, dict[int, float]]:
 
 
 def _at(rows, by_seed, which: str) -> float:
-  """Mean over seeds at the first, best or last epoch."""
+  """Averages over seeds at the first, best or last epoch."""
   values = []
   for seed, by_epoch in by_seed.items():
     epoch = 0 if which == "first" else rows.epochs(which)[seed]
@@ -40,7 +40,7 @@ def _label(labels: str) -> dict:
 
 
 def _slope(rows, **columns) -> tuple[float, float]:
-  """Mean over seeds, and its error from those of the fits."""
+  """Averages slopes over seeds, with the error from the fits."""
   found = rows.where("law_slope", layer=None, **columns)
   values = [row["value"] for row in found]
   errors = np.array([row["stderr"] or 0.0 for row in found])
@@ -85,7 +85,7 @@ def _unpermuted_slope(rows) -> Finding:
 
 
 def _unbiased_slope(rows) -> tuple[float, list[int]]:
-  """Of the unpermuted part's own norm, and the sizes it was measured at."""
+  """Fits the unpermuted part's own norm; returns the sizes, too."""
   by_size = defaultdict(list)
   metric = "law_squared_norm_unbiased"
   for row in rows.where(metric, drawn="own", labels="centered"):
@@ -139,7 +139,7 @@ def _ratio(rows) -> Finding:
 
 
 def _floor(rows) -> float:
-  """The part of the initial ratio that n examples have without any signal."""
+  """Computes the initial ratio that n examples give without signal."""
   values = []
   columns = {"epoch": 0, **_label("centered")}
   norm = {s: _whole(rows, "norm", subset=s, **columns) for s in _SUBSETS}

@@ -37,7 +37,7 @@ def draw_labels(
   num_draws: int,
   rng: np.random.Generator,
 ) -> dict[str, Int[np.ndarray, "draws n"]]:
-  """Labels that do not depend on the images, drawn in two ways.
+  """Draws labels that do not depend on the images, in two ways.
 
   `independent` ones are drawn each for itself, uniformly over the classes: the
   case of the law. `shuffled` ones are, as in a run, the given labels in another
@@ -56,7 +56,7 @@ def draw_labels(
 @functools.cache
 def _compiled(network: models.Network):
   def sums(state, images, labels, weights, mean, std):
-    """Centred label part of each draw of `labels`, and the mean of J last."""
+    """Sums the centred label part of each draw, and the mean of J last."""
 
     def cotangents(logits):
       level = jnp.full((1, *logits.shape), 1 / logits.shape[1])
@@ -73,7 +73,7 @@ def _compiled(network: models.Network):
 def batch_sums(
   network: models.Network, state: dict, examples: Examples, draws
 ) -> Iterator[tuple[Sums, int]]:
-  """Each batch's sum of gradients under every draw, and its examples."""
+  """Yields each batch's sums of gradients under every draw."""
   compiled = _compiled(network)
   for start in range(0, len(examples.labels), BATCH_SIZE):
     images, _, weights = padded_batch(examples, start, BATCH_SIZE)
@@ -86,7 +86,7 @@ def batch_sums(
 
 @jax.jit
 def _products(a: Sums, b: Sums) -> dict[str, Float[Array, "2 draws"]]:
-  """⟨a, b⟩ of the label parts by layer."""
+  """Computes ⟨a, b⟩ of the label parts by layer."""
 
   def of_layer(x, y):
     raw = ((x[:-1] - x[-1:]) * (y[:-1] - y[-1:])).sum(axis=1)
@@ -126,7 +126,7 @@ def merge_doubling(
 def norms_by_size(
   network: models.Network, state: dict, examples: Examples, draws
 ) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray | None]]]:
-  """Squared norms of the mean label part over n examples, for each doubling.
+  """Computes squared norms of the mean label part over n examples.
 
   Args:
     network: the network.
@@ -165,7 +165,7 @@ def _mean_or_none(values):
 def fit_slope(
   sizes: Int[np.ndarray, " k"], squares: Float[np.ndarray, "draws k"]
 ) -> tuple[float, float]:
-  """Slope of the log of the root mean square over draws by log n.
+  """Fits the log of the root mean square over draws to log n.
 
   Returns:
     The slope and its standard error: the jackknife's over the draws; of one
@@ -190,7 +190,7 @@ def fit_slope(
 
 
 def _whole_network(found: dict) -> dict:
-  """Squared norms and products of the layers, added up."""
+  """Adds up squared norms and products of the layers."""
   layers = list(found.values())
   return {
     n: tuple(
@@ -202,7 +202,7 @@ def _whole_network(found: dict) -> dict:
 
 
 def law_rows(found: dict, subset: str, drawn: str) -> list[dict]:
-  """Rows of the whole network by n and draw, and slopes of every layer.
+  """Makes rows of the whole network, and slopes of every layer.
 
   Args:
     found: from `norms_by_size`.

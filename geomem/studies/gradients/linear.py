@@ -28,7 +28,7 @@ SCALE = 0.1
 def deep_linear(
   num_classes: int, image_shape: tuple[int, int, int], seed: int
 ) -> tuple[models.Network, dict]:
-  """A deep linear network and its small initial state."""
+  """Makes a deep linear network and its small initial state."""
   network = models.build(
     "deep_linear",
     num_classes=num_classes,
@@ -40,7 +40,7 @@ def deep_linear(
 
 
 def centered_images(images, std) -> Float[np.ndarray, "n H W C"]:
-  """Images minus the set's own mean of every pixel, in float32."""
+  """Subtracts the set's own mean of every pixel, in float32."""
   pixels = np.asarray(images, np.float64)
   return ((pixels - pixels.mean(axis=0)) / std).astype(np.float32)
 
@@ -53,7 +53,7 @@ def closed_form(
   *,
   centered: bool = True,
 ) -> dict[str, Float[np.ndarray, " P"]]:
-  """The label part of every layer, flattened, in float64.
+  """Computes the label part of every layer, flattened, in float64.
 
   Args:
     network: a deep linear one.
@@ -98,7 +98,7 @@ def _compiled(network: models.Network):
 def linear_rows(
   network: models.Network, state: dict, images, labels, subset: str
 ) -> list[dict]:
-  """Relative distance of what is measured from the closed form.
+  """Compares what is measured with the closed form.
 
   Metric `closed_form_error`: of the label part, raw and centred, which is
   exact, and of the total, which tends to it with the size of the weights.

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
+from geomem.geometry.linalg import matmul
 from geomem.studies.gradients.backprop import BlockSums
 
 SUBSETS = ("unpermuted", "permuted")
@@ -44,7 +45,7 @@ class Products(NamedTuple):
 def _gram(unpermuted, permuted):
   rows = jnp.stack([unpermuted, permuted])
   rows = rows.reshape(-1, rows.shape[-1])
-  return jnp.matmul(rows, rows.T, precision="highest")
+  return matmul(rows, rows.T)
 
 
 def inner_products(
@@ -69,7 +70,7 @@ def inner_products(
 def unbiased_square(
   products: Float[np.ndarray, "K K"], counts: Int[np.ndarray, " K"]
 ) -> tuple[float, float]:
-  """‖Cov(J, e_y)‖² from products of blocks, and its standard error.
+  """Estimates ‖Cov(J, e_y)‖² from products of blocks, with its error.
 
   The mean label part of a set has the expected squared norm ‖E ·‖² plus its
   variance over n: it is never near zero for few examples. Products of different
@@ -99,7 +100,7 @@ def unbiased_square(
 
 
 def signed_root(square: float) -> float:
-  """sign(x) √|x|: the norm of an estimate that may be negative."""
+  """Computes sign(x) √|x|, the norm by an estimate of either sign."""
   return float(np.sign(square) * np.sqrt(abs(square)))
 
 
@@ -117,7 +118,7 @@ class _Layer:
     self.means = means / (totals[:, None, None, None] * totals[:, None])
 
   def product(self, s: int, a, t: int, b) -> float:
-    """⟨part a of set s, part b of set t⟩ of the mean gradients."""
+    """Computes ⟨part a of set s, part b of set t⟩ of the mean gradients."""
     return float(np.array(PARTS[a]) @ self.means[s, :, t] @ PARTS[b])
 
   def norm(self, s: int, part) -> float:
@@ -156,7 +157,7 @@ def _set_rows(layer: _Layer, s: int) -> list[dict]:
 
 
 def _pair_rows(layer: _Layer) -> list[dict]:
-  """Cosine of the two sets, and ratio of permuted to unpermuted."""
+  """Makes rows of the cosine of the two sets, and of their ratio."""
   rows = []
   for part, labels in PARTS:
     columns = {"part": part, "labels": labels}
@@ -176,7 +177,7 @@ def _pair_rows(layer: _Layer) -> list[dict]:
 
 
 def measure(found: Products) -> list[dict]:
-  """Rows of one layer: of each set, and of the two together.
+  """Makes the rows of one layer: of each set, and of both together.
 
   `norm` of each part's mean gradient; `projection` of a part on the direction
   of the total, signed (both parts' add up to the total's norm); `cancellation`

@@ -13,11 +13,10 @@ programming with proportioning and projections", SIAM J. Optimization 1997.
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_HIGHEST = jax.lax.Precision.HIGHEST
+from geomem.geometry.linalg import matmul
 
 
 class Lanes(NamedTuple):
@@ -50,40 +49,40 @@ def _dot(a: Array, b: Array) -> Array:
 
 
 def _split_gradient(lam, gradient, step) -> tuple[Array, Array]:
-  """Squared norms of the free and the chopped gradient."""
+  """Computes squared norms of the free and the chopped gradient."""
   free = jnp.where(lam > 0, gradient, 0)
   chopped = jnp.where(lam > 0, 0, jnp.maximum(gradient, 0))
   return _dot(jnp.maximum(free, -lam / step), free), _dot(chopped, chopped)
 
 
 def step_length(G: Float[Array, "M M"]) -> Float[Array, ""]:
-  """Just below 2 / ‖G‖_∞: along the gradient, it never overshoots."""
+  """Returns just below 2 / ‖G‖_∞, which never overshoots."""
   norm = jnp.abs(G).sum(axis=-1).max()
   return 1.9 / jnp.where(norm > 0, norm, 1)
 
 
 def start(G, b, lam, step, num_iters) -> Lanes:
   """Lanes at a feasible λ, with the gradient computed afresh."""
-  gradient = b - jnp.matmul(lam, G, precision=_HIGHEST)
+  gradient = b - matmul(lam, G)
   norms = _split_gradient(lam, gradient, step)
   zero = jnp.zeros_like(lam)
   return Lanes(lam, gradient, zero, zero, zero[..., :1] - 1, *norms, num_iters)
 
 
 def error(lanes: Lanes) -> Float[Array, "*t"]:
-  """Norm of the projected gradient, in units of what rounding leaves."""
+  """Measures the projected gradient in units of what rounding leaves."""
   eps = jnp.finfo(lanes.lam.dtype).eps
   norm = jnp.sqrt(lanes.free + lanes.chopped)[..., 0]
   return norm / (4 * eps * (1 + lanes.lam.sum(axis=-1)))
 
 
 def pending(lanes: Lanes) -> Bool[Array, "*t"]:
-  """Which lanes are not at the optimum; those with NaN count as given up."""
+  """Tells which lanes are not at the optimum; NaN counts as given up."""
   return error(lanes) > 1
 
 
 def iterate(G: Float[Array, "M M"], step, lanes: Lanes) -> Lanes:
-  """One step of every lane."""
+  """Does one step of every lane."""
   lam, gradient, direction, image, curvature, *norms, num_iters = lanes
   face = lam > 0
   free = jnp.where(face, gradient, 0)
@@ -93,7 +92,7 @@ def iterate(G: Float[Array, "M M"], step, lanes: Lanes) -> Lanes:
   along_face = free + jnp.where(known & face, ratio * direction, 0)
   projected = jnp.maximum(lam + step * gradient, 0) - lam
   direction = jnp.where(conjugate, along_face, projected)
-  image = jnp.matmul(direction, G, precision=_HIGHEST)
+  image = matmul(direction, G)
   curvature = _dot(direction, image)
   upward = curvature > 0
   length = _dot(gradient, direction) / jnp.where(upward, curvature, 1)

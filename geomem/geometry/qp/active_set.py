@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-_HIGHEST = jax.lax.Precision.HIGHEST
+from geomem.geometry.linalg import matmul
+
 _STEPS_A_POINT = 6
 _RIDGE = 4
 
@@ -26,7 +27,7 @@ class _State(NamedTuple):
 
 
 def _solve_on(G: Array, b: Array, support: Array) -> Array:
-  """λ with G λ = b on the support and 0 elsewhere, refined once."""
+  """Solves G λ = b on the support, 0 elsewhere, and refines once."""
   both = support[:, None] & support[None, :]
   eye = jnp.eye(len(b), dtype=G.dtype)
   system = jnp.where(both, G, eye)
@@ -35,12 +36,12 @@ def _solve_on(G: Array, b: Array, support: Array) -> Array:
   ridge = _RIDGE * jnp.finfo(G.dtype).eps
   factors = jax.scipy.linalg.lu_factor(system + ridge * eye)
   z = jax.scipy.linalg.lu_solve(factors, rhs)
-  left = rhs - jnp.matmul(system, z, precision=_HIGHEST)
+  left = rhs - matmul(system, z)
   return jnp.where(support, z + jax.scipy.linalg.lu_solve(factors, left), 0)
 
 
 def _step(G: Array, b: Array, state: _State) -> _State:
-  """λ goes to the solution on its support, or as far as it stays feasible.
+  """Moves λ towards the solution on its support while it is feasible.
 
   At the solution, the point of steepest gradient enters; on the way there, the
   point that blocks leaves.
@@ -57,7 +58,7 @@ def _step(G: Array, b: Array, state: _State) -> _State:
   points = jnp.arange(len(b))
   left = jnp.where(blocked, support & (points != first), support)
   lam = jnp.where(left, lam, 0)
-  gradient = b - jnp.matmul(G, lam, precision=_HIGHEST)
+  gradient = b - matmul(G, lam)
   gain = jnp.where(left, -jnp.inf, gradient)
   best = gain.argmax()
   enters = ~blocked & (gain[best] > 8 * eps * (1 + lam.sum()))
@@ -68,8 +69,8 @@ def _step(G: Array, b: Array, state: _State) -> _State:
 def violation(
   G: Float[Array, "M M"], b: Float[Array, "*t M"], lam: Float[Array, "*t M"]
 ) -> Float[Array, "*t"]:
-  """By how much the optimality conditions are violated."""
-  gradient = b - jnp.matmul(lam, G, precision=_HIGHEST)
+  """Measures by how much the optimality conditions are violated."""
+  gradient = b - matmul(lam, G)
   return jnp.abs(jnp.minimum(lam, -gradient)).max(axis=-1)
 
 

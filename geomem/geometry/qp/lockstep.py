@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from geomem.geometry import projected_cg
-from geomem.geometry.active_set import finish, violation
-from geomem.geometry.working_set import solve_on_working_set
+from geomem.geometry.qp import projected_cg
+from geomem.geometry.qp.active_set import finish, violation
+from geomem.geometry.qp.working_set import solve_on_working_set
 
 # Iterations go on with a third of the lanes once the others are done: measured.
 _SHRINKAGE = 3
@@ -112,7 +112,7 @@ def solve_in_chunks(G, b, maxiter):
 
 @solve_in_chunks.def_vmap
 def _solve_batch(axis_size, in_batched, G, b, maxiter):
-  """Under vmap the manifolds of all batches go together."""
+  """Merges the manifolds of all batches under vmap."""
   whole = [
     x if batched else jnp.broadcast_to(x[None], (axis_size, *x.shape))
     for x, batched in zip((G, b), in_batched, strict=False)

@@ -1,0 +1,9 @@
+"""The quadratic programmes at the heart of the geometry."""
+
+from geomem.geometry.qp.nonnegative import (
+  METHODS,
+  QPSolution,
+  solve_nonnegative_qp,
+)
+
+__all__ = ["METHODS", "QPSolution", "solve_nonnegative_qp"]

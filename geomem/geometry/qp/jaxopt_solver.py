@@ -1,0 +1,98 @@
+"""The quadratic programme as a jaxopt solver.
+
+It stands alone, as jaxopt is no longer developed: nothing else imports it until
+somebody asks for it.
+"""
+
+import warnings
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from geomem.geometry.linalg import matmul
+from geomem.geometry.qp import projected_cg
+from geomem.geometry.qp.lockstep import scales
+
+with warnings.catch_warnings():
+  # jaxopt announces at import that it is no longer developed.
+  warnings.simplefilter("ignore", DeprecationWarning)
+  from jaxopt import linear_solve
+  from jaxopt.base import IterativeSolver, OptStep
+
+
+class QPState(NamedTuple):
+  """State of `NonnegativeQP`: jaxopt's two fields, and the lane."""
+
+  iter_num: Int[Array, ""]
+  error: Float[Array, ""]
+  lane: Any
+
+
+class NonnegativeQP(IterativeSolver):
+  """Conjugate gradients with projections, under jaxopt's contract.
+
+  `NonnegativeQP().run(None, G, b)` gives λ; `run`, implicit differentiation
+  and vmap are jaxopt's own.
+  """
+
+  def __init__(self, *, maxiter: int = 2000, implicit_diff: bool = True):
+    """Sets the bound on the iterations, and how derivatives are taken."""
+    self.maxiter = maxiter
+    self.tol = 1.0  # The error is in units of what rounding leaves.
+    self.implicit_diff = implicit_diff
+    # jaxopt's default solve stops short of the last digits.
+    self.implicit_diff_solve = linear_solve.solve_lu
+    self.verbose = 0
+    self.jit = True
+    self.unroll = "auto"
+
+  def init_state(self, init_params, G, b) -> QPState:
+    """Returns the state at `init_params`, made feasible."""
+    unit, target, g = _scaled(G, b)
+    lam = jnp.maximum(init_params * g, 0)
+    step = projected_cg.step_length(unit)
+    zero = jnp.int32(0)
+    lane = projected_cg.start(unit, target, lam, step, zero)
+    return QPState(zero, projected_cg.error(lane), lane)
+
+  def update(self, params, state: QPState, G, b) -> OptStep:
+    """Does one iteration."""
+    del params
+    unit, _, g = _scaled(G, b)
+    step = projected_cg.step_length(unit)
+    lane = projected_cg.iterate(unit, step, state.lane)
+    error = projected_cg.error(lane)
+    return OptStep(lane.lam / g, QPState(state.iter_num + 1, error, lane))
+
+  def run(self, init_params, *args, **kwargs) -> OptStep:
+    """Solves, from `init_params`, or from λ = 0 where that is None."""
+    if init_params is None:
+      init_params = jnp.zeros_like(args[1])
+    return super().run(init_params, *args, **kwargs)
+
+  def optimality_fun(self, params, G, b) -> Float[Array, " M"]:
+    """Returns λ − max(λ + b − Gλ, 0), which is zero at the solution."""
+    w = b - matmul(G, params)
+    return params - jnp.maximum(params + w, 0)
+
+
+def solve_one_by_one(G, b, maxiter):
+  """Solves P · T problems by `NonnegativeQP`, each by itself.
+
+  The bound on the iterations is the solver's own.
+  """
+  del maxiter
+  solver = NonnegativeQP()
+
+  def solve(G, b):
+    found = solver.run(None, G, b)
+    return found.params, found.state.iter_num
+
+  return jax.vmap(jax.vmap(solve, (None, 0)))(G, b)
+
+
+def _scaled(G, b):
+  g = scales(G)
+  return G / (g[:, None] * g[None, :]), b / g, g
