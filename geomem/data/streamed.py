@@ -169,7 +169,7 @@ def read_ahead(
   choices: Int[np.ndarray, "k ..."],
   place: Callable[[StreamedImages], Any] = np.asarray,
 ) -> Iterator[Any]:
-  """Hands on `place(images[choice])` for one choice after another.
+  """Yields `place(images[choice])` for one choice after another.
 
   Grain keeps at most two of them ready ahead of their use, and reads two more
   meanwhile.

@@ -1,8 +1,8 @@
-"""Every layer of a network over many images, in blocks of bounded memory.
+"""Activations of every layer over many images, in blocks of bounded memory.
 
-A layer that fits is held whole, on the host, and comes with its neighbours from
-one pass over the images; of one that does not, some manifolds at a time leave
-the devices' memory for nowhere.
+Layers that fit in memory are collected on the host, several from one pass over
+the images. A layer that does not fit is computed a few manifolds at a time, on
+the devices, and never collected.
 """
 
 import functools
@@ -83,7 +83,7 @@ def layer_blocks(
   batch_size: int = 512,
   max_bytes: int = 2**30,
 ) -> Iterator[tuple[str, Float[np.ndarray, "n N"]]]:
-  """Hands on each layer's activations, flattened, in the order asked for.
+  """Yields each layer's activations, flattened, in the order asked for.
 
   As many layers as fit `max_bytes` come from one pass over the images.
 
@@ -129,7 +129,7 @@ def manifold_blocks(
   batch_size: int = 512,
   max_bytes: int = 2**28,
 ) -> Iterator[Float[Array, "m M N"]]:
-  """Hands on one layer's activations some manifolds at a time.
+  """Yields one layer's activations, a few manifolds at a time.
 
   Args:
     forward: as in `layer_blocks`.

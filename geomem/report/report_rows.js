@@ -1,4 +1,4 @@
-// Rows as arrays: the one way from results to charts, as plots/rows.py has it.
+// Rows as arrays: the one way from results to charts, as `runs.Rows` has it.
 
 const COLUMNS = [
   "seed", "epoch", "layer", "layer_index", "subset", "metric", "value",

@@ -77,7 +77,7 @@ def mixed_layers(network: models.Network, mask: Mask) -> list[str]:
 def _walk(
   masks: Sequence[Mask], run_layer: Callable[[Mask, Array], Array], x: Array
 ) -> Iterator[tuple[Mask, Array]]:
-  """Runs every network from `x` on, what they share once; hands on outputs."""
+  """Runs every network from `x`, shared layers once; yields outputs."""
   held, previous = [x], ()
   for mask in sorted(masks):
     shared = 0

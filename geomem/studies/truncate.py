@@ -1,7 +1,7 @@
 """Truncation, the rival of rewinding: a layer's last components left out.
 
 All but the first d principal components of one layer are left out of its
-activations, and the rest of the network goes on from what is left. If the
+activations, and the rest of the network sees what remains. If the
 memory of wrong labels lies in components of small variance, test accuracy
 comes back, and permuted accuracy falls.
 Source: the intervention is that of "Malignant Tail", arXiv 2603.02293.

@@ -39,7 +39,7 @@ class TrainingConfig:
     _expect_one_of("schedule", self.schedule, SCHEDULES)
     for name in ("learning_rate", "batch_size", "epochs"):
       value = getattr(self, name)
-      if not 0 < value < math.inf:  # Nor is NaN.
+      if not 0 < value < math.inf:  # Written so that NaN fails, too.
         raise ValueError(
           f"{name} is {value}; a positive, finite number was expected."
         )

@@ -144,19 +144,20 @@ class SeedStates(Sequence):
 
 
 def _run_epoch(together: Together, carry, data: TrainingData, batches, keys):
-  """Hands on the states and the losses `[steps, seeds]` so far, now and then.
+  """Yields (states, losses so far) at the end of the epoch.
 
-  That is at the end, and of a streamed set every `STEPS_BETWEEN_STATES` too.
+  For streamed data it does so every `STEPS_BETWEEN_STATES` steps, too. Losses
+  are `[steps, seeds]`.
   """
-  losses, done, handed_on = [], 0, 0
+  losses, done, yielded = [], 0, 0
   for window in windows(data, batches, keys):
     carry, found = together.epoch(carry, *window)
     losses.append(found)
     if len(losses) > 1:  # Or windows would queue up on the device.
       losses[-2].block_until_ready()
     done += len(found)
-    if done == len(batches) or done - handed_on >= STEPS_BETWEEN_STATES:
-      handed_on = done
+    if done == len(batches) or done - yielded >= STEPS_BETWEEN_STATES:
+      yielded = done
       yield carry, np.concatenate(losses)
 
 
@@ -168,7 +169,7 @@ def train_seeds(
   *,
   resume: Callable[[list[TrainState]], list[TrainState]] | None = None,
 ) -> Iterator[tuple[SeedStates, Float[np.ndarray, " seeds"]]]:
-  """Trains one network for each key, and hands on all after every epoch.
+  """Trains one network for each key; yields all of them after every epoch.
 
   Of a streamed set, whose epochs are long, also every `STEPS_BETWEEN_STATES`.
 
@@ -182,7 +183,7 @@ def train_seeds(
     network: the network.
     data: the training set, with labels `[seeds, n]`.
     config: the recipe.
-    resume: takes the initial states, and gives the states to go on from, all
+    resume: takes the initial states, and returns those to resume from, all
       of the same time.
 
   Yields:
@@ -239,7 +240,7 @@ def train(
     network: the network.
     data: the training set.
     config: the recipe.
-    resume: takes the initial state, and gives the state to go on from.
+    resume: takes the initial state, and returns the one to resume from.
 
   Yields:
     The state after each epoch, the one to start from first, and the epoch's

@@ -1,4 +1,4 @@
-"""How the networks of several seeds are stepped: here it is decided, once."""
+"""Strategies for stepping several seeds of one architecture together."""
 
 import functools
 from collections.abc import Callable
@@ -17,11 +17,11 @@ _LARGEST_BATCHED_MATRIX = 64 * 64
 
 
 class Together(NamedTuple):
-  """Networks of the same form in training.
+  """How to stack, unstack and run an epoch of several seeds' networks.
 
   Attributes:
-    pack: a list of states, one for each seed, to what `epoch` carries.
-    unpack: what it carries and the position of a seed, to that seed's state.
+    pack: stacks a list of states, one for each seed, into the carry.
+    unpack: returns the state of the seed at a position from the carry.
     epoch: `(carry, data, batches, keys) -> (carry, losses)`: the labels of
       the data are `[seeds, n]`, batches `[steps, seeds, batch]`, keys
       `[steps, seeds]`, losses `[steps, seeds]`.

@@ -43,12 +43,11 @@ def windows(
   batches: Int[Array, "steps seeds batch"],
   keys: Key[Array, "steps seeds"],
 ) -> Iterator[tuple[TrainingData, Array, Array]]:
-  """Parts the steps of an epoch by the images that must be in memory for them.
+  """Splits an epoch into windows whose images fit in memory.
 
-  A set in memory is one window, with all steps. Of a streamed one a window is
-  a small training set of its own, with the images of a few steps in the order
-  in which these take them. A step is the same program in both, on the same
-  numbers.
+  A set in memory is one window with all steps. A window of a streamed set is a
+  small training set of its own: the images of a few steps, in the order in
+  which the steps take them. Both run the same program on the same numbers.
 
   Args:
     data: the training data, with labels `[seeds, n]`.
