@@ -28,6 +28,10 @@ def main(argv) -> int:
       print(f"{config.parent} is not complete; left out.")
       continue
     here = config.parent
+    kind = runs.read_config(here).get("experiment", "memorization")
+    if here != path and kind not in studies.STUDIES:
+      print(f"{here} has no figures; left out.")
+      continue
     out = None if _OUT.value is None else _OUT.value / here.relative_to(path)
     for written in studies.draw(here, out):
       print(written)

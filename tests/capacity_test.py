@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from geomem import geometry, plots, runs, studies
-from geomem.studies import study
 from geomem.studies.capacity import agreements
 from tests.binaries import execute
 
@@ -35,28 +34,8 @@ def study_of(trained):
   return studies.Capacity(COMPARISON, studies.TrainedRun(trained))
 
 
-class KilledError(Exception):
-  """Where a bar has moved so far."""
-
-
-def in_part(trained, out, stop_after):
-  """Does the same work in this process, killed after some sets."""
-
-  class Bar(study._Silent):
-    done = 0
-
-    def update(self, size):
-      self.done += size
-      if self.done == stop_after:
-        raise KilledError
-
-  return studies.run(study_of(trained), out, progress=lambda **_: Bar())
-
-
 @pytest.mark.slow
-def test_layers_of_a_run_are_compared_once_and_killed_work_resumes(
-  trained, tmp_path
-):
+def test_layers_of_a_run_are_compared_once(trained):
   first = execute("capacity", run=trained, **SMALL)
   assert first.returncode == 0, first.stderr
   assert "simulated over theory has median" in first.stdout
@@ -75,18 +54,6 @@ def test_layers_of_a_run_are_compared_once_and_killed_work_resumes(
   other = execute("capacity", run=trained, **(SMALL | {"num_draws": 5}))
   assert other.returncode == 1
   assert "another num_draws" in other.stderr
-
-  # Killed in the fourth set, then cut inside its rows.
-  killed = tmp_path / "killed"
-  with pytest.raises(KilledError):
-    in_part(trained, killed, 4)
-  calm = (out / "results.jsonl").read_bytes()
-  count = len(runs.read_rows(killed))
-  assert count == 3 * len(rows) // 20
-  torn = b"".join(calm.splitlines(True)[: count + 2]) + b'{"seed": 0, "ep'
-  (killed / "results.jsonl").write_bytes(torn)
-  assert in_part(trained, killed, None) == rows
-  assert (killed / "results.jsonl").read_bytes() == calm
 
 
 def test_the_subsets_of_the_run_are_compared(trained):

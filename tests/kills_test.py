@@ -46,7 +46,8 @@ JOBS = {
   ),
   "measure": ("measure", {"num_probes": 10}, True),
 }
-OFTEN = ("memorization", "sweep", "rewind")
+# Every study is killed in its process by studies_test; these from without.
+OFTEN = ("memorization", "sweep")
 # What all binaries import, and no device: their processes are forks of one
 # that has it, and start at once.
 SHARED = ["experiments.cli"]

@@ -247,16 +247,6 @@ def test_equal_rewinds_are_evaluated_once(parts):
   assert len(found.distinct) == 3 * DEPTH - 3
 
 
-def test_killed_it_ends_with_the_same_rows(copy):
-  calm = rewound_rows(copy, kinds=("suffix",))
-  file = copy / "rewind-suffix" / "results.jsonl"
-  whole = file.read_bytes()
-  for cut in (0.1, 0.55, 0.9):
-    file.write_bytes(whole[: int(cut * len(whole))])
-    assert rewound_rows(copy, kinds=("suffix",)) == calm
-    assert file.read_bytes() == whole
-
-
 def test_an_epoch_that_is_not_saved_is_refused_by_those_that_are(finished):
   with pytest.raises(ValueError, match=r"Epoch 7 of seed 0 .* 0, 1, 2\."):
     study_of(finished, epochs=(1, 7))

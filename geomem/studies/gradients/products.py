@@ -170,7 +170,7 @@ def _pair_rows(layer: _Layer) -> list[dict]:
     if (part, labels) == ("label", "centered"):
       squares = [layer.unbiased(s)[0] for s in range(2)]
       # No ratio where nothing is left of the unpermuted part itself.
-      base = max(squares[0], 0)
+      base = max(squares[0], 0.0)
       values["ratio_unbiased"] = signed_root(_divide(squares[1], base))
     rows += [columns | {"metric": m, "value": v} for m, v in values.items()]
   return rows

@@ -1,0 +1,138 @@
+"""Every study: run, killed anywhere, resumed, refused, drawn, reported."""
+
+import dataclasses
+import random
+import typing
+
+import pytest
+
+from geomem import report, runs, studies
+from geomem.studies.study import _Silent
+
+TINY = {
+  "model": "mlp1",
+  "width": 4,
+  "num_classes": 3,
+  "examples_per_class": 60,
+  "epochs": 2,
+  "batch_size": 30,
+  "manifold_points": 5,
+  "num_probes": 10,
+  "num_seeds": 2,
+}
+# What makes a study small; a new one is tried with its own defaults.
+SMALL = {
+  "capacity": {"num_draws": 2, "num_probes": 5, "num_shuffles": 2},
+  "gradients": {"draws": 2, "max_examples": 80},
+  "measure": {"measures": "spectrum,collapse"},
+  "rewind": {"geometry": True},
+  "truncate": {"dimensions": (1, 3)},
+}
+OF_RUNS = [
+  name
+  for name, study in studies.STUDIES.items()
+  if hasattr(study, "stages") and name != "memorization"
+]
+
+
+class KilledError(Exception):
+  """The process ends here."""
+
+
+def killer(moves: int):
+  """Makes progress bars of which the last move kills."""
+  left = [moves]
+
+  class Bar(_Silent):
+    def update(self, size):
+      left[0] -= 1
+      if left[0] == 0:
+        raise KilledError
+
+  return lambda **_: Bar()
+
+
+def count_moves(study, path) -> int:
+  counted = []
+
+  class Bar(_Silent):
+    def update(self, size):
+      counted.append(size)
+
+  studies.run(study, path, progress=lambda **_: Bar())
+  return len(counted)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  path = tmp_path_factory.mktemp("trained") / "run"
+  config = studies.make_config(**TINY)
+  studies.run(studies.Memorization(config), path)
+  return path
+
+
+def make(name, trained, **changed):
+  """A study by its name; each has one config class and perhaps a run."""
+  if name == "memorization":
+    return studies.Memorization(studies.make_config(**TINY | changed))
+  study = studies.STUDIES[name]
+  kind = typing.get_type_hints(study.__init__)["config"]
+  config = kind(**SMALL.get(name, {}) | changed)
+  return study(config, studies.TrainedRun(trained))
+
+
+@pytest.mark.parametrize("name", ["memorization", *OF_RUNS])
+def test_killed_anywhere_it_ends_with_the_same_rows(name, trained, tmp_path):
+  calm, killed = tmp_path / "calm", tmp_path / "killed"
+  study = make(name, trained)
+  moves = count_moves(study, calm)
+  assert runs.is_complete(calm)
+  rng = random.Random(name)
+  for move in sorted(rng.sample(range(1, moves + 1), min(4, moves))):
+    try:
+      studies.run(make(name, trained), killed, progress=killer(move))
+    except KilledError:
+      assert not runs.is_complete(killed)
+    # Whatever is there is of units that are whole.
+    there = (killed / "results.jsonl").read_bytes()
+    with runs.Run(killed, study.as_dict(), study.origin):
+      pass
+    assert (killed / "results.jsonl").read_bytes() == there
+  found = studies.run(make(name, trained), killed)
+  for file in ("results.jsonl", "done"):
+    assert (killed / file).read_bytes() == (calm / file).read_bytes()
+
+  # Complete, it is left alone.
+  def refuse(**_):
+    raise AssertionError("There is nothing left to do.")
+
+  assert studies.run(make(name, trained), killed, progress=refuse) == found
+
+
+@pytest.mark.parametrize("name", ["memorization", *OF_RUNS])
+def test_it_is_drawn_and_reported_and_another_is_refused(
+  name, trained, tmp_path
+):
+  study = make(name, trained)
+  rows = studies.run(study, tmp_path)
+  written = studies.draw(tmp_path)
+  assert {file.stem for file in written} == set(study.figures)
+  assert all(file.stat().st_size for file in written)
+  said = studies.findings(tmp_path)
+  page = report.write_report(tmp_path).read_text()
+  for sentence in said:
+    assert sentence.partition(":")[0] in page
+  assert isinstance(study.table(rows), str)
+  fields = study.as_dict()
+  changed = fields | {"experiment": "another"}
+  with pytest.raises(runs.RunError, match="another experiment"):
+    runs.Run(tmp_path, changed, study.origin)
+
+
+@pytest.mark.parametrize("name", OF_RUNS)
+def test_every_field_of_its_config_is_described(name):
+  """Flags take their help from the class's own words."""
+  kind = typing.get_type_hints(studies.STUDIES[name].__init__)["config"]
+  for field in dataclasses.fields(kind):
+    text = "\n".join(base.__doc__ or "" for base in kind.__mro__)
+    assert f"    {field.name}: " in text or f"\n  {field.name}: " in text
