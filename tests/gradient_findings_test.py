@@ -132,9 +132,18 @@ def test_the_figures_show_the_rows():
   assert parts >= {4.0, 5.0, 0.4, 0.5, 4.2, 0.6, 4.5, 4.4}
   comparison = shown(plots.plot_gradient_comparison(rows))
   assert comparison >= {0.1, 1.0, 0.05, 0.5, 0.3, 0.2, 0.9}
-  law = shown(plots.plot_gradient_law(rows))
+  figure = plots.plot_gradient_law(rows)
   expected = {float(f"{3 * n**-0.5:.4g}") for n in SIZES}
-  assert law >= expected | {3.0, -0.5, 0.0}
+  assert shown(figure) >= expected | {3.0, -0.5, 0.0}
+  # Markers are what was measured, lines the fits.
+  for is_marker in (True, False):
+    heights = {
+      float(f"{height:.4g}")
+      for line in figure.axes[0].get_lines()
+      if (line.get_linestyle() == "None") == is_marker
+      for height in line.get_ydata()
+    }
+    assert heights >= expected | {3.0}
 
 
 def test_projections_of_groups_of_layers_are_weighted_by_their_totals():
