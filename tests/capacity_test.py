@@ -15,18 +15,16 @@ COMPARISON = studies.CapacityConfig(**SMALL)
 def trained(tmp_path_factory):
   """The directory of a tiny finished run."""
   path = tmp_path_factory.mktemp("trained") / "run"
-  found = execute(
-    "memorization",
-    out=path,
+  config = studies.make_config(
     model="mlp",
     width=16,
     epochs=1,
     manifold_points=4,
     num_classes=4,
     num_probes=10,
-    permuted_fraction=0,
+    permuted_fraction=0.0,
   )
-  assert found.returncode == 0, found.stderr
+  studies.run(studies.Memorization(config), path)
   return path
 
 
@@ -35,25 +33,18 @@ def study_of(trained):
 
 
 @pytest.mark.slow
-def test_layers_of_a_run_are_compared_once(trained):
-  first = execute("capacity", run=trained, **SMALL)
-  assert first.returncode == 0, first.stderr
-  assert "simulated over theory has median" in first.stdout
-  out = trained / "capacity"
-  rows = runs.read_rows(out)
+def test_layers_of_a_run_are_compared(trained, tmp_path):
+  rows = studies.run(study_of(trained), tmp_path)
   # 5 layers x 2 subsets, with and without shared directions.
   assert len(study_of(trained).sets()) == 5 * 2 * 2
   for metric in ("capacity", "simulated_capacity", "null_capacity"):
-    assert sum(row["metric"] == metric for row in rows) == 5 * 2 * 2
-  for name in ("capacity", "capacity_along"):
-    for suffix in (".png", ".pdf"):
-      assert (out / "figures" / (name + suffix)).stat().st_size
-  second = execute("capacity", run=trained, **SMALL)
-  assert "nothing to do" in second.stdout
-  assert runs.read_rows(out) == rows
-  other = execute("capacity", run=trained, **(SMALL | {"num_draws": 5}))
-  assert other.returncode == 1
-  assert "another num_draws" in other.stderr
+    assert len(rows.where(metric)) == 5 * 2 * 2
+  (said, *_) = studies.findings(tmp_path)
+  assert "simulated over theory has median" in said
+  config = studies.CapacityConfig(**SMALL | {"num_draws": 5})
+  other = studies.Capacity(config, studies.TrainedRun(trained))
+  with pytest.raises(runs.RunError, match="another num_draws"):
+    studies.run(other, tmp_path)
 
 
 def test_the_subsets_of_the_run_are_compared(trained):
