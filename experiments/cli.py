@@ -72,9 +72,8 @@ def define_training_flags(study: str, sweeps: tuple[str, ...]) -> None:
   """Defines the flags of a study that trains."""
   values.define_path("out", f"runs/{study}", "run directory")
   names = presets.names_of(study)
-  filled = {
-    field for name in names[:2] for field in presets.PRESETS[name].values
-  }
+  recipes = [presets.default_preset(study, data) for data in ("digits", "")]
+  filled = {field for recipe in recipes for field in recipe.values}
   common.define_flags(_RUN_CONFIG, sweeps=sweeps, filled=filled)
   flags.DEFINE_string(
     "cell", None, "i/n: the i-th of n processes' part of a sweep, i from 0"
@@ -90,16 +89,19 @@ def train(study: str, sweeps: tuple[str, ...], argv) -> int:
   del argv
   fields = common.given(_RUN_CONFIG, sweeps=sweeps)
   options = {"preset": flags.FLAGS.preset, "share": flags.FLAGS.cell}
+  axes = {n: fields.pop(n) for n in sweeps if len(fields.get(n, ())) > 1}
   with values.command_line():
     if study == "model_size":
-      sweep = studies.model_size_sweep(
-        fields.pop("width", ()), **options, **fields
-      )
-      return do_sweep(sweep)
-    axes = {n: fields.pop(n) for n in sweeps if len(fields.get(n, ())) > 1}
-    fields |= {n: fields[n][0] for n in sweeps if n in fields}
-    if axes:
-      return do_sweep(studies.memorization_sweep(axes, **options, **fields))
+      widths = axes.get("width") or fields.pop("width", ())
+      sweep = studies.model_size_sweep(widths, **options, **fields)
+    else:
+      fields |= {n: fields[n][0] for n in sweeps if n in fields}
+      sweep = None
+      if axes:
+        sweep = studies.memorization_sweep(axes, **options, **fields)
+  if sweep is not None:
+    return do_sweep(sweep)
+  with values.command_line():
     if flags.FLAGS.cell:
       raise ValueError(
         "--cell shares the cells of a sweep; give several values of one of"

@@ -83,6 +83,14 @@ def test_a_collapsed_layer_has_collapsed():
   assert found["ncm_accuracy"] == 1
 
 
+def test_what_is_not_defined_is_missing():
+  dead = found_of(np.zeros((4, 5, 3)))
+  assert all(np.isnan(value) for value in dead.values())
+  alone = found_of(clouds(sizes=(9, 1, 12, 8)))
+  assert np.isnan(alone["ncm_accuracy"])
+  assert np.isfinite(alone["nc1"])
+
+
 def test_neither_unit_nor_offset_nor_rotation_matter():
   points = np.stack(clouds(sizes=(8, 8, 8, 8), spread=3.0))
   rotation, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(20, 20)))

@@ -103,15 +103,24 @@ def test_human_labels_are_those_of_their_images(tmp_path, monkeypatch):
     monkeypatch,
     clean_label=clean,
     noisy_label=noisy,
+    clean_coarse_label=clean // 2,
+    noisy_coarse_label=noisy // 2,
     clean_label10=clean[::-1].copy(),
     worse_label10=noisy,
   )
   found = given("noisy_label", dataset[::2], "cifar_n")
   np.testing.assert_array_equal(found.labels, noisy[::2])
   assert found.permuted.sum() == 1
-  with pytest.raises(data.DatasetError, match="are of other images"):
-    given("worse_label", dataset, "cifar_n")
-  with pytest.raises(data.DatasetError, match="there are cifar_n:worse_label"):
+  for name in ("worse_label", "noisy_coarse_label"):
+    with pytest.raises(data.DatasetError, match="are of other images"):
+      given(name, dataset, "cifar_n")
+  coarse = dataset._replace(labels=dataset.labels // 2, class_names=("a", "b"))
+  found = given("noisy_coarse_label", coarse, "cifar_n")
+  np.testing.assert_array_equal(found.labels, noisy // 2)
+  with pytest.raises(
+    data.DatasetError,
+    match="there are cifar_n:worse_label, cifar_n:noisy_label",
+  ):
     given("clean", dataset, "cifar_n")
   assert "noisy_cifar" not in sys.modules
 

@@ -113,6 +113,15 @@ def test_another_config_is_refused_by_field(tmp_path):
   runs.Run(tmp_path, CONFIG | {"data_dir": "elsewhere"}).close()
 
 
+def test_groups_of_a_config_are_compared_field_by_field(tmp_path):
+  config = {"data": {"dataset": "x", "data_dir": None}, "model": {"width": 4}}
+  runs.Run(tmp_path, config).close()
+  moved = {"data": {"dataset": "x", "data_dir": "there"}, "model": {"width": 4}}
+  runs.Run(tmp_path, moved).close()
+  with pytest.raises(runs.RunError, match="another width: 4 there, 5 asked"):
+    runs.Run(tmp_path, config | {"model": {"width": 5}})
+
+
 def test_two_processes_do_not_share_a_directory(tmp_path):
   with (
     runs.Run(tmp_path, CONFIG),

@@ -29,9 +29,7 @@ SMALL = {
   "truncate": {"dimensions": (1, 3)},
 }
 OF_RUNS = [
-  name
-  for name, study in studies.STUDIES.items()
-  if hasattr(study, "stages") and name != "memorization"
+  name for name, study in studies.STUDIES.items() if studies.takes_a_run(study)
 ]
 
 

@@ -257,7 +257,7 @@ def test_a_failed_cell_is_reported_and_the_others_go_on(tmp_path):
   # The sweep can grow; another one is refused.
   do_sweep(tmp_path, [2, 3], num_seeds=1)
   assert runs.read_rows(tmp_path).distinct("width") == [2, 3]
-  with pytest.raises(runs.RunError, match="another training"):
+  with pytest.raises(runs.RunError, match="another epochs"):
     do_sweep(tmp_path, [2, 3], num_seeds=1, epochs=4)
 
 

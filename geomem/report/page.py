@@ -83,20 +83,12 @@ def _part(root: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
     "name": path.resolve().relative_to(root.resolve().parent).as_posix(),
     "kind": kind,
     "done": done,
-    "config": _flat(content["config"]),
+    "config": runs.flat_config(content["config"]),
     "environment": content.get("environment", {}),
     "sentences": studies.findings(path) if done and known else [],
     "figures": _figures(path, done and known),
     "rows": pack_rows(runs.read_rows(path)),
   }
-
-
-def _flat(config: dict[str, Any]) -> dict[str, Any]:
-  """Brings the groups of a config to one level."""
-  flat = {}
-  for name, value in config.items():
-    flat |= value if isinstance(value, dict) else {name: value}
-  return flat
 
 
 def _figures(path: pathlib.Path, done: bool) -> list[dict[str, str]]:

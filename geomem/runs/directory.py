@@ -70,6 +70,14 @@ def read_config(path: pathlib.Path | str) -> dict[str, Any]:
   return read_content(path)["config"]
 
 
+def flat_config(config: dict[str, Any]) -> dict[str, Any]:
+  """Brings the groups of a config to one level; their fields' names differ."""
+  flat = {}
+  for name, value in config.items():
+    flat |= value if isinstance(value, dict) else {name: value}
+  return flat
+
+
 def parent_of(path: pathlib.Path | str) -> Parent:
   """Names a run as the parent of what is derived from it."""
   content = read_content(path)
@@ -88,7 +96,8 @@ def check_config(
     RunError: it names what differs.
   """
   content = read_content(path)
-  old, advice = content["config"], "Choose another directory with --out"
+  old, config = flat_config(content["config"]), flat_config(config)
+  advice = "Choose another directory with --out"
   for field in [*old, *config]:
     if field not in PLACES and old.get(field) != config.get(field):
       raise RunError(

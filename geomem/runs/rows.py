@@ -197,7 +197,7 @@ class Rows(list):
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
   """Returns a mean over seeds and its standard error; NaN for one seed."""
   if len(values) < 2:
-    return float(np.mean(values)), math.nan
+    return float(values[0]) if len(values) else math.nan, math.nan
   return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
 
 

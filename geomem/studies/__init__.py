@@ -11,7 +11,7 @@ from geomem.studies.memorization import Memorization
 from geomem.studies.model_size import ModelSize, model_size_sweep
 from geomem.studies.noise import MemorizationSweep, memorization_sweep
 from geomem.studies.presets import PRESETS, make_config
-from geomem.studies.registry import STUDIES
+from geomem.studies.registry import STUDIES, takes_a_run
 from geomem.studies.rewind import LayerRewind
 from geomem.studies.rewind_plan import RewindConfig
 from geomem.studies.study import Stage, Step, Study, Unit, run
@@ -53,4 +53,5 @@ __all__ = [
   "run",
   "run_sweep",
   "score_subsets",
+  "takes_a_run",
 ]

@@ -24,7 +24,8 @@ class DataConfig:
     labels: where the training labels come from: `permuted` among the permuted
       examples, `redrawn` for them, uniformly over the classes, from
       `file:PATH`, or those of `cifar_n:NAME` that people gave.
-    permuted_fraction: the part of the training examples with permuted labels.
+    permuted_fraction: the part of the training examples with permuted labels;
+      labels of a file have their own.
   """
 
   dataset: str = "digits"

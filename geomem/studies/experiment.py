@@ -51,11 +51,6 @@ class Experiment(NamedTuple):
     """The number of classes in use."""
     return len(self.train.class_names)
 
-  @property
-  def measured_layers(self) -> tuple[str, ...]:
-    """The layers that the config asks for, in the network's order."""
-    return measured_layers(self.config.measure.layers, self.network.layer_names)
-
 
 class Seed(NamedTuple):
   """What depends on the seed, and nothing that training changes.
@@ -104,7 +99,6 @@ def prepare(config: ExperimentConfig) -> Experiment:
   check_memory(config, network, num_classes)
   _check_crop(recipe.crop, train.images.shape[1:3])
   measured_layers(config.measure.layers, network.layer_names)
-  _ = config.measure.chosen
   geometry.check_centers(config.measure.options.centers, num_classes)
   training.steps_per_epoch(len(train.labels), recipe.batch_size)
   moments = data.pixel_moments(train.images)

@@ -24,20 +24,22 @@ def check_types(config: Any) -> None:
   for field in dataclasses.fields(config):
     hint, value = hints[field.name], getattr(config, field.name)
     kinds = typing.get_args(hint) or (hint,)
-    if typing.get_origin(hint) is tuple:
-      continue
     known = next((kind for kind in kinds if kind in _KINDS), None)
     if known is None or (value is None and type(None) in kinds):
       continue
-    kind, words = _KINDS[known]
-    if not isinstance(value, kind) or (
-      isinstance(value, bool) and known is not bool
-    ):
-      raise ValueError(f"{field.name} is {value!r}; {words} was expected.")
-    if known is float and not math.isfinite(value):
-      raise ValueError(
-        f"{field.name} is {value}; a finite number was expected."
-      )
+    is_tuple = typing.get_origin(hint) is tuple
+    for item in value if is_tuple else (value,):
+      _check(field.name, item, known)
+
+
+def _check(name: str, value: Any, known: type) -> None:
+  kind, words = _KINDS[known]
+  if not isinstance(value, kind) or (
+    isinstance(value, bool) and known is not bool
+  ):
+    raise ValueError(f"{name} is {value!r}; {words} was expected.")
+  if known is float and not math.isfinite(value):
+    raise ValueError(f"{name} is {value}; a finite number was expected.")
 
 
 def check_least(config: Any, least: dict[str, int]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 from geomem import measures, runs
 from geomem.studies import experiment as experiments
 from geomem.studies.experiment import Experiment, Seed
+from geomem.studies.measure_config import MeasuringConfig, measured_layers
 from geomem.studies.study import Stage, Step, Unit
 
 
@@ -37,7 +38,7 @@ def geometry_stage(
   seed: Seed,
   epochs: Sequence[int],
   load: Callable[[int], Any],
-  measure: Any,
+  measure: MeasuringConfig,
 ) -> Stage:
   """Makes the stage that measures a seed at every epoch.
 
@@ -46,11 +47,9 @@ def geometry_stage(
     seed: the seed.
     epochs: those to measure.
     load: from an epoch to the network's state.
-    measure: the `MeasureConfig`: which measures, and of which layers.
+    measure: which measures, and of which layers.
   """
-  layers = experiments.measured_layers(
-    measure.layers, experiment.network.layer_names
-  )
+  layers = measured_layers(measure.layers, experiment.network.layer_names)
 
   def work(epoch):
     state = load(epoch)

@@ -3,6 +3,8 @@
 To add one, write its file and add its line here.
 """
 
+import inspect
+
 from geomem.studies.capacity import Capacity
 from geomem.studies.gradients import Gradients
 from geomem.studies.measure import Measuring
@@ -22,3 +24,8 @@ STUDIES = {
   "rewind": LayerRewind,
   "truncate": Truncate,
 }
+
+
+def takes_a_run(study: type) -> bool:
+  """Tells whether a study is of a finished run, given by a `TrainedRun`."""
+  return "trained" in inspect.signature(study.__init__).parameters

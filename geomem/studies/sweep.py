@@ -204,13 +204,7 @@ def collect(path: pathlib.Path | str, axes: Sequence[str]) -> runs.Rows:
   """
   found = []
   for done in pathlib.Path(path).glob("*/done"):
-    groups = runs.read_config(done.parent)
-    fields = {
-      name: value
-      for group in groups.values()
-      if isinstance(group, dict)
-      for name, value in group.items()
-    }
+    fields = runs.flat_config(runs.read_config(done.parent))
     if set(axes) <= set(fields):
       found.append(({axis: fields[axis] for axis in axes}, done.parent))
   found.sort(key=lambda pair: list(pair[0].values()))

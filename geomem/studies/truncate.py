@@ -1,10 +1,9 @@
 """Truncation, the rival of rewinding: a layer's last components left out.
 
 All but the first d principal components of one layer are left out of its
-activations, and the rest of the network sees what remains. If the
-memory of wrong labels lies in components of small variance, test accuracy
-comes back, and permuted accuracy falls.
-Source: the intervention is that of "Malignant Tail", arXiv 2603.02293.
+activations, and the rest of the network sees what remains. If the memory of
+wrong labels lies in components of small variance, test accuracy comes back and
+permuted accuracy falls. Source: "Malignant Tail", arXiv 2603.02293.
 """
 
 import dataclasses
@@ -19,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from geomem import data, models, parallel, runs, training
+from geomem.geometry.linalg import matmul
 from geomem.plots import style
 from geomem.studies.experiment import Seed
 from geomem.studies.fields import check_types
@@ -251,8 +251,7 @@ def _compiled(network: models.Network, layer: str):
 
   def tail(state, a, center, V):
     flat = a.reshape(len(a), -1).astype(jnp.float32) - center[None]
-    dot = functools.partial(jnp.matmul, precision="highest")
-    x = center[None] + dot(dot(flat, V.T), V)
+    x = center[None] + matmul(matmul(flat, V.T), V)
     x = x.reshape(a.shape).astype(a.dtype)
     logits = run(network.layer_names[index + 1 :], state, x)
     return logits.astype(jnp.float32)
