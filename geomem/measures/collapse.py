@@ -19,10 +19,10 @@ from geomem.measures.measure import Measure, Metric
 _TRUNCATED = 1e-3
 
 METRICS = (
-  Metric("nc1", "NC1: variance within over between", "log"),
-  Metric("nc2_norms", "NC2: variation of the centres' norms"),
-  Metric("nc2_angles", "NC2: distance of the angles from a simplex"),
-  Metric("cdnv", "class-distance normalized variance", "log"),
+  Metric("nc1", "NC1, within over between", "log"),
+  Metric("nc2_norms", "NC2, spread of the norms"),
+  Metric("nc2_angles", "NC2, angles off a simplex"),
+  Metric("cdnv", "CDNV", "log"),
   Metric("ncm_accuracy", "nearest-class-mean accuracy"),
 )
 
