@@ -2,7 +2,7 @@
 
 import functools
 
-from geomem.models.layers import max_pool
+from geomem.models.kernels import max_pool
 from geomem.models.network import LayerSpec
 from geomem.models.spec import ModelSpec, conv, dense, function, logits
 

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from geomem.models.kernels import convolve
+
 _HE = nnx.initializers.he_normal()
 
 
@@ -33,6 +35,7 @@ class Conv(nnx.Module):
       padding=[(size // 2, size // 2)] * 2,
       use_bias=not norm,
       kernel_init=_HE,
+      conv_general_dilated=convolve,
       dtype=dtype,
       rngs=rngs,
     )
@@ -81,11 +84,6 @@ class Function(nnx.Module):
   def __call__(self, x, *, train: bool):
     del train
     return self.function(x)
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-  """Pools 2 x 2 pixels; a side of one stays as it is."""
-  return nnx.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
 
 
 def stem_pool(x: jax.Array) -> jax.Array:
