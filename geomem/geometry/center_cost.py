@@ -53,6 +53,12 @@ def unit_remainders(
   return Y * jnp.sqrt(inverse)[:, None]
 
 
+def barrier(d: Float[Array, " P"]) -> Float[Array, ""]:
+  """Returns what is added to f for the shares d that are left of centres."""
+  there = d > jnp.finfo(d.dtype).tiny
+  return -_BARRIER * jnp.log(jnp.where(there, d, 1)).sum()
+
+
 def evaluate_cost(V: Float[Array, "P K"], X: Float[Array, "P P"]) -> Evaluation:
   """Evaluates the cost and its small barrier at an orthonormal basis V."""
   A = matmul(X, V)
@@ -62,9 +68,8 @@ def evaluate_cost(V: Float[Array, "P K"], X: Float[Array, "P P"]) -> Evaluation:
   squares = (R * W).sum(axis=1)
   pull = W - jnp.diag((squares + _BARRIER) * inverse)
   gradient = -2 * matmul(Y.T, matmul(pull, A))
-  logs = jnp.log(jnp.where(inverse > 0, d, 1)).sum()
   return Evaluation(
-    0.5 * squares.sum() - _BARRIER * logs,
+    0.5 * squares.sum() + barrier(d),
     gradient - matmul(V, matmul(V.T, gradient)),
     matmul(A.T, A * inverse[:, None]),
   )

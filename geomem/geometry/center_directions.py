@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from geomem.geometry.center_cost import (
+  barrier,
   evaluate_cost,
   mean_off_diagonal,
   remainders,
@@ -57,15 +58,27 @@ class _Chains(NamedTuple):
   V: Float[Array, "chains P K"]
   objective: Float[Array, " chains"]
   cost: Float[Array, " chains"]
+  correlation: Float[Array, " chains"]
   left: Float[Array, " chains"]
 
 
-def _summary(V: Array, X: Array, present: Array) -> tuple[Array, Array, Array]:
-  """Returns objective, cost f and the least share left."""
+def _summarize(V: Array, X: Array, present: Array) -> _Chains:
   Y, d, inverse = remainders(V, X)
   cosines = matmul(Y, Y.T) * jnp.sqrt(inverse[:, None] * inverse[None, :])
-  left = jnp.where(present, d, 1).min()
-  return evaluate_cost(V, X).value, 0.5 * (cosines**2).sum(), left
+  cost = 0.5 * (cosines**2).sum()
+  return _Chains(
+    V,
+    cost + barrier(d),
+    cost,
+    mean_off_diagonal(cosines),
+    jnp.where(present, d, 1).min(),
+  )
+
+
+def _leading(V: Array, X: Array) -> Array:
+  """Returns the largest eigenvalue of the cosines of what V leaves."""
+  Y = unit_remainders(V, X)
+  return jnp.linalg.eigvalsh(matmul(Y, Y.T))[-1]
 
 
 def _extend(key, V: Array, k: Array, j: Array, X: Array, norms: Array) -> Array:
@@ -100,12 +113,14 @@ def _advance(key, chains: _Chains, k: Array, X: Array, norms: Array) -> _Chains:
       tolerance=_TOLERANCE,
       max_evaluations=_MAX_EVALUATIONS,
     )
-    return _Chains(V, *_summary(V, X, norms > 0))
+    return _summarize(V, X, norms > 0)
 
   # Small problems go together; a large one fills a core by itself.
   together = count
   if jax.default_backend() == "cpu":
-    together = min(count, max(1, 12_000 // size**2))
+    most = min(count, max(1, 12_000 // size**2))
+    # A divisor: what is left over would be a program of its own.
+    together = max(n for n in range(1, most + 1) if count % n == 0)
   found = jax.lax.map(
     descend,
     (chains.V, jnp.arange(count)),
@@ -183,7 +198,7 @@ def search(
   zero = jnp.zeros((num_chains,), X.dtype)
   state = _Progress(
     jnp.int32(0),
-    _Chains(jnp.zeros((num_chains, size, 0), X.dtype), zero, zero, zero),
+    _Chains(jnp.zeros((num_chains, size, 0), X.dtype), zero, zero, zero, zero),
     jnp.zeros((size, 0), X.dtype),
     jnp.asarray(jnp.inf, X.dtype),
     curves,
@@ -195,10 +210,8 @@ def search(
     chains = _advance(key, state.chains, k, X, norms)
     chosen = _choose(chains, stable)
     V = chains.V[chosen]
-    Y = unit_remainders(V, X)
-    cosines = matmul(Y, Y.T)
-    correlation = mean_off_diagonal(cosines)
-    leading = jnp.linalg.eigvalsh(cosines)[-1] if with_leading else 0.0
+    correlation = chains.correlation[chosen]
+    leading = _leading(V, X) if with_leading else 0.0
     values = (correlation, chains.cost[chosen], chains.left[chosen], leading)
     curves = tuple(
       curve.at[k - 1].set(value)

@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from geomem.geometry.linalg import matmul
@@ -79,7 +80,9 @@ def relative_grams(
   left = norms - (matmul(CA, inverse) * CA).sum(axis=1)
   eps = jnp.finfo(left.dtype).eps
   # Nothing in units of what rounding left of a centre would be a number.
-  there = (left > 4 * eps * norms) & ~center_is_lost(stats)
+  there = (left > 4 * eps * norms) & ~center_is_lost(
+    stats.within, stats.centers, stats.mask
+  )
   unit = jnp.where(there, left, 1)
   grams = jnp.where(there[:, None, None], stats.within - removed, 0)
   grams = grams / unit[:, None, None]
@@ -107,16 +110,25 @@ def relative_grams(
   )
 
 
-def center_is_lost(stats: GramStatistics) -> Bool[Array, " P"]:
+def center_is_lost(
+  within: Float[Array | np.ndarray, "P M M"],
+  centers: Float[Array | np.ndarray, "P P"],
+  mask: Bool[Array | np.ndarray, "P M"],
+) -> Bool[Array | np.ndarray, " P"]:
   """Tells whose centre is at the mean of all points, as far as can be known.
 
   A centre is known to some ε of the points that it is the mean of.
+
+  Args:
+    within: of the statistics, like the others.
+    centers: Gram matrix of the centres.
+    mask: which points are there.
   """
-  squares = jnp.diagonal(stats.within, axis1=1, axis2=2).sum(axis=1)
-  size = squares / jnp.maximum(stats.mask.sum(axis=1), 1)
-  norms = jnp.diagonal(stats.centers)
-  known = (16 * jnp.finfo(norms.dtype).eps) ** 2
-  return norms <= known * jnp.maximum(size, norms.max())
+  squares = within.diagonal(axis1=1, axis2=2).sum(axis=1)
+  size = squares / mask.sum(axis=1).clip(1)
+  norms = centers.diagonal()
+  known = (16 * float(jnp.finfo(norms.dtype).eps)) ** 2
+  return (norms <= known * size) | (norms <= known * norms.max())
 
 
 def center_gram(centers: Float[Array, "P P"]) -> Float[Array, "P P"]:

@@ -178,11 +178,11 @@ def manifold_geometry(
   if num_probes < 1:
     raise ValueError(f"num_probes is {num_probes}; 1 at least was expected.")
   _check_centers_apart(points)
+  if not isinstance(kappa, jax.core.Tracer):
+    kappa = np.asarray(kappa)
+    if not np.isfinite(kappa).all():
+      raise ValueError(f"kappa is {kappa}; finite margins were expected.")
   kappa = jnp.asarray(kappa, points.within.dtype)
-  if not (
-    isinstance(kappa, jax.core.Tracer) or bool(jnp.isfinite(kappa).all())
-  ):
-    raise ValueError(f"kappa is {kappa}; finite margins were expected.")
   measure = functools.partial(
     _geometry,
     key,
@@ -207,9 +207,12 @@ def _check_centers_apart(stats: GramStatistics) -> None:
     )
   if isinstance(stats.within, jax.core.Tracer):
     return
-  with jax.ensure_compile_time_eval():
-    size = jnp.trace(stats.within, axis1=-2, axis2=-1)
-    lost = np.flatnonzero(center_is_lost(stats) & (size > 0))
+  # In NumPy, which does not become part of a program that is being traced.
+  within, centers, mask = map(
+    np.asarray, (stats.within, stats.centers, stats.mask)
+  )
+  size = within.trace(axis1=-2, axis2=-1)
+  lost = np.flatnonzero(center_is_lost(within, centers, mask) & (size > 0))
   if lost.size:
     raise ValueError(
       f"The centres of manifolds {lost.tolist()} are at the mean of all points"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from geomem.geometry.linalg import einsum
+from geomem.geometry.linalg import einsum, grams
 from geomem.geometry.points import (
   as_floats,
   as_points,
@@ -88,7 +88,7 @@ def _gram(points, mask):
   centers = means - origin[None]
   points = (points - means[:, None]) * present
   return GramStatistics(
-    within=einsum("pmn,pkn->pmk", points, points),
+    within=grams(points),
     cross=einsum("pmn,qn->pmq", points, centers),
     centers=einsum("pn,qn->pq", centers, centers),
     mask=mask,
@@ -130,6 +130,8 @@ def gram_statistics(
     for start in range(0, num_features, size)
   )
   _check_products(stats)
+  if exponent == 0:
+    return stats
   return dataclasses.replace(stats, exponent=stats.exponent + exponent)
 
 
@@ -141,7 +143,7 @@ def sum_statistics(blocks: Iterable[GramStatistics]) -> GramStatistics:
 def _check_products(stats: GramStatistics) -> None:
   if isinstance(stats.within, jax.core.Tracer):
     return
-  finite = np.asarray(jnp.isfinite(stats.within).all(axis=(-2, -1)))
+  finite = np.isfinite(np.asarray(stats.within)).all(axis=(-2, -1))
   if not finite.all():
     raise ValueError(
       f"The products of the points of manifold {np.argmin(finite)} overflow"

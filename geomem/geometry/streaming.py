@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
-from geomem.geometry.linalg import einsum
+from geomem.geometry.linalg import einsum, grams
 from geomem.geometry.points import (
   as_floats,
   as_points,
@@ -79,7 +79,7 @@ def _centered(means):
 def _products(points, origin, centers, start):
   own = jax.lax.dynamic_slice_in_dim(centers, start, points.shape[0])
   points = points - (own + origin[None])[:, None]
-  within = einsum("pmn,pkn->pmk", points, points)
+  within = grams(points)
   # Zero but for rounding, unless these are other points than before.
   drift = jnp.abs(points.mean(axis=1)).max() / jnp.abs(points).max()
   return within, einsum("pmn,qn->pmq", points, centers), drift

@@ -2,9 +2,9 @@
 
 A lane is a manifold with one of its probes. A chunk of them gets an exact start
 on the few points that are violated most (`working_set`), then conjugate
-gradients with projections to rounding (`projected_cg`); in between, the lanes
-that are not done move together, so that finished ones stop costing. What is not
-done after many iterations is finished by `active_set`.
+gradients with projections to rounding (`projected_cg`), where the lanes that
+are not done move together, so that finished ones stop costing. What is not done
+after many iterations is finished by `active_set`.
 """
 
 import functools
@@ -17,9 +17,8 @@ from geomem.geometry.qp import projected_cg
 from geomem.geometry.qp.active_set import finish, violation
 from geomem.geometry.qp.working_set import solve_on_working_set
 
-# Iterations go on with a third of the lanes once the others are done: measured.
+# Blocks go on with other lanes once two thirds of them are done: measured.
 _SHRINKAGE = 3
-_NUM_TIERS = 4
 # Violations, in units of ε, that are left as they are: half of what counts as
 # converged.
 _CLOSE = 500
@@ -31,12 +30,42 @@ def scales(G: Float[Array, "... M M"]) -> Float[Array, "... M"]:
   return jnp.where(diagonal > 0, jnp.sqrt(jnp.abs(diagonal)), 1)
 
 
-def _first_pending(lanes, size: int) -> Int[Array, " size"]:
-  """Places of the first `size` lanes that are not done; 0 fills up."""
-  waiting = projected_cg.pending(lanes)
+def _first_waiting(waiting, size: int) -> Int[Array, " size"]:
+  """Places of the first `size` lanes that wait; what fills up has no place."""
   places = jnp.where(waiting, jnp.cumsum(waiting) - 1, size)
-  lane = jnp.arange(len(places), dtype=jnp.int32)
-  return jnp.zeros((size,), jnp.int32).at[places].set(lane, mode="drop")
+  lane = jnp.arange(len(waiting), dtype=jnp.int32)
+  nowhere = jnp.full((size,), len(waiting), jnp.int32)
+  return nowhere.at[places].set(lane, mode="drop")
+
+
+def _finish_by_blocks(G, step, lanes, size: int, allowed: int, maxiter):
+  """Iterates on `size` lanes at a time until at most `allowed` wait.
+
+  A block goes on until a third of it waits, and is then filled up again; what
+  it has of a lane is kept, so that no step is lost.
+  """
+
+  def waiting(lanes):
+    return projected_cg.pending(lanes) & (lanes.num_iters < maxiter)
+
+  def block(lanes):
+    places = _first_waiting(waiting(lanes), size)
+    some = jnp.minimum(places, len(lanes.num_iters) - 1)
+    here = jax.tree.map(lambda x: x[some], lanes)
+    present = places < len(lanes.num_iters)
+    few = jnp.where(present.sum() < size, allowed, size // _SHRINKAGE)
+    here = jax.lax.while_loop(
+      lambda here: (waiting(here) & present).sum() > few,
+      functools.partial(projected_cg.iterate, G, step),
+      here,
+    )
+    return jax.tree.map(
+      lambda x, y: x.at[places].set(y, mode="drop"), lanes, here
+    )
+
+  return jax.lax.while_loop(
+    lambda lanes: waiting(lanes).sum() > allowed, block, lanes
+  )
 
 
 def _solve_manifold(G, b, maxiter):
@@ -45,29 +74,21 @@ def _solve_manifold(G, b, maxiter):
   lam = solve_on_working_set(G, b)
   num_iters = jnp.zeros((len(b),), jnp.int32)
   lanes = projected_cg.start(G, b, lam, step, num_iters)
-  places = jnp.arange(len(b))
-  sizes = [len(b)]
-  for _ in range(_NUM_TIERS - 1):
-    sizes.append(max(1, sizes[-1] // _SHRINKAGE))
-  for size, next_size in zip(sizes, [*sizes[1:], 0], strict=True):
-    if size < len(places):
-      front = _first_pending(lanes, size)
-      places = places[front]
-      lanes = projected_cg.start(
-        G, b[places], lanes.lam[front], step, lanes.num_iters[front]
-      )
+  for size, allowed in _blocks(len(b)):
+    lanes = _finish_by_blocks(G, step, lanes, size, allowed, maxiter)
+  left = violation(G, b, lanes.lam) > _CLOSE * jnp.finfo(b.dtype).eps
+  return finish(G, b, lanes.lam, left, maxiter), lanes.num_iters
 
-    def go_on(lanes, allowed=next_size):
-      waiting = projected_cg.pending(lanes) & (lanes.num_iters < maxiter)
-      return waiting.sum() > allowed
 
-    lanes = jax.lax.while_loop(
-      go_on, functools.partial(projected_cg.iterate, G, step), lanes
-    )
-    lam = lam.at[places].set(lanes.lam)
-    num_iters = num_iters.at[places].set(lanes.num_iters)
-  waiting = violation(G, b, lam) > _CLOSE * jnp.finfo(b.dtype).eps
-  return finish(G, b, lam, waiting, maxiter), num_iters
+def _blocks(num_lanes: int) -> list[tuple[int, int]]:
+  """Returns the sizes of blocks in turn, and how many lanes each leaves.
+
+  First all lanes go together. A core does the rest a few at a time; an
+  accelerator, which has room, all at once. Each size is a program of its own.
+  """
+  rest = num_lanes // _SHRINKAGE
+  block = rest // 2 if jax.default_backend() == "cpu" else rest
+  return [(num_lanes, rest), (block, 0)] if block else [(num_lanes, 0)]
 
 
 def _chunk_sizes(num_manifolds: int, num_probes: int) -> tuple[int, int]:
