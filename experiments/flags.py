@@ -12,6 +12,7 @@ from typing import Any
 from absl import app, flags
 
 from experiments import processes, terminal, values
+from geomem import compilation
 
 _HELP_WIDTH = 80
 _HELP_COLUMN = 28
@@ -26,6 +27,12 @@ _DEFINE = {
 _PATHS = ("data_dir",)
 
 processes.define_flags()
+values.define_path(
+  "compilation_cache",
+  None,
+  "where compiled programs are kept for the next start; `none` keeps none; by"
+  " default in the user's cache",
+)
 
 
 def _help_texts(config_class: type) -> dict[str, str]:
@@ -178,4 +185,9 @@ def _parse(argv: list[str]) -> list[str]:
 
 def run(main) -> None:
   """Runs a binary, with what `terminal.guarded` makes of its errors."""
-  app.run(terminal.guarded(processes.joined(main)), flags_parser=_parse)
+
+  def start(argv):
+    compilation.keep_programs(flags.FLAGS.compilation_cache)
+    return main(argv)
+
+  app.run(terminal.guarded(processes.joined(start)), flags_parser=_parse)

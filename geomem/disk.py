@@ -53,6 +53,16 @@ def explained(path: pathlib.Path | str) -> Iterator[None]:
     raise explain(path, error) from error
 
 
+def cache_directory() -> pathlib.Path:
+  """Returns where what can be made again is kept.
+
+  It is `$GEOMEM_CACHE`, or `geomem` below `$XDG_CACHE_HOME` or `~/.cache`.
+  """
+  default = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+  path = os.environ.get("GEOMEM_CACHE", os.path.join(default, "geomem"))
+  return pathlib.Path(path).expanduser()
+
+
 def temporary_beside(path: pathlib.Path) -> pathlib.Path:
   """Names the file that is written before it takes its final name."""
   return path.with_name(f".{path.name}.{os.getpid()}.partial")

@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 _BELOW = {"data", "disk", "models", "parallel", "runs", "training", "geometry"}
 _STUDIES = _BELOW | {"measures", "plots"}
 ARROWS = {
+  "compilation": {"disk"},
   "disk": set(),
   "environment": set(),
   "parallel": set(),

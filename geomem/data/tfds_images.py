@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 from tqdm import tqdm
 
+from geomem import disk
 from geomem.data import cifar, prepared
 from geomem.data.dataset import (
   DamagedError,
@@ -23,13 +24,6 @@ from geomem.data.streamed import StreamedImages, threads
 
 STANDARD_SIZE = 224  # Of images that differ in size: ImageNet's usual.
 _BLOCK = 512
-
-
-def cache_directory() -> pathlib.Path:
-  """Returns where decoded sets are cached: `$GEOMEM_CACHE` or a default."""
-  default = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-  path = os.environ.get("GEOMEM_CACHE", os.path.join(default, "geomem"))
-  return pathlib.Path(path).expanduser()
 
 
 def open_builder(name: str, data_dir: str | os.PathLike | None):
@@ -226,7 +220,7 @@ def cached(
     shape: what it has to have.
     dtype: likewise.
   """
-  file = cache_directory() / f"{name}.npy"
+  file = disk.cache_directory() / f"{name}.npy"
   try:
     # As a map first: what the header says may be anything.
     kept = np.load(file, mmap_mode="r", allow_pickle=False)
