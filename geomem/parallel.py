@@ -18,6 +18,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 _AXIS = "devices"
+# Manifold sets that an accelerator measures together: their loops' steps take
+# as long for one as for so many.
+_ENTRIES_A_DEVICE = 32
 _T = TypeVar("_T")
 
 
@@ -145,17 +148,40 @@ def _gather():
   return jax.jit(lambda array: array, out_shardings=everywhere())
 
 
-def fetch(array: jax.Array) -> np.ndarray:
-  """Returns the whole array on the host, in every process."""
-  if not (array.is_fully_addressable or array.is_fully_replicated):
-    array = _gather()(array)
-  return np.asarray(array)
+def gather(array: jax.Array) -> jax.Array:
+  """Copies an array, however it is shared out, to every device."""
+  return _gather()(array)
+
+
+def fetch(tree: Any) -> Any:
+  """Returns whole arrays on the host, in every process; one wait for all."""
+  return jax.device_get(
+    jax.tree.map(
+      lambda x: (
+        x if x.is_fully_addressable or x.is_fully_replicated else gather(x)
+      ),
+      tree,
+    )
+  )
+
+
+def entries_at_once() -> int:
+  """Returns how many entries `map_shares` should get to use all devices."""
+  each = 1 if jax.default_backend() == "cpu" else _ENTRIES_A_DEVICE
+  return each * mesh().size
+
+
+def _map(function: Callable[[_T], Any], entries: _T) -> Any:
+  if jax.default_backend() == "cpu":
+    return jax.lax.map(function, entries)
+  return jax.vmap(function)(entries)
 
 
 def map_shares(function: Callable[[_T], Any], entries: _T) -> Any:
-  """Maps under jit as `jax.lax.map`, each device over its share.
+  """Maps under jit, each device over its share.
 
-  Loops of a device end when its own entries are done.
+  An accelerator does its entries together; a core one after the other, so that
+  loops end when an entry is done.
 
   Args:
     function: of one entry; nothing in it may communicate.
@@ -163,12 +189,12 @@ def map_shares(function: Callable[[_T], Any], entries: _T) -> Any:
       more than once where they do not go up in the devices.
   """
   if mesh().size == 1:
-    return jax.lax.map(function, entries)
+    return _map(function, entries)
   count = len(jax.tree.leaves(entries)[0])
   index = np.minimum(np.arange(count + missing(count)), count - 1)
   spec = PartitionSpec(_AXIS)
   mapped = jax.shard_map(
-    lambda share: jax.lax.map(function, share),
+    functools.partial(_map, function),
     mesh=mesh(),
     in_specs=spec,
     out_specs=spec,

@@ -102,9 +102,18 @@ def test_a_loss_that_is_not_finite_stops_with_the_step():
 
 def test_scores_have_their_closed_forms():
   logits = np.log(np.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6]]))
-  found = training.scores(logits, np.array([0, 1]))
+  found = training.scores({"all": (logits, np.array([0, 1]))})["all"]
   assert found["accuracy"][0] == 0.5
   assert found["loss"][0] == pytest.approx(-np.log([0.5, 0.2]).mean())
+
+
+@pytest.mark.parametrize("margin", [-30.0, -1.0, 0.0, 1.0, 12.0, 30.0, 80.0])
+def test_losses_of_fitted_examples_keep_their_digits(margin):
+  """In float64, -log softmax of a logit that leads two others by a margin."""
+  logits = np.array([[margin, 0, 0], [margin + 50, 50, 50]], np.float32)
+  found = training.scores({"all": (logits, np.array([0, 0]))})["all"]
+  expected = np.log1p(2 * np.exp(-np.float64(margin)))
+  assert found["loss"][0] == pytest.approx(expected, rel=1e-6)
 
 
 def test_checkpoint_epochs_are_dense_first():

@@ -115,7 +115,7 @@ def find_geometry() -> dict:
     measuring.stack_layers([stats], max(1, jax.device_count() // 2)),
     CONFIG.measure.options,
   )["mean_field"]
-  return {name: parallel.fetch(x)[0] for name, x in vars(found).items()}
+  return {name: parallel.fetch(value)[0] for name, (value, _) in found.items()}
 
 
 def expect_shares() -> None:

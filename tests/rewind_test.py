@@ -146,10 +146,7 @@ def test_hybrids_are_the_networks_of_their_states_bit_for_bit(parts, layers):
   mask = hybrids.mask_of(network, layers)
   images = experiment.test.images[:50]
   normal = images, experiment.mean, experiment.std
-  found = {
-    m: logits
-    for m, _, logits in hybrids.hybrid_logits(mixed, [*masks, mask], *normal)
-  }
+  found = dict(hybrids.hybrid_logits(mixed, [*masks, mask], *normal))
   state = {
     n: states[1 if n in layers else 2][n] for n in network.parameter_layers
   }
@@ -164,7 +161,7 @@ def test_reestimated_statistics_are_those_of_the_layers_inputs(parts):
   network = experiment.network
   mask = hybrids.mask_of(network, LAYERS[:2])
   mixed = hybrids.Hybrids(network, states[2], states[1], {})
-  images = experiment.train.images
+  images = np.asarray(experiment.train.images)
   normal = images, experiment.mean, experiment.std
   state = hybrids.reestimate(mixed, [mask], *normal).state(mask)
   inputs = jnp.asarray((images - experiment.mean) / experiment.std)

@@ -53,7 +53,8 @@ def test_logits_are_those_of_the_projected_layer(trained):
   network = experiment.network
 
   def layer(images):
-    x = jnp.asarray((images - experiment.mean) / experiment.std, jnp.float32)
+    x = (np.asarray(images) - experiment.mean) / experiment.std
+    x = jnp.asarray(x, jnp.float32)
     return np.asarray(network.apply(state, x).activations["fc2"])
 
   pca = PCA(2).fit(layer(experiment.train.images))

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import jax
 import numpy as np
 from jaxtyping import Int, UInt8
 from PIL import Image, ImageOps
@@ -161,7 +162,7 @@ class StreamedImages:
 
 
 # What a data set's images are.
-Images = np.ndarray | StreamedImages
+Images = np.ndarray | jax.Array | StreamedImages
 
 
 def read_ahead(

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from geomem.geometry.linalg import einsum, matmul
+from geomem.geometry.loops import repeat_until_done
 
 # More pairs gain nothing: the metric holds most of the curvature.
 _NUM_PAIRS = 2
@@ -233,4 +234,4 @@ def minimize(
     lane, count = carry
     return _iterate(evaluate, absent, tolerance, lane), count + 1
 
-  return jax.lax.while_loop(unfinished, advance, (lane, jnp.int32(0)))[0].V
+  return repeat_until_done(unfinished, advance, (lane, jnp.int32(0)))[0].V

@@ -97,7 +97,7 @@ def _stacked(manifolds: Sequence):
     manifolds = [(jnp.asarray(x), None) for x in manifolds]
     stack, pad = jnp.stack, jnp.pad
   else:
-    manifolds = [_unmasked(_on_host(x)) for x in manifolds]
+    manifolds = [_unmasked(np.asanyarray(x)) for x in manifolds]
     stack, pad = np.stack, np.pad
   shapes = [x.shape for x, _ in manifolds]
   if any(len(s) != 2 for s in shapes) or len({s[1] for s in shapes}) != 1:
@@ -122,10 +122,6 @@ def _stacked(manifolds: Sequence):
     for x, m in manifolds
   ]
   return stack(points), np.stack(mask)
-
-
-def _on_host(x):
-  return x if isinstance(x, np.ndarray) else np.asarray(x)
 
 
 def unit_exponent(
@@ -241,17 +237,19 @@ def check_finite(
   mask: Bool[Array | np.ndarray, "P M"],
   first: int = 0,
 ) -> None:
-  """Raises ValueError, outside jit, that names a point that is not finite.
+  """Raises, outside jit, as `refuse_not_finite` does."""
+  if any(isinstance(x, jax.core.Tracer) for x in (points, mask)):
+    return
+  xp = np if isinstance(points, np.ndarray) else jnp
+  finite = np.asarray(xp.isfinite(points).all(axis=2))
+  refuse_not_finite(finite | ~np.asarray(mask), first)
+
+
+def refuse_not_finite(finite: Bool[np.ndarray, "P M"], first: int = 0) -> None:
+  """Raises ValueError that names a point that is not finite, if there is one.
 
   The first manifold counts as `first`, where more came before.
   """
-  if isinstance(points, jax.core.Tracer) or isinstance(mask, jax.core.Tracer):
-    return
-  if not jnp.issubdtype(points.dtype, jnp.floating):
-    return
-  on_host = isinstance(points, np.ndarray)
-  finite = np.isfinite(points) if on_host else jnp.isfinite(points)
-  finite = np.asarray(finite.all(axis=2)) | ~np.asarray(mask)
   if not finite.all():
     manifold, point = np.argwhere(~finite)[0]
     raise ValueError(

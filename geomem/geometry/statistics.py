@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from geomem.geometry.points import (
   as_floats,
   as_points,
   check_finite,
+  refuse_not_finite,
   to_device,
   unit_exponent,
 )
@@ -73,6 +74,8 @@ def _times_power(x: Array, exponent: Array) -> Array:
 
 @jax.jit
 def _gram(points, mask):
+  """Computes the statistics, and whether points and products are finite."""
+  finite = ~mask | jnp.isfinite(points).all(axis=2)
   points = as_floats(points, mask)
   present = mask[..., None].astype(points.dtype)
   counts = present.sum(axis=1)
@@ -87,13 +90,22 @@ def _gram(points, mask):
   origin = (means * counts).sum(axis=0) / counts.sum()
   centers = means - origin[None]
   points = (points - means[:, None]) * present
-  return GramStatistics(
+  stats = GramStatistics(
     within=grams(points),
     cross=einsum("pmn,qn->pmq", points, centers),
     centers=einsum("pn,qn->pq", centers, centers),
     mask=mask,
     exponent=exponent,
   )
+  return stats, (finite, jnp.isfinite(stats.within).all(axis=(1, 2)))
+
+
+def _feature_blocks(points: Array, size: int) -> Iterator[Array]:
+  """Yields features a few at a time; those of one size share a program."""
+  count = points.shape[2]
+  for start in range(0, count, size):
+    length = min(size, count - start)
+    yield jax.lax.dynamic_slice_in_dim(points, start, length, 2)
 
 
 def gram_statistics(
@@ -120,16 +132,18 @@ def gram_statistics(
   if block_size is not None and block_size < 1:
     raise ValueError(f"block_size is {block_size}; 1 at least was expected.")
   points, mask = as_points(points, mask)
-  check_finite(points, mask)
+  if isinstance(points, np.ndarray):
+    check_finite(points, mask)
   points, exponent = to_device(points, mask)
   mask = jnp.asarray(mask)
-  num_features = points.shape[2]
-  size = block_size or num_features
-  stats = sum_statistics(
-    _gram(points[..., start : start + size], mask)
-    for start in range(0, num_features, size)
-  )
-  _check_products(stats)
+  if block_size is None or block_size >= points.shape[2]:
+    blocks = [points]
+  else:
+    blocks = _feature_blocks(points, block_size)
+  found = [_gram(block, mask) for block in blocks]
+  for _, flags in found:
+    _check_flags(*flags, points.dtype)
+  stats = sum_statistics(stats for stats, _ in found)
   if exponent == 0:
     return stats
   return dataclasses.replace(stats, exponent=stats.exponent + exponent)
@@ -140,13 +154,15 @@ def sum_statistics(blocks: Iterable[GramStatistics]) -> GramStatistics:
   return functools.reduce(lambda a, b: a + b, blocks)
 
 
-def _check_products(stats: GramStatistics) -> None:
-  if isinstance(stats.within, jax.core.Tracer):
+def _check_flags(points: Array, products: Array, dtype) -> None:
+  """Raises, outside jit, unless all points and products are finite."""
+  if isinstance(points, jax.core.Tracer):
     return
-  finite = np.isfinite(np.asarray(stats.within)).all(axis=(-2, -1))
+  refuse_not_finite(np.asarray(points))
+  finite = np.asarray(products)
   if not finite.all():
     raise ValueError(
       f"The products of the points of manifold {np.argmin(finite)} overflow"
-      f" {stats.within.dtype}; divide all points by one large number, which"
-      " changes none of the results."
+      f" {dtype}; divide all points by one large number, which changes none of"
+      " the results."
     )

@@ -1,8 +1,8 @@
 """Activations of every layer over many images, in blocks of bounded memory.
 
-Layers that fit in memory are collected on the host, several from one pass over
-the images. A layer that does not fit is computed a few manifolds at a time, on
-the devices, and never collected.
+Layers that fit in memory are collected on the devices, several from one pass
+over the images. A layer that does not fit is computed a few manifolds at a time
+and never collected.
 """
 
 import functools
@@ -16,22 +16,32 @@ from jaxtyping import Array, Float
 
 from geomem import parallel
 
+_FEATURE_BLOCK = 8192
 # (state, images) -> activations by layer name.
 Forward = Callable[[Any, Array], dict[str, Array]]
 
 
 @functools.lru_cache(maxsize=256)
 def _compiled(forward: Forward, layers: tuple[str, ...]):
-  """Compiles one program a group of layers; jit drops the others."""
+  """Compiles one program a group of layers; jit drops the others.
 
-  def run(state, images):
+  It writes the activations of a block of images where they belong, in arrays
+  that it may overwrite. Their features are shared out over the devices.
+  """
+
+  def run(held, state, images, start):
     activations = forward(state, images)
-    return {
-      name: activations[name].reshape(images.shape[0], -1).astype(jnp.float32)
-      for name in layers
-    }
+    for name in layers:
+      count, width = held[name].shape
+      values = activations[name].reshape(len(images), -1)[:count]
+      values = values.astype(jnp.float32)
+      values = jnp.pad(values, ((0, 0), (0, width - values.shape[1])))
+      held[name] = jax.lax.dynamic_update_slice_in_dim(
+        held[name], values, start, 0
+      )
+    return held
 
-  return jax.jit(run)
+  return jax.jit(run, donate_argnums=0, out_shardings=parallel.along(1))
 
 
 @functools.lru_cache(maxsize=256)
@@ -48,6 +58,22 @@ def _compiled_manifolds(forward: Forward, layer: str, shape: tuple[int, int]):
     return jnp.pad(points, ((0, 0), (0, more))).reshape(*shape, -1)
 
   return jax.jit(run, out_shardings=parallel.along(2))
+
+
+def feature_block() -> int | None:
+  """Returns how many features the statistics take at a time; None takes all.
+
+  On an accelerator one program serves layers of all widths.
+  """
+  if jax.default_backend() == "cpu" or parallel.mesh().size > 1:
+    return None
+  return _FEATURE_BLOCK
+
+
+def padded_width(num_features: int) -> int:
+  """Returns the features of an array that holds so many, and zeros."""
+  step = feature_block() or parallel.mesh().size
+  return num_features + -num_features % step
 
 
 def layer_bytes(
@@ -82,7 +108,7 @@ def layer_blocks(
   *,
   batch_size: int = 512,
   max_bytes: int = 2**30,
-) -> Iterator[tuple[str, Float[np.ndarray, "n N"]]]:
+) -> Iterator[tuple[str, Float[Array, "n N"]]]:
   """Yields each layer's activations, flattened, in the order asked for.
 
   As many layers as fit `max_bytes` come from one pass over the images.
@@ -97,25 +123,27 @@ def layer_blocks(
     max_bytes: bound on the activations held at once; one layer at least.
 
   Yields:
-    The layer's name and its `[n, N]` float32 activations.
+    The layer's name and its `[n, N]` float32 activations, on the devices and
+    shared out by features, of which some may be zeros that fill up.
   """
   num_images = len(images)
   batch_size = min(batch_size * parallel.mesh().size, num_images)
   each = layer_bytes(forward, state, images)
-  sizes = {name: num_images * each[name] for name in layers}
+  widths = {name: padded_width(each[name] // 4) for name in layers}
+  sizes = {name: 4 * num_images * width for name, width in widths.items()}
   for group in group_layers(sizes, max_bytes):
     run = _compiled(forward, group)
     held = {
-      name: np.empty((num_images, each[name] // 4), np.float32)
+      name: jnp.zeros(
+        (num_images, widths[name]), jnp.float32, device=parallel.along(1)
+      )
       for name in group
     }
     for start in range(0, num_images, batch_size):
       # The last batch ends at the last image, and repeats some before it.
       start = min(start, num_images - batch_size)
-      block = run(state, parallel.shard(images[start : start + batch_size]))
-      for name, values in block.items():
-        found = parallel.fetch(values)[:batch_size]
-        held[name][start : start + batch_size] = found
+      block = parallel.shard(images[start : start + batch_size])
+      held = run(held, state, block, start)
     for name in group:
       yield name, held.pop(name)
 

@@ -45,18 +45,15 @@ def measure_layers(
     ValueError: activations are not finite; it names the layer and the subset.
   """
   subsets = list(images)
-  # As many layers at a time as give every device a subset of one.
-  num_layers = max(1, parallel.mesh().size // len(subsets))
+  num_layers = max(1, parallel.entries_at_once() // len(subsets))
   found = layer_statistics(forward, state, images, layers)
   while group := list(itertools.islice(found, num_layers)):
     stats = stack_layers([stats for _, stats in group], num_layers)
-    measured = measure(key, tuple(measures), stats, options)
+    measured = parallel.fetch(measure(key, tuple(measures), stats, options))
     for i, (layer, _) in enumerate(group):
       rows = []
       for one in measures:
-        of_layer = jax.tree.map(
-          lambda x, i=i: jnp.asarray(parallel.fetch(x)[i]), measured[one.name]
-        )
+        of_layer = jax.tree.map(lambda x, i=i: x[i], measured[one.name])
         rows += one.rows(of_layer, subsets)
       yield layer, rows
 
@@ -78,7 +75,8 @@ def measure(
   """Computes measures of `[layers, subsets, ...]` statistics.
 
   Returns:
-    The arrays of each measure, by its name, with the same leading axes.
+    By the name of each measure what its `summarize` gives, of shape
+    `[layers, subsets]`: all that leaves the devices.
   """
   return _measure(
     measures,
@@ -94,11 +92,7 @@ def measure(
   jax.jit, static_argnums=0, static_argnames=("num_probes", "centers")
 )
 def _measure(measures, key, stats, *, kappa, num_probes, centers):
-  """Shares the layers' subsets out over the devices.
-
-  On one device they go one after the other: the solver's loops end as soon as
-  one set is solved.
-  """
+  """Shares the layers' subsets out over the devices."""
   options = Options(kappa, num_probes, centers)
   leading = stats.mask.shape[:2]
   found = parallel.map_shares(
@@ -107,4 +101,5 @@ def _measure(measures, key, stats, *, kappa, num_probes, centers):
     },
     jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stats),
   )
-  return jax.tree.map(lambda x: x.reshape(*leading, *x.shape[1:]), found)
+  values = {one.name: one.summarize(found[one.name]) for one in measures}
+  return jax.tree.map(lambda x: x.reshape(leading), values)

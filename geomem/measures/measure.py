@@ -71,9 +71,10 @@ class Measure(NamedTuple):
   compute: Callable[[Any, geometry.GramStatistics, Options], Any]
   summarize: Callable[[Any], dict[str, Values]]
 
-  def rows(self, found: Any, subsets: Sequence[str]) -> list[dict[str, Any]]:
-    """Makes the rows of a layer from the arrays of its subsets."""
-    values = self.summarize(found)
+  def rows(
+    self, values: dict[str, Values], subsets: Sequence[str]
+  ) -> list[dict[str, Any]]:
+    """Makes the rows of a layer from the values of its subsets."""
     rows = []
     for i, subset in enumerate(subsets):
       for metric in self.metrics:

@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 
-from geomem import geometry, parallel
+from geomem import geometry
 from geomem.measures import activations
 
 # Layers that take more than this are gone over twice, manifold by manifold.
@@ -19,14 +20,14 @@ MAX_HELD_BYTES = 2**32
 def layer_statistics(
   forward: activations.Forward,
   state: Any,
-  images: dict[str, np.ndarray],
+  images: dict[str, Array | np.ndarray],
   layers: Sequence[str],
   *,
   max_bytes: int = MAX_HELD_BYTES,
 ) -> Iterator[tuple[str, geometry.GramStatistics]]:
   """Computes the statistics of layers, those of the subsets stacked.
 
-  A layer of at most `max_bytes` is held whole, on the host. For a larger one
+  A layer of at most `max_bytes` is held whole, on the devices. For a larger one
   the network runs twice over the images: once for the centres of all manifolds,
   and once for the products, a few manifolds at a time.
 
@@ -43,7 +44,7 @@ def layer_statistics(
   Raises:
     ValueError: points are not finite; it names the layer and the subset.
   """
-  names, stacked = list(images), np.stack(list(images.values()))
+  names, stacked = list(images), jnp.stack(list(images.values()))
   each = activations.layer_bytes(forward, state, stacked[0, 0])
   count = int(np.prod(stacked.shape[:3]))
   for fits, group in itertools.groupby(
@@ -73,10 +74,12 @@ def _in_one_pass(forward, state, images, layers):
     yield (
       layer,
       [
-        lambda subset=subset: geometry.gram_statistics(
-          parallel.shard(subset, 2)
+        functools.partial(
+          geometry.gram_statistics,
+          points[subset],
+          block_size=activations.feature_block(),
         )
-        for subset in points
+        for subset in range(len(points))
       ],
     )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from geomem import geometry, measures, plots
@@ -152,12 +153,12 @@ def _layer_points(trained: TrainedRun, seed, epoch: int):
   @functools.lru_cache(maxsize=1)
   def points_of(layer: str) -> dict[str, np.ndarray]:
     images = experiments.manifold_images(trained.experiment, seed)
-    stacked = np.stack(list(images.values()))
+    stacked = jnp.stack(list(images.values()))
     flat = stacked.reshape(-1, *stacked.shape[3:])
     forward = experiments.measuring_forward(trained.experiment)
     state = trained.state(seed.number, epoch)
     ((_, points),) = measures.layer_blocks(forward, state, flat, [layer])
-    points = points.reshape(*stacked.shape[:3], -1)
+    points = np.asarray(points).reshape(*stacked.shape[:3], -1)
     return dict(zip(images, points, strict=True))
 
   return points_of

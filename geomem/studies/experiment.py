@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Array, UInt8
 
 from geomem import data, geometry, models, parallel, runs, training
 from geomem.studies.config import ExperimentConfig
@@ -20,8 +20,8 @@ class Experiment(NamedTuple):
 
   Attributes:
     config: what it is made of.
-    train: training split.
-    test: test split.
+    train: training split; what is not streamed is on every device.
+    test: test split, likewise.
     network: the network.
     mean: of the training pixels, by channel.
     std: of the training pixels, by channel.
@@ -103,6 +103,10 @@ def prepare(config: ExperimentConfig) -> Experiment:
   training.steps_per_epoch(len(train.labels), recipe.batch_size)
   moments = data.pixel_moments(train.images)
   known = data.fingerprint(train, test)
+  train, test = (
+    split._replace(images=training.on_devices(split.images))
+    for split in (train, test)
+  )
   return Experiment(config, train, test, network, *moments, known)
 
 
@@ -199,11 +203,8 @@ def keep_labels(path: pathlib.Path | str, seed: Seed) -> None:
 
 def training_data(experiment: Experiment, seed: Seed) -> training.TrainingData:
   """Returns the training set under the seed's labels."""
-  images = experiment.train.images
-  if not data.streams(images):
-    images = jnp.asarray(images)
   return training.TrainingData(
-    images,
+    experiment.train.images,
     jnp.asarray(seed.labels.labels),
     jnp.asarray(experiment.mean),
     jnp.asarray(experiment.std),
@@ -212,10 +213,10 @@ def training_data(experiment: Experiment, seed: Seed) -> training.TrainingData:
 
 def manifold_images(
   experiment: Experiment, seed: Seed
-) -> dict[str, UInt8[np.ndarray, "P M H W C"]]:
+) -> dict[str, UInt8[Array, "P M H W C"]]:
   """Loads the images of the manifolds, by measured subset."""
   return {
-    name: np.asarray(
+    name: jnp.asarray(
       getattr(experiment, seed.subsets[name].source).images[chosen]
     )
     for name, chosen in seed.manifolds.items()

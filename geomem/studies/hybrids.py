@@ -116,8 +116,8 @@ def hybrid_logits(
   images: UInt8[data.Images, "n H W C"],
   mean: Float[np.ndarray, " C"],
   std: Float[np.ndarray, " C"],
-) -> Iterator[tuple[Mask, slice, Float[np.ndarray, "b classes"]]]:
-  """Yields the logits of every hybrid, block by block of images.
+) -> Iterator[tuple[Mask, Float[Array, "b classes"]]]:
+  """Yields the logits of every hybrid, block by block of images in order.
 
   Args:
     hybrids: what they are made of.
@@ -127,7 +127,7 @@ def hybrid_logits(
     std: of the pixels.
 
   Yields:
-    The mask, which images, and their logits.
+    The mask, and the logits of the next images, on every device.
   """
   names = hybrids.network.layer_names
 
@@ -135,13 +135,10 @@ def hybrid_logits(
     layer = _evaluate_layer(hybrids.network, names[len(node)])
     return layer(hybrids.layer_state(node), x)
 
-  start = 0
   for count, block in training.padded_blocks(images):
     x = _normalize(block, mean, std)
     for mask, logits in _walk(masks, run_layer, x):
-      logits = parallel.fetch(logits.astype(jnp.float32))[:count]
-      yield mask, slice(start, start + count), logits
-    start += count
+      yield mask, parallel.gather(logits.astype(jnp.float32))[:count]
 
 
 def reestimate(

@@ -4,10 +4,12 @@ Source: Stephenson et al., ICLR 2021, figure 4A-B; the same intervention in
 Maini et al., "Can neural network memorization be localized?", ICML 2023.
 """
 
+import collections
 import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
 from geomem import measures, plots, runs
@@ -132,18 +134,16 @@ class LayerRewind:
     size = max(1, _MAX_BYTES // (4 * total * classes))
     for start in range(0, len(self.networks.distinct), size):
       masks = self.networks.distinct[start : start + size]
-      logits = {
-        mask: {s: np.empty((len(x), classes), "f4") for s, x in splits.items()}
-        for mask in masks
-      }
+      blocks = collections.defaultdict(list)
       for split, images in splits.items():
-        for mask, where, block in mixing.hybrid_logits(
+        for mask, logits in mixing.hybrid_logits(
           hybrids, masks, images, experiment.mean, experiment.std
         ):
-          logits[mask][split][where] = block
-          yield Step(size=len(block) / total)
+          blocks[mask, split].append(logits)
+          yield Step(size=len(logits) / total)
       for mask in masks:
-        found[mask] = score_logits(seed, logits[mask])
+        logits = {s: jnp.concatenate(blocks[mask, s]) for s in splits}
+        found[mask] = score_logits(seed, logits)
 
   def _recovered(self, seed: Seed, scores) -> list[runs.Row]:
     """Makes a row of the share of the lost test accuracy that came back.

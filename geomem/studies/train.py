@@ -42,16 +42,17 @@ def score_subsets(experiment: Experiment, seed: Seed, state) -> list[runs.Row]:
 
 def score_logits(seed: Seed, logits: dict) -> list[runs.Row]:
   """Computes accuracy and loss of the subsets, from the logits by split."""
-  rows = []
-  for name, subset in seed.subsets.items():
-    found = training.scores(
-      logits[subset.source][subset.indices], subset.labels
-    )
-    for metric, (value, stderr) in found.items():
-      rows.append(
-        {"subset": name, "metric": metric, "value": value, "stderr": stderr}
-      )
-  return rows
+  found = training.scores(
+    {
+      name: (logits[subset.source][subset.indices], subset.labels)
+      for name, subset in seed.subsets.items()
+    }
+  )
+  return [
+    {"subset": name, "metric": metric, "value": value, "stderr": stderr}
+    for name, of_subset in found.items()
+    for metric, (value, stderr) in of_subset.items()
+  ]
 
 
 def train_seeds(

@@ -223,7 +223,7 @@ class _Truncated:
     moments = self._experiment.mean, self._experiment.std
     return self._head(self._state, block, *moments)
 
-  def logits(self, images, kept: int) -> Float[np.ndarray, "n classes"]:
+  def logits(self, images, kept: int) -> Float[Array, "n classes"]:
     """Computes the logits of all images with the first components kept."""
     V = np.zeros_like(self._components)
     V[:kept] = self._components[:kept]
@@ -231,8 +231,8 @@ class _Truncated:
     for count, block in training.padded_blocks(images):
       a = self._activate(block)
       logits = self._tail(self._state, a, self._center, V)
-      found.append(parallel.fetch(logits)[:count])
-    return np.concatenate(found)
+      found.append(parallel.gather(logits)[:count])
+    return jnp.concatenate(found)
 
 
 @functools.cache

@@ -10,7 +10,7 @@ from geomem.training.loop import (
   train,
   train_seeds,
 )
-from geomem.training.windows import TrainingData
+from geomem.training.windows import TrainingData, on_devices
 
 __all__ = [
   "CheckpointError",
@@ -20,6 +20,7 @@ __all__ = [
   "TrainingConfig",
   "TrainingData",
   "checkpoint_epochs",
+  "on_devices",
   "padded_blocks",
   "predict_logits",
   "scores",

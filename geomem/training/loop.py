@@ -204,7 +204,9 @@ def train_seeds(
     out_shardings=parallel.everywhere(),
   )
   states = [init(key)._replace(epoch=0, step=0) for key in init_keys]
-  data = on_devices(data)
+  data = parallel.replicate(data._replace(images=None))._replace(
+    images=on_devices(data.images)
+  )
   if resume is not None:
     states = resume(states)
   together = make_together(

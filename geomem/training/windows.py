@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt8
 
 from geomem import parallel
-from geomem.data import StreamedImages, read_ahead, streams
+from geomem.data import Images, StreamedImages, read_ahead, streams
 
 # Pixels of a window. At most six are in memory at any time: two in the making,
 # two that are ready, and two on the device.
@@ -30,12 +30,11 @@ class TrainingData(NamedTuple):
   std: Float[Array, " C"]
 
 
-def on_devices(data: TrainingData) -> TrainingData:
-  """Puts the training data on every device, unless it is streamed."""
-  if not streams(data.images):
-    return parallel.replicate(data)
-  held = parallel.replicate(data._replace(images=None))
-  return held._replace(images=data.images)
+def on_devices(
+  images: UInt8[Images, "n H W C"],
+) -> UInt8[Images, "n H W C"]:
+  """Puts images on every device, once for all, unless they are streamed."""
+  return images if streams(images) else parallel.replicate(images)
 
 
 def windows(

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from geomem.geometry.loops import repeat_until_done
 from geomem.geometry.qp import projected_cg
 from geomem.geometry.qp.active_set import finish, violation
 from geomem.geometry.qp.working_set import solve_on_working_set
@@ -54,7 +55,7 @@ def _finish_by_blocks(G, step, lanes, size: int, allowed: int, maxiter):
     here = jax.tree.map(lambda x: x[some], lanes)
     present = places < len(lanes.num_iters)
     few = jnp.where(present.sum() < size, allowed, size // _SHRINKAGE)
-    here = jax.lax.while_loop(
+    here = repeat_until_done(
       lambda here: (waiting(here) & present).sum() > few,
       functools.partial(projected_cg.iterate, G, step),
       here,

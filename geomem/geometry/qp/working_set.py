@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from geomem.geometry.linalg import einsum, matmul
+from geomem.geometry.loops import repeat_until_done
 
 # Measured on two cores: with 12 slots more lanes are finished here, and all
 # take longer; more sweeps than this wait for the slowest lane.
@@ -101,7 +102,7 @@ def _solve_small(G: Array, b: Array) -> _Tableau:
     lanes, count = carry
     return ~lanes.done.all() & (count < NUM_SWEEPS)
 
-  lanes, _ = jax.lax.while_loop(
+  lanes, _ = repeat_until_done(
     unfinished, lambda carry: (_sweep(carry[0]), carry[1] + 1), (lanes, 0)
   )
   target = jnp.where(lanes.support, lanes.target, 0)
