@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from geomem.geometry.linalg import einsum, matmul
+from geomem.geometry.linalg import matmul
 from geomem.geometry.loops import repeat_until_done
 
 # More pairs gain nothing: the metric holds most of the curvature.
@@ -100,44 +100,31 @@ def _inverse(metric: Array, absent: Array) -> Array:
 
 
 def _quasi_newton(V, gradient, inverse, steps, changes) -> Array:
-  """Computes the L-BFGS direction, the latest pair first.
-
-  It is a combination of the gradient g and the changes y, of these times the
-  metric's inverse, and of the steps s. One product gives all their inner
-  products; the recursion is arithmetic of their coefficients.
-  """
-  plain = jnp.concatenate([gradient[None], changes])
-  basis = jnp.concatenate([plain, matmul(plain, inverse), steps])
-  gram = einsum("ink,jnk->ij", basis, basis)
-  pairs = range(len(steps))
-  y = [1 + i for i in pairs]
-  turned = len(plain)
-  s = [2 * turned + i for i in pairs]
-  known = [gram[s[i], y[i]] > 0 for i in pairs]
+  """Computes the L-BFGS direction, the latest pair first."""
+  products = [_inner(s, y) for s, y in zip(steps, changes, strict=True)]
+  known = [product > 0 for product in products]
   weights = [
-    jnp.where(known[i], 1 / jnp.where(known[i], gram[s[i], y[i]], 1), 0)
-    for i in pairs
+    jnp.where(k, 1 / jnp.where(k, product, 1), 0)
+    for k, product in zip(known, products, strict=True)
   ]
-
-  def inner(i, q):
-    return sum(gram[i, j] * factor for j, factor in q.items())
-
-  q, factors = {0: jnp.ones_like(gram[0, 0])}, []
-  for i in pairs:
-    factors.append(weights[i] * inner(s[i], q))
-    q[y[i]] = -factors[i]
+  q, factors = gradient, []
+  for s, y, weight in zip(steps, changes, weights, strict=True):
+    factors.append(weight * _inner(s, q))
+    q = q - factors[-1] * y
+  curvature = _inner(changes[0], matmul(changes[0], inverse))
+  q = matmul(q, inverse)
   # Without a pair the metric alone sets the length: it overstates curvature
   # by less than the first steps' accuracy needs.
-  length = jnp.sqrt(gram[turned, turned])
+  length = jnp.sqrt(_inner(q, q))
   cautious = jnp.minimum(0.25, 0.5 / jnp.maximum(length, 1e-30))
-  curvature = jnp.where(known[0], gram[y[0], turned + y[0]], 1)
-  scale = jnp.where(known[0], gram[s[0], y[0]] / curvature, cautious)
-  q = {turned + j: scale * factor for j, factor in q.items()}
-  for i in reversed(pairs):
-    q[s[i]] = factors[i] - weights[i] * inner(y[i], q)
-  used = basis[turned:]
-  factors = jnp.stack([q[turned + i] for i in range(len(used))])
-  return -_tangent(V, (factors[:, None, None] * used).sum(axis=0))
+  scale = products[0] / jnp.where(known[0], curvature, 1)
+  q = q * jnp.where(known[0], scale, cautious)
+  backwards = zip(
+    steps[::-1], changes[::-1], weights[::-1], factors[::-1], strict=True
+  )
+  for s, y, weight, factor in backwards:
+    q = q + (factor - weight * _inner(y, q)) * s
+  return -_tangent(V, q)
 
 
 def _aimed(lane: _Lane, tolerance: float) -> _Lane:
