@@ -13,8 +13,17 @@ from jaxtyping import Array
 from geomem import geometry
 from geomem.measures import activations
 
-# Layers that take more than this are gone over twice, manifold by manifold.
-MAX_HELD_BYTES = 2**32
+# Layers that take more are gone over twice, manifold by manifold. Of a small
+# accelerator's memory a quarter leaves room for the products.
+_MOST_HELD_BYTES = 2**32
+
+
+def most_held_bytes() -> int:
+  """Returns how many bytes of one layer's activations are held at once."""
+  stats = [device.memory_stats() or {} for device in jax.local_devices()]
+  known = sum(of_device.get("bytes_limit", 0) for of_device in stats)
+  known *= jax.process_count()
+  return min(_MOST_HELD_BYTES, known // 4 or _MOST_HELD_BYTES)
 
 
 def layer_statistics(
@@ -23,7 +32,7 @@ def layer_statistics(
   images: dict[str, Array | np.ndarray],
   layers: Sequence[str],
   *,
-  max_bytes: int = MAX_HELD_BYTES,
+  max_bytes: int | None = None,
 ) -> Iterator[tuple[str, geometry.GramStatistics]]:
   """Computes the statistics of layers, those of the subsets stacked.
 
@@ -36,7 +45,8 @@ def layer_statistics(
     state: its first argument.
     images: `[P, M, ...]` of each subset, by its name.
     layers: names of the layers, in the order wanted.
-    max_bytes: bound on the activations of one layer, all subsets together.
+    max_bytes: bound on the activations of one layer, all subsets together; by
+      default `most_held_bytes()`.
 
   Yields:
     The layer's name, and statistics with a leading axis for the subsets.
@@ -44,9 +54,13 @@ def layer_statistics(
   Raises:
     ValueError: points are not finite; it names the layer and the subset.
   """
-  names, stacked = list(images), jnp.stack(list(images.values()))
+  names, arrays = list(images), list(images.values())
+  # What is on the host may be more than a device holds.
+  on_host = isinstance(arrays[0], np.ndarray)
+  stacked = np.stack(arrays) if on_host else jnp.stack(arrays)
   each = activations.layer_bytes(forward, state, stacked[0, 0])
   count = int(np.prod(stacked.shape[:3]))
+  max_bytes = most_held_bytes() if max_bytes is None else max_bytes
   for fits, group in itertools.groupby(
     layers, lambda name: count * each[name] <= max_bytes
   ):

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from geomem import geometry, measures, plots
@@ -153,7 +152,7 @@ def _layer_points(trained: TrainedRun, seed, epoch: int):
   @functools.lru_cache(maxsize=1)
   def points_of(layer: str) -> dict[str, np.ndarray]:
     images = experiments.manifold_images(trained.experiment, seed)
-    stacked = jnp.stack(list(images.values()))
+    stacked = np.stack(list(images.values()))
     flat = stacked.reshape(-1, *stacked.shape[3:])
     forward = experiments.measuring_forward(trained.experiment)
     state = trained.state(seed.number, epoch)

@@ -213,13 +213,18 @@ def training_data(experiment: Experiment, seed: Seed) -> training.TrainingData:
 
 def manifold_images(
   experiment: Experiment, seed: Seed
-) -> dict[str, UInt8[Array, "P M H W C"]]:
-  """Loads the images of the manifolds, by measured subset."""
+) -> dict[str, UInt8[Array | np.ndarray, "P M H W C"]]:
+  """Returns the images of the manifolds, by measured subset.
+
+  Of streamed sets they are read, and on the host.
+  """
+  chosen = {
+    name: getattr(experiment, seed.subsets[name].source).images[indices]
+    for name, indices in seed.manifolds.items()
+  }
   return {
-    name: jnp.asarray(
-      getattr(experiment, seed.subsets[name].source).images[chosen]
-    )
-    for name, chosen in seed.manifolds.items()
+    name: np.asarray(images) if data.streams(images) else images
+    for name, images in chosen.items()
   }
 
 
