@@ -46,6 +46,7 @@ def measure_layers(
   """
   subsets = list(images)
   num_layers = max(1, parallel.entries_at_once() // len(subsets))
+  num_layers = min(num_layers, len(layers))
   found = layer_statistics(forward, state, images, layers)
   while group := list(itertools.islice(found, num_layers)):
     stats = stack_layers([stats for _, stats in group], num_layers)

@@ -63,7 +63,7 @@ class Measure(NamedTuple):
     compute: `(key, statistics, options) -> arrays`, of the manifolds of one
       subset; jax traces it.
     summarize: from those arrays, with a leading axis for the subsets, to the
-      values and standard errors of each metric.
+      values and standard errors of each metric; jax traces it, too.
   """
 
   name: str
