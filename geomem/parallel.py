@@ -74,7 +74,7 @@ def mesh() -> Mesh:
 
 
 def is_first() -> bool:
-  """Tells whether this process is the one that writes and prints."""
+  """Tells whether this process is the one that writes."""
   return jax.process_index() == 0
 
 
@@ -202,6 +202,30 @@ def map_shares(function: Callable[[_T], Any], entries: _T) -> Any:
   )
   found = mapped(jax.tree.map(lambda x: jnp.take(x, index, axis=0), entries))
   return jax.tree.map(lambda x: x[:count], found)
+
+
+def by_examples(
+  function: Callable[..., jax.Array], argument: int, axis: int
+) -> Callable[..., jax.Array]:
+  """Runs a function that mixes no examples on every device's own ones.
+
+  They are along the first axis of one argument, and along `axis` of the result.
+  """
+
+  def run(*arguments):
+    if mesh().size == 1:
+      return function(*arguments)
+    specs = [PartitionSpec()] * len(arguments)
+    specs[argument] = PartitionSpec(_AXIS)
+    return jax.shard_map(
+      function,
+      mesh=mesh(),
+      in_specs=tuple(specs),
+      out_specs=PartitionSpec(*[None] * axis, _AXIS),
+      check_vma=False,
+    )(*arguments)
+
+  return run
 
 
 def from_first(function: Callable[[], _T]) -> _T:

@@ -100,7 +100,7 @@ def find_numbers() -> dict:
     every = layer_statistics(
       forward, state, manifolds, ("conv2", "logits"), max_bytes=limit
     )
-    found[name] = {layer: vars(stats) for layer, stats in every}
+    found[name] = {layer: vars(stats["manifolds"]) for layer, stats in every}
   return jax.tree.map(lambda x: parallel.fetch(jnp.asarray(x)), found)
 
 
@@ -112,7 +112,9 @@ def find_geometry() -> dict:
   found = measuring.measure(
     jax.random.key(3),
     tuple(CONFIG.measure.chosen),
-    measuring.stack_layers([stats], max(1, jax.device_count() // 2)),
+    measuring.stack_layers(
+      [{"manifolds": stats}], max(1, jax.device_count() // 2)
+    ),
     CONFIG.measure.options,
   )["mean_field"]
   return {name: parallel.fetch(value)[0] for name, (value, _) in found.items()}

@@ -98,6 +98,14 @@ def scores_of(rows, **columns):
   }
 
 
+def assert_same(found, expected):
+  """Accuracies are equal; losses are to the rounding of other programs."""
+  assert found.keys() == expected.keys()
+  for name, pair in found.items():
+    error = 0 if "accuracy" in name else 1e-5
+    assert pair == pytest.approx(expected[name], rel=error, abs=0), name
+
+
 def test_a_run_whose_data_moved_opens(finished):
   moved = studies.TrainedRun(finished, data_dir="elsewhere").experiment
   assert moved.config.data.data_dir == "elsewhere"
@@ -112,13 +120,13 @@ def test_the_last_epoch_changes_nothing_and_all_layers_change_all(finished):
     for kind, j in itertools.product(("suffix", "prefix"), range(DEPTH)):
       names = LAYERS[DEPTH - 1 - j :] if kind == "suffix" else LAYERS[: j + 1]
       name = "+".join(names)
-      assert scores_of(rows, kind=kind, rewound=name, epoch=2) == last
+      assert_same(scores_of(rows, kind=kind, rewound=name, epoch=2), last)
     for name in LAYERS:
-      assert scores_of(rows, kind="single", rewound=name, epoch=2) == last
+      assert_same(scores_of(rows, kind="single", rewound=name, epoch=2), last)
   rows = rewound_rows(finished)
   for kind, epoch in itertools.product(("suffix", "prefix"), (0, 1, 2)):
     found = scores_of(rows, kind=kind, rewound="+".join(LAYERS), epoch=epoch)
-    assert found == scores_of(own, epoch=epoch)
+    assert_same(found, scores_of(own, epoch=epoch))
   assert len(rows) == 3 * 3 * DEPTH * 9
   # The test accuracy of an epoch's own network is recovered, the best is 1.
   recovered = {
@@ -137,7 +145,7 @@ def test_the_last_epoch_changes_nothing_and_all_layers_change_all(finished):
 
 
 @pytest.mark.parametrize("layers", [LAYERS[:3], LAYERS[4:5], LAYERS[-2:]])
-def test_hybrids_are_the_networks_of_their_states_bit_for_bit(parts, layers):
+def test_hybrids_are_the_networks_of_their_states(parts, layers):
   experiment, _, states = parts
   network = experiment.network
   mixed = hybrids.Hybrids(network, states[2], states[1], {})
@@ -146,14 +154,14 @@ def test_hybrids_are_the_networks_of_their_states_bit_for_bit(parts, layers):
   mask = hybrids.mask_of(network, layers)
   images = experiment.test.images[:50]
   normal = images, experiment.mean, experiment.std
-  found = dict(hybrids.hybrid_logits(mixed, [*masks, mask], *normal))
+  (found,) = hybrids.hybrid_logits(mixed, [*masks, mask], *normal)
   state = {
     n: states[1 if n in layers else 2][n] for n in network.parameter_layers
   }
   jax.tree.map(np.testing.assert_array_equal, mixed.state(mask), state)
   expected = training.predict_logits(network, state, *normal)
-  np.testing.assert_array_equal(found[mask], expected)
-  assert not np.array_equal(found[mask], found[masks[0]])
+  np.testing.assert_allclose(found[-1], expected, rtol=1e-4, atol=1e-5)
+  assert not np.array_equal(found[-1], found[0])
 
 
 def test_reestimated_statistics_are_those_of_the_layers_inputs(parts):
@@ -206,7 +214,7 @@ def test_only_parameters_are_rewound_where_asked(parts, finished):
   structure = jax.tree.structure(states[1]["block3_1"])
   mixed = states[2] | {"block3_1": jax.tree.unflatten(structure, chosen)}
   expected = scores_of(studies.score_subsets(experiment, seed, mixed))
-  assert scores_of(rows, kind="custom", rewound="block3_1") == expected
+  assert_same(scores_of(rows, kind="custom", rewound="block3_1"), expected)
 
 
 def test_the_binary_measures_and_the_second_start_does_nothing(copy):

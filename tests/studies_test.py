@@ -6,7 +6,7 @@ import typing
 
 import pytest
 
-from geomem import report, runs, studies
+from geomem import measures, report, runs, studies
 from geomem.studies.study import _Silent
 
 TINY = {
@@ -24,7 +24,7 @@ TINY = {
 SMALL = {
   "capacity": {"num_draws": 2, "num_probes": 5, "num_shuffles": 2},
   "gradients": {"draws": 2, "max_examples": 80},
-  "measure": {"measures": "spectrum,collapse"},
+  "measure": {"measures": ",".join(measures.MEASURES)},
   "rewind": {"geometry": True},
   "truncate": {"dimensions": (1, 3)},
 }

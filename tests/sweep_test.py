@@ -58,15 +58,21 @@ def trained_alone(experiment, seed):
 
 
 @pytest.mark.parametrize(
-  ("model", "vmapped", "tolerance"),
-  [("mlp1", True, 1e-5), ("mlp1", False, 0), ("convnet", True, 1e-4)],
+  ("model", "form", "tolerance"),
+  [
+    ("mlp1", "vmapped", 1e-5),
+    ("mlp1", "one_by_one", 0),
+    ("mlp1", "unrolled", 1e-5),
+    ("convnet", "vmapped", 1e-4),
+    ("convnet", "products", 1e-4),
+  ],
 )
 def test_seeds_together_become_what_each_is_alone(
-  monkeypatch, model, vmapped, tolerance
+  monkeypatch, model, form, tolerance
 ):
   # Augmented, so that every key is used; vmap is what accelerators get.
   experiment, seeds = prepared(model=model, width=3, crop=1, learning_rate=0.01)
-  monkeypatch.setattr(together, "_gains_from_vmap", lambda _: vmapped)
+  monkeypatch.setattr(together, "fastest_form", lambda _: form)
   (first, second), losses = trained_together(experiment, seeds)
   alone, loss = trained_alone(experiment, seeds[1])
   assert losses[1] == pytest.approx(loss, rel=1e-5)
@@ -83,16 +89,16 @@ def test_seeds_together_become_what_each_is_alone(
 
 
 def test_on_cpu_small_dense_networks_only_are_vmapped():
-  gains = {
-    (model, width): together._gains_from_vmap(
+  forms = {
+    (model, width): together.fastest_form(
       prepared(model=model, width=width)[0].network
     )
     for model, width in (("mlp1", 64), ("mlp1", 256), ("convnet", 2))
   }
-  assert gains == {
-    ("mlp1", 64): True,
-    ("mlp1", 256): False,
-    ("convnet", 2): False,
+  assert forms == {
+    ("mlp1", 64): "vmapped",
+    ("mlp1", 256): "one_by_one",
+    ("convnet", 2): "one_by_one",
   }
 
 

@@ -22,9 +22,17 @@ from geomem.geometry.ellipsoids import (
   ellipsoid_anchors,
   ellipsoid_geometry,
 )
+from geomem.geometry.glue import Glue, glue
+from geomem.geometry.labellings import LABELLINGS, draw_labels
 from geomem.geometry.manifold import ManifoldGeometry
 from geomem.geometry.measurement import manifold_geometry
-from geomem.geometry.qp import METHODS, QPSolution, solve_nonnegative_qp
+from geomem.geometry.products import PointProducts, point_products
+from geomem.geometry.qp import (
+  METHODS,
+  QPSolution,
+  solve_nonnegative_qp,
+  solve_signed_qp,
+)
 from geomem.geometry.representation import (
   center_spectrum,
   explained_variance_dimension,
@@ -76,14 +84,17 @@ def __getattr__(name: str):
 
 
 __all__ = [
+  "LABELLINGS",
   "METHODS",
   "SHAPES",
   "Anchors",
   "EllipsoidAnchors",
   "EllipsoidGeometry",
+  "Glue",
   "GramStatistics",
   "ManifoldGeometry",
   "NonnegativeQP",
+  "PointProducts",
   "QPSolution",
   "Resampled",
   "SimulatedCapacity",
@@ -95,15 +106,18 @@ __all__ = [
   "center_spectrum",
   "check_centers",
   "correlated_centers",
+  "draw_labels",
   "ellipsoid_anchors",
   "ellipsoid_geometry",
   "explained_variance_dimension",
+  "glue",
   "gram_statistics",
   "independent_centers",
   "is_separable",
   "manifold_geometry",
   "participation_ratio",
   "point_capacity",
+  "point_products",
   "project_points",
   "segment_capacity",
   "shared_directions",
@@ -111,6 +125,7 @@ __all__ = [
   "simplex_capacity",
   "simulated_capacity",
   "solve_nonnegative_qp",
+  "solve_signed_qp",
   "spectrum",
   "statistics_by_manifold",
   "subsample",

@@ -136,3 +136,15 @@ def _mean_and_error(x: Array) -> tuple[Array, Array]:
   positive = variance > 0
   error = jnp.sqrt(jnp.where(positive, variance, 1) / count)
   return mean, jnp.where(positive, error, 0)
+
+
+def ratio_of_means(
+  x: Float[Array, " T"], y: Float[Array, " T"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+  """Returns ⟨x⟩ / ⟨y⟩ of paired samples, and its standard error.
+
+  That of x − r y, with r the ratio, over ⟨y⟩: to first order in 1/√T.
+  """
+  value = x.mean() / y.mean()
+  _, error = _mean_and_error(x - value * y)
+  return value, error / jnp.abs(y.mean())

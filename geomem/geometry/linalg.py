@@ -5,6 +5,8 @@ the geometry needs all of them.
 """
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,3 +26,28 @@ def grams(X: Float[Array, "P m n"]) -> Float[Array, "P m m"]:
   if jax.default_backend() == "cpu":
     return jax.lax.map(lambda x: matmul(x, x.T), X)
   return einsum("pmn,pkn->pmk", X, X)
+
+
+def one_by_one(function: Callable[..., Any], *arrays: Array) -> Any:
+  """Maps a function of matrices over a leading axis.
+
+  One after the other on CPU: two of XLA's batched factorizations in one program
+  can wait there for each other's threads for ever (jaxlib 0.10, two cores, from
+  some 200 matrices of 100 x 100 on).
+  """
+  if jax.default_backend() == "cpu":
+    return jax.lax.map(lambda xs: function(*xs), arrays)
+  return jax.vmap(function)(*arrays)
+
+
+def pseudo_inverse_form(
+  A: Float[Array, "T P P"], r: Float[Array, "T P"]
+) -> Float[Array, " T"]:
+  """Computes rᵀ A⁺ r; derivatives hold while the rank of A stays."""
+  values, vectors = one_by_one(jnp.linalg.eigh, jax.lax.stop_gradient(A))
+  smallest = A.shape[-1] * 4 * jnp.finfo(A.dtype).eps
+  kept = values > smallest * values[:, -1:]
+  inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
+  along = einsum("tpk,tp->tk", vectors, jax.lax.stop_gradient(r))
+  x = einsum("tpk,tk->tp", vectors, inverse * along)
+  return 2 * (x * r).sum(axis=1) - einsum("tp,tpq,tq->t", x, A, x)

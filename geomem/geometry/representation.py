@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from geomem.geometry.linalg import matmul
+from geomem.geometry.linalg import matmul, one_by_one
 from geomem.geometry.points import (
   as_floats,
   as_points,
@@ -22,7 +22,9 @@ from geomem.geometry.statistics import GramStatistics
 
 def _eigenvalues(gram: Array) -> Array:
   """Computes eigenvalues, largest first, rounding below zero cut."""
-  return jnp.maximum(jnp.linalg.eigvalsh(gram), 0)[..., ::-1]
+  flat = gram.reshape(-1, *gram.shape[-2:])
+  values = one_by_one(jnp.linalg.eigvalsh, flat).reshape(gram.shape[:-1])
+  return jnp.maximum(values, 0)[..., ::-1]
 
 
 def spectrum(

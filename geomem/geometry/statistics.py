@@ -58,14 +58,14 @@ class GramStatistics:
     a, b = (2 * (x.exponent - exponent) for x in (self, other))
     return dataclasses.replace(
       self,
-      within=_times_power(self.within, a) + _times_power(other.within, b),
-      cross=_times_power(self.cross, a) + _times_power(other.cross, b),
-      centers=_times_power(self.centers, a) + _times_power(other.centers, b),
+      within=times_power(self.within, a) + times_power(other.within, b),
+      cross=times_power(self.cross, a) + times_power(other.cross, b),
+      centers=times_power(self.centers, a) + times_power(other.centers, b),
       exponent=exponent,
     )
 
 
-def _times_power(x: Array, exponent: Array) -> Array:
+def times_power(x: Array, exponent: Array) -> Array:
   """Computes 2^exponent x, by halves: the power may not fit its type."""
   exponent = exponent.reshape(exponent.shape + (1,) * (x.ndim - exponent.ndim))
   one, half = jnp.ones((), x.dtype), exponent // 2
@@ -83,7 +83,7 @@ def _gram(points, mask):
   # Below its smallest normal number a type has no digits to speak of.
   something = largest >= jnp.finfo(points.dtype).tiny
   unit = jnp.where(something, unit_exponent(largest, points.dtype), 0)
-  points = jnp.where(something, _times_power(points, -unit), 0)
+  points = jnp.where(something, times_power(points, -unit), 0)
   # Nothing adds nothing, whatever the unit of what it is added to.
   exponent = jnp.where(something, unit, _OF_NOTHING)
   means = points.sum(axis=1) / counts
@@ -100,7 +100,7 @@ def _gram(points, mask):
   return stats, (finite, jnp.isfinite(stats.within).all(axis=(1, 2)))
 
 
-def _feature_blocks(points: Array, size: int) -> Iterator[Array]:
+def feature_blocks(points: Array, size: int) -> Iterator[Array]:
   """Yields features a few at a time; those of one size share a program."""
   count = points.shape[2]
   for start in range(0, count, size):
@@ -139,7 +139,7 @@ def gram_statistics(
   if block_size is None or block_size >= points.shape[2]:
     blocks = [points]
   else:
-    blocks = _feature_blocks(points, block_size)
+    blocks = feature_blocks(points, block_size)
   found = [_gram(block, mask) for block in blocks]
   for _, flags in found:
     _check_flags(*flags, points.dtype)

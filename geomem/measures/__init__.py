@@ -6,9 +6,12 @@ report and `experiments.measure` follow from it.
 
 from geomem.measures.activations import layer_blocks
 from geomem.measures.collapse import COLLAPSE
+from geomem.measures.few_shot import FEW_SHOT
+from geomem.measures.glue import GLUE
 from geomem.measures.layers import measure_layers
 from geomem.measures.mean_field import MEAN_FIELD
 from geomem.measures.measure import Measure, Metric, Options
+from geomem.measures.neighbors import NEIGHBORS
 from geomem.measures.spectrum import SPECTRUM
 from geomem.measures.statistics import layer_statistics
 
@@ -16,6 +19,9 @@ MEASURES = {
   "mean_field": MEAN_FIELD,
   "spectrum": SPECTRUM,
   "collapse": COLLAPSE,
+  "glue": GLUE,
+  "few_shot": FEW_SHOT,
+  "neighbors": NEIGHBORS,
 }
 
 METRICS = {

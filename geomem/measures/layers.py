@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, UInt8
 
-from geomem import geometry, parallel
+from geomem import parallel
 from geomem.measures.activations import Forward
 from geomem.measures.measure import Measure, Options
 from geomem.measures.statistics import layer_statistics
@@ -45,9 +45,11 @@ def measure_layers(
     ValueError: activations are not finite; it names the layer and the subset.
   """
   subsets = list(images)
+  kinds = tuple(dict.fromkeys(one.statistic for one in measures))
   num_layers = max(1, parallel.entries_at_once() // len(subsets))
-  num_layers = min(num_layers, len(layers))
-  found = layer_statistics(forward, state, images, layers)
+  # The products of all points are large: those of one layer at a time.
+  num_layers = 1 if "points" in kinds else min(num_layers, len(layers))
+  found = layer_statistics(forward, state, images, layers, kinds=kinds)
   while group := list(itertools.islice(found, num_layers)):
     stats = stack_layers([stats for _, stats in group], num_layers)
     measured = parallel.fetch(measure(key, tuple(measures), stats, options))
@@ -60,8 +62,8 @@ def measure_layers(
 
 
 def stack_layers(
-  stats: list[geometry.GramStatistics], num_layers: int
-) -> geometry.GramStatistics:
+  stats: list[dict[str, Any]], num_layers: int
+) -> dict[str, Any]:
   """Stacks the statistics of layers, the last repeated up to `num_layers`."""
   stats = stats + stats[-1:] * (num_layers - len(stats))
   return jax.tree.map(lambda *xs: jnp.stack(xs), *stats)
@@ -70,10 +72,10 @@ def stack_layers(
 def measure(
   key: Key[Array, ""],
   measures: tuple[Measure, ...],
-  stats: geometry.GramStatistics,
+  stats: dict[str, Any],
   options: Options,
 ) -> dict[str, Any]:
-  """Computes measures of `[layers, subsets, ...]` statistics.
+  """Computes measures of `[layers, subsets, ...]` statistics, by their kind.
 
   Returns:
     By the name of each measure what its `summarize` gives, of shape
@@ -95,10 +97,11 @@ def measure(
 def _measure(measures, key, stats, *, kappa, num_probes, centers):
   """Shares the layers' subsets out over the devices."""
   options = Options(kappa, num_probes, centers)
-  leading = stats.mask.shape[:2]
+  leading = jax.tree.leaves(stats)[0].shape[:2]
   found = parallel.map_shares(
     lambda subset: {
-      one.name: one.compute(key, subset, options) for one in measures
+      one.name: one.compute(key, subset[one.statistic], options)
+      for one in measures
     },
     jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stats),
   )

@@ -1,4 +1,4 @@
-"""What a measure is: named numbers of a layer, from its Gram statistics."""
+"""What a measure is: named numbers of a layer, from sufficient statistics."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -50,6 +50,14 @@ class Options(NamedTuple):
   centers: str | int | None = "low_rank"
 
 
+# From the points `[P, M, N]` of a subset, and features at a time, to all that a
+# measure needs of them. By name: most measures take those of manifolds; those
+# of all points with each other take (P M)² numbers.
+STATISTICS: dict[str, Callable[..., Any]] = {
+  "manifolds": geometry.gram_statistics,
+  "points": geometry.point_products,
+}
+
 # Values `[subsets]` of a metric, and their standard errors or None.
 Values = tuple[Any, Any]
 
@@ -64,12 +72,14 @@ class Measure(NamedTuple):
       subset; jax traces it.
     summarize: from those arrays, with a leading axis for the subsets, to the
       values and standard errors of each metric; jax traces it, too.
+    statistic: of `STATISTICS`, what `compute` takes.
   """
 
   name: str
   metrics: tuple[Metric, ...]
-  compute: Callable[[Any, geometry.GramStatistics, Options], Any]
+  compute: Callable[[Any, Any, Options], Any]
   summarize: Callable[[Any], dict[str, Values]]
+  statistic: str = "manifolds"
 
   def rows(
     self, values: dict[str, Values], subsets: Sequence[str]

@@ -1,4 +1,4 @@
-"""The Gram statistics of a network's layers, whatever their size."""
+"""The sufficient statistics of a network's layers, whatever their size."""
 
 import functools
 import itertools
@@ -11,7 +11,9 @@ import numpy as np
 from jaxtyping import Array
 
 from geomem import geometry
+from geomem.geometry.products import product_bytes
 from geomem.measures import activations
+from geomem.measures.measure import STATISTICS
 
 # Layers that take more are gone over twice, manifold by manifold. Of a small
 # accelerator's memory a quarter leaves room for the products.
@@ -32,8 +34,9 @@ def layer_statistics(
   images: dict[str, Array | np.ndarray],
   layers: Sequence[str],
   *,
+  kinds: Sequence[str] = ("manifolds",),
   max_bytes: int | None = None,
-) -> Iterator[tuple[str, geometry.GramStatistics]]:
+) -> Iterator[tuple[str, dict[str, Any]]]:
   """Computes the statistics of layers, those of the subsets stacked.
 
   A layer of at most `max_bytes` is held whole, on the devices. For a larger one
@@ -45,14 +48,18 @@ def layer_statistics(
     state: its first argument.
     images: `[P, M, ...]` of each subset, by its name.
     layers: names of the layers, in the order wanted.
-    max_bytes: bound on the activations of one layer, all subsets together; by
+    kinds: names of `STATISTICS`.
+    max_bytes: bound on what is held of one layer, all subsets together; by
       default `most_held_bytes()`.
 
   Yields:
-    The layer's name, and statistics with a leading axis for the subsets.
+    The layer's name, and its statistics by kind, with a leading axis for the
+    subsets.
 
   Raises:
-    ValueError: points are not finite; it names the layer and the subset.
+    ValueError: points are not finite, and it names the layer and the subset; or
+      the products of all points, or the points of a layer of which they are
+      wanted, take more than is held.
   """
   names, arrays = list(images), list(images.values())
   # What is on the host may be more than a device holds.
@@ -61,11 +68,13 @@ def layer_statistics(
   each = activations.layer_bytes(forward, state, stacked[0, 0])
   count = int(np.prod(stacked.shape[:3]))
   max_bytes = most_held_bytes() if max_bytes is None else max_bytes
+  if "points" in kinds:
+    _check_room(each, layers, stacked.shape, max_bytes)
   for fits, group in itertools.groupby(
     layers, lambda name: count * each[name] <= max_bytes
   ):
     gather = _in_one_pass if fits else _in_two_passes
-    for layer, makers in gather(forward, state, stacked, tuple(group)):
+    for layer, makers in gather(forward, state, stacked, tuple(group), kinds):
       found = [
         _made(make, layer, name)
         for make, name in zip(makers, names, strict=True)
@@ -73,42 +82,55 @@ def layer_statistics(
       yield layer, jax.tree.map(lambda *xs: jnp.stack(xs), *found)
 
 
-def _made(make, layer: str, name: str) -> geometry.GramStatistics:
+def _check_room(each, layers, shape, max_bytes: int) -> None:
+  """Raises where products of all points, or what they are of, have no room."""
+  num_subsets, P, M = shape[:3]
+  needed = num_subsets * product_bytes(P, M)
+  if needed > max_bytes:
+    raise ValueError(
+      f"The products of all {P * M:,} points with each other take"
+      f" {needed / 1e9:.1f} GB for {num_subsets} subsets, more than the"
+      f" {max_bytes / 1e9:.1f} GB that are held: measure fewer points of each"
+      " manifold, or fewer subsets."
+    )
+  for name in layers:
+    if num_subsets * P * M * each[name] > max_bytes:
+      raise ValueError(
+        f"Layer {name} takes {num_subsets * P * M * each[name] / 1e9:.1f} GB,"
+        f" more than the {max_bytes / 1e9:.1f} GB that are held, and the"
+        " products of all its points need it whole: name the other layers with"
+        " --layers, or measure fewer points of each manifold."
+      )
+
+
+def _made(make, layer: str, name: str) -> dict[str, Any]:
   try:
     return make()
   except ValueError as error:
     raise ValueError(f"layer {layer}, {name} examples: {error}") from error
 
 
-def _in_one_pass(forward, state, images, layers):
+def _in_one_pass(forward, state, images, layers, kinds):
   flat = images.reshape(-1, *images.shape[3:])
+
+  def make(points):
+    size = activations.feature_block()
+    return {kind: STATISTICS[kind](points, block_size=size) for kind in kinds}
+
   for layer, points in activations.layer_blocks(forward, state, flat, layers):
     points = points.reshape(*images.shape[:3], -1)
     # Features that fill up are zero, and add nothing to any product.
-    yield (
-      layer,
-      [
-        functools.partial(
-          geometry.gram_statistics,
-          points[subset],
-          block_size=activations.feature_block(),
-        )
-        for subset in range(len(points))
-      ],
+    yield layer, [functools.partial(make, subset) for subset in points]
+
+
+def _in_two_passes(forward, state, images, layers, kinds):
+  del kinds  # Only those of manifolds can be had so.
+
+  def make(subset, layer):
+    blocks = functools.partial(
+      activations.manifold_blocks, forward, state, subset, layer
     )
+    return {"manifolds": geometry.statistics_by_manifold(blocks)}
 
-
-def _in_two_passes(forward, state, images, layers):
   for layer in layers:
-    yield (
-      layer,
-      [
-        functools.partial(
-          geometry.statistics_by_manifold,
-          functools.partial(
-            activations.manifold_blocks, forward, state, subset, layer
-          ),
-        )
-        for subset in images
-      ],
-    )
+    yield layer, [functools.partial(make, x, layer) for x in images]

@@ -1,12 +1,13 @@
 """Hybrid networks: some layers of one epoch, the others of the last.
 
-Networks that agree in their first layers share the work there: run in the
-order of a tree of their layers, each node costs one layer. Layers run one by
-one through the same programs in every hybrid, so equal layers give equal bits.
+Networks that agree in their first layers share the work there: of the tree of
+their layers each node costs one layer. All nodes of a depth that take the layer
+from the same network are one call of it, on what enters each of them: however
+many hybrids there are, their program is that of two networks.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -74,40 +75,84 @@ def mixed_layers(network: models.Network, mask: Mask) -> list[str]:
   return mixed
 
 
-def _walk(
-  masks: Sequence[Mask], run_layer: Callable[[Mask, Array], Array], x: Array
-) -> Iterator[tuple[Mask, Array]]:
-  """Runs every network from `x`, shared layers once; yields outputs."""
-  held, previous = [x], ()
-  for mask in sorted(masks):
-    shared = 0
-    while mask[: shared + 1] == previous[: shared + 1] and shared < len(mask):
-      shared += 1
-    del held[shared + 1 :]
-    for depth in range(shared, len(mask)):
-      held.append(run_layer(mask[: depth + 1], held[-1]))
-    yield mask, held[-1]
-    previous = mask
+def _run_nodes(network, nodes, source, statistics, inputs, fit):
+  """Runs one layer in several networks; returns outputs and fits by node."""
+  name = network.layer_names[len(nodes[0])]
+
+  def layer(parameters, own, x):
+    state = network.merge(parameters, own).get(name, {})
+    options = {"train": True, "momentum": 0.0} if fit else {}
+    output, new = network.apply_layer(name, state, x, **options)
+    return output, network.split({name: new})[1] if fit and new else {}
+
+  state = {name: source[name]} if name in source else {}
+  (parameters, own), axis = network.split(state), None
+  if nodes[0] in statistics:
+    each = [statistics[node] for node in nodes]
+    own, axis = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), 0
+  outputs, found = jax.vmap(layer, (None, axis, 0))(
+    parameters, own, jnp.stack(inputs)
+  )
+  at = range(len(nodes))
+  fits = [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in at]
+  return dict(zip(nodes, outputs, strict=True)), dict(
+    zip(nodes, fits, strict=True)
+  )
+
+
+def _run(network, masks, parts, x, fit=False):
+  """Runs all hybrids; returns outputs by mask and fitted statistics by node."""
+  last, other, statistics = parts
+  outputs, fitted = {(): x}, {}
+  for depth in range(1, len(network.layer_names)):
+    before, outputs = outputs, {}
+    level = sorted({mask[:depth] for mask in masks})
+    for source, flag in ((last, False), (other, True)):
+      nodes = [node for node in level if node[-1] == flag]
+      if nodes:
+        inputs = [before[node[:-1]] for node in nodes]
+        results = _run_nodes(network, nodes, source, statistics, inputs, fit)
+        outputs |= results[0]
+        fitted |= {node: found for node, found in results[1].items() if found}
+  return outputs, fitted
 
 
 @functools.cache
-def _evaluate_layer(network: models.Network, name: str):
-  return jax.jit(lambda state, x: network.apply_layer(name, state, x)[0])
+def _compiled_logits(network: models.Network, masks: tuple[Mask, ...]):
+  """Compiles `[masks, n, classes]` logits; each device has its own images."""
+
+  def run(parts, images, mean, std):
+    x = data.normalize(images, mean, std)
+    outputs, _ = _run(network, masks, parts, x)
+    return jnp.stack([outputs[mask] for mask in masks]).astype(jnp.float32)
+
+  return jax.jit(parallel.by_examples(run, argument=1, axis=1))
 
 
 @functools.cache
-def _fit_layer(network: models.Network, name: str):
-  """Compiles a layer's output and its own batch statistics."""
+def _compiled_fit(network: models.Network, masks: tuple[Mask, ...]):
+  """Compiles batch statistics by node, of all images as one batch."""
 
-  def fit(state, x):
-    x = parallel.share(x)
-    output, new = network.apply_layer(name, state, x, train=True, momentum=0.0)
-    return output, network.split({name: new})[1] if new else {}
+  def run(parts, images, mean, std):
+    x = parallel.share(data.normalize(images, mean, std))
+    return _run(network, masks, parts, x, fit=True)[1]
 
-  return jax.jit(fit)
+  return jax.jit(run)
 
 
-_normalize = jax.jit(data.normalize)
+def _block_size(network: models.Network, masks: Sequence[Mask]) -> int:
+  """Returns how many images a device takes, that the widest level fits."""
+  image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+  layers = jax.eval_shape(network.apply, network.abstract_state, image)
+  sizes = [x.size * x.dtype.itemsize for x in layers.activations.values()]
+  widest = max(
+    size * len({mask[:depth] for mask in masks})
+    for depth, size in zip(range(len(masks[0]) + 1), sizes, strict=False)
+  )
+  # A level of a core's block fits its cache: measured.
+  on_cpu = jax.default_backend() == "cpu"
+  budget, most = (2**24, 512) if on_cpu else (2**32, 4096)
+  return min(max(1, budget // widest), most)
 
 
 def hybrid_logits(
@@ -116,7 +161,7 @@ def hybrid_logits(
   images: UInt8[data.Images, "n H W C"],
   mean: Float[np.ndarray, " C"],
   std: Float[np.ndarray, " C"],
-) -> Iterator[tuple[Mask, Float[Array, "b classes"]]]:
+) -> Iterator[Float[Array, "masks b classes"]]:
   """Yields the logits of every hybrid, block by block of images in order.
 
   Args:
@@ -127,18 +172,13 @@ def hybrid_logits(
     std: of the pixels.
 
   Yields:
-    The mask, and the logits of the next images, on every device.
+    The logits of the next images, on every device.
   """
-  names = hybrids.network.layer_names
-
-  def run_layer(node, x):
-    layer = _evaluate_layer(hybrids.network, names[len(node)])
-    return layer(hybrids.layer_state(node), x)
-
-  for count, block in training.padded_blocks(images):
-    x = _normalize(block, mean, std)
-    for mask, logits in _walk(masks, run_layer, x):
-      yield mask, parallel.gather(logits.astype(jnp.float32))[:count]
+  masks = tuple(masks)
+  run = _compiled_logits(hybrids.network, masks)
+  size = _block_size(hybrids.network, masks)
+  for count, block in training.padded_blocks(images, size):
+    yield parallel.gather(run(hybrids[1:], block, mean, std))[:, :count]
 
 
 def reestimate(
@@ -153,16 +193,7 @@ def reestimate(
   Every layer's are over what the layers below make of the images under
   statistics that are re-estimated already, all images as one batch.
   """
-  names = hybrids.network.layer_names
-  statistics = {}
-
-  def run_layer(node, x):
-    fit = _fit_layer(hybrids.network, names[len(node)])
-    output, found = fit(hybrids.layer_state(node), x)
-    if found:
-      statistics[node] = found
-    return output
-
-  for _ in _walk(masks, run_layer, _normalize(jnp.asarray(images), mean, std)):
-    pass
+  fit = _compiled_fit(hybrids.network, tuple(masks))
+  parts = hybrids[1:3]
+  statistics = fit((*parts, {}), jnp.asarray(images), mean, std)
   return hybrids._replace(statistics=statistics)

@@ -136,14 +136,14 @@ class LayerRewind:
       masks = self.networks.distinct[start : start + size]
       blocks = collections.defaultdict(list)
       for split, images in splits.items():
-        for mask, logits in mixing.hybrid_logits(
+        for logits in mixing.hybrid_logits(
           hybrids, masks, images, experiment.mean, experiment.std
         ):
-          blocks[mask, split].append(logits)
-          yield Step(size=len(logits) / total)
-      for mask in masks:
-        logits = {s: jnp.concatenate(blocks[mask, s]) for s in splits}
-        found[mask] = score_logits(seed, logits)
+          blocks[split].append(logits)
+          yield Step(size=len(masks) * logits.shape[1] / total)
+      logits = {s: jnp.concatenate(blocks[s], axis=1) for s in splits}
+      for i, mask in enumerate(masks):
+        found[mask] = score_logits(seed, {s: logits[s][i] for s in splits})
 
   def _recovered(self, seed: Seed, scores) -> list[runs.Row]:
     """Makes a row of the share of the lost test accuracy that came back.

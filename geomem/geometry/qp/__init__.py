@@ -5,5 +5,6 @@ from geomem.geometry.qp.nonnegative import (
   QPSolution,
   solve_nonnegative_qp,
 )
+from geomem.geometry.qp.signed import solve_signed_qp
 
-__all__ = ["METHODS", "QPSolution", "solve_nonnegative_qp"]
+__all__ = ["METHODS", "QPSolution", "solve_nonnegative_qp", "solve_signed_qp"]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from geomem.geometry.linalg import matmul
+from geomem.geometry.qp.projected_cg import product
 
 _STEPS_A_POINT = 6
 _RIDGE = 4
@@ -67,10 +68,13 @@ def _step(G: Array, b: Array, state: _State) -> _State:
 
 
 def violation(
-  G: Float[Array, "M M"], b: Float[Array, "*t M"], lam: Float[Array, "*t M"]
+  G: Float[Array, "M M"],
+  b: Float[Array, "*t M"],
+  lam: Float[Array, "*t M"],
+  signs: Float[Array, "*t M"] | None = None,
 ) -> Float[Array, "*t"]:
   """Measures by how much the optimality conditions are violated."""
-  gradient = b - matmul(lam, G)
+  gradient = b - product(G, lam, signs)
   return jnp.abs(jnp.minimum(lam, -gradient)).max(axis=-1)
 
 
@@ -80,6 +84,7 @@ def finish(
   lam: Float[Array, "t M"],
   waiting: Bool[Array, " t"],
   maxiter: Int[Array, ""],
+  signs: Float[Array, "t M"] | None = None,
 ) -> Float[Array, "t M"]:
   """Solves the lanes that wait, from the feasible λ that they have.
 
@@ -89,6 +94,7 @@ def finish(
     lam: feasible; where it is not to wait, it stays.
     waiting: which lanes are not solved.
     maxiter: bound on the steps of a lane; a few times M are enough.
+    signs: of the rows and columns of G, for each lane; all + by default.
   """
   most = jnp.minimum(_STEPS_A_POINT * len(G), maxiter)
 
@@ -96,14 +102,17 @@ def finish(
     lam, waiting = carry
     lane = waiting.argmax()
     start = lam[lane]
+    own = G
+    if signs is not None:
+      own = signs[lane][:, None] * G * signs[lane][None, :]
     state = jax.lax.while_loop(
       lambda state: ~state.done & (state.count < most),
-      lambda state: _step(G, b[lane], state),
+      lambda state: _step(own, b[lane], state),
       _State(start, start > 0, jnp.bool_(False), jnp.int32(0)),
     )
 
     # Where points are dependent to rounding, the solve may be worse.
-    after, before = (violation(G, b[lane], x) for x in (state.lam, start))
+    after, before = (violation(own, b[lane], x) for x in (state.lam, start))
     better = after <= before
     best = jnp.where(better, state.lam, start)
     return lam.at[lane].set(best), waiting.at[lane].set(False)

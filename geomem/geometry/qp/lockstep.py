@@ -16,7 +16,10 @@ from jaxtyping import Array, Float, Int
 from geomem.geometry.loops import repeat_until_done
 from geomem.geometry.qp import projected_cg
 from geomem.geometry.qp.active_set import finish, violation
-from geomem.geometry.qp.working_set import solve_on_working_set
+from geomem.geometry.qp.working_set import (
+  solve_on_growing_set,
+  solve_on_working_set,
+)
 
 # Blocks go on with other lanes once two thirds of them are done: measured.
 _SHRINKAGE = 3
@@ -69,16 +72,21 @@ def _finish_by_blocks(G, step, lanes, size: int, allowed: int, maxiter):
   )
 
 
-def _solve_manifold(G, b, maxiter):
+def _solve_manifold(G, b, maxiter, signs=None):
   """Solves for t probes `[t, M]` of one manifold, of unit diagonal."""
   step = projected_cg.step_length(G)
-  lam = solve_on_working_set(G, b)
+  if signs is None:
+    lam = solve_on_working_set(G, b)
+  else:
+    lam = solve_on_growing_set(G, b, signs)
   num_iters = jnp.zeros((len(b),), jnp.int32)
-  lanes = projected_cg.start(G, b, lam, step, num_iters)
+  lanes = projected_cg.start(G, b, lam, step, num_iters, signs)
   for size, allowed in _blocks(len(b)):
     lanes = _finish_by_blocks(G, step, lanes, size, allowed, maxiter)
-  left = violation(G, b, lanes.lam) > _CLOSE * jnp.finfo(b.dtype).eps
-  return finish(G, b, lanes.lam, left, maxiter), lanes.num_iters
+  found = violation(G, b, lanes.lam, signs)
+  left = found > _CLOSE * jnp.finfo(b.dtype).eps
+  lam = finish(G, b, lanes.lam, left, maxiter, signs)
+  return lam, lanes.num_iters
 
 
 def _blocks(num_lanes: int) -> list[tuple[int, int]]:
@@ -143,3 +151,27 @@ def _solve_batch(axis_size, in_batched, G, b, maxiter):
   found = solve_in_chunks(*flat, maxiter)
   split = [x.reshape(axis_size, -1, *x.shape[1:]) for x in found]
   return tuple(split), (True, True)
+
+
+def solve_signed(
+  G: Float[Array, "M M"],
+  b: Float[Array, "T M"],
+  signs: Float[Array, "T M"],
+  maxiter: Int[Array, ""],
+) -> tuple[Float[Array, "T M"], Int[Array, " T"]]:
+  """Minimises ½ (s∘λ)ᵀ G (s∘λ) − λᵀb over λ ≥ 0, for T problems.
+
+  Args:
+    G: a positive semidefinite matrix for all.
+    b: a vector for each.
+    signs: s of each, ±1.
+    maxiter: bound on the iterations.
+
+  Returns:
+    λ, and the iterations of each problem.
+  """
+  g = scales(G)
+  lam, num_iters = _solve_manifold(
+    G / (g[:, None] * g[None]), b / g[None], maxiter, signs
+  )
+  return lam / g[None], num_iters

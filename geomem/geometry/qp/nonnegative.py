@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from geomem.geometry.linalg import einsum
+from geomem.geometry.linalg import einsum, one_by_one
 from geomem.geometry.qp.lockstep import scales, solve_in_chunks
 
 Method = Callable[[Array, Array, Array], tuple[Array, Array]]
@@ -92,7 +92,11 @@ def _multipliers_backward(method, saved, cotangents):
     both, G[:, None] + ridge * eye[None, None], eye[None, None]
   )
   rhs = jnp.where(on, cotangents[0], 0)
-  y = jnp.linalg.solve(system, rhs[..., None])[..., 0]
+  y = one_by_one(
+    jnp.linalg.solve,
+    system.reshape(-1, *system.shape[2:]),
+    rhs.reshape(-1, rhs.shape[2]),
+  ).reshape(rhs.shape)
   gradient = -einsum("pti,ptj->pij", y, lam)
   return gradient, y, None
 

@@ -1,6 +1,7 @@
 """Conjugate gradients with projections: one matrix product an iteration.
 
-For min ½ λᵀGλ − λᵀb, λ ≥ 0. On the face of positive λ, conjugate gradients;
+For min ½ λᵀGλ − λᵀb, λ ≥ 0, or with signs s of each lane's own for G between
+them: s_i G_ij s_j. On the face of positive λ, conjugate gradients;
 where a bound is met, or where points outside the face have more to gain, a
 step along the projected gradient, with an exact line search, finds the next
 face. G is shared by all lanes of a manifold, so that an iteration is one matrix
@@ -32,6 +33,7 @@ class Lanes(NamedTuple):
     free: squared norm of the gradient on the face, as far as bounds let it go.
     chopped: squared norm of the gradient of the points that want to enter.
     num_iters: steps taken.
+    signs: s, if any.
   """
 
   lam: Float[Array, "*t M"]
@@ -42,6 +44,7 @@ class Lanes(NamedTuple):
   free: Float[Array, "*t 1"]
   chopped: Float[Array, "*t 1"]
   num_iters: Int[Array, "*t"]
+  signs: Float[Array, "*t M"] | None
 
 
 def _dot(a: Array, b: Array) -> Array:
@@ -61,12 +64,23 @@ def step_length(G: Float[Array, "M M"]) -> Float[Array, ""]:
   return 1.9 / jnp.where(norm > 0, norm, 1)
 
 
-def start(G, b, lam, step, num_iters) -> Lanes:
+def product(
+  G: Float[Array, "M M"],
+  x: Float[Array, "*t M"],
+  signs: Float[Array, "*t M"] | None,
+) -> Float[Array, "*t M"]:
+  """Multiplies by each lane's matrix: G, with the lane's signs if any."""
+  return matmul(x, G) if signs is None else signs * matmul(signs * x, G)
+
+
+def start(G, b, lam, step, num_iters, signs=None) -> Lanes:
   """Lanes at a feasible λ, with the gradient computed afresh."""
-  gradient = b - matmul(lam, G)
+  gradient = b - product(G, lam, signs)
   norms = _split_gradient(lam, gradient, step)
   zero = jnp.zeros_like(lam)
-  return Lanes(lam, gradient, zero, zero, zero[..., :1] - 1, *norms, num_iters)
+  return Lanes(
+    lam, gradient, zero, zero, zero[..., :1] - 1, *norms, num_iters, signs
+  )
 
 
 def error(lanes: Lanes) -> Float[Array, "*t"]:
@@ -83,7 +97,7 @@ def pending(lanes: Lanes) -> Bool[Array, "*t"]:
 
 def iterate(G: Float[Array, "M M"], step, lanes: Lanes) -> Lanes:
   """Does one step of every lane."""
-  lam, gradient, direction, image, curvature, *norms, num_iters = lanes
+  lam, gradient, direction, image, curvature, *norms, num_iters, signs = lanes
   face = lam > 0
   free = jnp.where(face, gradient, 0)
   conjugate = (norms[1] <= norms[0]) & (curvature >= 0)
@@ -92,7 +106,7 @@ def iterate(G: Float[Array, "M M"], step, lanes: Lanes) -> Lanes:
   along_face = free + jnp.where(known & face, ratio * direction, 0)
   projected = jnp.maximum(lam + step * gradient, 0) - lam
   direction = jnp.where(conjugate, along_face, projected)
-  image = matmul(direction, G)
+  image = product(G, direction, signs)
   curvature = _dot(direction, image)
   upward = curvature > 0
   length = _dot(gradient, direction) / jnp.where(upward, curvature, 1)
@@ -110,5 +124,5 @@ def iterate(G: Float[Array, "M M"], step, lanes: Lanes) -> Lanes:
   curvature = jnp.where(conjugate, jnp.where(blocked, -1, curvature), 0)
   norms = _split_gradient(lam, gradient, step)
   return Lanes(
-    lam, gradient, direction, image, curvature, *norms, num_iters + 1
+    lam, gradient, direction, image, curvature, *norms, num_iters + 1, signs
   )

@@ -1,0 +1,378 @@
+"""The stages of the accelerator's benchmark, on synthetic data."""
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from geomem import geometry, measures, models, parallel, training
+from geomem.data import normalize
+from geomem.measures import layers
+from geomem.studies import hybrids
+from geomem.training import loop, optimizers, together
+
+Row = dict[str, Any]
+
+_MOST_REPEATS = 9
+
+
+class Sizes(NamedTuple):
+  """How large the stages are.
+
+  Attributes:
+    square: side of the matrices that the peaks are measured with.
+    qp_sets: numbers of sets of P manifolds whose programmes are solved at once.
+    layer: P, M, N of a layer.
+    probes: T.
+    layers: layers of which four subsets each are measured.
+    model: the network that is trained, and its width.
+    train: training images.
+    images: images that are scored.
+    rewinds: hybrid networks.
+    many: the network of which several are trained, and its widths.
+    seeds: how many.
+    batch: examples of a step.
+  """
+
+  square: int
+  qp_sets: tuple[int, ...]
+  layer: tuple[int, int, int]
+  probes: int
+  layers: int
+  model: tuple[str, int]
+  train: int
+  images: int
+  rewinds: int
+  many: tuple[str, tuple[int, ...]]
+  seeds: int
+  batch: int
+
+
+FULL = Sizes(
+  square=8192,
+  qp_sets=(1, 20),
+  layer=(100, 50, 5000),
+  probes=300,
+  layers=23,
+  model=("vgg16", 64),
+  train=50_000,
+  images=60_000,
+  rewinds=20,
+  many=("resnet18", (4, 16, 64)),
+  seeds=5,
+  batch=128,
+)
+TINY = Sizes(
+  square=64,
+  qp_sets=(1, 2),
+  layer=(5, 4, 30),
+  probes=10,
+  layers=2,
+  model=("convnet", 2),
+  train=16,
+  images=20,
+  rewinds=3,
+  many=("mlp1", (2,)),
+  seeds=2,
+  batch=8,
+)
+
+
+def timed(call: Callable[[], Any], most: float = 2.0) -> Row:
+  """Returns seconds of the first call, and the median of those after it."""
+  start = time.perf_counter()
+  jax.block_until_ready(call())
+  first, seconds = time.perf_counter() - start, []
+  end = time.perf_counter() + most
+  while not seconds or (
+    len(seconds) < _MOST_REPEATS and time.perf_counter() < end
+  ):
+    start = time.perf_counter()
+    jax.block_until_ready(call())
+    seconds.append(time.perf_counter() - start)
+  low, median, high = np.percentile(seconds, (25, 50, 75))
+  return {"first": first, "seconds": float(median), "spread": (low, high)}
+
+
+def peaks(sizes: Sizes) -> Iterator[Row]:
+  """Measures operations and bytes a second: the floors are made of them."""
+  n = sizes.square
+  for name in ("bfloat16", "float32"):
+    a = jax.random.normal(jax.random.key(0), (n, n), name)
+    product = jax.jit(lambda a: a @ a)
+    found = timed(functools.partial(product, a))
+    yield {"name": name, "rate": 2 * n**3 / found["seconds"]} | found
+  a = jnp.zeros((n, n, 2), jnp.float32)
+  found = timed(functools.partial(jax.jit(lambda a: a + 1), a))
+  yield {"name": "memory", "rate": 2 * a.nbytes / found["seconds"]} | found
+
+
+def _clouds(key, shape, radius):
+  num_manifolds, _, N = shape
+  a, b = jax.random.split(key)
+  centers = jax.random.normal(a, (num_manifolds, 1, N))
+  return (centers + radius * jax.random.normal(b, shape)) / np.sqrt(N)
+
+
+def families(shape) -> dict[str, jax.Array]:
+  """Makes `[P, M, N]` points of several kinds."""
+  key = jax.random.key(0)
+  iid = jax.random.normal(key, shape)
+  return {
+    "clouds R=1": _clouds(key, shape, 1.0),
+    "clouds R=10": _clouds(key, shape, 10.0),
+    "iid": iid,
+    "ReLU": jax.nn.relu(iid),
+  }
+
+
+def qps(sizes: Sizes) -> Iterator[Row]:
+  """Solves the programmes of many probes at once, by family."""
+  P, M, _ = sizes.layer
+  for family, points in families((P, M, M + 10)).items():
+    relative = points - points.mean(axis=(0, 1), keepdims=True)
+    for num_sets in sizes.qp_sets:
+      S = jnp.tile(relative, (num_sets, 1, 1))
+      S = S / jnp.linalg.norm(
+        S.mean(axis=1, keepdims=True), axis=2, keepdims=True
+      )
+      t = jax.random.normal(
+        jax.random.key(1), (len(S), sizes.probes, S.shape[2])
+      )
+      G = jnp.einsum("pmd,pkd->pmk", S, S, precision="highest")
+      b = -jnp.einsum("ptd,pmd->ptm", t, S, precision="highest")
+      found = timed(functools.partial(geometry.solve_nonnegative_qp, G, b))
+      count = b.shape[0] * b.shape[1]
+      yield {
+        "name": f"{count:,} of {family}",
+        "bytes": G.nbytes + 2 * b.nbytes,
+        "float32_operations": 2 * count * M**2,
+        "converged": float(
+          geometry.solve_nonnegative_qp(G, b).converged.mean()
+        ),
+      } | found
+
+
+def geometry_of_sets(sizes: Sizes) -> Iterator[Row]:
+  """Measures one set, then many at once, with and without the search."""
+  points = families(sizes.layer)["ReLU"]
+  stats = geometry.gram_statistics(points)
+  key = jax.random.key(0)
+  for centers in (None, "low_rank"):
+    call = functools.partial(
+      geometry.manifold_geometry,
+      key,
+      stats,
+      num_probes=sizes.probes,
+      centers=centers,
+    )
+    yield {"name": f"one set, centers={centers}"} | timed(call)
+  at_once = max(1, parallel.entries_at_once() // 4)
+  stacked = layers.stack_layers([{"manifolds": stats}], at_once)
+  stacked = jax.tree.map(lambda x: jnp.repeat(x[:, None], 4, axis=1), stacked)
+  for centers in (None, "low_rank"):
+    options = measures.Options(num_probes=sizes.probes, centers=centers)
+    chosen = (measures.MEASURES["mean_field"],)
+
+    def call(options=options, chosen=chosen):
+      return [
+        layers.measure(key, chosen, stacked, options)
+        for _ in range(-(-sizes.layers // at_once))
+      ]
+
+    count = 4 * at_once * -(-sizes.layers // at_once)
+    yield {"name": f"{count} sets, centers={centers}"} | timed(call)
+
+
+def _network(model: str, width: int, dtype=jnp.float32) -> models.Network:
+  return models.build(
+    model,
+    num_classes=100,
+    image_shape=(32, 32, 3),
+    width=width,
+    dtype=dtype,
+  )
+
+
+def _images(count: int) -> jax.Array:
+  draw = jax.jit(
+    lambda: jax.random.bits(jax.random.key(0), (count, 32, 32, 3), "uint8")
+  )
+  return draw()
+
+
+def _operations(network: models.Network) -> int:
+  """Counts the operations of a forward pass on one image."""
+  image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+  forward = jax.jit(lambda state, x: network.apply(state, x).logits)
+  return int(
+    forward.lower(network.abstract_state, image).cost_analysis()["flops"]
+  )
+
+
+def _recipe(sizes: Sizes, epochs: int) -> training.TrainingConfig:
+  return training.TrainingConfig(
+    batch_size=sizes.batch, epochs=epochs, learning_rate=1e-3
+  )
+
+
+def _training_data(count: int) -> training.TrainingData:
+  return training.TrainingData(
+    _images(count),
+    jnp.arange(count) % 100,
+    jnp.full(3, 127.5),
+    jnp.full(3, 73.6),
+  )
+
+
+def epochs_of_training(sizes: Sizes) -> Iterator[Row]:
+  """Trains a network for an epoch at a time."""
+  for name in ("bfloat16", "float32"):
+    network = _network(*sizes.model, jnp.dtype(name))
+    states = training.train(
+      jax.random.key(0),
+      network,
+      _training_data(sizes.train),
+      _recipe(sizes, 1 + _MOST_REPEATS),
+    )
+    next(states)
+    found = timed(lambda states=states: next(states)[0].network)
+    steps = sizes.train // sizes.batch * sizes.batch
+    yield {
+      "name": f"an epoch, {name}",
+      f"{name}_operations": 3 * steps * _operations(network),
+    } | found
+
+
+def scores_of_images(sizes: Sizes) -> Iterator[Row]:
+  """Computes logits of many images, and their scores."""
+  network = _network(*sizes.model, jnp.bfloat16)
+  state = network.init(jax.random.key(0))
+  images, labels = _images(sizes.images), jnp.arange(sizes.images) % 100
+  moments = jnp.full(3, 127.5), jnp.full(3, 73.6)
+
+  def call():
+    logits = training.predict_logits(network, state, images, *moments)
+    return training.scores({"all": (logits, labels)})
+
+  yield {
+    "name": f"{sizes.images:,} images",
+    "bfloat16_operations": sizes.images * _operations(network),
+  } | timed(call)
+
+
+def statistics_of_layers(sizes: Sizes) -> Iterator[Row]:
+  """Computes the statistics of all layers of four subsets."""
+  network = _network(*sizes.model, jnp.bfloat16)
+  state = network.init(jax.random.key(0))
+  P, M, _ = sizes.layer
+  images = _images(P * M).reshape(P, M, 32, 32, 3)
+
+  def forward(state, x):
+    x = normalize(x, np.full(3, 127.5, "f4"), np.full(3, 73.6, "f4"))
+    return network.apply(state, x).activations
+
+  def call():
+    found = measures.layer_statistics(
+      forward, state, dict.fromkeys("abcd", images), network.layer_names[1:]
+    )
+    return [stats for _, stats in found]
+
+  image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
+  shapes = jax.eval_shape(forward, network.abstract_state, image)
+  features = sum(shapes[name].size for name in network.layer_names[1:])
+  yield {
+    "name": f"{len(network.layer_names) - 1} layers x 4 x {P * M:,} images",
+    "bfloat16_operations": 4 * P * M * _operations(network),
+    "float32_operations": 4 * 2 * P * M * (M + P) * features,
+    "bytes": 4 * 4 * P * M * features,
+  } | timed(call, most=0.0)
+
+
+def _shared_operations(network: models.Network, masks) -> int:
+  """Counts the operations of hybrids on one image, shared layers once."""
+  image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+  inputs = jax.eval_shape(network.apply, network.abstract_state, image)
+  names, total = network.layer_names, 0
+  for depth in range(1, len(names)):
+    layer = jax.jit(
+      lambda state, x, name=names[depth]: network.apply_layer(name, state, x)[0]
+    )
+    state = network.abstract_state.get(names[depth], {})
+    lowered = layer.lower(state, inputs.activations[names[depth - 1]])
+    nodes = {mask[:depth] for mask in masks}
+    total += len(nodes) * int(lowered.cost_analysis().get("flops", 0))
+  return total
+
+
+def rewinds(sizes: Sizes) -> Iterator[Row]:
+  """Computes the logits of hybrid networks on all images."""
+  network = _network(*sizes.model, jnp.bfloat16)
+  last, other = (network.init(jax.random.key(i)) for i in range(2))
+  names = network.parameter_layers
+  masks = {
+    hybrids.mask_of(network, chosen)
+    for i in range(len(names))
+    for chosen in (names[i : i + 1], names[i:])
+  }
+  masks = sorted(masks)[: sizes.rewinds]
+  mixed = hybrids.Hybrids(network, last, other, {})
+  images = _images(sizes.images)
+  moments = np.full(3, 127.5, "f4"), np.full(3, 73.6, "f4")
+
+  def call():
+    return list(hybrids.hybrid_logits(mixed, masks, images, *moments))
+
+  yield {
+    "name": f"{len(masks)} networks, {sizes.images:,} images",
+    "bfloat16_operations": sizes.images * _shared_operations(network, masks),
+  } | timed(call, most=0.0)
+
+
+def many_networks(sizes: Sizes) -> Iterator[Row]:
+  """Steps several seeds of a network in each form, beside one seed."""
+  config, count = _recipe(sizes, 1), 2 * sizes.batch
+  data = _training_data(count)
+  model, widths = sizes.many
+  for width in widths:
+    network = _network(model, width)
+    optimizer = optimizers.make_optimizer(config, 1)
+    step = loop.make_step(network, config, optimizer)
+    init = jax.jit(
+      lambda key, n=network, o=optimizer: loop.init_state(key, n, o)
+    )
+    for form, num_seeds in [("one_by_one", 1)] + [
+      (form, sizes.seeds) for form in together.FORMS
+    ]:
+      made = together.make_together(step, network, num_seeds, form)
+      keys = jax.random.split(jax.random.key(0), num_seeds)
+      carry = made.pack([tuple(init(key)[:2]) for key in keys])
+      labels = jnp.tile(data.labels, (num_seeds, 1))
+      batches = jnp.broadcast_to(
+        jnp.arange(sizes.batch), (2, num_seeds, sizes.batch)
+      )
+      each = jnp.stack([keys, keys])
+      found = timed(
+        functools.partial(
+          made.epoch, carry, data._replace(labels=labels), batches, each
+        )
+      )
+      operations = 2 * 3 * num_seeds * sizes.batch * _operations(network)
+      name = f"width {width}, {num_seeds} x {form}, two steps"
+      yield {"name": name, "float32_operations": operations} | found
+
+
+STAGES: dict[str, Callable[[Sizes], Iterator[Row]]] = {
+  "peaks": peaks,
+  "qps": qps,
+  "geometry": geometry_of_sets,
+  "training": epochs_of_training,
+  "scores": scores_of_images,
+  "statistics": statistics_of_layers,
+  "rewinds": rewinds,
+  "networks": many_networks,
+}

@@ -1,0 +1,93 @@
+"""Labels ±1 for manifolds: the ensembles that a capacity is asked for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, Shaped
+
+
+def _balanced(key, num_labellings, num_manifolds):
+  """Half of each sign; of an odd number one is of either."""
+  sign_key, order_key = jax.random.split(key)
+  half = num_manifolds // 2
+  row = jnp.concatenate([jnp.ones(half), -jnp.ones(num_manifolds - half)])
+  rows = jnp.broadcast_to(row, (num_labellings, num_manifolds))
+  signs = jax.random.rademacher(sign_key, (num_labellings, 1))
+  return signs * jax.random.permutation(
+    order_key, rows, axis=1, independent=True
+  )
+
+
+def _independent(key, num_labellings, num_manifolds):
+  return jax.random.rademacher(key, (num_labellings, num_manifolds))
+
+
+def _one_vs_rest(key, num_labellings, num_manifolds):
+  """Each manifold in turn, in random order, against all others."""
+  order = jax.random.permutation(key, num_manifolds)
+  chosen = order[jnp.arange(num_labellings) % num_manifolds]
+  return 2 * jax.nn.one_hot(chosen, num_manifolds) - 1
+
+
+# Name -> `(key, T, P) -> [T, P]`.
+LABELLINGS = {
+  "balanced": _balanced,
+  "independent": _independent,
+  "one_vs_rest": _one_vs_rest,
+}
+# What a caller gives: a name, or the signs y* of each manifold.
+Labels = str | Shaped[Array | np.ndarray, " P"]
+
+
+def draw_labels(
+  key: Key[Array, ""],
+  labels: Labels,
+  num_labellings: int,
+  num_manifolds: int,
+  tilt: float | None = None,
+) -> Float[Array, "T P"]:
+  """Draws labellings of the manifolds.
+
+  Args:
+    key: for the labels.
+    labels: a name of `LABELLINGS`, or the signs y* of one labelling.
+    num_labellings: T.
+    num_manifolds: P.
+    tilt: β: labellings of probability ∝ exp(β ⟨y, y*⟩) about y*, each manifold
+      by itself; y* itself by default.
+
+  Raises:
+    ValueError: a name or a number of signs that does not exist, signs that are
+      not ±1 (outside jit), or a tilt without y*.
+  """
+  shape = (num_labellings, num_manifolds)
+  if isinstance(labels, str):
+    if labels not in LABELLINGS:
+      raise ValueError(
+        f"labels {labels!r} is not known; choose one of"
+        f" {', '.join(LABELLINGS)}, pairs, or give signs."
+      )
+    if tilt is not None:
+      raise ValueError(
+        f"tilt={tilt} was given with labels {labels!r}; it is about one"
+        " labelling: give its signs."
+      )
+    drawn = LABELLINGS[labels](key, *shape)
+    return jnp.asarray(drawn, jnp.result_type(float))
+  if labels.shape != (num_manifolds,):
+    raise ValueError(
+      f"labels has shape {labels.shape}; one sign for each of {num_manifolds}"
+      " manifolds was expected."
+    )
+  if not isinstance(labels, jax.core.Tracer):
+    signs = np.asarray(labels)
+    if not np.isin(signs, (-1, 1)).all():
+      raise ValueError(
+        f"labels has the values {sorted(set(signs.tolist()))[:5]}; signs, 1 and"
+        " -1, were expected."
+      )
+  own = jnp.broadcast_to(jnp.asarray(labels, jnp.result_type(float)), shape)
+  if tilt is None:
+    return own
+  agrees = jax.random.bernoulli(key, jax.nn.sigmoid(2.0 * tilt), shape)
+  return jnp.where(agrees, own, -own)

@@ -1,0 +1,44 @@
+"""GLUE: the capacity for labels of a task, correlations included.
+
+Balanced labellings; nothing is removed, so that of the options only the number
+of probes counts. See `geometry.glue`.
+"""
+
+from geomem import geometry
+from geomem.measures.measure import Measure, Metric
+
+METRICS = (
+  Metric("glue_capacity", r"GLUE capacity $\alpha$", "log"),
+  Metric("glue_radius", "GLUE radius $R$"),
+  Metric("glue_dimension", "GLUE dimension $D$"),
+  Metric("glue_utility", "GLUE utility"),
+  Metric("critical_features", r"features for half of the labellings", "log"),
+  Metric("glue_center_cosine", "GLUE cosine of centres"),
+  Metric("glue_axis_cosine", "GLUE cosine of axes"),
+  Metric("glue_converged", "GLUE, share of problems solved"),
+)
+
+
+def compute(key, products, options):
+  """Computes GLUE of one subset."""
+  return geometry.glue(key, products, num_probes=max(2, options.num_probes))
+
+
+def summarize(found: geometry.Glue) -> dict:
+  """Names the numbers and their errors."""
+  return {
+    "glue_capacity": (found.capacity, found.capacity_stderr),
+    "glue_radius": (found.radius, found.radius_stderr),
+    "glue_dimension": (found.dimension, found.dimension_stderr),
+    "glue_utility": (found.utility, found.utility_stderr),
+    "critical_features": (
+      found.critical_features,
+      found.capacity_stderr / found.capacity * found.critical_features,
+    ),
+    "glue_center_cosine": (found.center_cosine, None),
+    "glue_axis_cosine": (found.axis_cosine, None),
+    "glue_converged": (found.converged.mean(axis=-1), None),
+  }
+
+
+GLUE = Measure("glue", METRICS, compute, summarize, statistic="points")

@@ -1,0 +1,113 @@
+"""Few-shot errors against simulation, neighbours against scikit-learn."""
+
+import jax
+import numpy as np
+import pytest
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+
+from geomem import geometry, measures
+
+
+def found_of(name, points, **options):
+  products = geometry.point_products(points, **options)
+  measure = measures.MEASURES[name]
+  found = measure.compute(jax.random.key(0), products, measures.Options())
+  return {n: float(v) for n, (v, _) in measure.summarize(found).items()}
+
+
+def gaussian_manifolds(rng, sizes):
+  """Gaussian clouds of several covariances about near centres."""
+  scales = [1.0 / np.sqrt(1 + np.arange(12.0)), np.ones(12) * 0.7]
+  return [
+    0.5 * rng.normal(size=12) + rng.normal(size=(size, 12)) * scales[i % 2]
+    for i, size in enumerate(sizes)
+  ]
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+def test_few_shot_errors_are_those_of_simulated_learning(shots):
+  rng = np.random.default_rng(0)
+  # Many points, so that their covariances are those of the clouds.
+  manifolds = gaussian_manifolds(rng, (400, 300, 400))
+  found = found_of("few_shot", manifolds)
+  wrong, count = 0, 4000
+  pairs = [(a, b) for a in range(3) for b in range(3) if a != b]
+  for a, b in pairs:
+    drawn = [
+      rng.choice(manifolds[c], size=(count, shots)).mean(axis=1) for c in (a, b)
+    ]
+    new = rng.choice(manifolds[a], size=count)
+    to_own, to_other = (((new - d) ** 2).sum(axis=1) for d in drawn)
+    wrong += (to_own > to_other).mean()
+  # The formula takes the margin for normal; it is nearly.
+  assert found[f"error_{shots}_shot"] == pytest.approx(
+    wrong / len(pairs), abs=0.015
+  )
+  assert 0.02 < wrong / len(pairs) < 0.4
+
+
+def test_few_shot_terms_are_those_of_the_covariances():
+  rng = np.random.default_rng(1)
+  manifolds = gaussian_manifolds(rng, (9, 7, 8))
+  found = found_of("few_shot", manifolds)
+  centers = [m.mean(axis=0) for m in manifolds]
+  covariances = [np.cov(m.T, bias=True) for m in manifolds]
+  ratios = []
+  for a in range(3):
+    for b in range(3):
+      if a != b:
+        delta, A, B = centers[a] - centers[b], covariances[a], covariances[b]
+        signal = (delta @ delta + (np.trace(B) - np.trace(A)) / 5) / 2
+        noise = np.trace(A @ A) / 5 + delta @ B @ delta / 5
+        noise += delta @ A @ delta + np.trace(A @ B) / 5
+        ratios.append(signal / np.sqrt(noise))
+  assert found["snr_5_shot"] == pytest.approx(np.mean(ratios), rel=1e-4)
+
+
+@pytest.mark.parametrize("sizes", [(12, 12, 12), (25, 9, 14)])
+def test_neighbours_are_those_of_scikit_learn(sizes):
+  rng = np.random.default_rng(2)
+  manifolds = gaussian_manifolds(rng, sizes)
+  found = found_of("neighbors", manifolds)
+  points = np.concatenate(manifolds)
+  labels = np.repeat(np.arange(3), sizes)
+  hits = []
+  for i in range(len(points)):
+    rest = np.arange(len(points)) != i
+    model = KNeighborsClassifier(30).fit(points[rest], labels[rest])
+    hits.append(model.predict(points[i : i + 1])[0] == labels[i])
+  assert found["knn_accuracy"] == pytest.approx(np.mean(hits), abs=1e-6)
+  distances, _ = NearestNeighbors(n_neighbors=3).fit(points).kneighbors(points)
+  ratios = np.log(distances[:, 2] / distances[:, 1])
+  expected = len(points) / ratios.sum()
+  assert found["twonn_dimension"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("dimension", [2, 5])
+def test_two_neighbours_know_the_dimension_of_a_plane(dimension):
+  rng = np.random.default_rng(3)
+  axes, _ = np.linalg.qr(rng.normal(size=(50, dimension)))
+  points = rng.uniform(size=(10, 120, dimension)) @ axes.T
+  found = found_of("neighbors", points)
+  # Of 1,200 points: 3 % by chance, and less where the edge is much of the set.
+  assert found["twonn_dimension"] == pytest.approx(dimension, rel=0.12)
+
+
+def test_dead_layers_have_no_neighbours():
+  found = found_of("neighbors", np.zeros((3, 4, 5), "f4"))
+  assert np.isnan(list(found.values())).all()
+
+
+def test_products_that_do_not_fit_are_refused_by_a_sentence():
+  images = {"train": np.zeros((3, 4, 5), "f4")}
+
+  def forward(state, x):
+    return {"wide": x @ np.ones((5, 40), "f4")}
+
+  for limit, sentence in ((500, "12 points"), (1000, "Layer wide takes")):
+    with pytest.raises(ValueError, match=sentence):
+      list(
+        measures.layer_statistics(
+          forward, {}, images, ["wide"], kinds=["points"], max_bytes=limit
+        )
+      )

@@ -1,0 +1,298 @@
+"""GLUE: by hand in NumPy and SciPy, closed forms, recovery, invariances."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import optimize
+
+from geomem import geometry
+from geomem.geometry.products import draw_fields
+
+
+def known_manifolds(P, M, N, D, R, correlation=0.0, seed=0):
+  """Centres and axes N(0, I/N); points R Σ s_j u_j with ‖s‖ = 1, and noise."""
+  rng = np.random.default_rng(seed)
+  centers = rng.normal(size=(P, N))
+  if correlation:
+    common = rng.normal(size=N)
+    centers = np.sqrt(1 - correlation) * centers
+    centers += np.sqrt(correlation) * common
+  axes = rng.normal(size=(P, D, N)) / np.sqrt(N)
+  s = rng.normal(size=(P, M, D))
+  s /= np.linalg.norm(s, axis=2, keepdims=True)
+  points = centers[:, None] / np.sqrt(N) + R * np.einsum(
+    "pmd,pdn->pmn", s, axes
+  )
+  noise = 0.01 * rng.normal(size=points.shape) / np.sqrt(N)
+  return (points + noise).astype("f4")
+
+
+def by_hand(manifolds, fields, labels):
+  """Computes GLUE from points, as the definition has it, in float64."""
+  P, Z = len(manifolds), np.concatenate(manifolds).astype(float)
+  owner = np.repeat(np.arange(P), [len(m) for m in manifolds])
+  probes = fields @ np.linalg.pinv(Z).T
+  anchors = np.zeros((len(probes), P, Z.shape[1]))
+  for t, y, S in zip(probes, labels, anchors, strict=True):
+    lam, _ = optimize.nnls((y[owner][:, None] * Z).T, t)
+    for manifold in range(P):
+      own = lam * (owner == manifold)
+      if own.sum() > 0:
+        S[manifold] = own @ Z / own.sum()
+  S0 = anchors.mean(axis=0)
+  a, b, c, axis = [], [], [], []
+  others = ~np.eye(P, dtype=bool)
+
+  def form(A, r):
+    return r @ np.linalg.pinv(A, rcond=1e-8, hermitian=True) @ r
+
+  for t, S in zip(probes, anchors, strict=True):
+    S1 = S - S0
+    a.append(form(S @ S.T, S @ t))
+    b.append(form(S1 @ S1.T, S1 @ t))
+    c.append(form(S0 @ S0.T + S1 @ S1.T, S1 @ t))
+    axis.append(np.abs(S1 @ S1.T)[others].mean())
+  a, b, c = np.mean(a), np.mean(b), np.mean(c)
+  return {
+    "capacity": P / a,
+    "dimension": b / P,
+    "radius": np.sqrt(c / (b - c)),
+    "utility": c / a,
+    "critical_features": a,
+    "center_alignment": np.abs(S0 @ S0.T)[others].mean(),
+    "axis_alignment": np.mean(axis),
+    "active": (np.abs(anchors).sum(axis=2) > 0).mean(axis=0),
+  }
+
+
+def drawn(key, products, labels, num_probes):
+  """The fields and labels that `glue` draws from a key."""
+  probe_key, label_key = jax.random.split(key)
+  fields = draw_fields(probe_key, products, num_probes)
+  P = products.mask.shape[0]
+  y = geometry.draw_labels(label_key, labels, num_probes, P)
+  return np.asarray(fields, float), np.asarray(y)
+
+
+@pytest.mark.parametrize(
+  ("sizes", "labels"),
+  [
+    ((6, 6, 6, 6), "balanced"),
+    ((7, 3, 5, 6, 4), "independent"),
+    ((5, 5, 5), "one_vs_rest"),
+    ((6, 4, 6, 4), np.array([1, 1, -1, -1])),
+  ],
+)
+def test_every_number_is_that_of_the_definition(sizes, labels):
+  rng = np.random.default_rng(len(sizes))
+  manifolds = [
+    (rng.normal(size=(1, 12)) + 0.7 * rng.normal(size=(m, 12))).astype("f4")
+    for m in sizes
+  ]
+  key = jax.random.key(3)
+  products = geometry.point_products(manifolds)
+  found = geometry.glue(key, products, labels=labels, num_probes=40)
+  assert found.converged.all()
+  fields, y = drawn(key, products, labels, 40)
+  there = np.asarray(products.mask).reshape(-1)
+  expected = by_hand(manifolds, fields[:, there], y)
+  for name, value in expected.items():
+    np.testing.assert_allclose(
+      getattr(found, name), value, rtol=2e-3, err_msg=name
+    )
+  identity = found.utility * (1 + found.radius**-2) / found.dimension
+  assert float(found.capacity) == pytest.approx(float(identity), rel=1e-5)
+
+
+def test_the_fields_have_the_covariance_of_the_points():
+  # More points than features: in their span to rounding, whatever the rank.
+  Z = np.random.default_rng(0).normal(size=(5, 6, 11)).astype("f4") + 2
+  products = geometry.point_products(Z)
+  fields = draw_fields(jax.random.key(0), products, 200_000)
+  flat = Z.reshape(30, 11)
+  K = flat @ flat.T
+  np.testing.assert_allclose(products.raw, K, rtol=1e-5, atol=1e-4)
+  scale = np.sqrt(np.outer(np.diag(K), np.diag(K)))
+  covariance = np.cov(np.asarray(fields, float).T)
+  # 200,000 draws: errors of .0032 at most, five of them.
+  assert np.abs((covariance - K) / scale).max() < 0.016
+  outside = fields[:100] @ (np.eye(30) - flat @ np.linalg.pinv(flat))
+  assert np.abs(outside).max() < 1e-3 * np.abs(fields[:100]).max()
+
+
+def test_orthonormal_points_have_their_closed_forms():
+  # P manifolds of one point: each is on the right side or not, by itself.
+  points = np.eye(48, dtype="f4")[:, None]
+  found = geometry.glue(jax.random.key(0), points, num_probes=600)
+  assert abs(found.capacity - 2) < 4 * found.capacity_stderr
+  for value in (found.dimension, found.radius, found.utility):
+    assert float(value) == pytest.approx(1, abs=0.03)
+  # M = 8 each: F = Σ max(y z·t, 0)², so that α = 2 / M.
+  points = np.eye(64, dtype="f4").reshape(8, 8, 64)
+  found = geometry.glue(jax.random.key(1), points, num_probes=600)
+  assert abs(found.capacity - 1 / 4) < 4 * found.capacity_stderr
+  assert found.capacity_stderr < 0.005
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  # Dimension, radius and centre correlation that an independent implementation
+  # finds of the same ensembles (P = 2, M = 200, N = 1000, 200 probes).
+  ("D", "R", "correlation", "expected"),
+  [
+    (2, 1.0, 0.0, (2.28, None, 0.03)),
+    (10, 1.0, 0.0, (8.29, None, None)),
+    (4, 0.8, 0.0, (None, 0.88, None)),
+    (4, 1.0, 0.0, (4.0, 1.03, 0.03)),
+    (4, 1.0, 0.4, (None, None, 0.40)),
+    (4, 1.0, 0.8, (None, None, 0.81)),
+  ],
+)
+def test_known_manifolds_are_recovered(D, R, correlation, expected):
+  points = known_manifolds(2, 200, 1000, D, R, correlation)
+  found = geometry.glue(jax.random.key(0), points)
+  assert found.converged.all()
+  dimension, radius, cosine = expected
+  if dimension is not None:
+    error = float(found.dimension_stderr)
+    assert abs(float(found.dimension) - dimension) < 3 * error
+  if radius is not None:
+    assert float(found.radius) == pytest.approx(radius, abs=0.03)
+  if cosine is not None:
+    # The sample's own correlation scatters by 1/√N.
+    assert float(found.center_cosine) == pytest.approx(cosine, abs=0.1)
+
+
+@pytest.mark.parametrize(
+  # In double precision also where there are more points than features.
+  ("x64", "num_features", "error"),
+  [(False, 150, 1e-3), (True, 40, 1e-6)],
+)
+def test_zeros_rotation_and_order_of_features_change_nothing(
+  x64, num_features, error
+):
+  points = known_manifolds(6, 20, num_features, 3, 1.0).astype(float)
+  rng = np.random.default_rng(1)
+  Q, _ = np.linalg.qr(rng.normal(size=(num_features, num_features)))
+  others = {
+    "padded": np.pad(points, ((0, 0), (0, 0), (0, 9))),
+    "rotated": points @ Q,
+    "reordered": points[..., rng.permutation(num_features)],
+    "scaled": 8 * points,
+  }
+  key = jax.random.key(5)
+  with jax.enable_x64(x64):
+    found = geometry.glue(key, points)
+    for name, other in others.items():
+      again = geometry.glue(key, other)
+      for field in ("capacity", "dimension", "radius", "utility"):
+        np.testing.assert_allclose(
+          getattr(again, field), getattr(found, field), rtol=error, err_msg=name
+        )
+
+
+def test_products_add_up_over_blocks_and_lose_no_digits_to_an_offset():
+  points = known_manifolds(4, 5, 30, 3, 1.0)
+  whole = geometry.point_products(points)
+  blocks = geometry.point_products(points, block_size=7)
+  np.testing.assert_allclose(blocks.raw, whole.raw, rtol=1e-4, atol=1e-4)
+  far = points.astype(float) + 1e4
+  moved = geometry.point_products(far)
+  np.testing.assert_allclose(moved.gram, whole.gram, rtol=1e-3, atol=1e-4)
+  flat = far.reshape(20, 30)
+  np.testing.assert_allclose(moved.raw, flat @ flat.T, rtol=1e-5)
+
+
+def test_points_of_any_size_are_measured_and_dead_ones_are_not():
+  points = known_manifolds(4, 6, 40, 3, 1.0)
+  key = jax.random.key(0)
+  expected = geometry.glue(key, points, num_probes=50)
+  for scale in (2.0**-70, 2.0**70):
+    for other in (points * np.float32(scale), points.astype(float) * scale):
+      found = geometry.glue(key, other, num_probes=50)
+      assert found.converged.all()
+      for name in ("capacity", "dimension", "radius"):
+        np.testing.assert_allclose(
+          getattr(found, name), getattr(expected, name), rtol=1e-3
+        )
+  dead = geometry.glue(key, 0 * points, num_probes=50)
+  assert np.isnan(dead.capacity)
+  # Under jit nothing can be refused: it must end, and say so.
+  bad = jnp.asarray(points).at[0, 0, 0].set(jnp.nan)
+  found = jax.jit(lambda x: geometry.glue(key, x, num_probes=50))(bad)
+  assert np.isnan(found.capacity)
+  assert not found.converged.any()
+
+
+def test_labellings_are_what_their_names_say():
+  key = jax.random.key(0)
+  balanced = geometry.draw_labels(key, "balanced", 500, 10)
+  assert (balanced.sum(axis=1) == 0).all()
+  assert abs(balanced.mean(axis=0)).max() < 0.2
+  odd = geometry.draw_labels(key, "balanced", 500, 7).sum(axis=1)
+  assert set(odd.tolist()) == {-1, 1}
+  one = geometry.draw_labels(key, "one_vs_rest", 30, 10)
+  assert ((one == 1).sum(axis=1) == 1).all()
+  assert ((one == 1).sum(axis=0) == 3).all()
+  own = np.array([1, -1, 1, 1])
+  assert (np.asarray(geometry.draw_labels(key, own, 5, 4)) == own).all()
+  # P(y = y*) = 1 / (1 + exp(−2β)).
+  tilted = geometry.draw_labels(key, own, 20_000, 4, 0.5)
+  share = np.mean(np.asarray(tilted) == own)
+  assert share == pytest.approx(1 / (1 + np.exp(-1)), abs=0.01)
+
+
+@pytest.mark.parametrize(
+  ("options", "sentence"),
+  [
+    ({"labels": "fair"}, "labels 'fair' is not known"),
+    ({"labels": np.array([1, -1])}, "one sign for each of 3"),
+    ({"labels": np.array([0, 1, 1])}, "signs, 1 and -1"),
+    ({"tilt": 1.0}, "give its signs"),
+    ({"num_probes": 1}, "2 at least"),
+  ],
+)
+def test_what_makes_no_sense_is_refused(options, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    geometry.glue(jax.random.key(0), np.ones((3, 2, 4), "f4"), **options)
+  with pytest.raises(ValueError, match="labels need two"):
+    geometry.glue(jax.random.key(0), np.ones((1, 2, 4), "f4"))
+
+
+@pytest.mark.slow
+def test_derivatives_are_those_of_finite_differences():
+  rng = np.random.default_rng(0)
+  with jax.enable_x64(True):
+    points = jnp.asarray(rng.normal(size=(3, 5, 30)))
+    direction = rng.normal(size=points.shape)
+    key = jax.random.key(0)
+
+    def values(step):
+      found = geometry.glue(key, points + step * direction, num_probes=20)
+      names = ("capacity", "dimension", "radius", "utility")
+      return jnp.stack([getattr(found, name) for name in names])
+
+    slopes = jax.jacrev(values)(jnp.asarray(0.0))
+    h = 1e-4  # Less would be lost in the rounding of the roots.
+    differences = (values(h) - values(-h)) / (2 * h)
+    np.testing.assert_allclose(slopes, differences, rtol=1e-4)
+
+
+def test_pairs_are_measured_each_by_itself():
+  points = known_manifolds(4, 15, 30, 3, 1.0)
+  found = geometry.glue(
+    jax.random.key(0), points, labels="pairs", num_probes=100
+  )
+  assert found.capacity.shape == (6,)
+  alone = geometry.glue(jax.random.key(9), points[[1, 3]], num_probes=100)
+  error = float(jnp.hypot(found.capacity_stderr[4], alone.capacity_stderr))
+  assert abs(float(found.capacity[4] - alone.capacity)) < 4 * error
+
+
+def test_many_points_beyond_the_slots_are_solved():
+  # The supports have more points than a working set has slots.
+  points = np.random.default_rng(0).normal(size=(30, 20, 500)).astype("f4")
+  found = geometry.glue(jax.random.key(0), points, num_probes=20)
+  assert found.converged.all()
+  assert float(found.critical_features) > 100
