@@ -83,7 +83,13 @@ def test_layers_measured_together_and_in_blocks_give_the_same(
   assert widths == {"wide": 96, "narrow": 32}
   found = rows_of(state, images, centers)
   assert found.keys() == expected.keys()
+  of_glue = {m.name for m in measures.MEASURES["glue"].metrics}
   for name, value in expected.items():
+    if name[2] in of_glue:
+      # More points than features: rounding turns the root that probes are made
+      # of, and they differ by less than their error.
+      assert found[name] == pytest.approx(value, rel=5e-2, nan_ok=True), name
+      continue
     # Rounding itself, and where on a flat minimum directions end.
     if name[2] not in ("residual", "center_left"):
       assert found[name] == pytest.approx(value, rel=error, abs=2e-4), name

@@ -31,18 +31,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
-from geomem.geometry.estimators import ratio_of_means
+from geomem.geometry.glue_numbers import numbers_of
 from geomem.geometry.labellings import Labels, draw_labels
-from geomem.geometry.linalg import matmul, pseudo_inverse_form
 from geomem.geometry.products import (
   PointProducts,
   draw_fields,
   point_products,
 )
 from geomem.geometry.qp import solve_signed_qp
+from geomem.geometry.qp.projected_cg import product
 from geomem.geometry.statistics import times_power
 
 _MAXITER = 2000
+# In units of a probe's standard deviation along a point.
+_NO_SLACK = 1e-3
+_MOST_INTERIOR = 0.01
+# What depends on F alone, which is unique.
+_OF_FORCES = ("capacity", "capacity_stderr", "critical_features")
 
 
 class Glue(NamedTuple):
@@ -65,6 +70,9 @@ class Glue(NamedTuple):
     axis_cosine: of cos(s¹_μ, s¹_ν), the lengths those of the mean squares.
     center_axis_cosine: of cos(s⁰_μ, s¹_ν), likewise.
     active: share of the samples in which a manifold has an anchor.
+    interior: share of the samples in which the points surround the origin, so
+      that no v but 0 is left: F is ‖t‖², and anchors are not unique. Where it
+      is more than one in a hundred, D, R, Ψ and alignments are NaN.
     converged: which problems are solved.
     residual: the largest violation of their optimality conditions.
   """
@@ -85,85 +93,9 @@ class Glue(NamedTuple):
   axis_cosine: Float[Array, "*b"]
   center_axis_cosine: Float[Array, "*b"]
   active: Float[Array, "*b P"]
+  interior: Float[Array, "*b"]
   converged: Bool[Array, "*b T"]
   residual: Float[Array, "*b"]
-
-
-def _off_diagonal(X: Float[Array, "*t P P"]) -> Float[Array, ""]:
-  """Averages over pairs of different manifolds, and over samples."""
-  P = X.shape[-1]
-  others = 1 - jnp.eye(P, dtype=X.dtype)
-  total = (X.reshape(-1, P, P) * others[None]).sum()
-  return total / (X.size // P * (P - 1))
-
-
-def _cosines(X, rows, columns) -> Array:
-  """Divides products by the lengths of both; 0 where there is no length."""
-  norm = jnp.sqrt(jnp.maximum(rows[..., :, None] * columns[..., None, :], 0))
-  return jnp.where(norm > 0, X / jnp.where(norm > 0, norm, 1), 0)
-
-
-def _diagonal(X):
-  return jnp.diagonal(X, axis1=-2, axis2=-1)
-
-
-def _from_multipliers(K, g, y, lam, mask) -> dict[str, Array]:
-  """Computes everything from the solutions of all samples."""
-  P, M = mask.shape
-  T = len(g)
-  fixed = jax.lax.stop_gradient(lam)
-  signed = y * fixed
-  # Equal to λᵀ b at the optimum; of this form the derivative is exact.
-  a = 2 * (signed * g).sum(axis=1) - (signed * matmul(signed, K)).sum(axis=1)
-  lam = lam.reshape(T, P, M)
-  total = lam.sum(axis=2, keepdims=True)
-  active = total[..., 0] > 0
-  W = jnp.where(total > 0, lam / jnp.where(total > 0, total, 1), 0)
-  mean = W.mean(axis=0)
-
-  def products_of(manifold):
-    weights, rows = manifold
-    x = matmul(weights, rows).reshape(T, P, M)
-    return (x * W).sum(axis=2), (x * mean[None]).sum(axis=2)
-
-  # [P, T, P]: ⟨s_μ, s_ν⟩ and ⟨s_μ, s⁰_ν⟩ by sample.
-  SS, SS0 = jax.lax.map(products_of, (W.swapaxes(0, 1), K.reshape(P, M, P * M)))
-  SS, SS0 = SS.swapaxes(0, 1), SS0.swapaxes(0, 1)
-  S0S0 = SS0.mean(axis=0)
-  S0S0 = (S0S0 + S0S0.T) / 2
-  mixed = SS0 - S0S0[None]  # ⟨s¹_μ, s⁰_ν⟩
-  S1S1 = SS - SS0 - SS0.swapaxes(1, 2) + S0S0[None]
-  fields = g.reshape(T, P, M)
-  along = ((W - mean[None]) * fields).sum(axis=2)
-  b = pseudo_inverse_form(S1S1, along)
-  c = pseudo_inverse_form(S0S0[None] + S1S1, along)
-  ones = jnp.ones_like(a)
-  inverse, inverse_error = ratio_of_means(a, ones)
-  dimension, dimension_error = ratio_of_means(b, ones)
-  squared, squared_error = ratio_of_means(c, b - c)
-  radius = jnp.sqrt(squared)
-  utility, utility_error = ratio_of_means(c, a)
-  centers, axes = _diagonal(S0S0), _diagonal(S1S1)
-  return {
-    "capacity": P / inverse,
-    "capacity_stderr": P * inverse_error / inverse**2,
-    "dimension": dimension / P,
-    "dimension_stderr": dimension_error / P,
-    "radius": radius,
-    "radius_stderr": squared_error / (2 * radius),
-    "utility": utility,
-    "utility_stderr": utility_error,
-    "critical_features": inverse,
-    "center_alignment": _off_diagonal(jnp.abs(S0S0)),
-    "axis_alignment": _off_diagonal(jnp.abs(S1S1)),
-    "center_axis_alignment": _off_diagonal(jnp.abs(mixed)),
-    "center_cosine": _off_diagonal(_cosines(S0S0, centers, centers)),
-    "axis_cosine": _off_diagonal(_cosines(S1S1, axes, axes)),
-    "center_axis_cosine": _off_diagonal(
-      _cosines(mixed, axes, jnp.broadcast_to(centers[None], axes.shape))
-    ),
-    "active": active.mean(axis=0),
-  }
 
 
 @functools.partial(jax.jit, static_argnames="num_probes")
@@ -173,14 +105,23 @@ def _glue(key, products, y, num_probes) -> Glue:
   signs = jnp.repeat(y, mask.shape[1], axis=1).astype(K.dtype)
   b = jnp.where(mask.reshape(-1)[None], signs * g, -1)
   found = solve_signed_qp(K, b, signs, maxiter=_MAXITER)
-  values = _from_multipliers(K, g, signs, found.lam, mask)
+  values = numbers_of(K, g, signs, found.lam, mask)
   for name in ("center_alignment", "axis_alignment", "center_axis_alignment"):
     values[name] = times_power(values[name], 2 * products.exponent)
   # Of a dead layer nothing can be said.
-  dead = ~(jnp.diagonal(K) > 0).any()
-  values = {n: jnp.where(dead, jnp.nan, x) for n, x in values.items()}
+  norms = jnp.sqrt(jnp.diagonal(K))
+  dead = ~(norms > 0).any()
+  unit = jnp.where(norms > 0, norms, jnp.inf)
+  slack = jnp.abs(b - product(K, found.lam, signs)) / unit[None]
+  interior = (slack.max(axis=1) < _NO_SLACK).mean()
+  for name in values:
+    unknown = dead | ((interior > _MOST_INTERIOR) & (name not in _OF_FORCES))
+    values[name] = jnp.where(unknown, jnp.nan, values[name])
   return Glue(
-    **values, converged=found.converged, residual=found.residual.max()
+    **values,
+    interior=interior,
+    converged=found.converged,
+    residual=found.residual.max(),
   )
 
 

@@ -44,10 +44,14 @@ def pseudo_inverse_form(
   A: Float[Array, "T P P"], r: Float[Array, "T P"]
 ) -> Float[Array, " T"]:
   """Computes rᵀ A⁺ r; derivatives hold while the rank of A stays."""
-  values, vectors = one_by_one(jnp.linalg.eigh, jax.lax.stop_gradient(A))
+  # LAPACK need not come to an end with NaN.
+  finite = jnp.isfinite(A).all(axis=(1, 2))
+  fixed = jnp.where(finite[:, None, None], jax.lax.stop_gradient(A), 0)
+  values, vectors = one_by_one(jnp.linalg.eigh, fixed)
   smallest = A.shape[-1] * 4 * jnp.finfo(A.dtype).eps
   kept = values > smallest * values[:, -1:]
   inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
   along = einsum("tpk,tp->tk", vectors, jax.lax.stop_gradient(r))
   x = einsum("tpk,tk->tp", vectors, inverse * along)
-  return 2 * (x * r).sum(axis=1) - einsum("tp,tpq,tq->t", x, A, x)
+  form = 2 * (x * r).sum(axis=1) - einsum("tp,tpq,tq->t", x, A, x)
+  return jnp.where(finite, form, jnp.nan)

@@ -171,7 +171,8 @@ def draw_fields(
   scale = jnp.where(diagonal > 0, jnp.sqrt(jnp.abs(diagonal)), 1)
   C = A / (scale[:, None] * scale[None])
   eye = jnp.eye(len(C), dtype=dtype)
-  start = 8 * jnp.finfo(dtype).eps * jnp.abs(C).sum(axis=1).max()
+  norm = jnp.maximum(jnp.abs(C).sum(axis=1).max(), 1)
+  start = 8 * jnp.finfo(dtype).eps * norm
 
   def factor(epsilon):
     return jnp.linalg.cholesky(C + epsilon * eye)
@@ -183,10 +184,10 @@ def draw_fields(
     jax.lax.stop_gradient(start),
   )
   x = jax.random.normal(key, (len(C), num_probes), dtype)
-  h = matmul(
-    C,
-    jax.scipy.linalg.solve_triangular(factor(epsilon), x, lower=True, trans=1),
-  )
+  # C = L Lᵀ − εI: in this form little is lost to rounding.
+  L = factor(epsilon)
+  back = jax.scipy.linalg.solve_triangular(L, x, lower=True, trans=1)
+  h = matmul(L, x) - epsilon * back
   h = (scale[:, None] * h).T
   there = products.mask.reshape(-1)
   return jnp.where(there[None], h[:, :-1] + h[:, -1:], 0)

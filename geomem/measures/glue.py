@@ -15,6 +15,7 @@ METRICS = (
   Metric("critical_features", r"features for half of the labellings", "log"),
   Metric("glue_center_cosine", "GLUE cosine of centres"),
   Metric("glue_axis_cosine", "GLUE cosine of axes"),
+  Metric("glue_interior", "GLUE, share of samples inside the cone"),
   Metric("glue_converged", "GLUE, share of problems solved"),
 )
 
@@ -37,6 +38,7 @@ def summarize(found: geometry.Glue) -> dict:
     ),
     "glue_center_cosine": (found.center_cosine, None),
     "glue_axis_cosine": (found.axis_cosine, None),
+    "glue_interior": (found.interior, None),
     "glue_converged": (found.converged.mean(axis=-1), None),
   }
 

@@ -120,7 +120,11 @@ def _in_one_pass(forward, state, images, layers, kinds):
   for layer, points in activations.layer_blocks(forward, state, flat, layers):
     points = points.reshape(*images.shape[:3], -1)
     # Features that fill up are zero, and add nothing to any product.
-    yield layer, [functools.partial(make, subset) for subset in points]
+    # By index: what several processes share cannot be iterated over.
+    yield (
+      layer,
+      [functools.partial(make, points[i]) for i in range(len(points))],
+    )
 
 
 def _in_two_passes(forward, state, images, layers, kinds):
