@@ -149,10 +149,10 @@ def _block_size(network: models.Network, masks: Sequence[Mask]) -> int:
     size * len({mask[:depth] for mask in masks})
     for depth, size in zip(range(len(masks[0]) + 1), sizes, strict=False)
   )
-  # A level of a core's block fits its cache: measured.
+  # A level of a core's block fits its cache, if it can: measured.
   on_cpu = jax.default_backend() == "cpu"
   budget, most = (2**24, 512) if on_cpu else (2**32, 4096)
-  return min(max(1, budget // widest), most)
+  return min(max(32, budget // widest), most)
 
 
 def hybrid_logits(
