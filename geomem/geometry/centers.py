@@ -124,9 +124,10 @@ def num_chains(num_manifolds: int) -> int:
   Few centres have few minima, and many are searched well by few chains.
   Measured: within .3 % of the lowest cost of thirty long descents from random
   directions for P from 8 to 20, and .5 % up to 100, in every family of centres
-  that was tried; with 12 chains for P = 20, 2 %.
+  that was tried; with 12 chains for P = 20 and 30, 2 %.
   """
-  return min(num_manifolds, max(3, 360 // num_manifolds))
+  P = num_manifolds
+  return min(P, max(3, 360 // P, 16_000 // P**2))
 
 
 def _chosen(rule, found: Found, curves, cosines, run) -> tuple[Array, Array]:
