@@ -192,6 +192,17 @@ def test_zeros_rotation_and_order_of_features_change_nothing(
         )
 
 
+def test_features_of_zeros_do_not_set_the_unit():
+  points = np.pad(
+    2.0**-70 * known_manifolds(3, 4, 8, 2, 1.0), ((0, 0),) * 2 + ((0, 8),)
+  )
+  points = points.astype("f4")
+  whole = geometry.point_products(points)
+  blocks = geometry.point_products(points, block_size=8)
+  assert int(blocks.exponent) == int(whole.exponent) < 0
+  np.testing.assert_allclose(blocks.raw, whole.raw, rtol=1e-5)
+
+
 def test_products_add_up_over_blocks_and_lose_no_digits_to_an_offset():
   points = known_manifolds(4, 5, 30, 3, 1.0)
   whole = geometry.point_products(points)
@@ -232,6 +243,10 @@ def test_points_that_surround_the_origin_are_said_to():
   assert float(found.interior) > 0.99
   assert abs(float(found.critical_features) - 9) < 1
   assert np.isnan(found.dimension)
+  # Two points that are both active leave no slack, and are independent.
+  two = geometry.glue(jax.random.key(0), np.eye(2, dtype="f4")[:, None])
+  assert float(two.interior) == 0
+  assert np.isfinite(two.dimension)
   apart = geometry.glue(jax.random.key(0), known_manifolds(6, 10, 90, 3, 1.0))
   assert float(apart.interior) == 0
 
@@ -261,6 +276,7 @@ def test_labellings_are_what_their_names_say():
     ({"labels": np.array([1, -1])}, "one sign for each of 3"),
     ({"labels": np.array([0, 1, 1])}, "signs, 1 and -1"),
     ({"tilt": 1.0}, "give its signs"),
+    ({"tilt": 1.0, "labels": "pairs"}, "give signs instead"),
     ({"num_probes": 1}, "2 at least"),
   ],
 )

@@ -67,7 +67,7 @@ class Glue(NamedTuple):
     axis_alignment: of |⟨s¹_μ, s¹_ν⟩|.
     center_axis_alignment: of |⟨s⁰_μ, s¹_ν⟩|.
     center_cosine: mean over pairs of cos(s⁰_μ, s⁰_ν), signed.
-    axis_cosine: of cos(s¹_μ, s¹_ν), the lengths those of the mean squares.
+    axis_cosine: mean over pairs and samples of cos(s¹_μ, s¹_ν).
     center_axis_cosine: of cos(s⁰_μ, s¹_ν), likewise.
     active: share of the samples in which a manifold has an anchor.
     interior: share of the samples in which the points surround the origin, so
@@ -113,7 +113,9 @@ def _glue(key, products, y, num_probes) -> Glue:
   dead = ~(norms > 0).any()
   unit = jnp.where(norms > 0, norms, jnp.inf)
   slack = jnp.abs(b - product(K, found.lam, signs)) / unit[None]
-  interior = (slack.max(axis=1) < _NO_SLACK).mean()
+  # Of independent points all may be active; of others some are left over.
+  left_over = ((found.lam == 0) & (norms > 0)[None]).any(axis=1)
+  interior = ((slack.max(axis=1) < _NO_SLACK) & left_over).mean()
   for name in values:
     unknown = dead | ((interior > _MOST_INTERIOR) & (name not in _OF_FORCES))
     values[name] = jnp.where(unknown, jnp.nan, values[name])
@@ -126,7 +128,7 @@ def _glue(key, products, y, num_probes) -> Glue:
 
 
 @functools.partial(jax.jit, static_argnames="num_probes")
-def _glue_of_pairs(key, products, pairs, num_probes) -> Glue:
+def _glue_of_pairs(probe_key, label_key, products, pairs, num_probes) -> Glue:
   P, M = products.mask.shape
   points = jnp.arange(P * M).reshape(P, M)
 
@@ -139,8 +141,8 @@ def _glue_of_pairs(key, products, pairs, num_probes) -> Glue:
       products.mask[pair],
       products.exponent,
     )
-    y = draw_labels(key, "balanced", num_probes, 2)
-    return _glue(key, part, y, num_probes)
+    y = draw_labels(label_key, "balanced", num_probes, 2)
+    return _glue(probe_key, part, y, num_probes)
 
   return jax.lax.map(one, pairs)
 
@@ -190,7 +192,9 @@ def glue(
     raise ValueError(f"num_probes is {num_probes}; 2 at least were expected.")
   probe_key, label_key = jax.random.split(key)
   if isinstance(labels, str) and labels == "pairs":
+    if tilt is not None:
+      raise ValueError(f"tilt={tilt} was given with pairs; give signs instead.")
     pairs = jnp.stack(jnp.triu_indices(num_manifolds, 1), axis=1)
-    return _glue_of_pairs(key, points, pairs, num_probes)
+    return _glue_of_pairs(probe_key, label_key, points, pairs, num_probes)
   y = draw_labels(label_key, labels, num_probes, num_manifolds, tilt)
   return _glue(probe_key, points, y, num_probes)

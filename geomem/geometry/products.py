@@ -16,7 +16,11 @@ from geomem.geometry.points import (
   is_wide,
   unit_exponent,
 )
-from geomem.geometry.statistics import feature_blocks, times_power
+from geomem.geometry.statistics import (
+  OF_NOTHING,
+  feature_blocks,
+  times_power,
+)
 
 
 @functools.partial(
@@ -87,7 +91,7 @@ def _products(centered, mean, mask, exponent) -> PointProducts:
     offset=matmul(x, mean),
     square=matmul(mean, mean),
     mask=mask,
-    exponent=exponent + unit,
+    exponent=jnp.where(largest > 0, exponent + unit, OF_NOTHING),
   )
 
 

@@ -19,7 +19,8 @@ from geomem.geometry.points import (
   unit_exponent,
 )
 
-_OF_NOTHING = -2000
+# The exponent of nothing, in whatever unit what it is added to is.
+OF_NOTHING = -2000
 
 
 @functools.partial(
@@ -85,7 +86,7 @@ def _gram(points, mask):
   unit = jnp.where(something, unit_exponent(largest, points.dtype), 0)
   points = jnp.where(something, times_power(points, -unit), 0)
   # Nothing adds nothing, whatever the unit of what it is added to.
-  exponent = jnp.where(something, unit, _OF_NOTHING)
+  exponent = jnp.where(something, unit, OF_NOTHING)
   means = points.sum(axis=1) / counts
   origin = (means * counts).sum(axis=0) / counts.sum()
   centers = means - origin[None]
