@@ -263,6 +263,7 @@ def test_labellings_are_what_their_names_say():
   assert ((one == 1).sum(axis=0) == 3).all()
   own = np.array([1, -1, 1, 1])
   assert (np.asarray(geometry.draw_labels(key, own, 5, 4)) == own).all()
+  assert (geometry.draw_labels(key, own.tolist(), 1, 4)[0] == own).all()
   # P(y = y*) = 1 / (1 + exp(−2β)).
   tilted = geometry.draw_labels(key, own, 20_000, 4, 0.5)
   share = np.mean(np.asarray(tilted) == own)

@@ -1,5 +1,7 @@
 """Labels ±1 for manifolds: the ensembles that a capacity is asked for."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,7 @@ LABELLINGS = {
   "one_vs_rest": _one_vs_rest,
 }
 # What a caller gives: a name, or the signs y* of each manifold.
-Labels = str | Shaped[Array | np.ndarray, " P"]
+Labels = str | Shaped[Array | np.ndarray, " P"] | Sequence
 
 
 def draw_labels(
@@ -74,6 +76,8 @@ def draw_labels(
       )
     drawn = LABELLINGS[labels](key, *shape)
     return jnp.asarray(drawn, jnp.result_type(float))
+  if not isinstance(labels, jax.Array):
+    labels = np.asarray(labels)
   if labels.shape != (num_manifolds,):
     raise ValueError(
       f"labels has shape {labels.shape}; one sign for each of {num_manifolds}"

@@ -53,8 +53,10 @@ def solve_signed_qp(
 ) -> QPSolution:
   """Minimises ½ (s∘λ)ᵀ G (s∘λ) − λᵀb over λ ≥ 0, for T problems.
 
-  As T matrices of their own, of which only G is there: an iteration of all is
-  one product with it. Differentiable in G and b.
+  Each problem has a matrix of its own, s_i G_ij s_j, but only G is stored: one
+  product with it is an iteration of all. Differentiable in G and b by the
+  implicit function theorem. The start is by `solve_on_growing_set`, the rest by
+  conjugate gradients with projections; see `geomem.geometry.qp`.
 
   Args:
     G: a positive semidefinite matrix. A row and column of zeros, with b
