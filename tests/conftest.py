@@ -18,7 +18,11 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # less, and give the same code in all but the last digits. A version that does
 # not know them would refuse the flag.
 if importlib.metadata.version("jaxlib").startswith("0.10."):
-  os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false")
+  os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
+    " --xla_llvm_disable_expensive_passes=true",
+  )
 
 import jax
 import jaxtyping

@@ -34,10 +34,12 @@ def by_hand(manifolds, fields, labels):
   owner = np.repeat(np.arange(P), [len(m) for m in manifolds])
   probes = fields @ np.linalg.pinv(Z).T
   anchors = np.zeros((len(probes), P, Z.shape[1]))
-  for t, y, S in zip(probes, labels, anchors, strict=True):
+  strengths = np.zeros((len(probes), P))
+  for t, y, S, strength in zip(probes, labels, anchors, strengths, strict=True):
     lam, _ = optimize.nnls((y[owner][:, None] * Z).T, t)
     for manifold in range(P):
       own = lam * (owner == manifold)
+      strength[manifold] = y[manifold] * own.sum()
       if own.sum() > 0:
         S[manifold] = own @ Z / own.sum()
   S0 = anchors.mean(axis=0)
@@ -54,7 +56,14 @@ def by_hand(manifolds, fields, labels):
     c.append(form(S0 @ S0.T + S1 @ S1.T, S1 @ t))
     axis.append(np.abs(S1 @ S1.T)[others].mean())
   a, b, c = np.mean(a), np.mean(b), np.mean(c)
+  # Σ y Λ s of mean anchors, and of what is left of each: a = ‖their sum‖².
+  of_centers = strengths @ S0
+  of_axes = np.einsum("tp,tpn->tn", strengths, anchors - S0)
+  parts = [(x**2).sum(axis=1).mean() for x in (of_centers, of_axes)]
   return {
+    "center_part": parts[0] / a,
+    "axis_part": parts[1] / a,
+    "center_axis_part": 2 * (of_centers * of_axes).sum(axis=1).mean() / a,
     "capacity": P / a,
     "dimension": b / P,
     "radius": np.sqrt(c / (b - c)),

@@ -43,12 +43,14 @@ from geomem.geometry.representation import (
 from geomem.geometry.resampling import (
   Resampled,
   Summary,
+  detectable_difference,
   shuffled_null,
   subsample,
 )
 from geomem.geometry.separability import (
   is_separable,
 )
+from geomem.geometry.similarity import label_alignment, linear_cka
 from geomem.geometry.simulation import (
   SimulatedCapacity,
   simulated_capacity,
@@ -106,6 +108,7 @@ __all__ = [
   "center_spectrum",
   "check_centers",
   "correlated_centers",
+  "detectable_difference",
   "draw_labels",
   "ellipsoid_anchors",
   "ellipsoid_geometry",
@@ -114,6 +117,8 @@ __all__ = [
   "gram_statistics",
   "independent_centers",
   "is_separable",
+  "label_alignment",
+  "linear_cka",
   "manifold_geometry",
   "participation_ratio",
   "point_capacity",

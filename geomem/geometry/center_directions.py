@@ -20,15 +20,15 @@ from geomem.geometry.center_cost import (
   remainders,
   unit_remainders,
 )
+from geomem.geometry.center_polish import polish, widths
 from geomem.geometry.grassmann import minimize, orthonormalize
 from geomem.geometry.linalg import matmul
 
 # Of chains whose f is this close, the one that leaves most of every centre.
 _EQUAL = 1e-3
+# The relative gain that ends a descent on the way.
 _TOLERANCE = 1e-4
 _MAX_EVALUATIONS = 100
-# Arrays grow with K by such factors, and every size is a program of its own.
-_WIDER = 4
 # Three rises of the correlation in a row end the search, from here on.
 _FIRST_END = 5
 
@@ -62,7 +62,8 @@ class _Chains(NamedTuple):
   left: Float[Array, " chains"]
 
 
-def _summarize(V: Array, X: Array, present: Array) -> _Chains:
+def summarize(V: Array, X: Array, present: Array) -> _Chains:
+  """Computes what directions V leave of the centres X."""
   Y, d, inverse = remainders(V, X)
   cosines = matmul(Y, Y.T) * jnp.sqrt(inverse[:, None] * inverse[None, :])
   cost = 0.5 * (cosines**2).sum()
@@ -113,7 +114,7 @@ def _advance(key, chains: _Chains, k: Array, X: Array, norms: Array) -> _Chains:
       tolerance=_TOLERANCE,
       max_evaluations=_MAX_EVALUATIONS,
     )
-    return _summarize(V, X, norms > 0)
+    return summarize(V, X, norms > 0)
 
   # Small problems go together; a large one fills a core by itself.
   together = count
@@ -153,14 +154,6 @@ def _three_rises(correlations: Array, k: Array) -> Array:
   last = [correlations[i - j] for j in range(4)]
   rises = (last[0] > last[1]) & (last[1] > last[2]) & (last[2] > last[3])
   return (k >= _FIRST_END) & rises
-
-
-def widths(largest: int) -> list[int]:
-  """Returns the sizes that arrays take on the way to `largest` columns."""
-  sizes = [largest]
-  while sizes[0] > 32:
-    sizes.insert(0, -(-sizes[0] // _WIDER))
-  return sizes
 
 
 def search(
@@ -236,7 +229,8 @@ def search(
   rank = state.k
   if keep == "least":
     rank = jnp.where(state.k > 0, state.curves[0].argmin() + 1, 0)
-  return Found(state.V_kept, rank.astype(jnp.int32), *state.curves)
+  V = polish(state.V_kept, rank, X)
+  return Found(V, rank.astype(jnp.int32), *state.curves)
 
 
 def _wider(state: _Progress, width: int) -> _Progress:

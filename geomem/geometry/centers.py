@@ -15,6 +15,7 @@ from geomem.geometry.center_directions import (
   Found,
   mean_off_diagonal,
   search,
+  summarize,
 )
 from geomem.geometry.center_rules import RULES, check_centers, max_rank
 from geomem.geometry.frames import center_gram, eigenvalue_rounding
@@ -222,6 +223,10 @@ def shared_directions(
     )
   ]
   rank, V = _chosen(rule, found, curves, cosines, run)
+  # The directions of the chosen K have been polished since.
+  final = summarize(V, axes.X, axes.norms > 0)
+  polished = (final.correlation, final.cost, final.left)
+  curves = [c.at[rank].set(x) for c, x in zip(curves, polished, strict=True)]
   coefficients = matmul(axes.to_coefficients, V)
   complete = curves[0][rank] < _ON_ONE_LINE
   if isinstance(rule, int):

@@ -69,6 +69,10 @@ class Glue(NamedTuple):
     center_cosine: mean over pairs of cos(s⁰_μ, s⁰_ν), signed.
     axis_cosine: mean over pairs and samples of cos(s¹_μ, s¹_ν).
     center_axis_cosine: of cos(s⁰_μ, s¹_ν), likewise.
+    center_part: share of ⟨a⟩ = P/α that is of the mean anchors alone: with Λ =
+      Σ λ, the sum of ⟨y_μ y_ν Λ_μ Λ_ν s⁰_μ·s⁰_ν⟩ over all μ, ν.
+    axis_part: share of s¹_μ·s¹_ν, likewise.
+    center_axis_part: of s⁰_μ·s¹_ν and s¹_μ·s⁰_ν; the three add up to 1.
     active: share of the samples in which a manifold has an anchor.
     interior: share of the samples in which the points surround the origin, so
       that no v but 0 is left: F is ‖t‖², and anchors are not unique. Where it
@@ -92,6 +96,9 @@ class Glue(NamedTuple):
   center_cosine: Float[Array, "*b"]
   axis_cosine: Float[Array, "*b"]
   center_axis_cosine: Float[Array, "*b"]
+  center_part: Float[Array, "*b"]
+  axis_part: Float[Array, "*b"]
+  center_axis_part: Float[Array, "*b"]
   active: Float[Array, "*b P"]
   interior: Float[Array, "*b"]
   converged: Bool[Array, "*b T"]

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from geomem.geometry.estimators import ratio_of_means
-from geomem.geometry.linalg import matmul, pseudo_inverse_form
+from geomem.geometry.linalg import einsum, matmul, pseudo_inverse_form
 
 
 def _off_diagonal(X: Float[Array, "*t P P"]) -> Float[Array, ""]:
@@ -66,6 +66,14 @@ def numbers_of(
   S0S0 = (S0S0 + S0S0.T) / 2
   mixed = SS0 - S0S0[None]  # ⟨s¹_μ, s⁰_ν⟩
   S1S1 = SS - SS0 - SS0.swapaxes(1, 2) + S0S0[None]
+  # a = ‖Σ y Λ s‖², Λ = Σ λ: what centres and axes have in it.
+  strength = y.reshape(T, P, M)[..., 0] * total[..., 0]
+
+  def part(X):
+    return einsum("tp,tpq,tq->t", strength, X, strength).mean()
+
+  of_centers = part(jnp.broadcast_to(S0S0[None], SS.shape))
+  of_axes, whole = part(S1S1), part(SS)
   fields = g.reshape(T, P, M)
   along = ((W - mean[None]) * fields).sum(axis=2)
   b = pseudo_inverse_form(S1S1, along)
@@ -95,5 +103,8 @@ def numbers_of(
     "center_axis_cosine": _off_diagonal(
       _cosines(mixed, axes, jnp.broadcast_to(centers[None], axes.shape))
     ),
+    "center_part": of_centers / whole,
+    "axis_part": of_axes / whole,
+    "center_axis_part": 1 - (of_centers + of_axes) / whole,
     "active": active.mean(axis=0),
   }

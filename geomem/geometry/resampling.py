@@ -1,8 +1,9 @@
 """Numbers to set beside every number: the null, and other samples."""
 
 import functools
+import statistics
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -212,3 +213,46 @@ def subsample(
     batch_size=batch_size,
     options=tuple(sorted(options.items())),
   )
+
+
+def detectable_difference(
+  sd: Any,
+  *,
+  num_samples: int = 1,
+  level: float = 0.05,
+  power: float = 0.8,
+) -> Any:
+  """Returns the least differences between two conditions that would be seen.
+
+  With a standard deviation σ of one measurement and n independent ones in each
+  condition, a two-sided test of the level given sees a difference of
+
+    δ = (z_{1 − level/2} + z_power) σ √(2/n)
+
+  with the power given. What P, M and T do to σ, `subsample` measures: take
+  `subsample(key, points, num_manifolds=P, num_points=M, num_probes=T).sd` of
+  points that are many more than a sample has. Where both conditions share
+  probes and examples, as two layers do, the difference has less spread than
+  this supposes.
+
+  Args:
+    sd: standard deviations of single measurements: an array, or a tree of
+      them, such as `Resampled.sd`.
+    num_samples: n, independent measurements of each condition.
+    level: how often no difference at all would be taken for one.
+    power: how often a difference δ would be seen.
+
+  Returns:
+    The differences, in the form of `sd`.
+
+  Raises:
+    ValueError: the number of samples is not positive, or the level or the power
+      is no probability.
+  """
+  _check_samples(num_samples)
+  for name, value in (("level", level), ("power", power)):
+    if not 0 < value < 1:
+      raise ValueError(f"{name} is {value}; it is a probability, in (0, 1).")
+  normal = statistics.NormalDist()
+  z = normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)
+  return jax.tree.map(lambda x: z * x * (2 / num_samples) ** 0.5, sd)

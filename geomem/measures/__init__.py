@@ -12,6 +12,7 @@ from geomem.measures.layers import measure_layers
 from geomem.measures.mean_field import MEAN_FIELD
 from geomem.measures.measure import Measure, Metric, Options
 from geomem.measures.neighbors import NEIGHBORS
+from geomem.measures.probe import PROBE
 from geomem.measures.spectrum import SPECTRUM
 from geomem.measures.statistics import layer_statistics
 
@@ -22,6 +23,7 @@ MEASURES = {
   "glue": GLUE,
   "few_shot": FEW_SHOT,
   "neighbors": NEIGHBORS,
+  "probe": PROBE,
 }
 
 METRICS = {

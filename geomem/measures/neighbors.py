@@ -22,17 +22,8 @@ METRICS = (
 )
 
 
-def compute(key, products, options):
-  """Computes both; NaN for a dead layer.
-
-  Points that coincide with another to rounding have no ratio and are left out;
-  where they are more than one in twenty, the dimension is NaN.
-
-  Of k neighbours the class that most of them have wins, the one of the lower
-  number if two have as many.
-  """
-  del key, options
-  P, M = products.mask.shape
+def neighbor_distances(products):
+  """Returns squared distances and places of each point's nearest others."""
   there = products.mask.reshape(-1)
   squares = jnp.diagonal(products.gram)
   distances = squares[:, None] + squares[None] - 2 * products.gram
@@ -40,21 +31,43 @@ def compute(key, products, options):
   scale = squares[:, None] + squares[None]
   rounding = 8 * jnp.finfo(distances.dtype).eps * scale
   distances = jnp.where(distances > rounding, distances, 0)
-  allowed = there[:, None] & there[None] & ~jnp.eye(P * M, dtype=bool)
+  n = len(squares)
+  allowed = there[:, None] & there[None] & ~jnp.eye(n, dtype=bool)
   distances = jnp.where(allowed, distances, jnp.inf)
-  k = min(MOST_NEIGHBORS, P * M - 1)
-  negative, places = jax.lax.top_k(-distances, max(k, 2))
-  # Neighbours that are not there have no vote.
-  votes = jax.nn.one_hot(places[:, :k] // M, P) * jnp.isfinite(
-    negative[:, :k, None]
+  negative, places = jax.lax.top_k(
+    -distances, min(max(MOST_NEIGHBORS, 2), n - 1)
   )
-  chosen = votes.sum(axis=1).argmax(axis=1)
+  return -negative, places
+
+
+def voted_manifold(distances, places, P: int, M: int):
+  """Returns the manifold that most of the nearest points are of.
+
+  The one of the lower number if two have as many.
+  """
+  # Neighbours that are not there have no vote.
+  votes = jax.nn.one_hot(places // M, P) * jnp.isfinite(distances)[..., None]
+  return votes.sum(axis=1).argmax(axis=1)
+
+
+def compute(key, products, options):
+  """Computes both; NaN for a dead layer.
+
+  Points that coincide with another to rounding have no ratio and are left out;
+  where they are more than one in twenty, the dimension is NaN.
+  """
+  del key, options
+  P, M = products.mask.shape
+  there = products.mask.reshape(-1)
+  distances, places = neighbor_distances(products)
+  chosen = voted_manifold(distances, places, P, M)
   own = jnp.arange(P * M) // M
   accuracy = ((chosen == own) & there).sum() / there.sum()
-  nearest, second = -negative[:, 0], -negative[:, 1]
+  nearest, second = distances[:, 0], distances[:, 1]
   apart = there & (nearest > 0)
   ratio = jnp.where(apart, jnp.log(second / nearest) / 2, 0)
   enough = apart.sum() >= _FEWEST_APART * there.sum()
+  squares = jnp.diagonal(products.gram)
   dead = ~(jnp.where(there, squares, 0).max() > 0)
   return {
     "knn_accuracy": jnp.where(dead, jnp.nan, accuracy),

@@ -11,7 +11,9 @@ from geomem.studies.measure import Measuring
 from geomem.studies.memorization import Memorization
 from geomem.studies.model_size import ModelSize
 from geomem.studies.noise import MemorizationSweep
+from geomem.studies.readout import Readout
 from geomem.studies.rewind import LayerRewind
+from geomem.studies.similarity import Similarity
 from geomem.studies.truncate import Truncate
 
 STUDIES = {
@@ -21,7 +23,9 @@ STUDIES = {
   "memorization": Memorization,
   "memorization_sweep": MemorizationSweep,
   "model_size": ModelSize,
+  "readout": Readout,
   "rewind": LayerRewind,
+  "similarity": Similarity,
   "truncate": Truncate,
 }
 

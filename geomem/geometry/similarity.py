@@ -1,0 +1,94 @@
+r"""How alike two representations of the same examples are: linear CKA.
+
+With K and L the products of the same points in two representations, about their
+means, linear centred kernel alignment is their cosine ⟨K, L⟩ / (‖K‖ ‖L‖), from
+0 to 1, whatever the rotations and scales.
+
+Of few points in many features it is too large: random ones have a cosine of
+their own diagonals. The unbiased form leaves diagonals out, and is 0 on average
+for representations that have nothing in common; it may be negative.
+
+Sources: Kornblith, Norouzi, Lee and Hinton, ICML 2019; Song, Smola, Gretton,
+Bedo and Borgwardt, JMLR 2012, equation 5, for the unbiased form.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from geomem.geometry.products import PointProducts
+
+
+def centered_kernel(
+  products: PointProducts, *, unbiased: bool = False
+) -> Float[Array, "*b n n"]:
+  """Returns the kernel whose cosines are linear CKA, of length 1.
+
+  Those of many representations at once are one matrix product. It is NaN where
+  all points coincide, and in the unbiased form where there are less than four.
+  """
+  there = products.mask.reshape(*products.mask.shape[:-2], -1)
+  K = _u_centered(products.gram, there) if unbiased else products.gram
+  norm = jnp.sqrt((K**2).sum(axis=(-2, -1), keepdims=True))
+  return jnp.where(norm > 0, K / jnp.where(norm > 0, norm, 1), jnp.nan)
+
+
+def _u_centered(
+  K: Float[Array, "*b n n"], there: Bool[Array, "*b n"]
+) -> Float[Array, "*b n n"]:
+  """Centres a kernel without its diagonal; rows of missing points are zero."""
+  count = there.sum(axis=-1)[..., None, None].astype(K.dtype)
+  others = there[..., :, None] & there[..., None, :]
+  others = others & ~jnp.broadcast_to(jnp.eye(K.shape[-1], dtype=bool), K.shape)
+  K = jnp.where(others, K, 0)
+  rows = K.sum(axis=-1, keepdims=True)
+  columns = K.sum(axis=-2, keepdims=True)
+  total = rows.sum(axis=-2, keepdims=True)
+  centered = K - (rows + columns) / (count - 2)
+  centered = centered + total / ((count - 1) * (count - 2))
+  return jnp.where(others & (count > 3), centered, 0)
+
+
+@jax.jit(static_argnames="unbiased")
+def linear_cka(
+  a: PointProducts, b: PointProducts, *, unbiased: bool = False
+) -> Float[Array, ""]:
+  """Computes linear CKA of two representations of the same points.
+
+  Args:
+    a: products of the points in one.
+    b: in the other; of any number of features.
+    unbiased: whether to leave the diagonals out.
+
+  Returns:
+    The cosine; NaN where one of them is a single point.
+
+  Raises:
+    ValueError: they are of different numbers of points.
+  """
+  if a.gram.shape != b.gram.shape:
+    raise ValueError(
+      f"Products of shapes {a.gram.shape} and {b.gram.shape} were given; those"
+      " of the same points in two representations were expected."
+    )
+  kernels = (centered_kernel(x, unbiased=unbiased) for x in (a, b))
+  first, second = kernels
+  return (first * second).sum()
+
+
+def label_alignment(products: PointProducts) -> Float[Array, ""]:
+  """Computes linear CKA of a representation with its labels, one-hot.
+
+  1 where each manifold is one point and these form a regular simplex.
+  """
+  there = products.mask
+  P, M = there.shape
+  counts = there.sum(axis=1).astype(products.gram.dtype)
+  # Of centred products the blocks of manifolds are all that labels see.
+  blocks = products.gram.reshape(P, M, P, M).sum(axis=(1, 3))
+  share = counts / counts.sum()
+  # ‖H Y Yᵀ H‖ = ‖Yᵀ H Y‖, H taking the mean off.
+  labels = jnp.diag(counts) - counts[:, None] * share[None]
+  norm = jnp.sqrt((products.gram**2).sum() * (labels**2).sum())
+  inner = jnp.trace(blocks)
+  return jnp.where(norm > 0, inner / jnp.where(norm > 0, norm, 1), jnp.nan)

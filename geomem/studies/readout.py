@@ -1,0 +1,257 @@
+"""The readout against what it reads: prediction depth, NC3, NC4.
+
+An example's prediction depth is the first layer from which on its nearest
+neighbours vote, in every layer above, as the network decides: examples that are
+deep are decided late. With W the weights of the readout, C̃ the means of the
+manifolds in the last hidden layer about their mean,
+
+  NC3 = ‖W/‖W‖ − C̃/‖C̃‖‖,  NC4 = how often the network's decision is the
+                            manifold whose mean is nearest.
+
+Sources: Baldock, Maennel and Neyshabur, NeurIPS 2021 (k = 30); Papyan, Han and
+Donoho, PNAS 2020.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from geomem import measures, models, parallel, runs, training
+from geomem.geometry.linalg import einsum, matmul
+from geomem.measures.neighbors import neighbor_distances, voted_manifold
+from geomem.plots import style
+from geomem.studies.experiment import Seed, manifold_images, measuring_forward
+from geomem.studies.fields import check_types
+from geomem.studies.measure_config import measured_layers
+from geomem.studies.study import Stage, Step, Unit
+from geomem.studies.trained import TrainedRun
+from geomem.studies.words import Finding
+
+_LABELS = {
+  "prediction_depth": "prediction depth, layers",
+  "nc3": "NC3, readout off the means",
+  "nc4": "NC4, decides by nearest mean",
+}
+# Of the largest logit: rounding stays below, in bfloat16, too.
+_AFFINE = 0.03
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReadoutConfig:
+  """What is measured, at every saved epoch.
+
+  Attributes:
+    layers: which layers vote, with commas; all by default.
+  """
+
+  layers: str | None = None
+
+  def __post_init__(self):
+    check_types(self)
+
+
+def plot_readout(rows: runs.Rows):
+  """Draws prediction depth, NC3 and NC4 by epoch and subset."""
+  present = [name for name in _LABELS if rows.where(name).known()]
+  figure = style.new_figure(3.4 * max(1, len(present)), 3)
+  axes = np.atleast_1d(figure.subplots(1, max(1, len(present))))
+  for name, ax in zip(present, axes, strict=False):
+    found = rows.where(name).known()
+    for subset in found.subsets:
+      look = style.look_of(subset) | {"label": subset}
+      style.draw_series(ax, found.where(subset=subset).series("epoch"), **look)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel(_LABELS[name])
+  axes[0].legend()
+  return figure
+
+
+class Readout:
+  """Compares the network's decisions with its layers, epoch by epoch."""
+
+  name = "readout"
+  figures: ClassVar = {"readout": plot_readout}
+
+  def __init__(self, config: ReadoutConfig, trained: TrainedRun):
+    """Checks the names of the layers.
+
+    Raises:
+      ValueError: a layer does not exist.
+    """
+    self.config = config
+    self.trained = trained
+    self.names = trained.experiment.network.layer_names
+    self.layers = measured_layers(config.layers, self.names)
+    self.epochs = {s.number: trained.epochs(s.number) for s in trained.seeds}
+    self.origin = trained.origin
+    self.directory = trained.path / self.name
+
+  def as_dict(self) -> dict[str, Any]:
+    """Returns the config as a run directory keeps it."""
+    return {"experiment": self.name} | vars(self.config)
+
+  def stages(self, run: runs.Run) -> Iterator[Stage]:
+    """Measures every seed at every saved epoch."""
+    del run
+    keep = self.trained.rows.where(("best_epoch", "last_epoch"))
+    yield Stage("", [Unit({"stage": "facts"}, lambda: iter([Step(keep)]))])
+    for seed in self.trained.seeds:
+      units = [
+        Unit(
+          {"stage": "readout", "seed": seed.number, "epoch": epoch},
+          functools.partial(self._work, seed, epoch),
+          len(self.layers),
+        )
+        for epoch in self.epochs[seed.number]
+      ]
+      yield Stage(f"seed {seed.number}: readout", units)
+
+  def _work(self, seed: Seed, epoch: int) -> Iterator[Step]:
+    experiment = self.trained.experiment
+    images = manifold_images(experiment, seed)
+    state = self.trained.state(seed.number, epoch)
+    decisions = {
+      subset: self._decisions(state, of_subset)
+      for subset, of_subset in images.items()
+    }
+    depths = {s: np.zeros(d.shape, int) for s, d in decisions.items()}
+    found = measures.layer_statistics(
+      measuring_forward(experiment),
+      state,
+      images,
+      self.layers,
+      kinds=("points",),
+    )
+    for index, (layer, stats) in enumerate(found):
+      for i, subset in enumerate(images):
+        products = jax.tree.map(lambda x, i=i: x[i], stats["points"])
+        votes = parallel.fetch(_votes(products))
+        # From the layer behind the last one that votes otherwise.
+        depths[subset][votes != decisions[subset]] = index + 1
+      yield Step(facts={"epoch": epoch, "layer": layer})
+    rows = []
+    for subset, of_subset in depths.items():
+      error = of_subset.std(ddof=1) / np.sqrt(len(of_subset))
+      rows.append(_row(subset, "prediction_depth", of_subset.mean(), error))
+      values = self._collapse(state, images[subset], decisions[subset])
+      for metric, (value, error) in values.items():
+        rows.append(_row(subset, metric, value, error))
+    columns = {"layer": None, "layer_index": None}
+    columns |= {"seed": seed.number, "epoch": epoch}
+    yield Step(runs.tagged(rows, **columns), size=0)
+
+  def _decisions(self, state, images) -> np.ndarray:
+    """Returns the network's decision for each image `[P, M, ...]`."""
+    experiment = self.trained.experiment
+    flat = images.reshape(-1, *images.shape[2:])
+    logits = training.predict_logits(
+      experiment.network, state, flat, experiment.mean, experiment.std
+    )
+    return np.asarray(parallel.fetch(logits)).argmax(axis=1)
+
+  def _collapse(self, state, images, decisions) -> dict[str, Any]:
+    """Computes NC3 and NC4 of a subset, with their errors where known."""
+    network = self.trained.experiment.network
+    last = self.names[-2]
+    flat = images.reshape(-1, *images.shape[2:])
+    forward = measuring_forward(self.trained.experiment)
+    ((_, points),) = measures.layer_blocks(forward, state, flat, (last,))
+    image = jax.ShapeDtypeStruct((1, *flat.shape[1:]), flat.dtype)
+    shape = jax.eval_shape(forward, state, image)[last].shape[1:]
+    points = jnp.asarray(parallel.fetch(points))[:, : int(np.prod(shape))]
+    points = points.reshape(*images.shape[:2], -1)
+    means = points.mean(axis=1)
+    squares = (means**2).sum(axis=1)
+    distances = squares[None, None] - 2 * einsum("pmn,qn->pmq", points, means)
+    nearest = np.asarray(distances.argmin(axis=-1)).reshape(-1)
+    agreed = (nearest == decisions).mean()
+    error = np.sqrt(agreed * (1 - agreed) / len(nearest))
+    found = {"nc4": (agreed, error)}
+    W = _readout_weights(network, state, points.reshape(len(nearest), *shape))
+    if W is not None:
+      centered = means - means.mean(axis=0, keepdims=True)
+      unit = [x / jnp.linalg.norm(x) for x in (W, centered)]
+      found["nc3"] = (float(jnp.linalg.norm(unit[0] - unit[1])), None)
+    return found
+
+  @staticmethod
+  def findings(config: dict[str, Any], rows: runs.Rows) -> list[Finding]:
+    """Tests whether permuted examples are decided later than unpermuted."""
+    del config
+    last = rows.at("last").where("prediction_depth").known()
+    if not {"unpermuted", "permuted"} <= set(last.subsets):
+      return []
+    depth = {
+      subset: last.where(subset=subset).mean()[0]
+      for subset in ("unpermuted", "permuted")
+    }
+    return [
+      Finding(
+        "Prediction depth (wrong labels are decided late)",
+        depth["permuted"] > depth["unpermuted"],
+        f"at the last epoch permuted examples are decided at layer"
+        f" {depth['permuted']:.1f} on average, unpermuted ones at"
+        f" {depth['unpermuted']:.1f}",
+      )
+    ]
+
+  @staticmethod
+  def table(rows: runs.Rows) -> str:
+    """Lists the metrics by subset, at the best and the last epoch."""
+    subsets = rows.where("prediction_depth").subsets
+    lines = [f"{'':20}" + "".join(f"{subset:>12}" for subset in subsets)]
+    for which in ("best", "last"):
+      here = rows.at(which)
+      lines.append(f"{which} epoch")
+      for metric in _LABELS:
+        found = here.where(metric).known()
+        if found:
+          means = [found.where(subset=s).mean()[0] for s in subsets]
+          lines.append(
+            f"  {metric:18}" + "".join(f"{value:12.3f}" for value in means)
+          )
+    return "\n".join(lines)
+
+
+def _row(subset: str, metric: str, value, error) -> runs.Row:
+  stderr = None if error is None else float(error)
+  return {
+    "subset": subset,
+    "metric": metric,
+    "value": float(value),
+    "stderr": stderr,
+  }
+
+
+@jax.jit
+def _votes(products) -> Array:
+  """Returns the manifold that each point's nearest neighbours vote for."""
+  distances, places = neighbor_distances(products)
+  return voted_manifold(distances, places, *products.mask.shape)
+
+
+def _readout_weights(
+  network: models.Network, state: dict[str, Any], h: Float[Array, "n ..."]
+) -> Float[Array, "classes features"] | None:
+  """Returns W of a readout W h + b, or None where it is no such map."""
+  name = network.layer_names[-1]
+
+  def read(h):
+    values, _ = network.apply_layer(name, state.get(name, {}), h)
+    return values.astype(jnp.float32)
+
+  zero = read(jnp.zeros_like(h[:1]))
+  size = int(np.prod(h.shape[1:]))
+  units = jnp.eye(size, dtype=h.dtype).reshape(size, *h.shape[1:])
+  # What one unit of each feature adds, features by classes.
+  W = (read(units) - zero).T
+  expected = matmul(h.reshape(len(h), -1), W.T) + zero
+  values = read(h)
+  off = jnp.abs(values - expected).max() > _AFFINE * jnp.abs(values).max()
+  return None if bool(off) else W

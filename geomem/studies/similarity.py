@@ -1,0 +1,247 @@
+"""Similarity of layers, epochs and networks: linear CKA on the same images.
+
+Three questions of a finished run: how alike are two layers of one network, how
+alike is a layer to itself at another epoch, and how alike are the layers of two
+runs at their last epochs.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from geomem import measures, parallel, runs
+from geomem.geometry import similarity
+from geomem.geometry.linalg import matmul
+from geomem.plots import style
+from geomem.studies.experiment import (
+  Seed,
+  manifold_images,
+  measuring_forward,
+)
+from geomem.studies.fields import check_least, check_types
+from geomem.studies.measure_config import measured_layers
+from geomem.studies.study import Stage, Step, Unit
+from geomem.studies.trained import TrainedRun
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SimilarityConfig:
+  """What is compared.
+
+  Attributes:
+    other: another finished run, to compare this one with.
+    subset: whose images the networks see.
+    num_images: of the subset's images at most.
+    unbiased: whether to leave the diagonals out of CKA.
+    layers: those to compare, with commas, or `last` (hidden); all by default.
+  """
+
+  other: str | None = None
+  subset: str = "test"
+  num_images: int = 500
+  unbiased: bool = True
+  layers: str | None = None
+
+  def __post_init__(self):
+    check_types(self)
+    check_least(self, {"num_images": 4})
+
+
+def _matrix(rows: runs.Rows, row: str, column: str) -> tuple[list, list, Any]:
+  """Averages over seeds; returns both axes' values, and the matrix."""
+  vertical, horizontal = rows.distinct(row), rows.distinct(column)
+  means = {
+    (a, b): found.mean()[0]
+    for a, of_a in rows.split(row).items()
+    for b, found in of_a.split(column).items()
+  }
+  matrix = [[means.get((a, b), np.nan) for b in horizontal] for a in vertical]
+  return vertical, horizontal, np.asarray(matrix, float)
+
+
+def plot_similarity(rows: runs.Rows):
+  """Draws layers against layers, the last hidden layer's epochs, two runs."""
+  cka = rows.where("cka")
+  panels = []
+  for which in ("best", "last"):
+    found = cka.at(which).where(kind="layers")
+    panels.append((f"layers, {which} epoch", found, "layer", "other_layer"))
+  epochs = cka.where(kind="epochs").last_hidden()
+  for layer in epochs.layers.values():
+    panels.append((f"epochs, {layer}", epochs, "epoch", "other_epoch"))
+  runs_two = cka.where(kind="runs")
+  panels.append(
+    ("this run against the other", runs_two, "layer", "other_layer")
+  )
+  panels = [panel for panel in panels if panel[1]]
+  figure = style.new_figure(3.6 * len(panels), 3.6)
+  axes = np.atleast_1d(figure.subplots(1, len(panels)))
+  for (title, found, row, column), ax in zip(panels, axes, strict=True):
+    vertical, horizontal, matrix = _matrix(found, row, column)
+    image = ax.imshow(matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto")
+    ax.set_title(title)
+    ax.set_yticks(range(len(vertical)), vertical, fontsize=6)
+    ax.set_xticks(range(len(horizontal)), horizontal, fontsize=6, rotation=90)
+  figure.colorbar(image, ax=axes, label="linear CKA", shrink=0.8)
+  return figure
+
+
+class Similarity:
+  """Compares the layers of saved networks by linear CKA."""
+
+  name = "similarity"
+  figures: ClassVar = {"similarity": plot_similarity}
+
+  def __init__(self, config: SimilarityConfig, trained: TrainedRun):
+    """Checks what is asked for, and opens the other run.
+
+    Raises:
+      ValueError: a layer or subset does not exist, or the images of the other
+        run are of another shape.
+      RunError: the other run is none.
+    """
+    self.config = config
+    self.trained = trained
+    names = trained.experiment.network.layer_names
+    self.layers = measured_layers(config.layers, names)
+    known = list(trained.seeds[0].manifolds)
+    if config.subset not in known:
+      raise ValueError(
+        f"subset {config.subset!r} is not known; choose of {', '.join(known)}."
+      )
+    self.other = TrainedRun(config.other) if config.other else None
+    if self.other:
+      shapes = [
+        one.experiment.network.image_shape for one in (trained, self.other)
+      ]
+      if shapes[0] != shapes[1]:
+        raise ValueError(
+          f"The images of {trained.path} have the shape {shapes[0]}, those of"
+          f" {config.other} {shapes[1]}; one shape was expected."
+        )
+    self.epochs = {s.number: trained.epochs(s.number) for s in trained.seeds}
+    self.origin = trained.origin
+    self.directory = trained.path / self.name
+
+  def as_dict(self) -> dict[str, Any]:
+    """Returns the config as a run directory keeps it."""
+    return {"experiment": self.name} | vars(self.config)
+
+  def stages(self, run: runs.Run) -> Iterator[Stage]:
+    """Compares every seed's networks: one unit a seed."""
+    del run
+    keep = self.trained.rows.where(("best_epoch", "last_epoch"))
+    yield Stage("", [Unit({"stage": "facts"}, lambda: iter([Step(keep)]))])
+    units = [
+      Unit(
+        {"stage": "similarity", "seed": seed.number},
+        lambda seed=seed: self._work(seed),
+        len(self.epochs[seed.number]) + 1,
+      )
+      for seed in self.trained.seeds
+    ]
+    yield Stage("similarity: networks", units)
+
+  def _images(self, seed: Seed) -> Any:
+    """Returns images `[n, ...]` of all manifolds alike."""
+    images = manifold_images(self.trained.experiment, seed)[self.config.subset]
+    few = max(1, self.config.num_images // images.shape[0])
+    return images[:, :few].reshape(-1, *images.shape[2:])[
+      : self.config.num_images
+    ]
+
+  def _kernels(
+    self, trained: TrainedRun, seed: int, epoch: int, images, layers
+  ) -> Float[np.ndarray, "layers n2"]:
+    """Computes centred kernels of length 1; NaN for a layer that is dead."""
+    forward = measuring_forward(trained.experiment)
+    found = measures.layer_statistics(
+      forward,
+      trained.state(seed, epoch),
+      {self.config.subset: images[None]},
+      layers,
+      kinds=("points",),
+    )
+    kernels = []
+    for _, stats in found:
+      products = jax.tree.map(lambda x: x[0], stats["points"])
+      kernel = similarity.centered_kernel(
+        products, unbiased=self.config.unbiased
+      )
+      kernels.append(parallel.fetch(kernel).reshape(-1))
+    return np.stack(kernels)
+
+  def _work(self, seed: Seed) -> Iterator[Step]:
+    images, names = self._images(seed), list(self.layers)
+    place = self.trained.experiment.network.layer_names.index
+    epochs = self.epochs[seed.number]
+    kernels = []
+    for epoch in epochs:
+      kernels.append(
+        self._kernels(self.trained, seed.number, epoch, images, names)
+      )
+      yield Step(facts={"epoch": epoch})
+    common = {"metric": "cka", "stderr": None, "seed": seed.number}
+    common["subset"] = self.config.subset
+
+    def rows_of(kind, first, second, a, b):
+      """Makes a row of each pair; `first` and `second` are lists of columns."""
+      values = np.asarray(matmul(jnp.asarray(a), jnp.asarray(b).T))
+      return [
+        common | {"kind": kind} | x | y | {"value": float(values[i, j])}
+        for i, x in enumerate(first)
+        for j, y in enumerate(second)
+      ]
+
+    here = [{"layer": n, "layer_index": place(n)} for n in names]
+    rows = []
+    for epoch, kernel in zip(epochs, kernels, strict=True):
+      first = [{"epoch": epoch} | columns for columns in here]
+      rows += rows_of(
+        "layers", first, [{"other_layer": n} for n in names], kernel, kernel
+      )
+    for i, columns in enumerate(here):
+      stack = np.stack([kernel[i] for kernel in kernels])
+      first = [columns | {"epoch": epoch} for epoch in epochs]
+      second = [{"other_epoch": epoch} for epoch in epochs]
+      rows += rows_of("epochs", first, second, stack, stack)
+    if self.other:
+      network = self.other.experiment.network
+      others = list(measured_layers(None, network.layer_names))
+      number = self.other.seeds[0].number
+      last = self.other.last(number)
+      kernel = self._kernels(self.other, number, last, images, others)
+      first = [{"epoch": epochs[-1]} | columns for columns in here]
+      rows += rows_of(
+        "runs", first, [{"other_layer": n} for n in others], kernels[-1], kernel
+      )
+    yield Step(rows)
+
+  @staticmethod
+  def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
+    """Claims nothing: similarity has no threshold of its own."""
+    del config, rows
+    return []
+
+  @staticmethod
+  def table(rows: runs.Rows) -> str:
+    """Lists each layer's similarity to itself, best and last epoch."""
+    epochs = rows.where("cka", kind="epochs")
+    best, last = (rows.epochs(which) for which in ("best", "last"))
+    lines = [f"{'CKA, best against last epoch':30}"]
+    for index, layer in epochs.layers.items():
+      of_layer = epochs.where(layer_index=index)
+      values = np.concatenate(
+        [
+          found.where(epoch=best[seed], other_epoch=last[seed]).values
+          for seed, found in of_layer.split("seed").items()
+        ]
+      )
+      if len(values):
+        lines.append(f"  {layer:28}{values.mean():8.3f}")
+    return "\n".join(lines)

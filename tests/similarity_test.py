@@ -1,0 +1,221 @@
+"""CKA, the probe and the readout: against formulas, scikit-learn, by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.linear_model import Ridge
+from sklearn.neighbors import KNeighborsClassifier
+
+from geomem import geometry, measures, studies
+from geomem.measures import probe
+from geomem.studies.experiment import manifold_images
+from geomem.studies.readout import Readout, ReadoutConfig
+from geomem.studies.similarity import Similarity, SimilarityConfig
+
+SMALL = {
+  "model": "mlp1",
+  "width": 6,
+  "epochs": 2,
+  "num_classes": 3,
+  "examples_per_class": 60,
+  "batch_size": 20,
+  "manifold_points": 7,
+  "num_probes": 5,
+  "layers": "last",
+}
+
+
+def points_of(seed, shape=(3, 5, 8)):
+  return np.random.default_rng(seed).normal(size=shape).astype("f4")
+
+
+def flat(points):
+  return points.reshape(-1, points.shape[-1]).astype(float)
+
+
+def cka_by_features(X, Y):
+  """‖YᵀX‖² / (‖XᵀX‖ ‖YᵀY‖) of centred features."""
+  X, Y = X - X.mean(axis=0), Y - Y.mean(axis=0)
+  norm = np.linalg.norm
+  return norm(Y.T @ X) ** 2 / (norm(X.T @ X) * norm(Y.T @ Y))
+
+
+def unbiased_hsic(X, Y):
+  """Song et al., equation 5, as it is written."""
+  K, L = X @ X.T, Y @ Y.T
+  np.fill_diagonal(K, 0)
+  np.fill_diagonal(L, 0)
+  n = len(K)
+  total = np.trace(K @ L) + K.sum() * L.sum() / ((n - 1) * (n - 2))
+  return (total - 2 / (n - 2) * (K @ L).sum()) / (n * (n - 3))
+
+
+def test_cka_is_that_of_the_features():
+  a, b = points_of(0), points_of(1, (3, 5, 4)) + 3
+  b[..., 0] += 2 * a[..., 0]
+  products = [geometry.point_products(x) for x in (a, b)]
+  expected = cka_by_features(flat(a), flat(b))
+  assert geometry.linear_cka(*products) == pytest.approx(expected, rel=1e-5)
+  of_self = (unbiased_hsic(flat(x), flat(x)) for x in (a, b))
+  expected = unbiased_hsic(flat(a), flat(b)) / np.sqrt(np.prod([*of_self]))
+  found = geometry.linear_cka(*products, unbiased=True)
+  assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_cka_of_rotated_scaled_points_is_one_and_of_strangers_zero():
+  a = points_of(0, (4, 20, 30))
+  Q, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(30, 30)))
+  turned = (7e4 * a @ Q + 5).astype("f4")
+  strangers = points_of(2, (4, 20, 300))
+  of = [geometry.point_products(x) for x in (a, turned, strangers)]
+  assert geometry.linear_cka(of[0], of[1]) == pytest.approx(1, abs=1e-3)
+  # Eighty points in 300 features: most of the biased value is the diagonals'.
+  assert geometry.linear_cka(of[0], of[2]) > 0.3
+  assert abs(geometry.linear_cka(of[0], of[2], unbiased=True)) < 0.05
+  with pytest.raises(ValueError, match="same points"):
+    geometry.linear_cka(of[0], geometry.point_products(a[:3]))
+
+
+def test_missing_points_change_nothing():
+  mask = np.ones((3, 5), bool)
+  mask[1, 3:] = False
+  a, b = points_of(0), points_of(1)
+  there = [flat(x)[mask.reshape(-1)] for x in (a, b)]
+  products = [geometry.point_products(x, mask=mask) for x in (a, b)]
+  expected = cka_by_features(*there)
+  assert geometry.linear_cka(*products) == pytest.approx(expected, rel=1e-5)
+  of_self = (unbiased_hsic(x, x) for x in there)
+  expected = unbiased_hsic(*there) / np.sqrt(np.prod([*of_self]))
+  found = geometry.linear_cka(*products, unbiased=True)
+  assert found == pytest.approx(expected, rel=1e-4)
+  labels = np.eye(3)[np.repeat(np.arange(3), 5)][mask.reshape(-1)]
+  expected = cka_by_features(there[0], labels)
+  found = geometry.label_alignment(products[0])
+  assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_simplex_is_its_labels():
+  simplex = np.repeat(np.eye(4, dtype="f4")[:, None], 3, axis=1)
+  found = geometry.label_alignment(geometry.point_products(simplex))
+  assert found == pytest.approx(1, abs=1e-6)
+
+
+def test_the_probe_is_the_ridge_regression_of_scikit_learn():
+  rng = np.random.default_rng(3)
+  points = rng.normal(size=(3, 40, 12)) + 0.5 * rng.normal(size=(3, 1, 12)) + 4
+  products = geometry.point_products(points.astype("f4"))
+  order = jax.random.permutation(jax.random.key(5), 3 * 40, independent=False)
+  fitted, new = np.asarray(order[:80]), np.asarray(order[80:])
+  X, labels = flat(points), np.repeat(np.arange(3), 40)
+  for strength in (1e-2, 1.0, 100.0):
+    error, accuracy, count = probe._scores(
+      products, jnp.asarray(fitted), jnp.asarray(new), strength
+    )
+    kernel = X[fitted] - X[fitted].mean(axis=0)
+    ridge = strength * (kernel**2).sum() / len(fitted)
+    model = Ridge(alpha=ridge).fit(X[fitted], np.eye(3)[labels[fitted]])
+    values = model.predict(X[new])
+    squares = ((values - np.eye(3)[labels[new]]) ** 2).sum(axis=1).mean()
+    assert error == pytest.approx(squares, rel=1e-3)
+    hits = (values.argmax(axis=1) == labels[new]).mean()
+    assert accuracy == pytest.approx(hits, abs=1e-6)
+    assert count == 40
+
+
+def test_the_probe_is_scored_on_points_that_it_has_not_seen():
+  """Labels without meaning: chance, though 200 features fit them all."""
+  points = points_of(4, (4, 60, 200))
+  products = geometry.point_products(points)
+  found = probe.compute(jax.random.key(0), products, measures.Options())
+  # Of 48 points, .25 ± .0625.
+  assert abs(found["accuracy"] - 0.25) < 3 * 0.0625
+  separate = points + 20 * np.eye(4, 200, dtype="f4")[:, None]
+  products = geometry.point_products(separate)
+  found = probe.compute(jax.random.key(0), products, measures.Options())
+  assert found["accuracy"] == 1
+  few = geometry.point_products(separate[:, :2])
+  found = probe.compute(jax.random.key(0), few, measures.Options())
+  assert np.isnan(found["accuracy"])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+  path = tmp_path_factory.mktemp("trained")
+  config = studies.make_config(**SMALL)
+  studies.run(studies.Memorization(config), path)
+  return studies.TrainedRun(path)
+
+
+def activations_of(trained, epoch, subset):
+  """By name, `[P, M, features]` float64."""
+  experiment = trained.experiment
+  images = np.asarray(manifold_images(experiment, trained.seeds[0])[subset])
+  x = (images.reshape(-1, *images.shape[2:]) - experiment.mean) / experiment.std
+  state = trained.state(0, epoch)
+  found = experiment.network.apply(state, jnp.asarray(x, jnp.float32))
+  shape = images.shape[:2]
+  return {
+    name: np.asarray(a, float).reshape(*shape, -1)
+    for name, a in found.activations.items()
+  }
+
+
+def test_similarity_compares_layers_epochs_and_runs(trained, tmp_path):
+  config = SimilarityConfig(other=str(trained.path), unbiased=False)
+  study = Similarity(config, trained)
+  rows = studies.run(study, tmp_path)
+  epochs = trained.epochs(0)
+  of = {epoch: activations_of(trained, epoch, "test") for epoch in epochs}
+  first, last = epochs[0], epochs[-1]
+  kinds = {
+    ("layers", last, "input", "logits"): {"other_layer": "logits"},
+    ("epochs", first, "fc1", "fc1"): {"other_epoch": last},
+    ("runs", last, "fc1", "input"): {"other_layer": "input"},
+  }
+  for (kind, epoch, layer, other), columns in kinds.items():
+    found = rows.where("cka", kind=kind, epoch=epoch, layer=layer, **columns)
+    (value,) = found.values
+    against = of[columns.get("other_epoch", epoch)][other]
+    expected = cka_by_features(flat(of[epoch][layer]), flat(against))
+    assert value == pytest.approx(expected, rel=1e-3)
+  assert "fc1" in study.table(rows)
+  with pytest.raises(ValueError, match="subset 'all' is not known"):
+    Similarity(SimilarityConfig(subset="all"), trained)
+
+
+def test_depth_and_collapse_are_those_by_hand(trained, tmp_path):
+  rows = studies.run(Readout(ReadoutConfig(), trained), tmp_path)
+  last = trained.last(0)
+  experiment = trained.experiment
+  for subset in ("permuted", "test"):
+    found = activations_of(trained, last, subset)
+    decided = flat(found["logits"]).argmax(axis=1)
+    depth = np.zeros(len(decided))
+    labels = np.repeat(np.arange(3), 7)
+    for index, name in enumerate(experiment.network.layer_names):
+      X = flat(found[name])
+      votes = []
+      for i in range(len(X)):
+        rest = np.arange(len(X)) != i
+        model = KNeighborsClassifier(20).fit(X[rest], labels[rest])
+        votes.append(model.predict(X[i : i + 1])[0])
+      depth[np.asarray(votes) != decided] = index + 1
+    here = rows.where(subset=subset, epoch=last)
+    (value,) = here.where("prediction_depth").values
+    assert value == pytest.approx(depth.mean())
+
+    h, means = found["fc1"], found["fc1"].mean(axis=1)
+    distances = ((h[:, :, None] - means) ** 2).sum(axis=-1)
+    agreed = distances.argmin(axis=-1).reshape(-1) == decided
+    (value,) = here.where("nc4").values
+    assert value == pytest.approx(agreed.mean())
+    (W,) = (
+      np.asarray(leaf, float)
+      for leaf in jax.tree.leaves(trained.state(0, last)["logits"])
+      if np.ndim(leaf) == 2
+    )
+    C = means - means.mean(axis=0)
+    unit = [x / np.linalg.norm(x) for x in (W.T, C)]
+    (value,) = here.where("nc3").values
+    assert value == pytest.approx(np.linalg.norm(unit[0] - unit[1]), rel=1e-4)
