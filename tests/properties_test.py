@@ -155,6 +155,18 @@ def commit_all(path, blocks, order):
     return run.rows
 
 
+def test_a_unit_does_not_take_the_rows_of_another_that_was_cut_off(tmp_path):
+  """Rows that are equal: the later unit has its own at the end of the file."""
+  row = {"seed": 0, "epoch": None, "metric": "accuracy"}
+  blocks = [[row, row, row | {"width": 1}], [row]]
+  commit_all(tmp_path, blocks, range(2))
+  file = tmp_path / "results.jsonl"
+  content = file.read_bytes()
+  file.write_bytes(content[: len(content) // 3])
+  commit_all(tmp_path, blocks, range(2))
+  assert file.read_bytes() == content
+
+
 @SOME
 @hypothesis.given(
   blocks=st.lists(ROWS, min_size=1, max_size=4), draws=st.data()

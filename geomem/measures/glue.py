@@ -1,7 +1,7 @@
 """GLUE: the capacity for labels of a task, correlations included.
 
-Balanced labellings; nothing is removed, so that of the options only the number
-of probes counts. See `geometry.glue`.
+Nothing is removed, so that of the options only the labellings and the number of
+probes count. See `geometry.glue`.
 """
 
 from geomem import geometry
@@ -22,7 +22,12 @@ METRICS = (
 
 def compute(key, products, options):
   """Computes GLUE of one subset."""
-  return geometry.glue(key, products, num_probes=max(2, options.num_probes))
+  return geometry.glue(
+    key,
+    products,
+    labels=options.labels,
+    num_probes=max(2, options.num_probes),
+  )
 
 
 def summarize(found: geometry.Glue) -> dict:

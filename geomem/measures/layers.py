@@ -88,15 +88,16 @@ def measure(
     kappa=options.kappa,
     num_probes=options.num_probes,
     centers=options.centers,
+    labels=options.labels,
   )
 
 
 @functools.partial(
-  jax.jit, static_argnums=0, static_argnames=("num_probes", "centers")
+  jax.jit, static_argnums=0, static_argnames=("num_probes", "centers", "labels")
 )
-def _measure(measures, key, stats, *, kappa, num_probes, centers):
+def _measure(measures, key, stats, *, kappa, num_probes, centers, labels):
   """Shares the layers' subsets out over the devices."""
-  options = Options(kappa, num_probes, centers)
+  options = Options(kappa, num_probes, centers, labels)
   leading = jax.tree.leaves(stats)[0].shape[:2]
   found = parallel.map_shares(
     lambda subset: {

@@ -43,11 +43,13 @@ class Options(NamedTuple):
     kappa: margin κ, in units of the norm of a manifold's centre.
     num_probes: T, probes of each manifold.
     centers: the rule for shared directions; see `geometry.manifold_geometry`.
+    labels: the labellings that GLUE asks for, of `geometry.LABELLINGS`.
   """
 
   kappa: float = 0.0
   num_probes: int = 300
   centers: str | int | None = "low_rank"
+  labels: str = "balanced"
 
 
 # From the points `[P, M, N]` of a subset, and features at a time, to all that a

@@ -10,6 +10,14 @@ from geomem.plots import figures, style
 _COLORS = {"best": "#0072B2", "last": "#D55E00"}
 _MARKERS = {"best": "o", "last": "s"}
 _MOST_CURVES = 6
+# Where they are measured, further ones beside the paper's three.
+_GEOMETRY = (
+  "radius",
+  "dimension",
+  "capacity",
+  "probe_accuracy",
+  "critical_features",
+)
 
 
 def _by_size(rows: runs.Rows) -> dict[int, runs.Rows]:
@@ -158,13 +166,12 @@ def plot_model_size(rows) -> Figure:
 def plot_geometry_by_size(rows) -> Figure:
   """Draws the last hidden layer by size, a row for each subset."""
   subsets = rows.where("capacity").subsets
-  figure = style.new_figure(10, 2.5 * len(subsets) + 0.4)
-  axes = figure.subplots(len(subsets), 3, sharex=True, squeeze=False)
+  metrics = [name for name in _GEOMETRY if rows.where(name)]
+  figure = style.new_figure(3.3 * len(metrics), 2.5 * len(subsets) + 0.4)
+  axes = figure.subplots(len(subsets), len(metrics), sharex=True, squeeze=False)
   sizes = _by_size(rows)
   for subset, line in zip(subsets, axes, strict=True):
-    for metric, ax in zip(
-      ("radius", "dimension", "capacity"), line, strict=True
-    ):
+    for metric, ax in zip(metrics, line, strict=True):
       _draw(ax, sizes, metric, subset)
       _size_axis(ax, rows)
   for ax in axes[:-1].ravel():

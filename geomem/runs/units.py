@@ -56,14 +56,18 @@ def read_units(path: pathlib.Path | str) -> dict[str, tuple[str, ...]]:
 def whole_units(
   units: dict[str, tuple[str, ...]], lines: Iterable[bytes]
 ) -> dict[str, tuple[str, ...]]:
-  """Keeps the units whose rows are all among the lines, each counted once."""
+  """Keeps the units whose rows are all among the lines, each counted once.
+
+  What is there of a unit that is not whole counts as its own, too: a later unit
+  with an equal row does not have it.
+  """
   left = Counter(map(checksum, lines))
   whole = {}
   for name, sums in units.items():
     needed = Counter(sums)
     if needed <= left:
-      left -= needed
       whole[name] = sums
+    left -= needed
   return whole
 
 

@@ -36,12 +36,15 @@ class Measuring:
     """Returns the config as a run directory keeps it."""
     return {"experiment": self.name} | vars(self.config)
 
+  def facts(self) -> runs.Rows:
+    """Returns the rows of the run that stand beside the measures."""
+    return self.trained.rows.where(layer=None, epoch=None)
+
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Measures every seed."""
     del run
-    facts = self.trained.rows.where(layer=None, epoch=None)
     key = {"stage": "facts"}
-    yield Stage("", [Unit(key, lambda: iter([Step(facts)]))])
+    yield Stage("", [Unit(key, lambda: iter([Step(self.facts())]))])
     for seed in self.trained.seeds:
       yield geometry_stage(
         self.trained.experiment,

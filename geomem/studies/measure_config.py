@@ -3,6 +3,7 @@
 import dataclasses
 import re
 
+from geomem.geometry import LABELLINGS
 from geomem.measures import MEASURES, Measure, Options
 from geomem.studies.fields import check_least, check_types
 
@@ -16,6 +17,8 @@ class MeasuringConfig:
     num_probes: T, probes of each manifold.
     kappa: margin κ, in units of the norm of a manifold's centre.
     centers: `low_rank`, `none` or a number of directions to remove.
+    glue_labels: labellings that GLUE asks for: `balanced`, `independent` or
+      `one_vs_rest`.
     layers: those to measure, with commas, or `last` (hidden); all by default.
   """
 
@@ -23,6 +26,7 @@ class MeasuringConfig:
   num_probes: int = 300
   kappa: float = 0.0
   centers: str = "low_rank"
+  glue_labels: str = "balanced"
   layers: str | None = None
 
   def __post_init__(self):
@@ -33,7 +37,9 @@ class MeasuringConfig:
   @property
   def options(self) -> Options:
     """What the measures depend on."""
-    return Options(self.kappa, self.num_probes, parse_centers(self.centers))
+    (labels,) = names_in(self.glue_labels, tuple(LABELLINGS), "glue_labels")
+    centers = parse_centers(self.centers)
+    return Options(self.kappa, self.num_probes, centers, labels)
 
   @property
   def chosen(self) -> list[Measure]:

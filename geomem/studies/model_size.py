@@ -155,6 +155,8 @@ def summarize_sizes(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
   )
   if "test" in rows.where("dimension").subsets:
     sentences += _geometry_sentences(sizes, dip)
+  if "test" in rows.where("probe_accuracy").subsets:
+    sentences.append(_readout_sentence(sizes, dip))
   return further, sentences
 
 
@@ -180,6 +182,21 @@ def _geometry_sentences(sizes: Sizes, dip: Dip) -> list[str]:
       + "."
     )
   return sentences
+
+
+def _readout_sentence(sizes: Sizes, dip: Dip) -> str:
+  """Says whether the dip is one of the representation, or of the readout."""
+  fell = {}
+  for metric in ("accuracy", "probe_accuracy"):
+    values = sizes.at("last", metric, "test")
+    fell[metric] = mean_and_error(values[dip.before] - values[dip.at])
+  share = fell["probe_accuracy"][0] / fell["accuracy"][0]
+  whose = "representation" if share > 0.5 else "readout"
+  return (
+    f"Where test accuracy falls by {with_error(*fell['accuracy'])}, a new"
+    f" linear readout of the last hidden layer loses"
+    f" {with_error(*fell['probe_accuracy'])}: the dip is mostly of the {whose}."
+  )
 
 
 def model_size_sweep(

@@ -99,7 +99,7 @@ class Readout:
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Measures every seed at every saved epoch."""
     del run
-    keep = self.trained.rows.where(("best_epoch", "last_epoch"))
+    keep = self.trained.rows.where(layer=None, epoch=None)
     yield Stage("", [Unit({"stage": "facts"}, lambda: iter([Step(keep)]))])
     for seed in self.trained.seeds:
       units = [

@@ -14,6 +14,7 @@ from geomem.studies.noise import MemorizationSweep
 from geomem.studies.readout import Readout
 from geomem.studies.rewind import LayerRewind
 from geomem.studies.similarity import Similarity
+from geomem.studies.task_capacity import TaskCapacity
 from geomem.studies.truncate import Truncate
 
 STUDIES = {
@@ -26,6 +27,7 @@ STUDIES = {
   "readout": Readout,
   "rewind": LayerRewind,
   "similarity": Similarity,
+  "task_capacity": TaskCapacity,
   "truncate": Truncate,
 }
 

@@ -69,7 +69,7 @@ def plot_similarity(rows: runs.Rows):
   cka = rows.where("cka")
   panels = []
   for which in ("best", "last"):
-    found = cka.at(which).where(kind="layers")
+    found = rows.at(which).where("cka", kind="layers")
     panels.append((f"layers, {which} epoch", found, "layer", "other_layer"))
   epochs = cka.where(kind="epochs").last_hidden()
   for layer in epochs.layers.values():
@@ -135,7 +135,7 @@ class Similarity:
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Compares every seed's networks: one unit a seed."""
     del run
-    keep = self.trained.rows.where(("best_epoch", "last_epoch"))
+    keep = self.trained.rows.where(layer=None, epoch=None)
     yield Stage("", [Unit({"stage": "facts"}, lambda: iter([Step(keep)]))])
     units = [
       Unit(

@@ -1,0 +1,193 @@
+"""The capacity for the task's own labels, beside the mean-field one, by epoch.
+
+Four questions of a finished run. Does GLUE, for each class against the rest,
+tell memorization earlier than mean-field capacity does, or in other layers? Are
+the given labels of permuted examples separable before the network fits them?
+And where test accuracy falls, is it the representation that loses, or only the
+readout: would a new linear readout have lost as much?
+
+Source of the last: "Two Speeds of Learning", arXiv 2605.27078.
+"""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import numpy as np
+
+from geomem import runs
+from geomem.plots.task import (
+  GROWN,
+  THEORIES,
+  at_first,
+  grown,
+  mean_by_epoch,
+  plot_task,
+)
+from geomem.studies.doubts import doubts
+from geomem.studies.measure import Measuring
+from geomem.studies.measure_config import MeasuringConfig
+from geomem.studies.trained import TrainedRun
+from geomem.studies.words import Finding
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TaskConfig(MeasuringConfig):
+  """What is measured; see `MeasuringConfig`.
+
+  Attributes:
+    measures: names of measures, with commas.
+    num_probes: T, probes of each manifold.
+    kappa: margin κ, in units of the norm of a manifold's centre.
+    centers: `low_rank`, `none` or a number of directions to remove.
+    glue_labels: labellings that GLUE asks for: `balanced`, `independent` or
+      `one_vs_rest`.
+    layers: those to measure, with commas, or `last` (hidden); all by default.
+  """
+
+  measures: str = "mean_field,glue,probe"
+  glue_labels: str = "one_vs_rest"
+
+  def __post_init__(self):
+    super().__post_init__()
+    missing = {"mean_field", "glue", "probe"} - {m.name for m in self.chosen}
+    if missing:
+      raise ValueError(
+        f"measures is {self.measures!r}; mean_field, glue and probe, which are"
+        " compared, were expected among them."
+      )
+
+
+def half_rise(epochs, values) -> float:
+  """Returns the epoch at which a curve is half way from its least to its last.
+
+  Of the last such crossing, between epochs by the straight line; NaN where the
+  curve ends at its least.
+  """
+  if not len(values):
+    return float("nan")
+  half = (values.min() + values[-1]) / 2
+  below = np.flatnonzero(values < half)
+  if not below.size or below[-1] == len(values) - 1:
+    return float("nan")
+  i = below[-1]
+  share = (half - values[i]) / (values[i + 1] - values[i])
+  return float(epochs[i] + share * (epochs[i + 1] - epochs[i]))
+
+
+class TaskCapacity(Measuring):
+  """Measures mean-field capacity, GLUE and a probe at every saved epoch."""
+
+  name = "task_capacity"
+  figures: ClassVar = {"task_capacity": plot_task}
+
+  def __init__(self, config: TaskConfig, trained: TrainedRun):
+    """Checks the layers, and that there are permuted examples to ask.
+
+    Raises:
+      ValueError: a layer does not exist, or permuted or test examples are not
+        measured in the run.
+    """
+    super().__init__(config, trained)
+    measured = trained.seeds[0].manifolds
+    missing = [name for name in ("permuted", "test") if name not in measured]
+    if missing:
+      raise ValueError(
+        f"The run in {trained.path} does not measure {' and '.join(missing)}"
+        " examples, which are compared here."
+      )
+    self.directory = trained.path / self.name
+
+  def facts(self) -> runs.Rows:
+    """Returns the run's facts, and its accuracies by epoch."""
+    accuracy = self.trained.rows.where("accuracy", layer=None)
+    return runs.Rows([*super().facts(), *accuracy])
+
+  @staticmethod
+  def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
+    """Answers the four questions."""
+    del config
+    return [
+      *doubts(rows),
+      _earlier(rows),
+      _layers(rows),
+      _separable(rows),
+      _representation(rows),
+    ]
+
+
+def _earlier(rows: runs.Rows) -> Finding:
+  permuted = rows.last_hidden().where(subset="permuted")
+  at = {
+    metric: half_rise(*mean_by_epoch(permuted.where(metric)))
+    for metric in THEORIES
+  }
+  return Finding(
+    "Task 1 (GLUE tells memorization earlier)",
+    at["glue_capacity"] < at["capacity"],
+    "in the last hidden layer the capacity of permuted examples is half way up"
+    f" at epoch {at['glue_capacity']:.1f} by GLUE and {at['capacity']:.1f} by"
+    " mean-field theory",
+  )
+
+
+def _layers(rows: runs.Rows) -> Finding:
+  found = {}
+  for metric in THEORIES:
+    here = rows.where(metric, subset="permuted").known()
+    last = rows.at("last").where(metric, subset="permuted").known()
+    factors = grown(last, at_first(here))
+    found[metric] = [
+      name for i, name in here.layers.items() if factors.get(i, 0) > GROWN
+    ]
+  said = {
+    metric: ", ".join(names) or "no layer" for metric, names in found.items()
+  }
+  return Finding(
+    "Task 2 (GLUE tells memorization in other layers)",
+    found["capacity"] != found["glue_capacity"],
+    f"capacity of permuted examples grows by {GROWN - 1:.0%} in"
+    f" {said['glue_capacity']} by GLUE, in {said['capacity']} by mean-field"
+    " theory",
+  )
+
+
+def _separable(rows: runs.Rows) -> Finding:
+  permuted = rows.last_hidden().where(subset="permuted")
+  epochs, inside = mean_by_epoch(permuted.where("glue_interior"))
+  accuracy = rows.where("accuracy", layer=None, subset="permuted")
+  fitted_epochs, fitted = mean_by_epoch(accuracy)
+  separable = _first(epochs, 1 - inside > 0.5)
+  half = _first(fitted_epochs, fitted > 0.5)
+  return Finding(
+    "Task 3 (permuted labels are separable before they are fitted)",
+    separable < half,
+    "in the last hidden layer half of the classes of permuted examples are"
+    f" separable from the rest {_at(separable)}; half of the examples are"
+    f" fitted {_at(half)}",
+  )
+
+
+def _first(epochs, holds) -> float:
+  places = np.flatnonzero(holds)
+  return float(epochs[places[0]]) if places.size else float("inf")
+
+
+def _at(epoch: float) -> str:
+  return f"from epoch {epoch:g} on" if np.isfinite(epoch) else "at no epoch"
+
+
+def _representation(rows: runs.Rows) -> Finding:
+  fell = {}
+  for name, metric in (("network", "accuracy"), ("probe", "probe_accuracy")):
+    best, last = (
+      rows.of_network(metric, "test", which).mean()[0]
+      for which in ("best", "last")
+    )
+    fell[name] = best - last
+  return Finding(
+    "Task 4 (the fall of test accuracy is the representation's)",
+    fell["probe"] > fell["network"] / 2,
+    f"from the best to the last epoch the network loses {fell['network']:.3f}"
+    f" of its test accuracy, a new readout of its last hidden layer"
+    f" {fell['probe']:.3f}",
+  )

@@ -1,0 +1,112 @@
+"""The four questions about the task's labels: tables that must come out so."""
+
+import numpy as np
+import pytest
+
+from geomem import runs, studies
+from geomem.studies.task_capacity import (
+  TaskCapacity,
+  TaskConfig,
+  half_rise,
+  plot_task,
+)
+
+EPOCHS = (0, 5, 10, 20)
+
+
+def row(metric, value, epoch=None, subset=None, layer=None, index=None):
+  return {
+    "seed": 0,
+    "epoch": epoch,
+    "layer": layer,
+    "layer_index": index,
+    "subset": subset,
+    "metric": metric,
+    "value": value,
+    "stderr": None,
+  }
+
+
+def table(mean_field, glue, interior, fitted, test, probe, early=(1, 1, 1, 1)):
+  """Rows of two hidden layers and the logits, by epoch."""
+  rows = [row("best_epoch", 10), row("last_epoch", 20)]
+  for i, epoch in enumerate(EPOCHS):
+    for subset, accuracy in (("permuted", fitted), ("test", test)):
+      rows.append(row("accuracy", accuracy[i], epoch, subset))
+    for index, name in enumerate(("fc1", "fc2", "logits")):
+      at = {"epoch": epoch, "layer": name, "index": index}
+      grown = early[i] if index == 0 else 1.0
+      values = {
+        "capacity": mean_field[i] * (1 if index else 1 / mean_field[i]),
+        "glue_capacity": glue[i] if index else grown,
+        "glue_interior": interior[i],
+      }
+      for metric, value in values.items():
+        rows.append(row(metric, value, subset="permuted", **at))
+      rows.append(row("probe_accuracy", probe[i], subset="test", **at))
+  return runs.Rows(rows)
+
+
+ANSWERS = {
+  "mean_field": (1, 1, 1.2, 2),
+  "glue": (1, 1.8, 2, 2),
+  "interior": (0.9, 0.1, 0, 0),
+  "fitted": (0.1, 0.2, 0.4, 0.9),
+  "test": (0.1, 0.5, 0.7, 0.5),
+  "probe": (0.2, 0.6, 0.8, 0.6),
+  "early": (1, 1, 1.5, 1.5),
+}
+
+
+def verdicts(**changed):
+  found = TaskCapacity.findings({}, table(**ANSWERS | changed))
+  return [each.holds for each in found if hasattr(each, "holds")]
+
+
+def test_answers_hold_where_they_should():
+  assert verdicts() == [True, True, True, True]
+
+
+@pytest.mark.parametrize(
+  ("changed", "place"),
+  [
+    ({"glue": (1, 1, 1, 2)}, 0),
+    ({"early": (1, 1, 1, 1)}, 1),
+    ({"interior": (0.9, 0.9, 0.9, 0.1)}, 2),
+    ({"interior": (1, 1, 1, 1)}, 2),
+    ({"probe": (0.2, 0.6, 0.8, 0.79)}, 3),
+  ],
+)
+def test_each_can_come_out_otherwise(changed, place):
+  expected = [True] * 4
+  expected[place] = False
+  assert verdicts(**changed) == expected
+
+
+def test_half_of_a_rise_is_between_epochs():
+  epochs = np.array([0.0, 10, 20])
+  assert half_rise(epochs, np.array([3.0, 1, 5])) == pytest.approx(15)
+  # Of a curve that falls to its end there is no rise.
+  assert np.isnan(half_rise(epochs, np.array([3.0, 2, 1])))
+  assert np.isnan(half_rise(epochs[:0], epochs[:0]))
+
+
+def test_the_figure_draws_the_rows():
+  rows = table(**ANSWERS)
+  axes = plot_task(rows).axes
+  capacity, glue = (line.get_ydata() for line in axes[0].get_lines())
+  np.testing.assert_allclose(capacity, ANSWERS["mean_field"])
+  np.testing.assert_allclose(glue, ANSWERS["glue"])
+  separable, fitted = (line.get_ydata() for line in axes[2].get_lines())
+  np.testing.assert_allclose(separable, 1 - np.array(ANSWERS["interior"]))
+  np.testing.assert_allclose(fitted, ANSWERS["fitted"])
+  network, probe = (line.get_ydata() for line in axes[3].get_lines())
+  np.testing.assert_allclose(network, ANSWERS["test"])
+  np.testing.assert_allclose(probe, ANSWERS["probe"])
+
+
+def test_what_is_compared_must_be_measured():
+  with pytest.raises(ValueError, match="mean_field, glue and probe"):
+    TaskConfig(measures="glue")
+  with pytest.raises(ValueError, match="glue_labels 'mine' is not known"):
+    studies.MeasuringConfig(glue_labels="mine")
