@@ -153,7 +153,6 @@ def test_rules_find_the_rank_and_independent_centres_have_none():
   assert int(find(jnp.asarray(independent, jnp.float32), "null").rank) == 0
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
   ("num_manifolds", "ranks", "num_starts"),
   [
@@ -162,19 +161,20 @@ def test_rules_find_the_rank_and_independent_centres_have_none():
   ],
 )
 def test_costs_are_as_low_as_those_of_many_random_starts(
-  num_manifolds, ranks, num_starts, dtype
+  num_manifolds, ranks, num_starts
 ):
   """Within .5 % of the lowest of thirty long descents, in every family."""
-  with jax.enable_x64(dtype == np.float64):
-    for name, centers in families(num_manifolds).items():
-      X = axes_of(centers)
-      found = find(jnp.asarray(gram_of(centers, dtype)))
+  for name, centers in families(num_manifolds).items():
+    X = axes_of(centers)
+    lowest = {rank: lowest_cost(X, rank, num_starts) for rank in ranks}
+    for dtype in (np.float32, np.float64):
+      with jax.enable_x64(dtype == np.float64):
+        found = find(jnp.asarray(gram_of(centers, dtype)))
       assert np.isfinite(found.costs)[1:3].all(), name
-      for rank in ranks:
+      for rank, least in lowest.items():
         cost = float(found.costs[rank])
         if np.isfinite(cost):
-          lowest = lowest_cost(X, rank, num_starts)
-          assert cost <= 1.005 * lowest, (name, rank, cost / lowest)
+          assert cost <= 1.005 * least, (name, dtype, rank, cost / least)
       # What is reported is what the directions do.
       rank = int(found.rank)
       if rank:

@@ -77,7 +77,7 @@ class Glue(NamedTuple):
     interior: share of the samples in which the points surround the origin, so
       that no v but 0 is left: F is ‖t‖², and anchors are not unique. Where it
       is more than one in a hundred, D, R, Ψ and alignments are NaN.
-    converged: which problems are solved.
+    converged: which problems are solved; none of a dead layer.
     residual: the largest violation of their optimality conditions.
   """
 
@@ -128,8 +128,8 @@ def _glue(key, products, y, num_probes) -> Glue:
     values[name] = jnp.where(unknown, jnp.nan, values[name])
   return Glue(
     **values,
-    interior=interior,
-    converged=found.converged,
+    interior=jnp.where(dead, jnp.nan, interior),
+    converged=found.converged & ~dead,
     residual=found.residual.max(),
   )
 
