@@ -76,7 +76,7 @@ class ValidationConfig:
 
   sizes: tuple[int, ...] = (25, 50, 100, 200)
   dimensions: tuple[int, ...] = (2, 5, 10, 20)
-  radii: tuple[float, ...] = (0.5, 1.0, 2.0)
+  radii: tuple[float, ...] = (1.0,)
 
   def __post_init__(self):
     check_types(self)

@@ -72,8 +72,8 @@ def human_labels(
     dataset: the training split of CIFAR-10 or CIFAR-100.
     fraction: not used.
     name: the set of labels: of CIFAR-10 `aggre_label`, `random_label1` to `3`
-      or `worse_label`; of CIFAR-100 `noisy_label`, and, with the data set
-      `cifar100#coarse_label`, `noisy_coarse_label`.
+      or `worse_label`; of CIFAR-100 `noisy_label`. Its `noisy_coarse_label`
+      groups the classes otherwise than CIFAR-100 does, and is refused.
 
   Raises:
     DatasetError: they are not installed, not known, or of other images.

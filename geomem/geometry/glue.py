@@ -42,7 +42,7 @@ from geomem.geometry.qp import solve_signed_qp
 from geomem.geometry.qp.projected_cg import product
 from geomem.geometry.statistics import times_power
 
-_MAXITER = 2000
+_MAXITER = 1000
 # In units of a probe's standard deviation along a point.
 _NO_SLACK = 1e-3
 _MOST_INTERIOR = 0.01

@@ -18,6 +18,8 @@ from geomem.geometry.qp.projected_cg import product
 
 _STEPS_A_POINT = 6
 _RIDGE = 4
+# Supporting points that are solved for as a system of their own.
+_MOST_SLOTS = 96
 
 
 class _State(NamedTuple):
@@ -28,7 +30,30 @@ class _State(NamedTuple):
 
 
 def _solve_on(G: Array, b: Array, support: Array) -> Array:
-  """Solves G λ = b on the support, 0 elsewhere, and refines once."""
+  """Solves G λ = b on the support, 0 elsewhere, and refines once.
+
+  Of many points few support the solution: these alone make the system.
+  """
+  size = len(b)
+  if size <= _MOST_SLOTS:
+    return _solve_masked(G, b, support)
+
+  def on_few(_):
+    (places,) = jnp.nonzero(support, size=_MOST_SLOTS, fill_value=size)
+    there = places < size
+    some = jnp.where(there, places, 0)
+    found = _solve_masked(G[some[:, None], some[None, :]], b[some], there)
+    return jnp.zeros_like(b).at[places].set(found, mode="drop")
+
+  return jax.lax.cond(
+    support.sum() <= _MOST_SLOTS,
+    on_few,
+    lambda _: _solve_masked(G, b, support),
+    None,
+  )
+
+
+def _solve_masked(G: Array, b: Array, support: Array) -> Array:
   both = support[:, None] & support[None, :]
   eye = jnp.eye(len(b), dtype=G.dtype)
   system = jnp.where(both, G, eye)
