@@ -239,6 +239,17 @@ def test_numbers_in_doubt_are_named():
   assert "logits of permuted examples at epoch 1" in sentence
 
 
+def test_numbers_of_glue_in_doubt_are_named_without_mean_field():
+  rows = runs.Rows(rows_of_a_run().where(("capacity", "converged")))
+  for row in rows:
+    row["metric"] = f"glue_{row['metric']}"
+  assert doubts.doubts(rows) == []
+  bad = rows.where("glue_converged", epoch=1, layer="fc1", subset="test")
+  bad[0]["value"] = 0.99
+  (sentence,) = doubts.doubts(rows)
+  assert "fc1 of test examples at epoch 1" in sentence
+
+
 def test_missing_numbers_survive_the_rows_and_the_page(tmp_path):
   config = fields_of(studies.make_config())
   rows = rows_of_a_run()

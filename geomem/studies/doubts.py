@@ -3,14 +3,17 @@
 from geomem import runs
 
 _MOST_NAMED = 3
+# Of mean-field theory, and of GLUE.
+_CONVERGED = ("converged", "glue_converged")
+_CAPACITIES = ("capacity", "glue_capacity")
 
 
 def doubts(rows: runs.Rows) -> list[str]:
   """Names the layers, subsets and epochs whose geometry is in doubt.
 
   It is where manifolds are lost in rounding, as in layers without activity, or
-  where their problems were not solved: `converged` of the rows is less than 1,
-  or a value is missing.
+  where their problems were not solved: `converged` of the rows, or
+  `glue_converged`, is less than 1, or a value is missing.
   """
 
   def places(found) -> set[tuple]:
@@ -21,8 +24,8 @@ def doubts(rows: runs.Rows) -> list[str]:
       if row["layer"] is not None
     }
 
-  capacities = rows.where("capacity")
-  bad = places(row for row in rows.where("converged") if row["value"] < 1)
+  capacities = rows.where(_CAPACITIES)
+  bad = places(row for row in rows.where(_CONVERGED) if row["value"] < 1)
   bad |= places(row for row in capacities if not runs.has_value(row))
   if not bad:
     return []
