@@ -117,7 +117,7 @@ def plot_calibration(rows: runs.Rows):
       for color, D in zip(colors, dimensions, strict=False):
         for shape, (dashes, marker) in looks.items():
           here = rows.where(metric, theory=theory, dimension=D, case=shape)
-          if here and np.isfinite(here[0]["expected"]):
+          if here and here[0]["expected"] is not None:
             M, ratio, error = _ratios(here)
             look = {"ls": dashes, "marker": marker, "color": color}
             label = f"{shape}, D = {D}"
@@ -145,10 +145,13 @@ def table_of(rows: runs.Rows, theory: str, metric: str) -> str:
   lines.append("|---" * (1 + len(sizes)) + "|")
   for shape in rows.distinct("case"):
     for D, found in rows.where(case=shape).split("dimension").items():
-      _, ratio, error = _ratios(found)
-      if np.isfinite(ratio).all():
-        cells = [
-          f"{r:.2f} ± {e:.2f}" for r, e in zip(ratio, error, strict=True)
-        ]
-        lines.append(f"| {shape}, {D} | " + " | ".join(cells) + " |")
+      if found[0]["expected"] is None:  # A cloud has no capacity of its own.
+        continue
+      sizes_there, ratio, error = _ratios(found)
+      cells = {
+        M: f"{r:.2f} ± {e:.2f}"
+        for M, r, e in zip(sizes_there, ratio, error, strict=True)
+      }
+      row = " | ".join(cells.get(M, "") for M in sizes)
+      lines.append(f"| {shape}, {D} | {row} |")
   return "\n".join(lines)

@@ -171,7 +171,11 @@ def coverage() -> Iterator[runs.Row]:
 
 
 def precision() -> Iterator[runs.Row]:
-  """Compares float32 with float64: of other probes, but many."""
+  """Compares float32 with float64: of other probes, but many.
+
+  No directions are removed: of several of nearly equal cost, other draws and
+  other rounding choose others.
+  """
   base = _iid(6, 8, 20, 300) + 3 * _iid(7, 8, 1, 300)
   cases = {
     "as it is": base,
@@ -185,7 +189,7 @@ def precision() -> Iterator[runs.Row]:
         # Offsets are of float32 points, exactly.
         stats = geometry.gram_statistics(points.astype(dtype))
         measured = geometry.manifold_geometry(
-          jax.random.key(0), stats, centers=2, num_probes=20_000
+          jax.random.key(0), stats, centers=None, num_probes=20_000
         )
         value = float(measured.mean_capacity)
         found.append((value, float(measured.mean_capacity_stderr) / value))
