@@ -63,8 +63,8 @@ class Measuring:
   @staticmethod
   def table(rows: runs.Rows) -> str:
     """Lists the metrics of the last hidden layer by subset."""
-    metrics = rows.where(subset=runs.SUBSETS).distinct("metric")
     deepest = rows.last_hidden()
+    metrics = deepest.where(subset=runs.SUBSETS).distinct("metric")
     (layer,) = deepest.layers.values()
     width = max(map(len, metrics)) + 2
     lines = [f"{'':{width}}" + "".join(f"{s:>14}" for s in deepest.subsets)]
