@@ -25,7 +25,7 @@ from jaxtyping import Array, Float
 from geomem import measures, models, parallel, runs, training
 from geomem.geometry.linalg import einsum, matmul
 from geomem.measures.neighbors import neighbor_distances, voted_manifold
-from geomem.plots import style
+from geomem.plots import figures, style
 from geomem.studies.experiment import Seed, manifold_images, measuring_forward
 from geomem.studies.fields import check_types
 from geomem.studies.measure_config import measured_layers
@@ -66,9 +66,10 @@ def plot_readout(rows: runs.Rows):
     for subset in found.subsets:
       look = style.look_of(subset) | {"label": subset}
       style.draw_series(ax, found.where(subset=subset).series("epoch"), **look)
-    ax.set_xlabel("epoch")
+    figures.epoch_axis(ax, max(found.distinct("epoch")))
     ax.set_ylabel(_LABELS[name])
-  axes[0].legend()
+  handles, labels = axes[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside upper center", ncols=4)
   return figure
 
 
