@@ -57,8 +57,7 @@ _TEXTS = {
   " is of the points as they are. (Mean field is compared with simulations of"
   " points about their mean, as it measures them.)",
   "error bars": "Over independent keys 95 % should be within 1.96 standard"
-  " errors. Those of GLUE's radius and utility are too small: they leave out"
-  " the error of the mean anchors.",
+  " errors.",
   "float32 against float64": "Capacity with 20,000 probes, which differ by"
   " type: the difference is within the probes' error, or it is rounding's.",
   "invariances": "Relative changes of the capacity, the probes being equal.",

@@ -59,10 +59,9 @@ class Glue(NamedTuple):
     dimension: D.
     dimension_stderr: its error.
     radius: R.
-    radius_stderr: its error, for given mean anchors: too small, an interval of
-      95 % holds some 73 %.
+    radius_stderr: its error.
     utility: Ψ.
-    utility_stderr: likewise: an interval of 95 % holds some 86 %.
+    utility_stderr: its error.
     critical_features: P/α, features at which half of the labellings separate.
     center_alignment: mean over pairs of |⟨s⁰_μ, s⁰_ν⟩|, in the points' units.
     axis_alignment: of |⟨s¹_μ, s¹_ν⟩|.
@@ -77,7 +76,8 @@ class Glue(NamedTuple):
     active: share of the samples in which a manifold has an anchor.
     interior: share of the samples in which the points surround the origin, so
       that no v but 0 is left: F is ‖t‖², and anchors are not unique. Where it
-      is more than one in a hundred, D, R, Ψ and alignments are NaN.
+      is more than one in a hundred, D, R, Ψ and alignments are NaN. It is NaN
+      itself for a dead layer.
     converged: which problems are solved; none of a dead layer.
     residual: the largest violation of their optimality conditions.
   """

@@ -26,6 +26,76 @@ def _diagonal(X):
   return jnp.diagonal(X, axis1=-2, axis2=-1)
 
 
+def _forms(
+  mean: Float[Array, "P M"],
+  W: Float[Array, "T P M"],
+  SS: Float[Array, "T P P"],
+  K: Float[Array, "n n"],
+  g: Float[Array, "T n"],
+) -> tuple[Array, Array, tuple[Array, Array, Array]]:
+  """Computes b and c of each sample, and the products of s⁰ and s¹.
+
+  Args:
+    mean: weights of the mean anchors s⁰.
+    W: weights of the anchors s = s⁰ + s¹.
+    SS: ⟨s_μ, s_ν⟩.
+    K: products of the points.
+    g: Z t of each sample.
+  """
+  T, P, M = W.shape
+  to_means = einsum("pmqk,qk->pmq", K.reshape(P, M, P, M), mean)
+  SS0 = einsum("tpm,pmq->tpq", W, to_means)
+  S0S0 = einsum("pm,pmq->pq", mean, to_means)
+  S0S0 = (S0S0 + S0S0.T) / 2
+  S1S1 = SS - SS0 - SS0.swapaxes(1, 2) + S0S0[None]
+  along = ((W - mean[None]) * g.reshape(T, P, M)).sum(axis=2)
+  b = pseudo_inverse_form(S1S1, along)
+  c = pseudo_inverse_form(S0S0[None] + S1S1, along)
+  return b, c, (S0S0, SS0 - S0S0[None], S1S1)
+
+
+def _with_influence(mean, W, SS, K, g):
+  """Returns b, c and products, b and c with what each sample does to s⁰.
+
+  The mean anchors are estimated from the same samples. To first order sample t
+  moves ⟨b⟩ by ∂⟨b⟩/∂s⁰ · (s − s⁰) more than by b alone; these terms add up to
+  zero, so that means stay, and their spread is the whole error's (the
+  infinitesimal jackknife; Efron, 1982).
+  """
+
+  def means(mean):
+    b, c, products = _forms(mean, W, SS, K, g)
+    return (b.mean(), c.mean()), (b, c, products)
+
+  _, pull, (b, c, products) = jax.vjp(means, mean, has_aux=True)
+  one, zero = jnp.ones((), b.dtype), jnp.zeros((), b.dtype)
+  moves = []
+  for cotangents in ((one, zero), (zero, one)):
+    (slope,) = pull(cotangents)
+    moves.append(((W - mean[None]) * slope[None]).sum(axis=(1, 2)))
+  b, c = (
+    x + jax.lax.stop_gradient(move)
+    for x, move in zip((b, c), moves, strict=True)
+  )
+  return b, c, products
+
+
+def _parts(strength, SS, S0S0, S1S1) -> dict[str, Array]:
+  """Computes the shares of ⟨a⟩ = ⟨‖Σ y Λ s‖²⟩ that centres and axes have."""
+
+  def part(X):
+    return einsum("tp,tpq,tq->t", strength, X, strength).mean()
+
+  whole = part(SS)
+  of_centers = part(jnp.broadcast_to(S0S0[None], SS.shape)) / whole
+  of_axes = part(S1S1) / whole
+  return {
+    "center_part": of_centers,
+    "axis_part": of_axes,
+    "center_axis_part": 1 - (of_centers + of_axes),
+  }
+
+
 def numbers_of(
   K: Float[Array, "n n"],
   g: Float[Array, "T n"],
@@ -52,32 +122,16 @@ def numbers_of(
   total = lam.sum(axis=2, keepdims=True)
   active = total[..., 0] > 0
   W = jnp.where(total > 0, lam / jnp.where(total > 0, total, 1), 0)
-  mean = W.mean(axis=0)
 
   def products_of(manifold):
     weights, rows = manifold
-    x = matmul(weights, rows).reshape(T, P, M)
-    return (x * W).sum(axis=2), (x * mean[None]).sum(axis=2)
+    return (matmul(weights, rows).reshape(T, P, M) * W).sum(axis=2)
 
-  # [P, T, P]: ⟨s_μ, s_ν⟩ and ⟨s_μ, s⁰_ν⟩ by sample.
-  SS, SS0 = jax.lax.map(products_of, (W.swapaxes(0, 1), K.reshape(P, M, P * M)))
-  SS, SS0 = SS.swapaxes(0, 1), SS0.swapaxes(0, 1)
-  S0S0 = SS0.mean(axis=0)
-  S0S0 = (S0S0 + S0S0.T) / 2
-  mixed = SS0 - S0S0[None]  # ⟨s¹_μ, s⁰_ν⟩
-  S1S1 = SS - SS0 - SS0.swapaxes(1, 2) + S0S0[None]
-  # a = ‖Σ y Λ s‖², Λ = Σ λ: what centres and axes have in it.
+  # ⟨s_μ, s_ν⟩ by sample, one manifold after the other.
+  SS = jax.lax.map(products_of, (W.swapaxes(0, 1), K.reshape(P, M, P * M)))
+  SS = SS.swapaxes(0, 1)
+  b, c, (S0S0, mixed, S1S1) = _with_influence(W.mean(axis=0), W, SS, K, g)
   strength = y.reshape(T, P, M)[..., 0] * total[..., 0]
-
-  def part(X):
-    return einsum("tp,tpq,tq->t", strength, X, strength).mean()
-
-  of_centers = part(jnp.broadcast_to(S0S0[None], SS.shape))
-  of_axes, whole = part(S1S1), part(SS)
-  fields = g.reshape(T, P, M)
-  along = ((W - mean[None]) * fields).sum(axis=2)
-  b = pseudo_inverse_form(S1S1, along)
-  c = pseudo_inverse_form(S0S0[None] + S1S1, along)
   ones = jnp.ones_like(a)
   inverse, inverse_error = ratio_of_means(a, ones)
   dimension, dimension_error = ratio_of_means(b, ones)
@@ -103,8 +157,5 @@ def numbers_of(
     "center_axis_cosine": _off_diagonal(
       _cosines(mixed, axes, jnp.broadcast_to(centers[None], axes.shape))
     ),
-    "center_part": of_centers / whole,
-    "axis_part": of_axes / whole,
-    "center_axis_part": 1 - (of_centers + of_axes) / whole,
     "active": active.mean(axis=0),
-  }
+  } | _parts(strength, SS, S0S0, S1S1)
