@@ -333,3 +333,21 @@ def test_many_points_beyond_the_slots_are_solved():
   found = geometry.glue(jax.random.key(0), points, num_probes=20)
   assert found.converged.all()
   assert float(found.critical_features) > 100
+
+
+def test_error_bars_hold_what_they_say():
+  """Of 150 keys, intervals of 95 % hold the mean: .95 ± .018."""
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(6, 8, 30)) + 2 * rng.normal(size=(6, 1, 30))
+  products = geometry.point_products(points.astype("f4"))
+  found = [
+    geometry.glue(jax.random.key(i), products, num_probes=100)
+    for i in range(150)
+  ]
+  for name in ("capacity", "dimension", "radius", "utility"):
+    values, errors = (
+      np.array([getattr(each, n) for each in found])
+      for n in (name, f"{name}_stderr")
+    )
+    inside = np.abs(values - values.mean()) < 1.96 * errors
+    assert inside.mean() == pytest.approx(0.95, abs=0.06), name

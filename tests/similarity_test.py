@@ -95,6 +95,24 @@ def test_missing_points_change_nothing():
   assert found == pytest.approx(expected, rel=1e-5)
 
 
+def test_what_is_not_the_same_points_or_has_no_spread_has_no_similarity():
+  a = points_of(0)
+  mask = np.ones((3, 5), bool)
+  mask[1, 3:] = False
+  whole, part = (geometry.point_products(a, mask=m) for m in (None, mask))
+  assert np.isnan(geometry.linear_cka(whole, part))
+  # All points alike, but for what the mean's rounding leaves.
+  constant = np.broadcast_to(points_of(1, (1, 1, 8)), a.shape) * 0.1
+  still = geometry.point_products(constant.astype("f4"))
+  assert np.isnan(geometry.linear_cka(still, whole))
+  assert np.isnan(geometry.label_alignment(still))
+  found = probe.compute(jax.random.key(0), still, measures.Options())
+  assert np.isnan(found["accuracy"])
+  # A small spread far from the origin is one.
+  far = geometry.point_products(1e-3 * a + 10)
+  assert geometry.linear_cka(far, whole) > 0.99
+
+
 def test_a_simplex_is_its_labels():
   simplex = np.repeat(np.eye(4, dtype="f4")[:, None], 3, axis=1)
   found = geometry.label_alignment(geometry.point_products(simplex))

@@ -252,3 +252,22 @@ def test_wrong_input_is_named():
     geometry.simulated_capacity(KEY, np.zeros((1, 2, 3)))
   with pytest.raises(ValueError, match="not finite"):
     geometry.simulated_capacity(KEY, np.full((2, 2, 3), np.nan))
+
+
+def test_detectable_differences_are_seen_as_often_as_they_say():
+  """Simulated: a z-test of level .05 sees them in four cases of five."""
+  sd, n = 0.3, 5
+  delta = float(geometry.detectable_difference(sd, num_samples=n))
+  rng = np.random.default_rng(0)
+  a, b = rng.normal(size=(2, 20_000, n)) * sd
+  z = (a.mean(axis=1) + delta - b.mean(axis=1)) / (sd * np.sqrt(2 / n))
+  # Of 20,000 tests: errors of .003.
+  assert (np.abs(z) > 1.959964).mean() == pytest.approx(0.8, abs=0.012)
+  tree = geometry.Summary(*np.arange(5.0))
+  found = geometry.detectable_difference(tree, power=0.5, level=0.3173105)
+  # z of 1, and of 0.
+  np.testing.assert_allclose(found, np.sqrt(2) * np.arange(5), rtol=1e-5)
+  with pytest.raises(ValueError, match="power is 1.0; it is a probability"):
+    geometry.detectable_difference(sd, power=1.0)
+  with pytest.raises(ValueError, match="num_samples is 0"):
+    geometry.detectable_difference(sd, num_samples=0)

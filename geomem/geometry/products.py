@@ -61,6 +61,13 @@ class PointProducts:
     return dataclasses.replace(self, **sums, exponent=exponent)
 
   @property
+  def has_spread(self) -> Bool[Array, "*b"]:
+    """Whether points differ from their mean by more than its rounding."""
+    eps = jnp.finfo(self.gram.dtype).eps
+    largest = jnp.diagonal(self.gram, axis1=-2, axis2=-1).max(axis=-1)
+    return largest > (8 * eps) ** 2 * self.square
+
+  @property
   def raw(self) -> Float[Array, "*b n n"]:
     """The products ⟨z_i, z_j⟩ of the points as they are, in the same unit."""
     there = self.mask.reshape(*self.mask.shape[:-2], -1)

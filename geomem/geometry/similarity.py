@@ -12,6 +12,8 @@ Sources: Kornblith, Norouzi, Lee and Hinton, ICML 2019; Song, Smola, Gretton,
 Bedo and Borgwardt, JMLR 2012, equation 5, for the unbiased form.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -25,12 +27,13 @@ def centered_kernel(
   """Returns the kernel whose cosines are linear CKA, of length 1.
 
   Those of many representations at once are one matrix product. It is NaN where
-  all points coincide, and in the unbiased form where there are less than four.
+  all points coincide, and in the unbiased form where there are fewer than four.
   """
   there = products.mask.reshape(*products.mask.shape[:-2], -1)
   K = _u_centered(products.gram, there) if unbiased else products.gram
   norm = jnp.sqrt((K**2).sum(axis=(-2, -1), keepdims=True))
-  return jnp.where(norm > 0, K / jnp.where(norm > 0, norm, 1), jnp.nan)
+  known = (norm > 0) & products.has_spread[..., None, None]
+  return jnp.where(known, K / jnp.where(known, norm, 1), jnp.nan)
 
 
 def _u_centered(
@@ -49,7 +52,7 @@ def _u_centered(
   return jnp.where(others & (count > 3), centered, 0)
 
 
-@jax.jit(static_argnames="unbiased")
+@functools.partial(jax.jit, static_argnames="unbiased")
 def linear_cka(
   a: PointProducts, b: PointProducts, *, unbiased: bool = False
 ) -> Float[Array, ""]:
@@ -61,25 +64,34 @@ def linear_cka(
     unbiased: whether to leave the diagonals out.
 
   Returns:
-    The cosine; NaN where one of them is a single point.
+    The cosine; NaN where all points of one coincide, or where they are not the
+    same points: where the masks differ.
 
   Raises:
     ValueError: they are of different numbers of points.
   """
-  if a.gram.shape != b.gram.shape:
+  if a.mask.shape != b.mask.shape:
     raise ValueError(
-      f"Products of shapes {a.gram.shape} and {b.gram.shape} were given; those"
+      f"Products of {a.mask.shape} and {b.mask.shape} points were given; those"
       " of the same points in two representations were expected."
     )
-  kernels = (centered_kernel(x, unbiased=unbiased) for x in (a, b))
-  first, second = kernels
-  return (first * second).sum()
+  first, second = (centered_kernel(x, unbiased=unbiased) for x in (a, b))
+  same = (a.mask == b.mask).all()
+  return jnp.where(same, (first * second).sum(), jnp.nan)
 
 
 def label_alignment(products: PointProducts) -> Float[Array, ""]:
   """Computes linear CKA of a representation with its labels, one-hot.
 
-  1 where each manifold is one point and these form a regular simplex.
+  It is 1 where each manifold is one point and these form a regular simplex, and
+  NaN where all points coincide.
+
+  Args:
+    products: of the P · M points of all manifolds.
+
+  Source: Cristianini, Shawe-Taylor, Elisseeff and Kandola, "On kernel-target
+  alignment", NeurIPS 2001; centred as in Cortes, Mohri and Rostamizadeh, JMLR
+  2012.
   """
   there = products.mask
   P, M = there.shape
@@ -91,4 +103,5 @@ def label_alignment(products: PointProducts) -> Float[Array, ""]:
   labels = jnp.diag(counts) - counts[:, None] * share[None]
   norm = jnp.sqrt((products.gram**2).sum() * (labels**2).sum())
   inner = jnp.trace(blocks)
-  return jnp.where(norm > 0, inner / jnp.where(norm > 0, norm, 1), jnp.nan)
+  known = (norm > 0) & products.has_spread
+  return jnp.where(known, inner / jnp.where(known, norm, 1), jnp.nan)

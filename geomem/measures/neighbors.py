@@ -34,8 +34,9 @@ def neighbor_distances(products):
   n = len(squares)
   allowed = there[:, None] & there[None] & ~jnp.eye(n, dtype=bool)
   distances = jnp.where(allowed, distances, jnp.inf)
+  # Two at least, for their ratio; one that is not there is infinitely far.
   negative, places = jax.lax.top_k(
-    -distances, min(max(MOST_NEIGHBORS, 2), n - 1)
+    -distances, max(2, min(MOST_NEIGHBORS, n - 1))
   )
   return -negative, places
 
@@ -67,11 +68,12 @@ def compute(key, products, options):
   apart = there & (nearest > 0)
   ratio = jnp.where(apart, jnp.log(second / nearest) / 2, 0)
   enough = apart.sum() >= _FEWEST_APART * there.sum()
-  squares = jnp.diagonal(products.gram)
-  dead = ~(jnp.where(there, squares, 0).max() > 0)
+  dead = ~products.has_spread
   return {
     "knn_accuracy": jnp.where(dead, jnp.nan, accuracy),
-    "twonn_dimension": jnp.where(enough, apart.sum() / ratio.sum(), jnp.nan),
+    "twonn_dimension": jnp.where(
+      enough & ~dead, apart.sum() / ratio.sum(), jnp.nan
+    ),
   }
 
 

@@ -33,7 +33,7 @@ def compute(key, products, options):
   """Fits and scores the probe; NaN for fewer than three points a manifold."""
   del options
   P, M = products.mask.shape
-  dead = ~(jnp.diagonal(products.gram).max() > 0)
+  dead = ~products.has_spread
   alignment = label_alignment(products)
   first, second = max(1, round(_FITTED * M)), max(1, round(_CHOOSING * M))
   if first + second >= M:
@@ -97,7 +97,9 @@ def _scores(products, fitted, new, strength):
   error = (values - jax.nn.one_hot(labels[new], P, dtype=dtype)) ** 2
   error = jnp.where(there_new[:, None], error, 0).sum() / count
   right = (values.argmax(axis=1) == labels[new]) & there_new
-  return error, right.sum() / count, count
+  # Of a system that could not be solved nothing is known.
+  accuracy = jnp.where(jnp.isfinite(error), right.sum() / count, jnp.nan)
+  return error, accuracy, count
 
 
 def summarize(found) -> dict:

@@ -37,9 +37,13 @@ class MeasuringConfig:
   @property
   def options(self) -> Options:
     """What the measures depend on."""
-    (labels,) = names_in(self.glue_labels, tuple(LABELLINGS), "glue_labels")
+    if self.glue_labels not in LABELLINGS:
+      raise ValueError(
+        f"glue_labels {self.glue_labels!r} is not known; choose one of"
+        f" {', '.join(LABELLINGS)}."
+      )
     centers = parse_centers(self.centers)
-    return Options(self.kappa, self.num_probes, centers, labels)
+    return Options(self.kappa, self.num_probes, centers, self.glue_labels)
 
   @property
   def chosen(self) -> list[Measure]:
