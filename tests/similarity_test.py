@@ -7,7 +7,7 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
-from geomem import geometry, measures, studies
+from geomem import geometry, measures, runs, studies
 from geomem.measures import probe
 from geomem.studies.experiment import manifold_images
 from geomem.studies.readout import Readout, ReadoutConfig
@@ -198,6 +198,13 @@ def test_similarity_compares_layers_epochs_and_runs(trained, tmp_path):
     expected = cka_by_features(flat(of[epoch][layer]), flat(against))
     assert value == pytest.approx(expected, rel=1e-3)
   assert "fc1" in study.table(rows)
+  # The other run may move, but may not be another one.
+  assert study.as_dict()["other_id"] == runs.parent_of(trained.path).id
+  changed = study.as_dict() | {"other_id": "another"}
+  with pytest.raises(runs.RunError, match="another other_id"):
+    runs.Run(tmp_path, changed, study.origin)
+  with pytest.raises(ValueError, match="lower --num_images"):
+    Similarity(SimilarityConfig(num_images=10**6), trained)
   with pytest.raises(ValueError, match="subset 'all' is not known"):
     Similarity(SimilarityConfig(subset="all"), trained)
 

@@ -17,7 +17,7 @@ from geomem.runs.rows import rows_file
 _LOG = logging.getLogger(__name__)
 
 # Where things lie may change; what a run is made of may not.
-PLACES = ("data_dir",)
+PLACES = ("data_dir", "other")
 
 
 class RunError(ValueError):

@@ -8,11 +8,12 @@ from geomem import plots, runs
 from geomem.studies.doubts import doubts
 from geomem.studies.measure_config import MeasuringConfig, measured_layers
 from geomem.studies.measuring import geometry_stage
-from geomem.studies.study import Stage, Step, Unit
+from geomem.studies.of_run import OfRun
+from geomem.studies.study import Stage
 from geomem.studies.trained import TrainedRun
 
 
-class Measuring:
+class Measuring(OfRun):
   """Measures every layer at every saved epoch of a finished run.
 
   On the manifolds, and with the probes, of the run itself.
@@ -23,28 +24,17 @@ class Measuring:
 
   def __init__(self, config: MeasuringConfig, trained: TrainedRun):
     """Checks the names of the layers, and which networks are there."""
-    self.config = config
-    self.trained = trained
+    super().__init__(config, trained)
     names = trained.experiment.network.layer_names
     measured_layers(config.layers, names)
-    self.epochs = {s.number: trained.epochs(s.number) for s in trained.seeds}
-    self.origin = trained.origin
+    self.epochs = self.saved_epochs()
     chosen = "-".join(one.name for one in config.chosen)
     self.directory = trained.path / f"measure-{chosen}"
-
-  def as_dict(self) -> dict[str, Any]:
-    """Returns the config as a run directory keeps it."""
-    return {"experiment": self.name} | vars(self.config)
-
-  def facts(self) -> runs.Rows:
-    """Returns the rows of the run that stand beside the measures."""
-    return self.trained.rows.where(layer=None, epoch=None)
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Measures every seed."""
     del run
-    key = {"stage": "facts"}
-    yield Stage("", [Unit(key, lambda: iter([Step(self.facts())]))])
+    yield self.facts_stage()
     for seed in self.trained.seeds:
       yield geometry_stage(
         self.trained.experiment,

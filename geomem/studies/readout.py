@@ -22,13 +22,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from geomem import measures, models, parallel, runs, training
+from geomem import measures, models, parallel, runs
 from geomem.geometry.linalg import einsum, matmul
 from geomem.measures.neighbors import neighbor_distances, voted_manifold
 from geomem.plots import figures, style
 from geomem.studies.experiment import Seed, manifold_images, measuring_forward
 from geomem.studies.fields import check_types
 from geomem.studies.measure_config import measured_layers
+from geomem.studies.of_run import OfRun
 from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.trained import TrainedRun
 from geomem.studies.words import Finding
@@ -73,7 +74,7 @@ def plot_readout(rows: runs.Rows):
   return figure
 
 
-class Readout:
+class Readout(OfRun):
   """Compares the network's decisions with its layers, epoch by epoch."""
 
   name = "readout"
@@ -85,23 +86,15 @@ class Readout:
     Raises:
       ValueError: a layer does not exist.
     """
-    self.config = config
-    self.trained = trained
+    super().__init__(config, trained)
     self.names = trained.experiment.network.layer_names
     self.layers = measured_layers(config.layers, self.names)
-    self.epochs = {s.number: trained.epochs(s.number) for s in trained.seeds}
-    self.origin = trained.origin
-    self.directory = trained.path / self.name
-
-  def as_dict(self) -> dict[str, Any]:
-    """Returns the config as a run directory keeps it."""
-    return {"experiment": self.name} | vars(self.config)
+    self.epochs = self.saved_epochs()
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Measures every seed at every saved epoch."""
     del run
-    keep = self.trained.rows.where(layer=None, epoch=None)
-    yield Stage("", [Unit({"stage": "facts"}, lambda: iter([Step(keep)]))])
+    yield self.facts_stage()
     for seed in self.trained.seeds:
       units = [
         Unit(
@@ -117,10 +110,11 @@ class Readout:
     experiment = self.trained.experiment
     images = manifold_images(experiment, seed)
     state = self.trained.state(seed.number, epoch)
-    decisions = {
-      subset: self._decisions(state, of_subset)
+    outputs = {
+      subset: self._outputs(state, of_subset)
       for subset, of_subset in images.items()
     }
+    decisions = {subset: found for subset, (_, found) in outputs.items()}
     depths = {s: np.zeros(d.shape, int) for s, d in decisions.items()}
     found = measures.layer_statistics(
       measuring_forward(experiment),
@@ -140,41 +134,48 @@ class Readout:
     for subset, of_subset in depths.items():
       error = of_subset.std(ddof=1) / np.sqrt(len(of_subset))
       rows.append(_row(subset, "prediction_depth", of_subset.mean(), error))
-      values = self._collapse(state, images[subset], decisions[subset])
+      values = self._collapse(state, *outputs[subset])
       for metric, (value, error) in values.items():
         rows.append(_row(subset, metric, value, error))
     columns = {"layer": None, "layer_index": None}
     columns |= {"seed": seed.number, "epoch": epoch}
     yield Step(runs.tagged(rows, **columns), size=0)
 
-  def _decisions(self, state, images) -> np.ndarray:
-    """Returns the network's decision for each image `[P, M, ...]`."""
-    experiment = self.trained.experiment
-    flat = images.reshape(-1, *images.shape[2:])
-    logits = training.predict_logits(
-      experiment.network, state, flat, experiment.mean, experiment.std
-    )
-    return np.asarray(parallel.fetch(logits)).argmax(axis=1)
-
-  def _collapse(self, state, images, decisions) -> dict[str, Any]:
-    """Computes NC3 and NC4 of a subset, with their errors where known."""
-    network = self.trained.experiment.network
-    last = self.names[-2]
-    flat = images.reshape(-1, *images.shape[2:])
+  def _outputs(self, state, images) -> tuple[Array, np.ndarray]:
+    """Returns `[P, M, ...]` points of the last hidden layer, and decisions."""
     forward = measuring_forward(self.trained.experiment)
-    ((_, points),) = measures.layer_blocks(forward, state, flat, (last,))
+    flat = images.reshape(-1, *images.shape[2:])
     image = jax.ShapeDtypeStruct((1, *flat.shape[1:]), flat.dtype)
-    shape = jax.eval_shape(forward, state, image)[last].shape[1:]
-    points = jnp.asarray(parallel.fetch(points))[:, : int(np.prod(shape))]
-    points = points.reshape(*images.shape[:2], -1)
+    shapes = jax.eval_shape(forward, state, image)
+    found = []
+    for name, values in measures.layer_blocks(
+      forward, state, flat, self.names[-2:]
+    ):
+      shape = shapes[name].shape[1:]
+      # Without the zeros that fill up.
+      values = parallel.fetch(values)[:, : int(np.prod(shape))]
+      found.append(values.reshape(*images.shape[:2], *shape))
+    points, logits = found
+    return jnp.asarray(points), logits.argmax(axis=-1).reshape(-1)
+
+  def _collapse(self, state, points, decisions) -> dict[str, Any]:
+    """Computes NC3 and NC4 of a subset, with their errors where known."""
+    count = len(decisions)
+    W = _readout_weights(
+      self.trained.experiment.network,
+      state,
+      points.reshape(count, *points.shape[2:]),
+    )
+    points = points.reshape(*points.shape[:2], -1)
+    points = points - points.mean(axis=(0, 1), keepdims=True)
     means = points.mean(axis=1)
     squares = (means**2).sum(axis=1)
     distances = squares[None, None] - 2 * einsum("pmn,qn->pmq", points, means)
     nearest = np.asarray(distances.argmin(axis=-1)).reshape(-1)
+    if not float(squares.max()) > 0:  # A dead layer has no means to tell apart.
+      return {}
     agreed = (nearest == decisions).mean()
-    error = np.sqrt(agreed * (1 - agreed) / len(nearest))
-    found = {"nc4": (agreed, error)}
-    W = _readout_weights(network, state, points.reshape(len(nearest), *shape))
+    found = {"nc4": (agreed, np.sqrt(agreed * (1 - agreed) / count))}
     if W is not None:
       centered = means - means.mean(axis=0, keepdims=True)
       unit = [x / jnp.linalg.norm(x) for x in (W, centered)]

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from geomem import measures, parallel, runs
 from geomem.geometry import similarity
 from geomem.geometry.linalg import matmul
+from geomem.measures.statistics import most_held_bytes
 from geomem.plots import style
 from geomem.studies.experiment import (
   Seed,
@@ -25,6 +26,7 @@ from geomem.studies.experiment import (
 )
 from geomem.studies.fields import check_least, check_types
 from geomem.studies.measure_config import measured_layers
+from geomem.studies.of_run import OfRun
 from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.trained import TrainedRun
 
@@ -34,7 +36,8 @@ class SimilarityConfig:
   """What is compared.
 
   Attributes:
-    other: another finished run, to compare this one with.
+    other: another finished run, whose first seed's last network each of this
+      run's last networks is compared with.
     subset: whose images the networks see.
     num_images: of the subset's images at most.
     unbiased: whether to leave the diagonals out of CKA.
@@ -91,7 +94,7 @@ def plot_similarity(rows: runs.Rows):
   return figure
 
 
-class Similarity:
+class Similarity(OfRun):
   """Compares the layers of saved networks by linear CKA."""
 
   name = "similarity"
@@ -101,12 +104,11 @@ class Similarity:
     """Checks what is asked for, and opens the other run.
 
     Raises:
-      ValueError: a layer or subset does not exist, or the images of the other
-        run are of another shape.
+      ValueError: a layer or subset does not exist, the images of the other run
+        are of another shape, or the kernels take more room than there is.
       RunError: the other run is none.
     """
-    self.config = config
-    self.trained = trained
+    super().__init__(config, trained)
     names = trained.experiment.network.layer_names
     self.layers = measured_layers(config.layers, names)
     known = list(trained.seeds[0].manifolds)
@@ -116,27 +118,38 @@ class Similarity:
       )
     self.other = TrainedRun(config.other) if config.other else None
     if self.other:
-      shapes = [
-        one.experiment.network.image_shape for one in (trained, self.other)
-      ]
+      both = trained, self.other
+      shapes = [one.experiment.network.image_shape for one in both]
       if shapes[0] != shapes[1]:
         raise ValueError(
           f"The images of {trained.path} have the shape {shapes[0]}, those of"
           f" {config.other} {shapes[1]}; one shape was expected."
         )
-    self.epochs = {s.number: trained.epochs(s.number) for s in trained.seeds}
-    self.origin = trained.origin
-    self.directory = trained.path / self.name
+    self.epochs = self.saved_epochs()
+    self._check_room()
 
   def as_dict(self) -> dict[str, Any]:
-    """Returns the config as a run directory keeps it."""
-    return {"experiment": self.name} | vars(self.config)
+    """Returns the config as a run directory keeps it, and which other run."""
+    known = super().as_dict()
+    if self.other:
+      known["other_id"] = runs.parent_of(self.other.path).id
+    return known
+
+  def _check_room(self) -> None:
+    """Raises where the kernels of a seed have no room."""
+    epochs = max(map(len, self.epochs.values()))
+    needed = 4 * epochs * len(self.layers) * self.config.num_images**2
+    if needed > most_held_bytes():
+      raise ValueError(
+        f"The kernels of {len(self.layers)} layers at {epochs} epochs take"
+        f" {needed / 1e9:.1f} GB for {self.config.num_images} images, more than"
+        " there is room for: lower --num_images, or name fewer --layers."
+      )
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Compares every seed's networks: one unit a seed."""
     del run
-    keep = self.trained.rows.where(layer=None, epoch=None)
-    yield Stage("", [Unit({"stage": "facts"}, lambda: iter([Step(keep)]))])
+    yield self.facts_stage()
     units = [
       Unit(
         {"stage": "similarity", "seed": seed.number},

@@ -35,17 +35,7 @@ _EARLIER = 0.9
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TaskConfig(MeasuringConfig):
-  """What is measured; see `MeasuringConfig`.
-
-  Attributes:
-    measures: names of measures, with commas.
-    num_probes: T, probes of each manifold.
-    kappa: margin κ, in units of the norm of a manifold's centre.
-    centers: `low_rank`, `none` or a number of directions to remove.
-    glue_labels: labellings that GLUE asks for: `balanced`, `independent` or
-      `one_vs_rest`.
-    layers: those to measure, with commas, or `last` (hidden); all by default.
-  """
+  """What is measured, as in `MeasuringConfig`."""
 
   measures: str = "mean_field,glue,probe"
   glue_labels: str = "one_vs_rest"

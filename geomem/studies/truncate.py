@@ -23,6 +23,7 @@ from geomem.plots import style
 from geomem.studies.experiment import Seed
 from geomem.studies.fields import check_types
 from geomem.studies.measure_config import measured_layers
+from geomem.studies.of_run import OfRun
 from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.train import score_logits
 from geomem.studies.trained import TrainedRun
@@ -84,7 +85,7 @@ def plot_truncation(rows: runs.Rows):
   return figure
 
 
-class Truncate:
+class Truncate(OfRun):
   """Scores the last network with the tail of a layer's components left out."""
 
   name = "truncate"
@@ -96,24 +97,20 @@ class Truncate:
     Raises:
       ValueError: a layer does not exist.
     """
-    self.config = config
-    self.trained = trained
+    super().__init__(config, trained)
     names = trained.experiment.network.layer_names
     chosen = measured_layers(config.layers, names)
     self.layers = [name for name in chosen if name != "logits"]
-    self.origin = trained.origin
-    self.directory = trained.path / self.name
 
-  def as_dict(self) -> dict[str, Any]:
-    """Returns the config as a run directory keeps it."""
-    return {"experiment": self.name} | vars(self.config)
+  def facts(self) -> runs.Rows:
+    """Returns the scores of the whole network, and the epochs that count."""
+    facts = self.trained.rows.where(layer=None)
+    return facts.where(("accuracy", "loss", "best_epoch", "last_epoch"))
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Truncates every layer of every seed's last network."""
     del run
-    facts = self.trained.rows.where(layer=None)
-    keep = facts.where(("accuracy", "loss", "best_epoch", "last_epoch"))
-    yield Stage("", [Unit({"stage": "facts"}, lambda: iter([Step(keep)]))])
+    yield self.facts_stage()
     for seed in self.trained.seeds:
       units = [
         Unit(
