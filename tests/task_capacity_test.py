@@ -83,6 +83,28 @@ def test_each_can_come_out_otherwise(changed, place):
   assert verdicts(**changed) == expected
 
 
+@pytest.mark.parametrize(
+  ("changed", "place"),
+  [
+    ({"glue": (1, 0.9, 0.8, 0.7)}, 0),
+    ({"test": (0.1, 0.5, 0.7, 0.7)}, 3),
+    ({"probe": (0.2, 0.6, float("nan"), 0.6)}, 3),
+  ],
+)
+def test_what_the_rows_cannot_answer_is_not_answered(changed, place):
+  names = [f"Task {i}" for i in (1, 2, 3, 4) if i != place + 1]
+  found = TaskCapacity.findings({}, table(**ANSWERS | changed))
+  assert [str(each)[:6] for each in found] == names
+
+
+def test_one_layer_says_nothing_of_others():
+  rows = table(**ANSWERS)
+  alone = runs.Rows(row for row in rows if row["layer"] in (None, "fc2"))
+  found = TaskCapacity.findings({"glue_labels": "balanced"}, alone)
+  assert [str(each)[:6] for each in found] == ["Task 1", "Task 3", "Task 4"]
+  assert "half of the labellings (balanced)" in str(found[1])
+
+
 def test_half_of_a_rise_is_between_epochs():
   epochs = np.array([0.0, 10, 20])
   assert half_rise(epochs, np.array([3.0, 1, 5])) == pytest.approx(15)

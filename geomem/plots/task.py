@@ -47,7 +47,7 @@ def plot_task(rows: runs.Rows) -> Figure:
     **style.look_of("permuted"),
   )
   lines = axes[2].get_lines()
-  lines[0].set_label("classes separable from the rest")
+  lines[0].set_label("separable labellings")
   lines[1].set_label("permuted accuracy")
   axes[2].set_title("separable and fitted", fontsize=9)
   axes[3].plot(

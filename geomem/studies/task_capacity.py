@@ -97,23 +97,24 @@ class TaskCapacity(Measuring):
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
-    """Answers the four questions."""
-    del config
-    return [
-      *doubts(rows),
+    """Answers the four questions, as far as the rows can."""
+    answers = (
       _earlier(rows),
       _layers(rows),
-      _separable(rows),
+      _separable(rows, config.get("glue_labels")),
       _representation(rows),
-    ]
+    )
+    return [*doubts(rows), *(answer for answer in answers if answer)]
 
 
-def _earlier(rows: runs.Rows) -> Finding:
+def _earlier(rows: runs.Rows) -> Finding | None:
   permuted = rows.last_hidden().where(subset="permuted")
   at = {
     metric: half_rise(*mean_by_epoch(permuted.where(metric)))
     for metric in THEORIES
   }
+  if not np.isfinite(list(at.values())).all():
+    return None  # A capacity never rises.
   return Finding(
     "Task 1 (GLUE tells memorization earlier)",
     at["glue_capacity"] < _EARLIER * at["capacity"],
@@ -123,7 +124,9 @@ def _earlier(rows: runs.Rows) -> Finding:
   )
 
 
-def _layers(rows: runs.Rows) -> Finding:
+def _layers(rows: runs.Rows) -> Finding | None:
+  if len(rows.layers) < 2:
+    return None
   found = {}
   for metric in THEORIES:
     here = rows.where(metric, subset="permuted").known()
@@ -144,7 +147,7 @@ def _layers(rows: runs.Rows) -> Finding:
   )
 
 
-def _separable(rows: runs.Rows) -> Finding:
+def _separable(rows: runs.Rows, labels: str | None) -> Finding:
   permuted = rows.last_hidden().where(subset="permuted")
   epochs, inside = mean_by_epoch(permuted.where("glue_interior"))
   accuracy = rows.where("accuracy", layer=None, subset="permuted")
@@ -154,9 +157,9 @@ def _separable(rows: runs.Rows) -> Finding:
   return Finding(
     "Task 3 (permuted labels are separable before they are fitted)",
     separable < half,
-    "in the last hidden layer half of the classes of permuted examples are"
-    f" separable from the rest {_at(separable)}; half of the examples are"
-    f" fitted {_at(half)}",
+    f"in the last hidden layer half of the labellings ({labels}) of permuted"
+    f" examples are separable {_at(separable)}; half of the examples are fitted"
+    f" {_at(half)}",
   )
 
 
@@ -169,7 +172,7 @@ def _at(epoch: float) -> str:
   return f"from epoch {epoch:g} on" if np.isfinite(epoch) else "at no epoch"
 
 
-def _representation(rows: runs.Rows) -> Finding:
+def _representation(rows: runs.Rows) -> Finding | None:
   fell = {}
   for name, metric in (("network", "accuracy"), ("probe", "probe_accuracy")):
     best, last = (
@@ -177,6 +180,8 @@ def _representation(rows: runs.Rows) -> Finding:
       for which in ("best", "last")
     )
     fell[name] = best - last
+  if not (fell["network"] > 0 and np.isfinite(fell["probe"])):
+    return None  # Nothing was lost, or there are too few points for a probe.
   return Finding(
     "Task 4 (the fall of test accuracy is the representation's)",
     fell["probe"] > fell["network"] / 2,
