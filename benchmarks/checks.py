@@ -1,4 +1,4 @@
-"""Checks of the geometry against what is known, each a function of rows."""
+"""Checks of the geometry against what is known; each yields rows."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -86,7 +86,7 @@ def exact_limits() -> Iterator[runs.Row]:
 
 
 def simulated() -> Iterator[runs.Row]:
-  """Compares both theories with simulated capacity, without and with rank."""
+  """Compares both theories with simulated capacity, as centres correlate."""
   cases = {
     "independent, D = 4, R = 1": ("balls", 4, 1.0, 0.0),
     "independent, D = 10, R = .5": ("spheres", 10, 0.5, 0.0),

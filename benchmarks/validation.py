@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import jax
 import tqdm
+from absl import app, flags
 
 from benchmarks import calibration
 from benchmarks.checks import CHECKS
@@ -178,7 +179,7 @@ def _markdown(check: str, found: runs.Rows) -> str:
 
 
 def write_page(rows: runs.Rows, directory: pathlib.Path, versions: str) -> None:
-  """Writes the page and its figure."""
+  """Writes the page, and its figure as PNG."""
   tables = [
     f"### {theory}: {metric}\n\n{calibration.table_of(rows, theory, metric)}"
     for theory in ("mean field", "GLUE")
@@ -201,16 +202,19 @@ def write_page(rows: runs.Rows, directory: pathlib.Path, versions: str) -> None:
   disk.write_whole(directory / "validation.md", page.encode())
 
 
-def main() -> None:
+def main(argv: list[str]) -> None:
   """Does what is left of the study, and writes the page."""
+  del argv
   study = Validation(ValidationConfig())
-  rows = studies.run(study, progress=tqdm.tqdm)
+  rows = studies.run(study, flags.FLAGS.out, progress=tqdm.tqdm)
   print(study.table(rows))
   for sentence in study.findings({}, rows):
     print(sentence)
   versions = f"jax {jax.__version__}"
-  write_page(rows, pathlib.Path("docs"), versions)
+  write_page(rows, pathlib.Path(flags.FLAGS.docs), versions)
 
 
 if __name__ == "__main__":
-  main()
+  flags.DEFINE_string("out", str(Validation.directory), "run directory")
+  flags.DEFINE_string("docs", "docs", "directory of the page and its figure")
+  app.run(main)

@@ -383,3 +383,36 @@ def test_the_departure_is_told_by_cell():
     noise_rows({0.5: [0.1, 0.1, 0.3], 0.9: [1.0]}, chance=0.05)
   )
   assert sentence.endswith("departs from chance at fc1.")
+
+
+@pytest.mark.parametrize(
+  ("probe", "whose"),
+  [((0.8, 0.6, 0.8), "representation"), ((0.8, 0.8, 0.8), "readout")],
+)
+def test_whose_the_dip_is_follows_from_a_new_readout(probe, whose):
+  rows = runs.Rows()
+  for width, accuracy, of_probe in zip(
+    (2, 4, 8), (0.7, 0.4, 0.8), probe, strict=True
+  ):
+    for seed in (0, 1):
+      common = {"seed": seed, "width": width, "stderr": None}
+      facts = {"best_epoch": 1, "last_epoch": 1, "num_parameters": width}
+      facts |= {"num_unpermuted": 10, "num_permuted": 0}
+      place = {"epoch": None, "layer": None, "layer_index": None}
+      rows += [
+        common | place | {"subset": None, "metric": name, "value": value}
+        for name, value in facts.items()
+      ]
+      place = place | {"epoch": 1}
+      rows += [
+        common | place | {"subset": s, "metric": "accuracy", "value": accuracy}
+        for s in ("unpermuted", "test")
+      ]
+      place = place | {"layer": "fc1", "layer_index": 1, "subset": "test"}
+      rows.append(
+        common | place | {"metric": "probe_accuracy", "value": of_probe}
+      )
+  _, sentences = model_size.summarize_sizes(rows)
+  assert sentences[-1].endswith(f"the dip is mostly of the {whose}.")
+  fell = "0.200 ± 0.000" if whose == "representation" else "0.000 ± 0.000"
+  assert f"loses {fell}" in sentences[-1]
