@@ -127,9 +127,8 @@ def test_the_probe_is_the_ridge_regression_of_scikit_learn():
   fitted, new = np.asarray(order[:80]), np.asarray(order[80:])
   X, labels = flat(points), np.repeat(np.arange(3), 40)
   for strength in (1e-2, 1.0, 100.0):
-    error, accuracy, count = probe._scores(
-      products, jnp.asarray(fitted), jnp.asarray(new), strength
-    )
+    system = probe._system(products, jnp.asarray(fitted), jnp.asarray(new))
+    error, accuracy, count = probe._scores(system, strength)
     kernel = X[fitted] - X[fitted].mean(axis=0)
     ridge = strength * (kernel**2).sum() / len(fitted)
     model = Ridge(alpha=ridge).fit(X[fitted], np.eye(3)[labels[fitted]])

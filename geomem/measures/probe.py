@@ -12,9 +12,13 @@ The fitted probe of recent literature (AdamW, 200 epochs, weight decay 1) sees
 less than ridge regression does, and is not offered.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
 
+from geomem.geometry import PointProducts
 from geomem.geometry.linalg import matmul
 from geomem.geometry.similarity import label_alignment
 from geomem.measures.measure import Measure, Metric
@@ -49,16 +53,13 @@ def compute(key, products, options):
     for part in jnp.split(places, [first, first + second], axis=1)
   ]
   fitted, choosing, held_out = parts
-  errors = jax.lax.map(
-    lambda strength: _scores(products, fitted, choosing, strength)[0],
-    jnp.asarray(STRENGTHS, products.gram.dtype),
-  )
+  strengths = jnp.asarray(STRENGTHS, products.gram.dtype)
+  system = _system(products, fitted, choosing)
+  errors = jax.lax.map(lambda strength: _scores(system, strength)[0], strengths)
   # A system that was singular to rounding has no error.
   best = jnp.where(jnp.isfinite(errors), errors, jnp.inf).argmin()
-  strength = jnp.asarray(STRENGTHS, products.gram.dtype)[best]
-  _, accuracy, count = _scores(
-    products, jnp.concatenate([fitted, choosing]), held_out, strength
-  )
+  system = _system(products, jnp.concatenate([fitted, choosing]), held_out)
+  _, accuracy, count = _scores(system, strengths[best])
   stderr = jnp.sqrt(accuracy * (1 - accuracy) / count)
   return {
     "accuracy": jnp.where(dead, jnp.nan, accuracy),
@@ -67,13 +68,32 @@ def compute(key, products, options):
   }
 
 
-def _scores(products, fitted, new, strength):
-  """Returns the mean square error, accuracy and number of new points."""
+class _System(NamedTuple):
+  """The points that are fitted and new ones, whatever λ is.
+
+  Attributes:
+    K: products of those fitted, about their mean.
+    across: products of those fitted with the new ones, likewise.
+    Y: labels of those fitted, about their mean.
+    bias: that mean.
+    truth: manifolds of the new points, or P where there is no point.
+    count: how many points are fitted.
+  """
+
+  K: Float[Array, "f f"]
+  across: Float[Array, "f v"]
+  Y: Float[Array, "f P"]
+  bias: Float[Array, " P"]
+  truth: Int[Array, " v"]
+  count: Int[Array, ""]
+
+
+def _system(products: PointProducts, fitted, new) -> _System:
+  """Makes the system of the places that are fitted, and those to predict."""
   P, M = products.mask.shape
   there = products.mask.reshape(-1)
   dtype = products.gram.dtype
-  there_fitted, there_new = there[fitted], there[new]
-  weight = there_fitted.astype(dtype) / there_fitted.sum()
+  weight = there[fitted].astype(dtype) / there[fitted].sum()
   rows = products.gram[fitted]
   K, across = rows[:, fitted], rows[:, new]
   # About the mean of the points that are fitted.
@@ -81,22 +101,33 @@ def _scores(products, fitted, new, strength):
   square = matmul(offset, weight)
   across = across - offset[:, None] - matmul(weight, across)[None] + square
   K = K - offset[:, None] - offset[None] + square
-  keep = there_fitted[:, None]
-  K = jnp.where(keep & keep.T, K, 0)
-  across = jnp.where(keep, across, 0)
+  keep = there[fitted][:, None]
   labels = jnp.arange(P * M) // M
   Y = jax.nn.one_hot(labels[fitted], P, dtype=dtype)
   bias = matmul(weight, Y)
-  Y = jnp.where(keep, Y - bias[None], 0)
-  ridge = strength * jnp.trace(K) / there_fitted.sum()
+  return _System(
+    jnp.where(keep & keep.T, K, 0),
+    jnp.where(keep, across, 0),
+    jnp.where(keep, Y - bias[None], 0),
+    bias,
+    jnp.where(there[new], labels[new], P),
+    there[fitted].sum(),
+  )
+
+
+def _scores(system: _System, strength) -> tuple[Array, Array, Array]:
+  """Returns the mean square error, accuracy and number of new points."""
+  K, across, Y, bias, truth, num_fitted = system
+  ridge = strength * jnp.trace(K) / num_fitted
   factor = jax.scipy.linalg.cho_factor(
-    K + ridge * jnp.eye(len(K), dtype=dtype), lower=True
+    K + ridge * jnp.eye(len(K), dtype=K.dtype), lower=True
   )
   values = matmul(across.T, jax.scipy.linalg.cho_solve(factor, Y)) + bias[None]
-  count = there_new.sum()
-  error = (values - jax.nn.one_hot(labels[new], P, dtype=dtype)) ** 2
-  error = jnp.where(there_new[:, None], error, 0).sum() / count
-  right = (values.argmax(axis=1) == labels[new]) & there_new
+  there = truth < len(bias)
+  count = there.sum()
+  error = (values - jax.nn.one_hot(truth, len(bias), dtype=K.dtype)) ** 2
+  error = jnp.where(there[:, None], error, 0).sum() / count
+  right = (values.argmax(axis=1) == truth) & there
   # Of a system that could not be solved nothing is known.
   accuracy = jnp.where(jnp.isfinite(error), right.sum() / count, jnp.nan)
   return error, accuracy, count
