@@ -1,9 +1,12 @@
 """Checkpoints through Orbax: what is saved is whole, or not there."""
 
 import contextlib
+import gc
 import logging
 import pathlib
-from collections.abc import Callable
+import sys
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -79,7 +82,8 @@ class Checkpoints:
     if epoch in self.epochs:
       return
     try:
-      saved = self._checkpointer.save(int(epoch), tree)
+      with _leaving_nothing_behind():
+        saved = self._checkpointer.save(int(epoch), tree)
     except Exception as error:  # Orbax and tensorstore have many of their own.
       with contextlib.suppress(Exception):  # The same error, once more.
         self._checkpointer.close()
@@ -155,7 +159,8 @@ class Checkpoints:
         f" are those of epochs {self.epochs}."
       )
     try:
-      return read()
+      with _leaving_nothing_behind():
+        return read()
     except Exception as error:
       raise CheckpointError(
         f"The checkpoint of epoch {epoch} in {self.directory} cannot be read:"
@@ -182,6 +187,26 @@ class Checkpoints:
 
   def __exit__(self, *_) -> None:
     self.close()
+
+
+@contextlib.contextmanager
+def _leaving_nothing_behind() -> Iterator[None]:
+  """Collects the coroutines that a failure of Orbax leaves unfinished.
+
+  It closes its event loop with tasks in it. Collected at some later time, they
+  would complain in the middle of something else.
+  """
+  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+  try:
+    with warnings.catch_warnings():
+      warnings.filterwarnings("ignore", "coroutine .* was never awaited")
+      try:
+        yield
+      except Exception:
+        gc.collect()
+        raise
+  finally:
+    sys.unraisablehook = hook
 
 
 def _expect_checkpoints(directory: pathlib.Path) -> None:
