@@ -92,10 +92,106 @@ def test_geometry_is_at_each_seeds_own_best_and_last_epoch():
   assert 0.1 in numbers  # Chance, 2/M.
 
 
-def test_the_map_has_every_layer_and_epoch():
-  numbers = shown(plots.plot_capacity_heatmaps(rows_of()))
-  for subset, layer, epoch in itertools.product(SUBSETS, LAYERS, range(4)):
-    assert mean_of("capacity", subset, (epoch, epoch), layer) in numbers
+def named(ax, label: str) -> list:
+  """Returns the lines of axes that the legend calls so."""
+  return [line for line in ax.get_lines() if line.get_label() == label]
+
+
+def legend_of(figure) -> list[str]:
+  return [text.get_text() for text in figure.legends[0].get_texts()]
+
+
+def images(figure) -> dict:
+  """Returns the maps of a figure, and where they mark an epoch, by title."""
+  return {
+    ax.get_title(): (
+      ax.get_images()[0],
+      [line.get_xdata()[0] for line in ax.get_lines()],
+    )
+    for ax in figure.axes
+    if ax.get_images() and ax.get_title()
+  }
+
+
+CHANCE = 2 / FACTS["manifold_points"][0]
+
+
+def test_the_map_has_every_layer_and_epoch_about_chance():
+  drawn = images(plots.plot_capacity_heatmaps(rows_of()))
+  assert tuple(drawn) == SUBSETS
+  for subset, (image, _) in drawn.items():
+    # Chance is the middle of the colours.
+    assert image.norm(1) == pytest.approx(0.5)
+    for (i, layer), epoch in itertools.product(enumerate(LAYERS), range(4)):
+      mean = mean_of("capacity", subset, (epoch, epoch), layer)
+      value = image.get_array()[i, epoch]
+      assert value == pytest.approx(mean / CHANCE, rel=1e-3)
+      assert 0 <= image.norm(value) <= 1
+
+
+@pytest.mark.parametrize("factor", [0.01, 1, 100], ids=["below", "at", "above"])
+def test_the_scale_of_the_map_holds_chance_and_all_values(factor):
+  rows = rows_of()
+  for row in rows.where("capacity"):
+    row["value"] *= factor
+  figure = plots.plot_capacity_heatmaps(rows.where(layer=(None, "fc2")))
+  (bar,) = (ax for ax in figure.axes if "chance" in ax.get_ylabel())
+  low, high = bar.get_ylim()
+  assert low < 1 < high
+  (level,) = named(bar, "chance = 2/M = 0.1 (M = 20)")
+  assert set(level.get_ydata()) == {1}
+  for image, _ in images(figure).values():
+    assert image.get_array().shape == (1, 4)
+    assert (image.get_array() >= low * 0.999).all()
+    assert (image.get_array() <= high * 1.001).all()
+
+
+def test_the_best_epoch_is_marked_where_it_was_measured():
+  figure = plots.plot_capacity_heatmaps(rows_of())
+  assert "best epoch" in legend_of(figure)
+  assert all(marks == list(BEST) for _, marks in images(figure).values())
+  # Without epoch 1 the first seed's best one has no column.
+  figure = plots.plot_capacity_heatmaps(rows_of().where(epoch=(None, 0, 2, 3)))
+  assert all(marks == [1] for _, marks in images(figure).values())
+  figure = plots.plot_capacity_heatmaps(rows_of().where(epoch=(None, 0, 3)))
+  assert not any(marks for _, marks in images(figure).values())
+  assert "best epoch" not in legend_of(figure)
+
+
+def test_chance_is_named_with_its_m_and_drawn():
+  (ax, *_) = plots.plot_geometry_by_layer(rows_of()).axes
+  (line,) = named(ax, "chance = 2/M = 0.1 (M = 20)")
+  assert set(line.get_ydata()) == {CHANCE}
+  rows = rows_of()
+  fact = {"seed": 0, "metric": "chance_capacity", "value": 0.06}
+  rows.append(dict.fromkeys(runs.COLUMNS) | fact)
+  # With a margin it is no longer 2/M.
+  assert style.chance_label(rows) == "chance = 0.06 (M = 20)"
+  (ax,) = plots.plot_accuracy(rows_of()).axes
+  (line,) = named(ax, "chance 0.25")
+  assert set(line.get_ydata()) == {0.25}
+
+
+def test_titles_name_the_epochs_and_the_legend_the_faint_lines():
+  figure = plots.plot_geometry_by_layer(rows_of())
+  titles = {ax.get_title() for ax in figure.axes}
+  assert titles >= {"best epochs: 1, 2", "last epoch: 3"}
+  assert "best epoch again" in legend_of(figure)
+
+
+def test_no_colour_of_a_subset_means_something_else():
+  assert not set(style.CYCLE) & set(style.COLORS.values())
+
+
+@pytest.mark.parametrize(
+  ("low", "high"), [(0.19, 0.27), (0.06, 0.7), (1e-3, 1e2), (2.0, 2.1)]
+)
+def test_logarithmic_axes_have_ticks_however_short(low, high):
+  ax = style.new_figure(2, 2).subplots()
+  ax.plot([0, 1], [low, high])
+  style.log_axis(ax.yaxis)
+  ax.set_ylim(low, high)
+  assert ((ax.get_yticks() >= low) & (ax.get_yticks() <= high)).sum() >= 3
 
 
 def test_measures_are_all_drawn():
@@ -127,17 +223,32 @@ def rewind_rows() -> runs.Rows:
   return rows
 
 
-@pytest.mark.parametrize(
-  "draw", [plots.plot_rewind_accuracy, plots.plot_rewind_heatmaps]
-)
-def test_rewinds_are_drawn_by_epoch(draw):
-  numbers = shown(draw(rewind_rows()))
+def test_rewinds_are_drawn_by_epoch():
+  numbers = shown(plots.plot_rewind_accuracy(rewind_rows()))
   for kind, sets in SETS.items():
     for rewound, epoch in itertools.product(sets, range(4)):
       for subset in ("test", "permuted"):
         epochs = (epoch, epoch)
         more = (None, kind, rewound)
         assert mean_of("accuracy", subset, epochs, *more) in numbers
+
+
+def test_maps_of_rewinds_show_what_changes_against_the_last_epoch():
+  drawn = images(plots.plot_rewind_heatmaps(rewind_rows()))
+  titles = {"single": "one layer alone", "prefix": "up to a layer"}
+  for (kind, title), subset in itertools.product(
+    titles.items(), ("test", "permuted")
+  ):
+    image, marks = drawn[f"{subset}, {title}"]
+    assert image.norm(0) == 0.5
+    assert marks == list(BEST)
+    last = mean_of("accuracy", subset, LAST)
+    for (i, rewound), epoch in itertools.product(
+      enumerate(SETS[kind]), range(4)
+    ):
+      mean = mean_of("accuracy", subset, (epoch, epoch), None, kind, rewound)
+      value = image.get_array()[i, epoch]
+      assert value == pytest.approx(mean - last, abs=1e-3)
 
 
 def test_what_comes_back_is_at_the_best_epochs():
@@ -208,7 +319,7 @@ def test_sizes_show_the_last_hidden_layer():
         number("radius", "fc2", seed, epochs[seed], "test", width)
         for epochs in (BEST, LAST)
       )
-      changes.append(100 * (last / first - 1))
+      changes.append(last / first)
     assert rounded(sum(changes) / 2) in numbers
   numbers = shown(plots.plot_geometry_by_size(size_rows()))
   for metric, subset in itertools.product(METRICS, SUBSETS):

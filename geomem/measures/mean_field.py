@@ -5,7 +5,7 @@ from geomem.measures.measure import Measure, Metric
 
 METRICS = (
   Metric("capacity", r"capacity $\alpha_M$", "log", has_chance=True),
-  Metric("radius", r"radius $R_M$ (centre norms)"),
+  Metric("radius", r"radius $R_M$ (centre norms)", "log"),
   Metric("dimension", r"dimension $D_M$"),
   Metric("center_correlation", r"centre correlation $\rho$"),
   Metric("rank", "shared directions removed $K$"),

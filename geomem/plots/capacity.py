@@ -1,7 +1,6 @@
 """Theory against simulation: figure 1B, and what it is made of."""
 
 import numpy as np
-from matplotlib import ticker
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -9,6 +8,7 @@ from geomem import runs
 from geomem.plots import style
 
 _TITLES = {"none": "centres as they are", "low_rank": "shared directions out"}
+_CHANCE = "chance = 2/M"
 _MARKERS = "osD^vP"
 
 
@@ -65,28 +65,41 @@ def _pairs(rows: runs.Rows) -> np.ndarray:
   return np.array(found).reshape(-1, 4)
 
 
-def _log_axis(axis) -> None:
-  axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-  axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
-  axis.set_minor_formatter(ticker.NullFormatter())
+def _points(rows) -> list[int]:
+  """Lists M, the points of a manifold; rows of old do not know it."""
+  return [int(m) for m in rows.where("manifold_points").distinct("value")]
 
 
-def _draw_scatter(ax, rows, look) -> None:
+def _draw_chance(ax, rows) -> None:
+  """Draws the capacity of points without structure."""
+  for m in _points(rows):
+    style.draw_level(ax, 2 / m, _CHANCE)
+
+
+def _draw_scatter(ax, rows, look, line) -> None:
   """Draws simulation against theory, with the line of equality."""
-  everything = _pairs(rows)[:, [0, 2]]
-  low, high = everything.min() / 1.3, everything.max() * 1.3
-  line = np.array([low, high])
-  ax.fill_between(line, line / 1.1, line * 1.1, color="0.9", lw=0, zorder=0)
+  ax.fill_between(
+    line,
+    line / 1.1,
+    line * 1.1,
+    color="0.9",
+    lw=0,
+    zorder=0,
+    label="within 10 %",
+  )
   ax.plot(line, line, color="0.5", lw=0.8, zorder=1)
+  if len(_points(rows)) == 1:
+    _draw_chance(ax, rows)
+    ax.axvline(2 / _points(rows)[0], color="0.4", lw=0.9, ls=":", zorder=0)
   for group, kind in look.items():
     here = rows.where(subset=group)
     x, dx, y, dy = _pairs(here).T
     ax.errorbar(
       x, y, dy, dx, ls="", lw=0.8, ms=4, alpha=0.8, label=group, **kind
     )
-  ax.set(xscale="log", yscale="log", xlim=line, ylim=line, box_aspect=1)
-  _log_axis(ax.xaxis)
-  _log_axis(ax.yaxis)
+  for axis in (ax.xaxis, ax.yaxis):
+    style.log_axis(axis)
+  ax.set(xlim=line, ylim=line, box_aspect=1)
   ax.set_xlabel(r"capacity $\alpha_M$, mean-field theory")
   ax.set_ylabel("capacity, simulated")
 
@@ -94,40 +107,43 @@ def _draw_scatter(ax, rows, look) -> None:
 def plot_capacity(rows) -> Figure:
   """Draws simulated against theoretical capacity: figure 1B.
 
-  One panel for each treatment of the centres; grey: within 10 %.
+  One panel for each treatment of the centres, all with the same limits; grey:
+  within 10 %.
   """
   treatments = rows.distinct("centers")
   look = _look(_groups(rows))
   figure = style.new_figure(3.6 * len(treatments) + 0.2, 4.4)
   axes = figure.subplots(1, len(treatments), squeeze=False)[0]
+  everything = _pairs(rows)[:, [0, 2]]
+  line = np.array([everything.min() / 1.3, everything.max() * 1.3])
   for ax, centers in zip(axes, treatments, strict=True):
     here = rows.where(centers=centers)
-    _draw_scatter(ax, here, look)
+    _draw_scatter(ax, here, look, line)
     ax.set_title(_TITLES[centers])
-  handles, labels = axes[0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside upper center", ncols=3)
+  style.explain(figure, axes, ncols=3 if len(look) > 4 else 6)
   return figure
 
 
 def _draw_series(ax, rows, along: str, kind) -> None:
-  """Draws theory as a line, simulation as markers, the null dotted."""
+  """Draws theory as a line, simulation as markers, the null dash-dotted."""
   x, mean, _ = rows.where("capacity").known().series(along)
   ax.plot(x, mean, color=kind["color"])
   x, mean, error = rows.where("simulated_capacity").known().series(along)
   ax.errorbar(x, mean, error, ls="", lw=0.8, **kind)
   x, mean, _ = rows.where("null_capacity").known().series(along)
-  ax.plot(x, mean, color=kind["color"], ls=":", lw=0.9)
-  ax.set_yscale("log")
-  _log_axis(ax.yaxis)
+  ax.plot(x, mean, color=kind["color"], ls="-.", lw=0.9)
+  _draw_chance(ax, rows)
+  style.log_axis(ax.yaxis)
 
 
 def _explain(figure: Figure) -> None:
   handles = [
     Line2D([], [], color="0.3", label="theory"),
     Line2D([], [], color="0.3", ls="", marker="o", label="simulation"),
-    Line2D([], [], color="0.3", ls=":", lw=0.9, label="labels shuffled"),
+    Line2D([], [], color="0.3", ls="-.", lw=0.9, label="labels shuffled"),
+    Line2D([], [], color="0.4", ls=":", lw=0.9, label=_CHANCE),
   ]
-  figure.legend(handles=handles, loc="outside upper center", ncols=3)
+  figure.legend(handles=handles, loc="outside upper center", ncols=4)
 
 
 def plot_capacity_by_layer(rows) -> Figure:
@@ -143,6 +159,7 @@ def plot_capacity_by_layer(rows) -> Figure:
     for seed, here in rows.split("seed").items()
   }
   count = max(map(len, ranked.values()))
+  points = "".join(f", M = {m}" for m in _points(rows))
   figure = style.new_figure(2.5 * len(groups) + 0.4, 2.3 * count + 0.9)
   axes = figure.subplots(
     count, len(groups), sharex=True, sharey=True, squeeze=False
@@ -153,7 +170,7 @@ def plot_capacity_by_layer(rows) -> Figure:
     for group, ax in zip(groups, row_of_axes, strict=True):
       of_group = here.where(subset=group)
       _draw_series(ax, of_group, "layer_index", look[group])
-      ax.set_title(f"{group}, epoch {np.mean([*chosen.values()]):.0f}")
+      ax.set_title(f"{group}, epoch {np.mean([*chosen.values()]):.0f}{points}")
       ax.set_xticks(
         list(layers), list(layers.values()), rotation=90, fontsize=7
       )
@@ -174,9 +191,8 @@ def plot_capacity_by_radius(rows) -> Figure:
     treatment = min(of_group.distinct("centers"))
     of_group = of_group.where(centers=treatment)
     _draw_series(ax, of_group, "manifold_radius", look[group])
-    ax.set_xscale("log")
-    _log_axis(ax.xaxis)
-    ax.set_title(group)
+    style.log_axis(ax.xaxis)
+    ax.set_title(", ".join([group, *(f"M = {m}" for m in _points(of_group))]))
     ax.set_xlabel("radius (centre norms)")
   axes[0].set_ylabel(style.label_of("capacity"))
   _explain(figure)

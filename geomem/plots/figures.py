@@ -1,12 +1,15 @@
 """The figures of a memorization run, each from its rows alone."""
 
 import numpy as np
+from matplotlib import colors
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from geomem import runs
 from geomem.plots import style
 
 METRICS = ("capacity", "radius", "dimension")
+_FAINT = {"alpha": 0.35, "lw": 1}
 
 
 def epoch_axis(ax, last: float | int) -> None:
@@ -22,21 +25,19 @@ def epoch_axis(ax, last: float | int) -> None:
 
 
 def plot_accuracy(rows: runs.Rows) -> Figure:
-  """Draws the accuracy of the subsets by epoch, and marks the best epoch."""
-  figure = style.new_figure(5, 3.4)
+  """Draws the accuracy of the subsets by epoch, and marks the best epochs."""
+  figure = style.new_figure(5.4, 3.6)
   ax = figure.subplots()
   scores = rows.where("accuracy")
   for subset in scores.subsets:
     series = scores.where(subset=subset).series("epoch")
     style.draw_series(ax, series, **style.look_of(subset), label=subset)
-  best = np.mean(list(rows.fact("best_epoch").values()))
-  ax.axvline(best, color="0.5", lw=0.8, ls="--", label="best epoch", zorder=0)
+  style.mark_best(ax, rows)
+  style.draw_chance_accuracy(ax, rows)
   epoch_axis(ax, float(max(scores.distinct("epoch"))))
   ax.set_ylim(-0.02, 1.02)
   ax.set_ylabel("accuracy")
-  figure.legend(
-    loc="outside upper center", ncols=5, fontsize=7.5, columnspacing=1
-  )
+  style.explain(figure, [ax], ncols=3)
   return figure
 
 
@@ -65,7 +66,7 @@ def plot_by_layer(rows: runs.Rows, metrics) -> Figure:
           x, mean, _ = (
             at["best"].where(metric, subset=subset).series("layer_index")
           )
-          ax.plot(x, mean, color=style.COLORS[subset], alpha=0.3, lw=1)
+          ax.plot(x, mean, color=style.COLORS[subset], **_FAINT)
         series = found.where(subset=subset).series("layer_index")
         look = style.look_of(subset)
         style.draw_series(ax, series, **look, label=subset)
@@ -73,60 +74,61 @@ def plot_by_layer(rows: runs.Rows, metrics) -> Figure:
       step = max(1, len(layers) // 24)
       ax.set_xticks(places[::step], layers[::step])
       ax.tick_params(axis="x", rotation=90, labelsize=7)
-    row_of_axes[len(metrics) // 2].set_title(f"{which} epoch")
-  handles, labels = axes[0, 0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside upper center", ncols=5)
+    title = _name_epochs(rows, which)
+    row_of_axes[len(metrics) // 2].set_title(title)
+  faint = Line2D([], [], color="0.3", **_FAINT, label="best epoch again")
+  style.explain(figure, axes[0], further=[faint], ncols=6)
   return figure
 
 
-def mark_best(ax, rows: runs.Rows, epochs) -> None:
-  """Draws a dashed line at the best epoch, across the columns of a heatmap."""
-  best = np.mean(list(rows.fact("best_epoch").values()))
-  ax.axvline(np.interp(best, epochs, range(len(epochs))), color="w", ls="--")
+def _name_epochs(rows: runs.Rows, which: str) -> str:
+  """Names the best or the last epoch, of each seed where they differ."""
+  epochs = sorted(set(rows.epochs(which).values()))
+  plural = "s" if len(epochs) > 1 else ""
+  return f"{which} epoch{plural}: {', '.join(f'{e:g}' for e in epochs)}"
 
 
 def plot_capacity_heatmaps(rows: runs.Rows) -> Figure:
-  """Draws capacity by layer and epoch, one panel a subset, one scale for all.
+  """Draws capacity over chance by layer and epoch, one panel a subset.
 
-  Dashed: the best epoch.
+  One scale for all: white is chance, red above it and blue below. Dashed: the
+  best epoch.
   """
   found = rows.where("capacity")
+  chance = rows.chance_capacity()
   places, layers = zip(*found.layers.items(), strict=True)
   epochs = sorted(found.distinct("epoch"))
   grids = {}
   for subset in found.subsets:
     grids[subset] = np.full((len(layers), len(epochs)), np.nan)
-    by_epoch = found.where(subset=subset).split("epoch")
-    for column, epoch in enumerate(epochs):
-      x, mean, _ = by_epoch[epoch].series("layer_index")
-      grids[subset][np.searchsorted(places, x), column] = mean
+    for epoch, here in found.where(subset=subset).split("epoch").items():
+      x, mean, _ = here.series("layer_index")
+      place = np.searchsorted(places, x), epochs.index(epoch)
+      grids[subset][place] = mean / chance
   figure = style.new_figure(2.6 * len(grids) + 1, 0.2 * len(layers) + 1.6)
   axes = figure.subplots(1, len(grids), sharey=True, squeeze=False)[0]
-  low = min(np.nanmin(grid) for grid in grids.values())
-  high = max(np.nanmax(grid) for grid in grids.values())
+  known = np.stack(list(grids.values()))
+  low, high = np.nanmin(known, initial=0.8), np.nanmax(known, initial=1.25)
+  farthest = max(high, 1 / low)
   for ax, (subset, grid) in zip(axes, grids.items(), strict=True):
     image = ax.imshow(
-      grid, aspect="auto", cmap="viridis", norm="log", vmin=low, vmax=high
+      grid,
+      aspect="auto",
+      cmap=style.DIVERGING,
+      norm=colors.LogNorm(1 / farthest, farthest),
     )
     ax.set_title(subset)
-    step = max(1, len(epochs) // 6)
-    ax.set_xticks(range(0, len(epochs), step), epochs[::step])
+    style.epoch_columns(ax, epochs)
     ax.set_xlabel("epoch")
-    mark_best(ax, rows, epochs)
+    style.mark_best(ax, rows, epochs)
   axes[0].set_yticks(range(len(layers)), layers)
-  label = style.label_of("capacity")
-  bar = figure.colorbar(image, ax=list(axes), label=label)
-  style.log_axis(bar.ax.yaxis)
-  chance = rows.chance_capacity()
-  bar.ax.axhline(chance, color="w", lw=2)
-  bar.ax.annotate(
-    "chance",
-    (-0.2, chance),
-    xycoords=("axes fraction", "data"),
-    fontsize=7,
-    ha="right",
-    va="center",
+  bar = figure.colorbar(
+    image, ax=list(axes), label=rf"{style.label_of('capacity')} / chance"
   )
+  style.log_axis(bar.ax.yaxis)
+  bar.ax.set_ylim(low, high)
+  bar.ax.axhline(1, color="k", lw=1.5, label=style.chance_label(rows))
+  style.explain(figure, [axes[0], bar.ax])
   return figure
 
 

@@ -1,7 +1,6 @@
 """The figure of the n^-1/2 law, from the rows alone."""
 
 import numpy as np
-from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from geomem import runs
@@ -11,9 +10,12 @@ from geomem.plots import style
 _DRAWN = {
   "own": ("unpermuted", style.COLORS["unpermuted"], "o"),
   "shuffled": ("permuted", style.COLORS["permuted"], "s"),
-  "independent": ("labels drawn anew", "0.35", "v"),
+  "independent": ("labels drawn anew", style.CYCLE[2], "v"),
 }
 _LABELS = {"centered": "centred", "raw": "raw"}
+_WITHOUT_NOISE, _LAW = "unpermuted, without noise", "slope $-1/2$"
+_LAST = (_WITHOUT_NOISE, _LAW)
+_GUIDE = {"color": "0.5", "lw": 1.2, "ls": (0, (6, 3)), "zorder": 0}
 
 
 def _rms(values) -> float:
@@ -25,7 +27,8 @@ def plot_gradient_law(rows: runs.Rows) -> Figure:
 
   Points are root mean squares over draws and seeds, lines are the fits with
   their slopes, crosses estimate the unpermuted part without the noise of n
-  examples. On the right the slope of every layer.
+  examples; dashed the n^-1/2 of labels without structure. On the right the
+  slope of every layer.
   """
   rows = rows.known()
   figure = style.new_figure(9, 3.6)
@@ -34,18 +37,19 @@ def plot_gradient_law(rows: runs.Rows) -> Figure:
     for labels in _LABELS:
       _draw_norms(left, rows, drawn, labels)
   _draw_unbiased(left, rows)
+  _draw_guide(left, rows.where("law_norm", labels="centered"))
   _log_axes(left, rows.where("law_norm"))
   left.set_xlabel("examples $n$")
   left.set_ylabel("norm of the label part")
   for drawn in _DRAWN:
     for labels in _LABELS:
       _draw_slopes(right, rows, drawn, labels)
-  for level in (-0.5, 0):
-    right.axhline(level, color="0.4", lw=0.9, ls=":")
+  right.axhline(-0.5, **_GUIDE)
+  right.axhline(0, color="0.4", lw=0.9, ls=":")
   right.set_ylabel("slope")
   handles, names = left.get_legend_handles_labels()
   # Filled by columns: centred above raw, the crosses last.
-  order = sorted(range(len(names)), key=lambda i: "noise" in names[i])
+  order = sorted(range(len(names)), key=lambda i: names[i] in _LAST)
   figure.legend(
     [handles[i] for i in order],
     [names[i] for i in order],
@@ -58,14 +62,12 @@ def plot_gradient_law(rows: runs.Rows) -> Figure:
 def _log_axes(ax, found) -> None:
   """Labels logarithmic axes with plain numbers."""
   ax.set_xscale("log")
-  ax.set_yscale("log")
+  style.log_axis(ax.yaxis)
   sizes = sorted({row["num_examples"] for row in found})
   # The largest may stand close to the largest power of two.
   ticks = [n for n in sizes if n == sizes[-1] or n < 0.75 * sizes[-1]]
   ax.set_xticks(ticks, [str(n) for n in ticks])
   ax.set_xlim(0.85 * sizes[0], 1.6 * sizes[-1])
-  ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-  ax.yaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
   ax.minorticks_off()
 
 
@@ -108,8 +110,16 @@ def _draw_unbiased(ax, rows) -> None:
   if found:
     x, mean, _ = found.series("num_examples")
     root = np.sqrt(np.where(mean > 0, mean, np.nan))
-    name = "unpermuted, without noise"
-    ax.plot(x, root, "x", color=_DRAWN["own"][1], label=name, ms=6)
+    color = _DRAWN["own"][1]
+    ax.plot(x, root, "x", color=color, label=_WITHOUT_NOISE, ms=6)
+
+
+def _draw_guide(ax, found: runs.Rows) -> None:
+  """Draws the slope of labels without structure, below all that is drawn."""
+  x, mean, _ = found.series("num_examples", np.min)
+  guide = (x / x[0]) ** -0.5
+  # Clear of the points by a fifth.
+  ax.plot(x, 0.8 * (mean / guide).min() * guide, **_GUIDE, label=_LAW)
 
 
 def _draw_slopes(ax, rows, drawn: str, labels: str) -> None:

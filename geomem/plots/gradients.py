@@ -9,7 +9,12 @@ from geomem.plots.figures import epoch_axis
 from geomem.plots.gradient_law import plot_gradient_law
 
 _SUBSETS = ("unpermuted", "permuted")
-_LINES = {"label": "-", "independent": "--"}
+# Of what is no single subset's, here and in all panels.
+_PARTS = {
+  "label": (style.CYCLE[0], "-"),
+  "independent": (style.CYCLE[1], "--"),
+  "total": (style.CYCLE[2], ":"),
+}
 _MAX_GROUPS = 4
 
 
@@ -62,39 +67,35 @@ def plot_gradient_parts(rows) -> Figure:
   modes = [m for m in ("evaluation", "training") if rows.where("norm", mode=m)]
   shape = (2 * len(modes), len(groups))
   figure = style.new_figure(2.6 * shape[1] + 0.6, 2.2 * shape[0] + 0.6)
-  axes = figure.subplots(*shape, sharex=True, squeeze=False)
+  axes = figure.subplots(*shape, sharex=True, sharey="row", squeeze=False)
   for row, (mode, metric) in enumerate(
     (mode, metric) for mode in modes for metric in ("norm", "projection")
   ):
     for ax, group in zip(axes[row], groups, strict=True):
       for subset in _SUBSETS:
-        for part, line in _LINES.items():
+        for part in ("label", "independent"):
           found = _group_rows(rows, metric, group, mode, subset, part)
           series = found.series("epoch")
-          look = {"color": style.COLORS[subset], "ls": line}
+          look = {"color": style.COLORS[subset], "ls": _PARTS[part][1]}
           label = f"{subset}, {part}"
           style.draw_series(ax, series, **look, label=label)
       if metric == "norm":
         ax.set_yscale("log")
       else:
+        # The first epoch is far larger than those that follow.
+        ax.set_yscale("symlog", linthresh=1)
         ax.axhline(0, color="0.6", lw=0.8, zorder=0)
       if row == 0:
         ends = group if len(group) == 1 else (group[0], group[-1])
         ax.set_title(" to ".join(ends))
-      _mark_best(ax, rows)
+      style.mark_best(ax, rows)
     where = f"\n({mode} mode)" if len(modes) > 1 else ""
     what = "norm" if metric == "norm" else "projection on total"
     axes[row][0].set_ylabel(what + where)
   for ax in axes[-1]:
     epoch_axis(ax, float(max(rows.where("norm").distinct("epoch"))))
-  handles, labels = axes[0][0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside upper center", ncols=4)
+  style.explain(figure, axes[0][:1])
   return figure
-
-
-def _mark_best(ax, rows) -> None:
-  best = np.mean(list(rows.fact("best_epoch").values()))
-  ax.axvline(best, color="0.5", lw=0.8, ls=":", zorder=0)
 
 
 def plot_gradient_comparison(rows) -> Figure:
@@ -104,29 +105,28 @@ def plot_gradient_comparison(rows) -> Figure:
   drawn as measured, and with the noise of a finite set taken off.
   """
   rows = rows.known()
-  figure = style.new_figure(10, 3.3)
+  figure = style.new_figure(10.5, 3.5)
   axes = figure.subplots(1, 3)
   at = {"layer": None, "mode": "evaluation"}
   label = {"part": "label", "labels": "centered"}
   ratios = {
-    "ratio": ("as measured", "0.1", "-"),
-    "ratio_unbiased": ("without the noise of n", "#CC79A7", "--"),
+    "ratio": ("as measured", None),
+    "ratio_unbiased": ("without the noise of n", "w"),
   }
-  for metric, (name, color, line) in ratios.items():
+  for metric, (name, fill) in ratios.items():
     found = rows.where(metric, **at, **label)
-    _draw(axes[0], found, color=color, ls=line, label=name, marker="o")
+    look = {"color": _PARTS["label"][0], "marker": "o", "mfc": fill}
+    _draw(axes[0], found, **look, label=f"label part, {name}")
   for level in (0, 1):
     axes[0].axhline(level, color="0.6", lw=0.8, zorder=0)
-  axes[0].set_ylabel("label part, permuted / unpermuted")
-  cosines = {
-    "label": ("label part", "#0072B2", "-", "centered"),
-    "independent": ("independent part", "#D55E00", "--", "centered"),
-    "total": ("total", "0.1", ":", None),
-  }
-  for part, (name, color, line, labels) in cosines.items():
+  axes[0].set_ylabel("norm, permuted / unpermuted")
+  for part, (color, line) in _PARTS.items():
+    labels = None if part == "total" else "centered"
+    name = part if part == "total" else f"{part} part"
     found = rows.where("cosine", **at, part=part, labels=labels)
     _draw(axes[1], found, color=color, ls=line, label=name, marker="o")
   axes[1].set_ylabel("cosine, permuted with unpermuted")
+  axes[1].set_ylim(-1.05, 1.05)
   axes[1].axhline(0, color="0.6", lw=0.8, zorder=0)
   for subset in _SUBSETS:
     found = rows.where("cancellation", **at, subset=subset, labels="centered")
@@ -135,12 +135,12 @@ def plot_gradient_comparison(rows) -> Figure:
   axes[2].set_ylim(-0.02, 1.02)
   last = max(rows.where("ratio", **at, **label).distinct("epoch"))
   for ax in axes:
-    _mark_best(ax, rows)
+    style.mark_best(ax, rows)
     epoch_axis(ax, last)
     ax.legend(
       loc="lower center",
       bbox_to_anchor=(0.5, 1.0),
-      ncols=3,
+      ncols=2,
       fontsize=7.5,
       columnspacing=1,
     )

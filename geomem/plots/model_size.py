@@ -7,10 +7,12 @@ from matplotlib.figure import Figure
 from geomem import runs
 from geomem.plots import figures, style
 
-_COLORS = {"best": "#0072B2", "last": "#D55E00"}
-_MARKERS = {"best": "o", "last": "s"}
 _MOST_CURVES = 6
 # Where they are measured, further ones beside the paper's three.
+_CHANGES = {
+  "dimension": {"marker": "v", "ls": "-"},
+  "radius": {"marker": "^", "ls": "--"},
+}
 _GEOMETRY = (
   "radius",
   "dimension",
@@ -37,12 +39,8 @@ def _band(ax, x, pairs, **style_of) -> None:
 
 def _size_axis(ax, rows) -> None:
   """Numbers of parameters, with the interpolation threshold and the dip."""
-  ax.set_xscale("log")
-  low, high = ax.get_xlim()
-  subs = (1, 2, 5) if high < 300 * low else (1,)
-  ax.xaxis.set_major_locator(ticker.LogLocator(subs=subs))
+  style.log_axis(ax.xaxis)
   ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-  ax.xaxis.set_minor_formatter(ticker.NullFormatter())
   ax.set_xlabel("parameters")
   facts = {row["metric"]: row["value"] for row in rows.where(seed=None).known()}
   at = facts.get("interpolation_threshold")
@@ -51,23 +49,21 @@ def _size_axis(ax, rows) -> None:
     ax.axvline(at, color="0.4", lw=0.9, ls="--", zorder=0, label=label)
   at = facts.get("dip_parameters")
   if at is not None:
-    ax.axvline(at, color="0.4", lw=0.9, ls="-.", zorder=0, label="dip")
+    label = "dip of test accuracy"
+    look = {"color": style.CYCLE[0], "lw": 3, "alpha": 0.5}
+    ax.axvline(at, **look, zorder=0, label=label)
 
 
 def _draw(ax, sizes, metric: str, subset: str) -> None:
   """Draws a metric over sizes, at the best and the last epoch."""
   for which in ("best", "last"):
     pairs = [_mean(r.of_network(metric, subset, which)) for r in sizes.values()]
-    _band(
-      ax,
-      list(sizes),
-      pairs,
-      color=_COLORS[which],
-      marker=_MARKERS[which],
-      label=f"{which} epoch",
-    )
-  if metric == "capacity":
-    style.draw_chance(ax, next(iter(sizes.values())))
+    look = style.look_of(subset) | style.EPOCHS[which]
+    _band(ax, list(sizes), pairs, **look)
+  rows = next(iter(sizes.values()))
+  style.metric_axis(ax, metric, rows)
+  if metric == "accuracy":
+    style.draw_chance_accuracy(ax, rows)
   ax.set_ylabel(f"{subset} {style.label_of(metric)}")
 
 
@@ -77,45 +73,32 @@ def _draw_training(ax, sizes) -> None:
     pairs = [
       _mean(r.of_network("accuracy", subset, "last")) for r in sizes.values()
     ]
-    _band(
-      ax,
-      list(sizes),
-      pairs,
-      **style.look_of(subset),
-      label=subset,
-    )
+    _band(ax, list(sizes), pairs, **style.look_of(subset), label=subset)
   ax.set_ylabel("training accuracy, last epoch")
-  ax.legend(fontsize=7.5, loc="center right")
 
 
 def _draw_change(ax, sizes) -> None:
-  """Draws the change of radius and dimension, last against best."""
-  for metric, color, marker in (
-    ("dimension", "#CC79A7", "v"),
-    ("radius", "#009E73", "^"),
-  ):
+  """Draws the change of radius and dimension, last over best."""
+  for metric, look in _CHANGES.items():
     pairs = [_change(rows, metric) for rows in sizes.values()]
+    name = f"test {style.label_of(metric).split(' (')[0]}"
     _band(
-      ax,
-      list(sizes),
-      pairs,
-      color=color,
-      marker=marker,
-      label=style.label_of(metric).split(" (")[0],
+      ax, list(sizes), pairs, color=style.COLORS["test"], **look, label=name
     )
-  ax.axhline(0, color="0.7", lw=0.8, zorder=0)
-  ax.set_ylabel("test, last less best epoch (%)")
-  ax.legend(fontsize=7.5)
+  # One network that is nearly dead would fill a linear axis.
+  style.log_axis(ax.yaxis)
+  style.draw_level(ax, 1)
+  ax.set_ylabel("last epoch / best epoch")
 
 
 def _change(rows: runs.Rows, metric: str) -> tuple[float, float] | None:
-  """Averages the change within seeds, in percent of the best epoch."""
+  """Averages the ratio within seeds, last epoch over best epoch."""
   last, best = (
     rows.of_network(metric, "test", which).split("seed")
     for which in ("last", "best")
   )
   change = runs.Rows(
-    {"value": 100 * (last[seed].values[0] / before.values[0] - 1)}
+    {"value": last[seed].values[0] / before.values[0]}
     for seed, before in best.items()
     if before.values[0]  # A dead network has no dimension.
   )
@@ -127,22 +110,11 @@ def _mean(rows: runs.Rows) -> tuple[float, float] | None:
   return rows.mean() if rows else None
 
 
-def _explain(figure: Figure, axes) -> None:
-  """Draws one legend for all panels."""
-  found = {}
-  for ax in (axes[0, 0], axes[-1, -1]):
-    handles, labels = ax.get_legend_handles_labels()
-    found |= dict(zip(labels, handles, strict=True))
-  figure.legend(
-    found.values(), found.keys(), loc="outside upper center", ncols=5
-  )
-
-
 def plot_model_size(rows) -> Figure:
   """Draws accuracy and test geometry by number of parameters.
 
-  Upright: dashed the interpolation threshold, dash-dotted the dip. Bands are
-  standard errors over seeds.
+  Upright: dashed the interpolation threshold, broad the dip. Bands are standard
+  errors over seeds.
   """
   figure = style.new_figure(10, 5.6)
   axes = figure.subplots(2, 3, sharex=True)
@@ -159,7 +131,9 @@ def plot_model_size(rows) -> Figure:
     _size_axis(ax, rows)
   for ax in axes[0]:
     ax.set_xlabel("")
-  _explain(figure, axes)
+  style.explain(
+    figure, axes.ravel(), further=style.epoch_handles(marker="o"), ncols=5
+  )
   return figure
 
 
@@ -176,7 +150,9 @@ def plot_geometry_by_size(rows) -> Figure:
       _size_axis(ax, rows)
   for ax in axes[:-1].ravel():
     ax.set_xlabel("")
-  _explain(figure, axes)
+  style.explain(
+    figure, axes.ravel(), further=style.epoch_handles(marker="o"), ncols=5
+  )
   return figure
 
 

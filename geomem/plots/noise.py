@@ -3,7 +3,6 @@
 import itertools
 
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from geomem import runs
 from geomem.plots import style
@@ -11,7 +10,8 @@ from geomem.plots import style
 _AXES = ("permuted_fraction", "width", "model")
 _NAMES = {"permuted_fraction": "permuted fraction", "model": "", "width": ""}
 _METRICS = ("capacity", "radius", "dimension")
-_GROUP_MARKERS = "osD^vP"
+_GROUP_MARKERS = "sD^vP"
+_GROUP_LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)))
 
 
 def _layout(rows) -> tuple[str, str | None]:
@@ -61,19 +61,9 @@ def plot_last_layer(rows) -> Figure:
     for metric, ax in zip(_METRICS, line, strict=True):
       _draw_subsets(ax, here, x_column, metric)
       _x_axis(ax, here, x_column)
-      ax.set_ylabel(style.label_of(metric))
     line[1].set_title(str(group))
-  handles, _ = axes[0, 0].get_legend_handles_labels()
-  handles += [
-    Line2D([], [], color="0.4", marker="o", mfc=fill, alpha=alpha, label=name)
-    for name, fill, alpha in (
-      ("best epoch", "w", 0.45),
-      ("last epoch", None, 1),
-    )
-  ]
-  figure.legend(
-    handles=handles, loc="outside upper center", ncols=7, columnspacing=1
-  )
+  further = style.epoch_handles(marker="o")
+  style.explain(figure, axes[0], further=further, ncols=7)
   return figure
 
 
@@ -91,15 +81,10 @@ def _draw_subsets(ax, rows, x_column: str, metric: str) -> None:
         x,
         mean,
         error,
-        **style.look_of(subset),
-        mfc="w" if which == "best" else None,
-        alpha=0.45 if which == "best" else 1,
-        lw=1 if which == "best" else 1.3,
-        label=f"{subset}" if which == "last" else None,
+        **(style.look_of(subset) | style.EPOCHS[which]),
+        label=subset if which == "last" else None,
       )
-  if metric == "capacity":
-    style.log_axis(ax.yaxis)
-    style.draw_chance(ax, rows)
+  style.metric_axis(ax, metric, rows)
 
 
 def plot_departure(rows) -> Figure:
@@ -111,10 +96,11 @@ def plot_departure(rows) -> Figure:
   x_column, group_column = _layout(rows)
   figure = style.new_figure(8.4, 3.4)
   left, right = figure.subplots(1, 2)
-  looks = itertools.cycle(zip(style.CYCLE, _GROUP_MARKERS, strict=True))
+  looks = itertools.cycle(zip(_GROUP_LINES, _GROUP_MARKERS, strict=True))
   for group, here in _groups(rows, group_column).items():
-    color, marker = next(looks)
-    look = {"color": color, "marker": marker, "label": str(group)}
+    line, marker = next(looks)
+    look = {"color": style.COLORS["permuted"], "ls": line, "marker": marker}
+    look["label"] = str(group) or "permuted"
     left.errorbar(*_points(here, x_column, _departure), **look)
     right.errorbar(
       *_points(
@@ -127,13 +113,13 @@ def plot_departure(rows) -> Figure:
   left.set_ylabel("layer of departure from chance")
   left.set_yticks([0, 0.5, 1], ["first\nhidden", "middle", "last\nhidden"])
   left.set_ylim(-0.08, 1.3)
+  left.axhspan(1.02, 1.3, color="0.93", zorder=0, label="no layer departs")
   right.set_ylabel(f"permuted {style.label_of('capacity')}")
   style.log_axis(right.yaxis)
   style.draw_chance(right, rows)
   for ax in (left, right):
     _x_axis(ax, rows, x_column)
-  if group_column:
-    left.legend(fontsize=7.5)
+  style.explain(figure, axes=(left, right))
   return figure
 
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from geomem import runs
 from geomem.plots import style
-from geomem.plots.figures import epoch_axis, mark_best
+from geomem.plots.figures import epoch_axis
 
 _PANELS = ("test", "permuted")
 _TITLES = {
@@ -46,10 +46,6 @@ def _by_kind(rows) -> dict[str, dict[str, list[dict]]]:
   return found
 
 
-def _chance(rows) -> float:
-  return next(iter(rows.fact("chance_accuracy").values()))
-
-
 def plot_rewind_accuracy(rows) -> Figure:
   """Draws accuracy after a rewind by epoch, one curve a layer.
 
@@ -70,7 +66,7 @@ def plot_rewind_accuracy(rows) -> Figure:
         series = chosen.where("accuracy", subset=subset).series("epoch")
         look = {"color": color, "marker": ".", "label": name}
         style.draw_series(ax, series, **look)
-      ax.axhline(_chance(rows), color="0.4", lw=0.9, ls=":", label="chance")
+      style.draw_chance_accuracy(ax, rows)
       epoch_axis(ax, last)
       ax.set_ylim(-0.02, 1.02)
       ax.set_title(f"{subset}, {_TITLES[kind]}")
@@ -90,8 +86,16 @@ def plot_rewind_accuracy(rows) -> Figure:
 
 
 def plot_rewind_heatmaps(rows) -> Figure:
-  """Draws test and permuted accuracy by layer and epoch."""
-  kinds = _by_kind(rows)
+  """Draws what rewinds change of test and permuted accuracy.
+
+  By layer and epoch, against the network of the last epoch: red is higher, blue
+  lower. Dashed: the best epoch.
+  """
+  kinds, whole = _by_kind(rows), rows.at("last").where("accuracy", kind=None)
+  last = {
+    subset: whole.where(subset=subset, layer=None).mean()[0]
+    for subset in _PANELS
+  }
   depth = max(map(len, kinds.values()))
   figure = style.new_figure(7.6, (0.2 * depth + 0.7) * len(kinds) + 0.4)
   axes = figure.subplots(len(kinds), len(_PANELS), squeeze=False)
@@ -103,20 +107,23 @@ def plot_rewind_heatmaps(rows) -> Figure:
       ]
       epochs = found[0][0]
       image = ax.imshow(
-        np.stack([mean for _, mean, _ in found]),
+        np.stack([mean for _, mean, _ in found]) - last[subset],
         aspect="auto",
-        cmap="viridis",
-        vmin=0,
+        cmap=style.DIVERGING,
+        vmin=-1,
         vmax=1,
       )
       ax.set_yticks(range(len(sets)), sets, fontsize=7)
-      ax.set_xticks(range(len(epochs)), epochs, fontsize=7)
+      style.epoch_columns(ax, epochs)
       ax.set_title(f"{subset}, {_TITLES[kind]}")
-      mark_best(ax, rows, epochs)
+      style.mark_best(ax, rows, epochs)
     row_of_axes[0].set_ylabel("layer")
   for ax in axes[-1]:
     ax.set_xlabel("epoch that layers are put back to")
-  figure.colorbar(image, ax=axes, label="accuracy")
+  figure.colorbar(
+    image, ax=axes, label="accuracy, less that of the last epoch's network"
+  )
+  style.explain(figure, axes[:, 0])
   return figure
 
 
@@ -148,17 +155,17 @@ def plot_recovered(rows) -> Figure:
       ]
       if all(found):
         mean, error = np.array([of_set.mean() for of_set in found]).T
-        ax.errorbar(list(sets), mean, error, **look)
+        ax.errorbar(list(sets), mean, error, capsize=2, **look)
   axes[0].set_ylabel("test accuracy recovered")
   axes[1].set_ylabel("permuted accuracy")
-  axes[0].axhline(1, color="0.4", lw=0.9, ls="--")
-  axes[1].axhline(_chance(rows), color="0.4", lw=0.9, ls=":", label="chance")
+  style.draw_level(axes[0], 0, "last epoch (0) and best epoch (1)")
+  style.draw_level(axes[0], 1)
+  style.draw_chance_accuracy(axes[1], rows)
   axes[1].set_ylim(-0.02, 1.02)
   for ax in axes:
     ax.set_xlabel("layer, put back to the best epoch")
     ax.tick_params(axis="x", rotation=90, labelsize=7)
-  handles, labels = axes[1].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside upper center", ncols=4)
+  style.explain(figure, axes, ncols=3)
   return figure
 
 

@@ -5,9 +5,10 @@ import pathlib
 
 import matplotlib
 import numpy as np
-from matplotlib import ticker
+from matplotlib import patheffects, ticker
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from geomem import disk, measures, runs
 
@@ -20,8 +21,19 @@ COLORS = {
   "test": "#D55E00",
 }
 MARKERS = {"unpermuted": "o", "permuted": "s", "restored": "^", "test": "D"}
-# For what has no colour of its own.
-CYCLE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9")
+# For all that is no subset: kinds of rewinds, parts of gradients, families of
+# manifolds. None is a subset's, so that a colour means one thing.
+CYCLE = ("#CC79A7", "#56B4E9", "#222222", "#882255", "#999933", "#6A51A3")
+# Epochs are told apart by how a subset's colour is drawn.
+EPOCHS = {
+  "best": {"mfc": "w", "alpha": 0.55, "lw": 1},
+  "last": {"mfc": None, "alpha": 1, "lw": 1.3},
+}
+# Of ticks within a decade, the fewest that are enough.
+_FACTORS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
+# About what is expected; white there, and below it blue.
+DIVERGING = "RdBu_r"
+_ON_COLORS = (patheffects.withStroke(linewidth=3, foreground="w", alpha=0.8),)
 _STYLE = {
   "font.size": 9,
   "axes.spines.top": False,
@@ -61,10 +73,28 @@ def draw_series(ax, series: runs.Series, **look) -> None:
   draw_band(ax, *series, **look)
 
 
+class _PlainTicks(ticker.Locator):
+  """Ticks of a logarithmic axis: three or more, however short it is."""
+
+  def __call__(self):
+    return self.tick_values(*self.axis.get_view_interval())
+
+  def tick_values(self, vmin, vmax):
+    """Returns powers of ten, and values between where these are too few."""
+    low, high = min(vmin, vmax), max(vmin, vmax)
+    powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.log10(high) + 1)
+    for factors in _FACTORS:
+      found = np.outer(powers, factors).ravel()
+      found = found[(low <= found) & (found <= high)]
+      if len(found) > 2:
+        return found
+    return ticker.MaxNLocator(6, steps=(1, 2, 5, 10)).tick_values(low, high)
+
+
 def log_axis(axis) -> None:
-  """Makes an axis logarithmic, over about a decade, with plain numbers."""
-  axis.axes.set_yscale("log")
-  axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  """Makes an axis logarithmic, with plain numbers."""
+  axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+  axis.set_major_locator(_PlainTicks())
   axis.set_major_formatter(ticker.FormatStrFormatter("%g"))
   axis.set_minor_formatter(ticker.NullFormatter())
 
@@ -79,11 +109,87 @@ def metric_axis(ax, metric: str, rows: runs.Rows) -> None:
     draw_chance(ax, rows)
 
 
+def chance_label(rows: runs.Rows) -> str:
+  """Names the capacity of points without structure, with its M."""
+  chance = rows.chance_capacity()
+  points = {int(m) for m in rows.fact("manifold_points").values()}
+  if len(points) != 1:
+    return f"chance {chance:.3g}"
+  (m,) = points
+  # With a margin, chance is less than 2/M.
+  law = " = 2/M" if np.isclose(chance, 2 / m, rtol=1e-3) else ""
+  return f"chance{law} = {chance:.3g} (M = {m})"
+
+
 def draw_chance(ax, rows: runs.Rows) -> None:
   """Draws a line at the capacity of points without structure."""
-  ax.axhline(
-    rows.chance_capacity(), color="0.4", lw=0.9, ls=":", label="chance"
+  draw_level(ax, rows.chance_capacity(), chance_label(rows))
+
+
+def draw_level(ax, level: float | int, label: str | None = None) -> None:
+  """Draws a dotted line across, at a level to compare with."""
+  ax.axhline(level, color="0.4", lw=0.9, ls=":", label=label, zorder=0)
+
+
+def draw_chance_accuracy(ax, rows: runs.Rows) -> None:
+  """Draws a line at the accuracy of guessing, which runs of old do not know."""
+  for chance in set(rows.fact("chance_accuracy").values()):
+    draw_level(ax, chance, f"chance {chance:.3g}")
+
+
+def mark_best(ax, rows: runs.Rows, epochs=None) -> None:
+  """Draws an upright line at the best epoch of each seed.
+
+  Args:
+    ax: axes over epochs, or a map with a column for each epoch.
+    rows: what says which epoch is best.
+    epochs: of the columns of a map; an epoch that has none is not marked.
+  """
+  label = "best epoch"
+  for best in sorted(set(rows.fact("best_epoch").values())):
+    if epochs is None:
+      ax.axvline(best, color="0.5", lw=0.8, ls="--", label=label, zorder=0)
+    elif best in epochs:
+      place = list(epochs).index(best)
+      # Light about dark is seen on every colour.
+      ax.axvline(
+        place, color="k", ls="--", lw=1.2, label=label, path_effects=_ON_COLORS
+      )
+    else:
+      continue
+    label = None
+
+
+def epoch_columns(ax, epochs) -> None:
+  """Names the columns of a map by their epochs, the last one always."""
+  step = -(-len(epochs) // 14)
+  places = list(range(len(epochs) - 1, -1, -step))[::-1]
+  ax.set_xticks(places, [f"{epochs[i]:g}" for i in places], fontsize=7)
+
+
+def explain(figure: Figure, axes, *, further=(), ncols: int = 5) -> None:
+  """Draws one legend above all panels: each label of theirs once."""
+  found = {}
+  for ax in axes:
+    for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+      found.setdefault(label, handle)
+  handles = [*found.values(), *further]
+  labels = [*found, *(handle.get_label() for handle in further)]
+  figure.legend(
+    handles,
+    labels,
+    loc="outside upper center",
+    ncols=ncols,
+    columnspacing=1.2,
   )
+
+
+def epoch_handles(**look) -> list[Line2D]:
+  """Makes the legend's entries for what is drawn at the best and last epoch."""
+  return [
+    Line2D([], [], **({"color": "0.3"} | look | drawn), label=f"{which} epoch")
+    for which, drawn in EPOCHS.items()
+  ]
 
 
 def look_of(subset: str) -> dict[str, str]:

@@ -174,6 +174,7 @@ def compare(one: ManifoldSet, config: CapacityConfig) -> list[runs.Row]:
   ball = geometry.ball_capacity(found.mean_radius, found.mean_dimension)
   values = {} if one.exact is None else {"exact_capacity": (one.exact, None)}
   values |= {
+    "manifold_points": (points.shape[1], None),
     "capacity": (found.mean_capacity, found.mean_capacity_stderr),
     "critical_dimension": (
       simulated.critical_dimension,

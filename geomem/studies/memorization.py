@@ -113,6 +113,7 @@ class Memorization:
       "last_epoch": max(test),
       "manifold_points": points,
       "chance_capacity": float(geometry.simplex_capacity(points, kappa)),
+      "chance_accuracy": 1 / self.experiment.num_classes,
       "unchanged_labels": seed.labels.num_unchanged,
       "num_permuted": int(seed.labels.permuted.sum()),
       "num_unpermuted": int((~seed.labels.permuted).sum()),

@@ -160,8 +160,12 @@ class LayerRewind:
     )
     if best == last:
       return []
-    value = (_test_accuracy(runs.Rows(scores)) - last) / (best - last)
-    return [{"subset": "test", "metric": "recovered", "value": value}]
+    (now,) = runs.Rows(scores).where("accuracy", subset="test")
+    # The error of a share of examples; best and last count as known.
+    error = now["stderr"] and now["stderr"] / abs(best - last)
+    value = (now["value"] - last) / (best - last)
+    recovered = {"metric": "recovered", "value": value, "stderr": error}
+    return [{"subset": "test"} | recovered]
 
   def _geometry(self, seed: Seed) -> Stage:
     """Measures the layers that a rewind changes.
