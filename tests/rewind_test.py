@@ -130,12 +130,16 @@ def test_the_last_epoch_changes_nothing_and_all_layers_change_all(finished):
   assert len(rows) == 3 * 3 * DEPTH * 9
   # The test accuracy of an epoch's own network is recovered, the best is 1.
   recovered = {
-    row["epoch"]: row["value"]
+    row["epoch"]: (row["value"], row["stderr"])
     for row in rows
     if row["metric"] == "recovered" and row["rewound"] == "+".join(LAYERS)
   }
-  assert recovered[1] == 1
-  assert recovered[2] == 0
+  assert recovered[1][0] == 1
+  assert recovered[2][0] == 0
+  # With the error of its accuracy, in units of what was lost.
+  accuracy = {e: scores_of(own, epoch=e)["test", "accuracy"] for e in (0, 1, 2)}
+  lost = accuracy[1][0] - accuracy[2][0]
+  assert recovered[0][1] == pytest.approx(accuracy[0][1] / lost)
   drawn = studies.draw(finished / "rewind")
   assert {path.stem for path in drawn} == {
     "accuracy_by_epoch",

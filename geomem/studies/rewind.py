@@ -152,20 +152,16 @@ class LayerRewind:
     """
     of_run = self.trained.rows.where(seed=seed.number)
     best, last = (
-      _test_accuracy(of_run.where(epoch=epoch))
-      for epoch in (
-        self.trained.best(seed.number),
-        self.trained.last(seed.number),
-      )
+      _test_accuracy(of_run.where(epoch=of(seed.number)))["value"]
+      for of in (self.trained.best, self.trained.last)
     )
     if best == last:
       return []
-    (now,) = runs.Rows(scores).where("accuracy", subset="test")
+    now = _test_accuracy(runs.Rows(scores))
     # The error of a share of examples; best and last count as known.
     error = now["stderr"] and now["stderr"] / abs(best - last)
     value = (now["value"] - last) / (best - last)
-    recovered = {"metric": "recovered", "value": value, "stderr": error}
-    return [{"subset": "test"} | recovered]
+    return [now | {"metric": "recovered", "value": value, "stderr": error}]
 
   def _geometry(self, seed: Seed) -> Stage:
     """Measures the layers that a rewind changes.
@@ -244,8 +240,8 @@ class LayerRewind:
   table = staticmethod(rewind_table)
 
 
-def _test_accuracy(rows: runs.Rows) -> float:
-  return rows.where("accuracy", subset="test")[0]["value"]
+def _test_accuracy(rows: runs.Rows) -> runs.Row:
+  return rows.where("accuracy", subset="test")[0]
 
 
 def _facts_of(trained: TrainedRun, seed: Seed) -> list[runs.Row]:
