@@ -287,6 +287,25 @@ def test_theory_and_simulation_are_drawn_against_each_other():
     assert tuple(rounded(number(m, None, radius)) for m in pair) in points
 
 
+def test_both_panels_have_the_same_limits_and_chance():
+  rows = capacity_rows()
+  for row in capacity_rows():
+    rows.append(row | {"centers": "none", "value": 3 * row["value"]})
+  points = {"metric": "manifold_points", "subset": "clouds", "value": 20}
+  for centers in ("none", "low_rank"):
+    rows.append(rows[0] | points | {"centers": centers})
+  figure = plots.plot_capacity(rows)
+  first, second = figure.axes
+  assert first.get_xlim() == second.get_xlim() == first.get_ylim()
+  for ax in (first, second):
+    (level,) = named(ax, "chance = 2/M")
+    assert set(level.get_ydata()) == {CHANCE}
+  assert "within 10 %" in legend_of(figure)
+  (ax,) = plots.plot_capacity_along(rows).axes
+  (level,) = named(ax, "chance = 2/M")
+  assert set(level.get_ydata()) == {CHANCE}
+
+
 @pytest.mark.parametrize(
   "sets", [{}, {"layers": LAYERS, "radii": (None,)}], ids=["radius", "layer"]
 )
@@ -323,12 +342,36 @@ def test_sizes_show_the_last_hidden_layer():
     assert rounded(sum(changes) / 2) in numbers
   numbers = shown(plots.plot_geometry_by_size(size_rows()))
   for metric, subset in itertools.product(METRICS, SUBSETS):
-    assert mean_of(metric, subset, LAST, "fc2", 5) in numbers
+    drawn = mean_of(metric, subset, LAST, "fc2", 5) in numbers
+    assert drawn == (subset != "test")  # That is in the first figure.
   numbers = shown(plots.plot_size_by_epoch(size_rows()))
   for epoch in range(4):
     epochs = (epoch, epoch)
     assert mean_of("accuracy", "test", epochs, None, 3) in numbers
     assert mean_of("dimension", "test", epochs, "fc2", 3) in numbers
+
+
+def test_sizes_tell_epochs_subsets_and_levels_apart():
+  rows = size_rows()
+  for metric, value in (
+    ("interpolation_threshold", 400),
+    ("dip_parameters", 300),
+  ):
+    fact = {"metric": metric, "value": value}
+    rows.append(dict.fromkeys(runs.COLUMNS) | fact)
+  figure = plots.plot_model_size(rows)
+  first = figure.axes[0]
+  (fitted,) = named(first, "99 % of labels fitted")
+  (dip,) = named(first, "dip of test accuracy")
+  assert (fitted.get_xdata()[0], dip.get_xdata()[0]) == (400, 300)
+  assert fitted.get_color() != dip.get_color()
+  colors = {
+    line.get_color() for line in first.get_lines() if len(line.get_xdata()) > 1
+  }
+  assert style.COLORS["test"] in colors
+  assert not {style.COLORS[s] for s in SUBSETS[:3]} & colors
+  # No legend lies on the data.
+  assert not any(ax.get_legend() for ax in figure.axes)
 
 
 def test_noise_is_drawn_by_its_fraction():
@@ -344,7 +387,11 @@ def test_noise_is_drawn_by_its_fraction():
   places = itertools.product(METRICS, SUBSETS, (BEST, LAST))
   for metric, subset, epochs in places:
     assert mean_of(metric, subset, epochs, "fc2", 0.5) in numbers
-  numbers = shown(plots.plot_departure(rows))
+  figure = plots.plot_departure(rows)
+  for ax in figure.axes:
+    (drawn,) = ax.containers
+    assert drawn.lines[0].get_color() == style.COLORS["permuted"]
+  numbers = shown(figure)
   for fraction in (0.25, 0.5):
     depth = [number("departure", seed, fraction) for seed in (0, 1)]
     assert rounded(sum(depth) / 2) in numbers

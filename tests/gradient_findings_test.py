@@ -132,7 +132,28 @@ def test_the_figures_show_the_rows():
   assert parts >= {4.0, 5.0, 0.4, 0.5, 4.2, 0.6, 4.5, 4.4}
   comparison = shown(plots.plot_gradient_comparison(rows))
   assert comparison >= {0.1, 1.0, 0.05, 0.5, 0.3, 0.2, 0.9}
+  figure = plots.plot_gradient_comparison(rows)
+  colors = {
+    line.get_label(): line.get_color()
+    for ax in figure.axes
+    for line in ax.get_lines()
+  }
+  assert colors["label part"] == colors["label part, as measured"]
+  subsets = {plots.style.COLORS[s] for s in ("unpermuted", "permuted")}
+  assert colors["unpermuted"] in subsets
+  assert colors["label part"] not in subsets
+  axes = plots.plot_gradient_parts(rows).axes
+  half = len(axes) // 2
+  for row_of_axes in (axes[:half], axes[half:]):
+    assert len({ax.get_ylim() for ax in row_of_axes}) == 1
   figure = plots.plot_gradient_law(rows)
+  (guide,) = (
+    line
+    for line in figure.axes[0].get_lines()
+    if "-1/2" in str(line.get_label())
+  )
+  slopes = np.diff(np.log(guide.get_ydata())) / np.diff(np.log(SIZES))
+  assert slopes == pytest.approx(-0.5)
   expected = {float(f"{3 * n**-0.5:.4g}") for n in SIZES}
   assert shown(figure) >= expected | {3.0, -0.5, 0.0}
   # Markers are what was measured, lines the fits.

@@ -8,18 +8,13 @@ from geomem import runs
 from geomem.plots import figures, style
 
 _MOST_CURVES = 6
-# Where they are measured, further ones beside the paper's three.
 _CHANGES = {
   "dimension": {"marker": "v", "ls": "-"},
   "radius": {"marker": "^", "ls": "--"},
 }
-_GEOMETRY = (
-  "radius",
-  "dimension",
-  "capacity",
-  "probe_accuracy",
-  "critical_features",
-)
+_PAPERS = ("radius", "dimension", "capacity")
+# Where they are measured, beside the paper's three.
+_FURTHER = ("probe_accuracy", "critical_features")
 
 
 def _by_size(rows: runs.Rows) -> dict[int, runs.Rows]:
@@ -123,9 +118,7 @@ def plot_model_size(rows) -> Figure:
   _draw_training(axes[0, 1], sizes)
   if "test" in rows.where("dimension").subsets:
     _draw_change(axes[0, 2], sizes)
-    for metric, ax in zip(
-      ("radius", "dimension", "capacity"), axes[1], strict=True
-    ):
+    for metric, ax in zip(_PAPERS, axes[1], strict=True):
       _draw(ax, sizes, metric, "test")
   for ax in axes.ravel():
     _size_axis(ax, rows)
@@ -138,9 +131,14 @@ def plot_model_size(rows) -> Figure:
 
 
 def plot_geometry_by_size(rows) -> Figure:
-  """Draws the last hidden layer by size, a row for each subset."""
+  """Draws the last hidden layer by size, a row for each subset.
+
+  Test has none where `plot_model_size` shows all that was measured of it.
+  """
   subsets = rows.where("capacity").subsets
-  metrics = [name for name in _GEOMETRY if rows.where(name)]
+  metrics = [name for name in _PAPERS + _FURTHER if rows.where(name)]
+  if len(subsets) > 1 and not rows.where(_FURTHER):
+    subsets = [subset for subset in subsets if subset != "test"]
   figure = style.new_figure(3.3 * len(metrics), 2.5 * len(subsets) + 0.4)
   axes = figure.subplots(len(subsets), len(metrics), sharex=True, squeeze=False)
   sizes = _by_size(rows)
