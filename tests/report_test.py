@@ -1,6 +1,7 @@
 """The report of a run directory: whole, safe, and true to the rows."""
 
 import base64
+import html
 import html.parser
 import json
 import pathlib
@@ -10,7 +11,8 @@ import subprocess
 
 import pytest
 
-from geomem import plots, report, runs
+from geomem import plots, report, runs, studies
+from geomem.report import page
 from geomem.report.page import pack_rows
 from tests.binaries import execute
 from tests.fakes import write_run
@@ -68,7 +70,8 @@ def finished(tmp_path):
   rows = rows_of(0) + rows_of(1)
   write_run(path, {"dataset": HOSTILE, "epochs": 2, "layers": None}, rows)
   (path / "figures").mkdir()
-  (path / "figures" / "accuracy.png").write_bytes(b"\x89PNG")
+  for name in ("accuracy", "of_mine"):
+    (path / "figures" / f"{name}.png").write_bytes(b"\x89PNG")
   kind = {"experiment": "rewind"}
   rewinds = rewind_rows(0) + rewind_rows(1)
   write_run(path / "rewind", kind, rewinds, done=False)
@@ -132,7 +135,6 @@ def test_packed_rows_are_the_rows():
 
 
 def test_the_page_needs_nothing_else_and_nothing_leaves_its_element(finished):
-  shutil.rmtree(finished / "figures")
   page = Elements(report.write_report(finished).read_text())
   for tag, attributes in page.found:
     assert tag not in ("img", "b", "link")
@@ -150,10 +152,27 @@ def test_the_page_needs_nothing_else_and_nothing_leaves_its_element(finished):
   assert parts[0]["config"]["dataset"] == HOSTILE
   assert parts[0]["rows"]["count"] == len(runs.read_rows(finished))
   assert any("F3.2" in said for said in parts[0]["sentences"])
-  figures = {f["name"]: f["source"] for f in parts[0]["figures"]}
-  assert set(figures) == set(plots.MEMORIZATION)
-  _, _, encoded = figures["accuracy"].partition("base64,")
+  # The page draws the accuracy itself.
+  (figure,) = parts[0]["figures"]
+  assert figure["name"] == "of_mine"
+  _, _, encoded = figure["source"].partition("base64,")
   assert base64.b64decode(encoded).startswith(b"\x89PNG")
+
+
+def test_figures_that_are_not_there_are_drawn(finished, monkeypatch):
+  shutil.rmtree(finished / "figures")
+  for own, wanted in (({}, set(plots.MEMORIZATION)), (None, set())):
+    with monkeypatch.context() as patched:
+      if own is not None:
+        patched.setattr(page, "_PAGES_OWN", own)
+      written = Elements(report.write_report(finished).read_text())
+    (parts,) = json.loads(written.data)["runs"]
+    assert {figure["name"] for figure in parts[0]["figures"]} == wanted
+
+
+def test_every_figure_that_the_page_draws_is_one_of_its_study():
+  for kind, own in page._PAGES_OWN.items():
+    assert own <= set(studies.STUDIES[kind].figures)
 
 
 def test_what_is_no_run_gets_a_sentence(tmp_path):
@@ -179,9 +198,53 @@ def test_a_browser_draws_the_means_of_the_rows(finished):
   assert names == LAYERS
   for found, expected in zip(numbers, (mean, error), strict=True):
     assert [float(x) for x in found] == pytest.approx(expected, rel=1e-3)
+  # Maps are in multiples of chance.
+  chance = 2 / 10
+  at_last = rows.where("capacity", subset="test", layer="fc1", epoch=2)
+  value = at_last.mean()[0] / chance
+  assert f"<title>fc1, epoch 2: {value:.4g}</title>" in dom
   # Rewinds: what is put back is named by the layer at its border.
   assert "<title>conv1, epoch 2: 0.8</title>" in dom
   assert "<title>fc1, epoch 2: 0.7</title>" in dom
+  # The one bar that stays in sight has the legend and the slider.
+  (bar,) = re.findall(r'<div class="controls sticky">(.*?)</div>', dom)
+  assert bar.count('type="checkbox"') == len(SUBSETS)
+  assert 'type="range"' in bar
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_browser_leaves_an_outlier_beyond_the_axis(tmp_path):
+  rows = rows_of(0)
+  outlier = {"metric": "radius", "layer": "fc1", "subset": "test", "epoch": 2}
+  (row,) = (r for r in rows if outlier.items() <= r.items())
+  row["value"] = 1e6
+  write_run(tmp_path / "run", {"dataset": "digits"}, rows)
+  dom = dump(report.write_report(tmp_path / "run"))
+  assert "test, fc1: 1000000 ± 0.01, beyond the axis" in dom
+  assert dom.count("beyond the axis<") == 1
+  assert ">100000<" not in dom  # A tick.
+
+
+@pytest.mark.parametrize(
+  ("best", "said", "buttons"),
+  [
+    ((1, 1), "Faint: epoch 1, ", ["best epoch"]),
+    ((0, 2), "Faint: epoch 0, 2, ", ["best epoch 0", "best epoch 2"]),
+    ((7, 7), "The best epoch was not measured.", []),
+  ],
+)
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_browser_shows_best_epochs_that_are_there(
+  tmp_path, best, said, buttons
+):
+  rows = [*rows_of(0), *rows_of(1)]
+  for row in rows:
+    if row["metric"] == "best_epoch":
+      row["value"] = best[row["seed"]]
+  write_run(tmp_path / "run", {"dataset": "digits"}, rows, done=False)
+  dom = dump(report.write_report(tmp_path / "run"))
+  assert said in dom
+  assert re.findall(r"<button>(best epoch[ \d]*)</button>", dom) == buttons
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
@@ -226,4 +289,12 @@ def test_several_runs_are_on_one_page(finished, tmp_path):
   assert "runs" not in data["title"]
   if BROWSER:
     dom = dump(found)
-    assert dom.count("<section") == len(names[0]) + 1
+    assert dom.count("<section") == len(names[0]) + 2
+    assert "<h2>Side by side</h2>" in dom
+    # Both runs are on the same axes, permuted examples first.
+    rows = runs.Rows(dict.fromkeys(runs.COLUMNS) | row for row in rows_of(3))
+    capacity = rows.where("capacity", subset="permuted", layer="fc1", epoch=2)
+    value = capacity.values[0]
+    assert f"<title>other, epoch 2: {value:.4g} " in dom
+    drawn = re.findall(r"<title>(.*?)</title>", html.unescape(dom))
+    assert any(name.startswith(f"{finished.name}, epoch 2:") for name in drawn)

@@ -23,7 +23,8 @@ COLORS = {
 MARKERS = {"unpermuted": "o", "permuted": "s", "restored": "^", "test": "D"}
 # For all that is no subset: kinds of rewinds, parts of gradients, families of
 # manifolds. None is a subset's, so that a colour means one thing.
-CYCLE = ("#CC79A7", "#56B4E9", "#222222", "#882255", "#999933", "#6A51A3")
+INK = "#222222"
+CYCLE = ("#CC79A7", "#56B4E9", INK, "#882255", "#999933", "#6A51A3")
 # Epochs are told apart by how a subset's colour is drawn.
 EPOCHS = {
   "best": {"mfc": "w", "alpha": 0.55, "lw": 1},

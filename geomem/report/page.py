@@ -19,7 +19,13 @@ import geomem
 from geomem import disk, measures, runs, studies
 from geomem.plots import style
 
-_SCRIPTS = ("rows", "charts", "tables", "page")
+_SCRIPTS = ("rows", "charts", "maps", "tables", "runs", "page")
+# Figures that the page draws itself, by study: none is there twice.
+_PAGES_OWN = {
+  "memorization": {"accuracy", "geometry_by_layer", "capacity_by_epoch"},
+  "measure": {"by_layer"},
+  "rewind": {"heatmaps"},
+}
 # Digits of what is drawn; `results.jsonl` has all.
 _DIGITS = 7
 
@@ -54,6 +60,8 @@ def write_report(
     "title": ", ".join(root.resolve().name for root in roots),
     "version": geomem.__version__,
     "written": datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes"),
+    # Of several runs; ink is not seen on dark paper.
+    "colors": [color for color in style.CYCLE if color != style.INK],
     "looks": {subset: style.look_of(subset) for subset in style.COLORS},
     "metrics": [
       {
@@ -86,19 +94,24 @@ def _part(root: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
     "config": runs.flat_config(content["config"]),
     "environment": content.get("environment", {}),
     "sentences": studies.findings(path) if done and known else [],
-    "figures": _figures(path, done and known),
+    "figures": _figures(path, kind, done and known),
     "rows": pack_rows(runs.read_rows(path)),
   }
 
 
-def _figures(path: pathlib.Path, done: bool) -> list[dict[str, str]]:
+def _figures(path: pathlib.Path, kind: str, done: bool) -> list[dict[str, str]]:
   """Inlines a directory's figures, drawn for the page if it has none."""
+  left_out = _PAGES_OWN.get(kind, set())
   files = sorted((path / "figures").glob("[!.]*.png"))
   with tempfile.TemporaryDirectory() as elsewhere:
-    if done and not files:
+    if done and not files and set(studies.STUDIES[kind].figures) - left_out:
       drawn = studies.draw(path, elsewhere)
       files = [file for file in drawn if file.suffix == ".png"]
-    return [{"name": file.stem, "source": _inline(file)} for file in files]
+    return [
+      {"name": file.stem, "source": _inline(file)}
+      for file in files
+      if file.stem not in left_out
+    ]
 
 
 def _inline(file: pathlib.Path) -> str:

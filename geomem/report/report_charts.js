@@ -32,34 +32,59 @@ function marker(shape, color, x, y, r = 3) {
   return draw("path", { d, fill: color, transform: `translate(${x},${y})` });
 }
 
-// Round values between the ends, about six of them; 1, 2, 5 where logarithmic.
+// Round values between the ends, about six of them; where logarithmic, powers of
+// ten and as many between as make three.
 function ticks(low, high, log) {
-  const found = [];
-  if (log) {
+  for (const factors of log ? [[1], [1, 2, 5], [1, 1.5, 2, 3, 5, 7]] : []) {
+    const found = [];
     for (let e = Math.floor(Math.log10(low)); e <= Math.log10(high); e++) {
-      for (const m of [1, 2, 5]) found.push(m * 10 ** e);
+      found.push(...factors.map((m) => Number((m * 10 ** e).toPrecision(8))));
     }
-  } else {
-    const rough = (high - low) / 5;
-    const unit = 10 ** Math.floor(Math.log10(rough));
-    const step = unit * [1, 2, 5, 10].find((m) => m * unit >= rough);
-    for (let i = Math.ceil(low / step); i * step <= high; i++) {
-      found.push(Number((i * step).toPrecision(8)));
-    }
+    const within = found.filter((t) => t >= low && t <= high);
+    if (within.length > 2) return within;
   }
-  return found.filter((t) => t >= low * (1 - 1e-9) && t <= high * (1 + 1e-9));
+  const rough = (high - low) / 5;
+  const unit = 10 ** Math.floor(Math.log10(rough));
+  const step = unit * [1, 2, 5, 10].find((m) => m * unit >= rough);
+  const found = [];
+  for (let i = Math.ceil(low / step); i * step <= high; i++) {
+    found.push(Number((i * step).toPrecision(8)));
+  }
+  return found;
+}
+
+// Ends beyond which a value is out of all proportion: one epoch's would leave
+// the others no room. They are pinned to the edge of the chart.
+function fence(values) {
+  const sorted = [...values].sort((a, b) => a - b);
+  const at = (share) => sorted[Math.round(share * (sorted.length - 1))];
+  const span = at(0.9) - at(0.1);
+  return span > 0 ? [at(0.1) - 3 * span, at(0.9) + 3 * span]
+    : [-Infinity, Infinity];
 }
 
 // The ends of an axis with room for errors, over all that it will ever show.
 function domain(points, log, also = []) {
-  const ends = points.flatMap((p) => [p.mean - p.error, p.mean + p.error])
-    .concat(also).filter((v) => Number.isFinite(v) && (!log || v > 0));
+  const warp = log ? Math.log : (v) => v;
+  const usable = (v) => Number.isFinite(v) && (!log || v > 0);
+  const means = points.map((p) => p.mean).filter(usable);
+  const [least, most] = fence(means.map(warp));
+  const within = (v) => warp(v) >= least && warp(v) <= most;
+  const ends = points.filter((p) => usable(p.mean) && within(p.mean))
+    .flatMap((p) => [p.mean, p.mean - p.error, p.mean + p.error])
+    .filter((v) => usable(v) && within(v)).concat(also.filter(usable));
   if (!ends.length) return [log ? 0.1 : 0, 1];
   const [low, high] = ends.reduce(
     ([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
   if (log) return [low / 1.12, high * 1.12];
   const room = (high - low || Math.abs(high) || 1) * 0.05;
   return [low - room, high + room];
+}
+
+// Numbers that are short enough for the room beside an axis.
+function tick(value) {
+  const small = value !== 0 && Math.abs(value) < 1e-3;
+  return small ? Number(value.toPrecision(4)).toExponential() : short(value);
 }
 
 const SIZE = { width: 380, height: 262, left: 48, right: 10, top: 22 };
@@ -104,14 +129,14 @@ function drawYAxis(svg, axis, height, bottom) {
     class: "axis", d: `M${SIZE.left},${SIZE.top}V${bottom}` }));
   for (const t of ticks(...axis.domain, axis.log)) {
     svg.append(draw("text", { x: SIZE.left - 6, y: height(t) + 4,
-      "text-anchor": "end" }, short(t)));
+      "text-anchor": "end" }, tick(t)));
     svg.append(draw("path", {
       class: "axis", d: `M${SIZE.left - 3},${height(t)}h3` }));
   }
   svg.append(draw("text", { x: 4, y: 12 }, axis.label));
 }
 
-function drawLine(svg, line, place, height) {
+function drawLine(svg, line, place, height, edges) {
   const points = line.points.filter((p) => Number.isFinite(height(p.mean)));
   if (!points.length) return;
   const trace = (values) => values.map(([x, y]) => `${x},${y}`).join("L");
@@ -127,17 +152,27 @@ function drawLine(svg, line, place, height) {
   }
   svg.append(draw("path", { d: `M${trace(points.map((p) => at(p, p.mean)))}`,
     fill: "none", stroke: line.color, "stroke-width": line.faint ? 1 : 1.7,
-    opacity: line.faint ? 0.4 : 1 }));
+    opacity: line.faint ? 0.45 : 1 }));
   if (line.faint) return;
   for (const p of points) {
-    const dot = marker(line.marker, line.color, ...at(p, p.mean));
+    const [x, y] = at(p, p.mean);
+    const [top, bottom] = edges;
+    const beyond = y < top ? 1 : y > bottom ? -1 : 0;
+    const dot = beyond
+      ? draw("path", { d: `M-5,${5 * beyond}L0,${-5 * beyond}L5,${5 * beyond}z`,
+        fill: "none", stroke: line.color, "stroke-width": 1.5, class: "beyond",
+        transform: `translate(${x},${beyond > 0 ? top + 6 : bottom - 6})` })
+      : marker(line.marker, line.color, x, y);
     const name = line.names ? line.names[p.x] : `epoch ${p.x}`;
     const error = p.error ? ` ± ${short(p.error)}` : "";
     dot.append(draw("title", {},
-      `${line.name}, ${name}: ${short(p.mean)}${error}`));
+      `${line.name}, ${name}: ${short(p.mean)}${error}`
+      + (beyond ? ", beyond the axis" : "")));
     svg.append(dot);
   }
 }
+
+let inside = 0;
 
 // Lines in bands of one standard error; `marks` are levels of x or of y.
 function lineChart({ lines, x, y, marks = [] }) {
@@ -164,77 +199,13 @@ function lineChart({ lines, x, y, marks = [] }) {
     svg.append(draw("path", { class: "mark", d }), draw("text", { x: tx, y: ty,
       "text-anchor": end ? "end" : "start", opacity: 0.75 }, mark.label));
   }
-  for (const line of lines) drawLine(svg, line, place, height);
+  const id = `inside${inside += 1}`;
+  svg.append(draw("clipPath", { id }, draw("rect", { x: 0, y: SIZE.top - 4,
+    width: SIZE.width, height: bottom - SIZE.top + 8 })));
+  const data = draw("g", { class: "data", "clip-path": `url(#${id})` });
+  for (const line of lines) {
+    drawLine(data, line, place, height, [SIZE.top - 1, bottom + 1]);
+  }
+  svg.append(data);
   return make("figure", {}, svg);
-}
-
-const VIRIDIS = ["#440154", "#472d7b", "#3b528b", "#2c728e", "#21918c",
-  "#28ae80", "#5ec962", "#addc30", "#fde725"];
-
-function heatColor(t) {
-  const place = Math.min(Math.max(t, 0), 1) * (VIRIDIS.length - 1);
-  const i = Math.min(Math.floor(place), VIRIDIS.length - 2);
-  const parts = [1, 3, 5].map((k) => {
-    const [a, b] = [VIRIDIS[i], VIRIDIS[i + 1]].map((c) =>
-      parseInt(c.slice(k, k + 2), 16));
-    return Math.round(a + (b - a) * (place - i));
-  });
-  return `rgb(${parts})`;
-}
-
-// A map of rows by epochs; `mark` is an epoch to draw a dashed line at.
-function heatmap({ title, names, epochs, value, scale, log, mark }) {
-  const longest = Math.max(...names.map((name) => name.length));
-  const [left, top, cell] = [Math.max(64, 10 + 7 * longest), 20, 15];
-  const wide = (SIZE.width - left - 8) / epochs.length;
-  const bottom = top + names.length * cell;
-  const warp = log ? Math.log : (v) => v;
-  const [low, high] = scale.map(warp);
-  const svg = draw("svg", { viewBox: `0 0 ${SIZE.width} ${bottom + 32}`,
-    role: "img", "aria-label": title });
-  svg.append(draw("text", { x: left, y: 13 }, title));
-  names.forEach((name, i) => {
-    svg.append(draw("text", { x: left - 5, y: top + i * cell + 11,
-      "text-anchor": "end" }, name));
-    epochs.forEach((epoch, j) => {
-      const found = value(i, epoch);
-      if (found === undefined) return;
-      const fill = heatColor((warp(found) - low) / (high - low));
-      svg.append(draw("rect", { x: left + j * wide, y: top + i * cell, fill,
-        width: wide + 0.4, height: cell + 0.4 },
-      draw("title", {}, `${name}, epoch ${epoch}: ${short(found)}`)));
-    });
-  });
-  const every = Math.ceil(epochs.length / 12);
-  epochs.forEach((epoch, j) => {
-    if (j % every) return;
-    svg.append(draw("text", { x: left + (j + 0.5) * wide, y: bottom + 14,
-      "text-anchor": "middle" }, String(epoch)));
-  });
-  svg.append(draw("text", { x: (left + SIZE.width) / 2, y: bottom + 28,
-    "text-anchor": "middle" }, "epoch"));
-  if (mark !== undefined) {
-    const x = left + (epochs.indexOf(mark) + 0.5) * wide;
-    svg.append(draw("path", { d: `M${x},${top}V${bottom}`, stroke: "#ffffff",
-      "stroke-dasharray": "4 3" }));
-  }
-  return make("figure", {}, svg);
-}
-
-// The colours of a heatmap, with the ends of its scale.
-function colorBar(label, scale, log) {
-  const svg = draw("svg", { viewBox: `0 0 ${SIZE.width} 34` });
-  const wide = SIZE.width - 72;
-  for (let i = 0; i < 60; i++) {
-    svg.append(draw("rect", { x: 64 + (i * wide) / 60, y: 14, height: 8,
-      width: wide / 60 + 0.4, fill: heatColor(i / 59) }));
-  }
-  const warp = log ? Math.log : (v) => v;
-  const [low, high] = scale.map(warp);
-  for (const t of ticks(...scale, log)) {
-    const x = 64 + ((warp(t) - low) / (high - low)) * wide;
-    svg.append(draw("text", { x, y: 33, "text-anchor": "middle" }, short(t)));
-  }
-  svg.append(draw("text", { x: 64, y: 10 }, label));
-  return svg;
 }

@@ -24,11 +24,15 @@ function legend(subsets, hidden, change) {
       else hidden.add(subset);
       change();
     } });
-    const sample = draw("svg", { viewBox: "0 0 26 12" },
-      draw("path", { d: "M0,6H26", stroke: color, "stroke-width": 1.7 }),
-      marker(shape, color, 13, 6, 3.5));
-    return make("label", {}, box, sample, " ", subset);
+    return make("label", {}, box, sampleOf(color, shape), " ", subset);
   });
+}
+
+// A line as the legend shows it.
+function sampleOf(color, shape) {
+  return draw("svg", { viewBox: "0 0 26 12" }, draw("g", { class: "data" },
+    draw("path", { d: "M0,6H26", stroke: color, "stroke-width": 1.7 }),
+    marker(shape, color, 13, 6, 3.5)));
 }
 
 function lineOf(rows, subset, along, rest = {}) {
@@ -36,9 +40,13 @@ function lineOf(rows, subset, along, rest = {}) {
     ...rest };
 }
 
+// Upright marks at the best epochs of the seeds, named once.
+function bestMarks(rows) {
+  return bestEpochs(rows).map((x, i) => ({ x, label: i ? "" : "best epoch" }));
+}
+
 function accuracyCharts(rows, hidden) {
   const last = Math.max(...levels(rows, "epoch"));
-  const best = fact(rows, "best_epoch");
   const known = ["accuracy", "loss"];
   return known.filter((m) => subsetsOf(rows, m).length).map((metric) => {
     const lines = subsetsOf(rows, metric).map((subset) =>
@@ -46,24 +54,36 @@ function accuracyCharts(rows, hidden) {
     const points = lines.flatMap((line) => line.points);
     const y = { label: LABELS[metric],
       domain: metric === "accuracy" ? [-0.02, 1.02] : domain(points) };
-    const marks = best.length ? [{ x: mean(best), label: "best epoch" }] : [];
+    const marks = [...bestMarks(rows), ...chanceMarks(rows, metric)];
     return lineChart({ lines: lines.filter((l) => !hidden.has(l.name)),
       x: { last }, y, marks });
   });
 }
 
 // Chance: what points without structure have, 2/M without a margin.
-function chanceMarks(rows, metric) {
-  const chance = fact(rows, "chance_capacity");
-  const points = fact(rows, "manifold_points").map((m) => 2 / m);
-  const known = chance.length ? chance : points;
-  return CHANCE.includes(metric) && known.length
-    ? [{ y: known[0], label: "chance" }] : [];
+function chanceOf(rows, metric) {
+  const [points] = fact(rows, "manifold_points");
+  const [chance] = fact(rows, "chance_capacity");
+  return CHANCE.includes(metric) ? chance ?? 2 / points : undefined;
 }
 
-// A metric by layer at an epoch, faintly that of the best; by epoch where one
-// layer was measured.
-function geometryChart(rows, metric, epoch, faint, hidden) {
+function chanceMarks(rows, metric) {
+  const y = metric === "accuracy" ? fact(rows, "chance_accuracy")[0]
+    : chanceOf(rows, metric);
+  return Number.isFinite(y) ? [{ y, label: "chance" }] : [];
+}
+
+function chanceSentence(rows) {
+  const [y] = CHANCE.map((metric) => chanceOf(rows, metric));
+  const [points] = fact(rows, "manifold_points");
+  if (!Number.isFinite(y) || !points) return "";
+  const law = Math.abs(y * points / 2 - 1) < 1e-3 ? " = 2/M" : "";
+  return ` The capacity of chance is ${short(y)}${law}, M = ${points}.`;
+}
+
+// A metric by layer at an epoch, faintly that of each seed's best; by epoch
+// where one layer was measured.
+function geometryChart(rows, metric, epoch, hidden) {
   const layers = layersOf(rows);
   const places = [...layers.keys()];
   const log = LOG.includes(metric);
@@ -73,14 +93,15 @@ function geometryChart(rows, metric, epoch, faint, hidden) {
   const points = [];
   const lines = subsetsOf(rows, metric).flatMap((subset) => {
     const here = select(rows, { metric, subset });
-    const at = (e) => series(select(here, { epoch: e }), "layer_index")
+    const byLayer = (found) => series(found, "layer_index")
       .map((p) => ({ ...p, x: places.indexOf(p.x) }));
+    const at = (e) => byLayer(select(here, { epoch: e }));
     for (const e of levels(here, "epoch")) points.push(...at(e));
     if (hidden.has(subset)) return [];
     if (!many) return [lineOf(here, subset, "epoch")];
     const look = { name: subset, ...DATA.looks[subset],
       names: places.map((i) => names[i]) };
-    return [{ ...look, points: at(faint), faint: true },
+    return [{ ...look, points: byLayer(atBest(here, rows)), faint: true },
       { ...look, points: at(epoch) }];
   });
   const y = { label: LABELS[metric], log,
@@ -94,24 +115,26 @@ function heatmaps(rows, metric) {
   const layers = layersOf(rows);
   const log = LOG.includes(metric);
   const epochs = levels(select(rows, { metric }), "epoch");
-  const best = fact(rows, "best_epoch");
+  const chance = chanceOf(rows, metric);
+  const about = Number.isFinite(chance);
   const grids = subsetsOf(rows, metric).map((subset) => {
     const grid = new Map();
     for (const epoch of epochs) {
       for (const p of series(select(rows, { metric, subset, epoch }),
-        "layer_index")) grid.set(`${p.x} ${epoch}`, p.mean);
+        "layer_index")) {
+        grid.set(`${p.x} ${epoch}`, about ? p.mean / chance : p.mean);
+      }
     }
     return [subset, grid];
   });
-  const all = grids.flatMap(([, grid]) => [...grid.values()])
-    .map((value) => ({ mean: value, error: 0 }));
-  const scale = domain(all, log);
+  const all = grids.flatMap(([, grid]) => [...grid.values()]);
+  const scale = scaleOf(all, { log, about: about ? 1 : undefined });
   const places = [...layers.keys()];
   return [...grids.map(([subset, grid]) => heatmap({ title: subset, epochs,
-    names: [...layers.values()], scale, log,
-    value: (i, epoch) => grid.get(`${places[i]} ${epoch}`),
-    mark: best.length ? nearest(epochs, mean(best)) : undefined })),
-  make("figure", {}, colorBar(LABELS[metric], scale, log))];
+    names: [...layers.values()], scale, marks: bestEpochs(rows),
+    value: (i, epoch) => grid.get(`${places[i]} ${epoch}`) })),
+  make("figure", {}, colorBar(about ? `${LABELS[metric]} / chance`
+    : LABELS[metric], scale))];
 }
 
 // Every layer and subset at an epoch, a column for each metric.
@@ -162,11 +185,11 @@ function slider(epochs, change) {
   return { node: make("span", {}, range, label, " ", play), go };
 }
 
-// The charts of a chosen epoch with its slider; `redraw` when subsets change.
+// The charts of a chosen epoch; `redraw` when subsets change, and `controls`
+// for the bar that the legend is in, too: two bars would cover each other.
 function geometrySection(rows, hidden) {
   const epochs = levels(rows.filter((row) => row.layer !== null), "epoch");
-  const best = fact(rows, "best_epoch");
-  const faint = nearest(epochs, best.length ? mean(best) : epochs[0]);
+  const best = bestEpochs(rows).filter((epoch) => epochs.includes(epoch));
   const metrics = METRICS.filter((metric) => subsetsOf(rows, metric).length);
   const layers = [...layersOf(rows).values()];
   const many = layers.length > 1;
@@ -174,24 +197,27 @@ function geometrySection(rows, hidden) {
   let epoch = epochs.at(-1);
   const redraw = () => {
     charts.replaceChildren(...metrics.map((metric) =>
-      geometryChart(rows, metric, epoch, faint, hidden)));
+      geometryChart(rows, metric, epoch, hidden)));
     tables.replaceChildren(geometryTable(rows, epoch));
   };
   const bar = slider(epochs, (chosen) => { epoch = chosen; redraw(); });
-  const buttons = [["best", faint], ["last", epoch]].map(([name, value]) =>
-    make("button", { click: () => bar.go(value) }, `${name} epoch`));
-  const controls = make("div", { class: "controls" }, bar.node, ...buttons);
+  const stops = best.map((value) =>
+    [best.length > 1 ? `best epoch ${value}` : "best epoch", value]);
+  const buttons = [...stops, ["last epoch", epoch]].map(([name, value]) =>
+    make("button", { click: () => bar.go(value) }, name));
+  const controls = [bar.node, make("span", { class: "boxes" }, ...buttons)];
   bar.go(epoch);
+  const faint = best.length ? `Faint: epoch ${best.join(", ")}, the best of each`
+    + " seed by test accuracy. " : "The best epoch was not measured. ";
   const node = make("div", {},
     make("h3", {}, many ? "Geometry by layer" : `Geometry of ${layers[0]}`),
-    make("p", { class: "soft" }, (many
-      ? `Faint: epoch ${faint}, the best by test accuracy. ` : "")
+    make("p", { class: "soft" }, (many ? faint : "")
       + "Bands: one standard error over seeds, over the probes where there is"
-      + " one seed."),
-    many ? controls : "", charts, make("details", {},
-      make("summary", {}, "As a table"), many ? "" : controls, tables));
+      + " one seed. Open triangles: beyond the axis." + chanceSentence(rows)),
+    charts, make("details", {}, make("summary", {}, "As a table"),
+      many ? "" : make("div", { class: "controls" }, ...controls), tables));
   if (many) node.append(...mapSection(rows, metrics));
-  return { node, redraw };
+  return { node, redraw, controls: many ? controls : [] };
 }
 
 function mapSection(rows, metrics) {
@@ -212,12 +238,14 @@ function memorization(rows) {
   const measured = rows.filter((row) => row.epoch === null
     || (row.layer !== null && METRICS.includes(row.metric)));
   const geometry = measured.some((row) => row.layer !== null)
-    ? geometrySection(measured, hidden) : { node: "", redraw: () => {} };
+    ? geometrySection(measured, hidden)
+    : { node: "", redraw: () => {}, controls: [] };
   const boxes = legend(subsetsOf(rows, "accuracy"), hidden, () => {
     drawAccuracy();
     geometry.redraw();
   });
-  return make("div", {}, make("div", { class: "controls" }, ...boxes), accuracy,
+  return make("div", {}, make("div", { class: "controls sticky" },
+    make("span", { class: "boxes" }, ...boxes), ...geometry.controls), accuracy,
     make("details", {}, make("summary", {}, "As a table"), accuracyTable(rows)),
     geometry.node);
 }
@@ -244,7 +272,10 @@ function sweep(rows, axes) {
 // Accuracy after rewinds by layer and epoch, a map for each kind and subset.
 function rewinds(rows) {
   const whole = rows.filter((row) => row.layer === null && row.subset !== null);
-  const best = fact(rows, "best_epoch");
+  // Accuracies are shown against those of the last epoch's own network.
+  const last = fact(rows, "last_epoch");
+  const own = (subset) => series(select(whole, { metric: "accuracy", subset,
+    kind: null, epoch: last[0] }), "epoch")[0]?.mean ?? 0;
   const maps = make("div", { class: "grid maps" });
   const show = (metric) => {
     const scored = select(whole, { metric });
@@ -255,20 +286,22 @@ function rewinds(rows) {
         const sets = levels(here, "rewound");
         if (kind === "suffix") sets.reverse();
         const border = (set) => set.split("+").at(kind === "suffix" ? 0 : -1);
+        const before = metric === "accuracy" ? own(subset) : 0;
         const cells = new Map(sets.flatMap((rewound) =>
           series(select(here, { rewound }), "epoch").map((p) =>
-            [`${rewound} ${p.x}`, p.mean])));
+            [`${rewound} ${p.x}`, p.mean - before])));
         return { title: `${subset}, ${KINDS[kind] ?? kind}`, sets, cells,
           names: kind === "custom" ? sets : sets.map(border),
           epochs: levels(here, "epoch") };
       }));
-    const all = grids.flatMap(({ cells }) => [...cells.values()])
-      .map((value) => ({ mean: value, error: 0 }));
-    const scale = metric === "accuracy" ? [0, 1] : domain(all);
+    const all = grids.flatMap(({ cells }) => [...cells.values()]);
+    const scale = scaleOf(all, metric === "loss" ? {} : { about: 0 });
+    const label = metric === "accuracy"
+      ? "accuracy, less that of the last epoch" : LABELS[metric] ?? metric;
     maps.replaceChildren(...grids.map(({ sets, cells, ...rest }) => heatmap({
       ...rest, scale, value: (i, epoch) => cells.get(`${sets[i]} ${epoch}`),
-      mark: best.length ? nearest(rest.epochs, mean(best)) : undefined })),
-    make("figure", {}, colorBar(LABELS[metric] ?? metric, scale)));
+      marks: bestEpochs(rows) })),
+    make("figure", {}, colorBar(label, scale)));
   };
   const known = ["accuracy", "recovered", "loss"].filter((metric) =>
     select(whole, { metric }).some((row) => row.kind));
@@ -322,14 +355,17 @@ function show(part, index) {
   return section;
 }
 
-// Several runs are side by side, each with the directories below it.
+// Several runs are compared first, then side by side, each with the directories
+// below it.
 const page = document.getElementById("page");
 const parts = DATA.runs.flat();
 page.append(make("h1", {}, DATA.title),
   make("p", { class: "soft" }, `Written ${DATA.written} by geomem`
     + ` ${DATA.version} from the rows.`),
   make("nav", {}, ...parts.slice(1).map((part) =>
-    make("a", { href: `#part${parts.indexOf(part)}` }, part.name))),
+    make("a", { href: `#part${parts.indexOf(part)}` }, part.name))));
+const sections = DATA.runs.map((run) => make("div", {},
+  ...run.map((part) => show(part, parts.indexOf(part)))));
+page.append(comparison(DATA.runs.map(([part]) => part)),
   make("div", { class: DATA.runs.length > 1 ? "beside" : "" },
-    ...DATA.runs.map((run) => make("div", {},
-      ...run.map((part) => show(part, parts.indexOf(part)))))));
+    ...sections));

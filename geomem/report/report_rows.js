@@ -30,6 +30,19 @@ function fact(rows, metric) {
     .filter((row) => row.seed !== null).map((row) => row.value);
 }
 
+// The best epochs of the seeds, each once, ascending.
+function bestEpochs(rows) {
+  return [...new Set(fact(rows, "best_epoch"))].sort((a, b) => a - b);
+}
+
+// The rows of each seed's own best epoch; none where that was not measured.
+function atBest(rows, facts) {
+  const best = new Map(select(facts, { metric: "best_epoch" })
+    .map((row) => [row.seed, row.value]));
+  return rows.filter((row) => row.epoch !== null
+    && row.epoch === best.get(row.seed));
+}
+
 function levels(rows, column) {
   const found = [...new Set(rows.map((row) => row[column] ?? null))]
     .filter((value) => value !== null);
@@ -69,9 +82,11 @@ function series(rows, along) {
   return points.sort((a, b) => a.x - b.x);
 }
 
-function nearest(values, wanted) {
-  return values.reduce((best, value) =>
-    Math.abs(value - wanted) < Math.abs(best - wanted) ? value : best);
+// The deepest layer but the logits, or these where they are alone.
+function lastHidden(rows) {
+  const places = [...layersOf(rows)].filter(([, name]) => name !== "logits");
+  const [place] = places.at(-1) ?? [...layersOf(rows)].at(-1) ?? [];
+  return select(rows, { layer_index: place ?? null });
 }
 
 function short(value) {
