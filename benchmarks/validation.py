@@ -197,8 +197,7 @@ def write_page(rows: runs.Rows, directory: pathlib.Path, versions: str) -> None:
     num_draws=calibration.NUM_DRAWS,
   )
   figure = calibration.plot_calibration(rows)
-  style.save_figure(figure, directory / "calibration")
-  (directory / "calibration.pdf").unlink()
+  style.save_figure(figure, directory / "calibration", suffixes=(".png",))
   disk.write_whole(directory / "validation.md", page.encode())
 
 

@@ -150,8 +150,11 @@ def _report(study, run) -> None:
   table = study.table(rows)
   if table:
     print(table)
-  for finding in study.findings(run.config, rows):
+  findings = study.findings(run.config, rows)
+  for finding in findings:
     print(finding)
+  if any(getattr(finding, "claim", "") for finding in findings):
+    print("How claims such as F3.1 are judged: docs/reproduction.md.")
   _print_figures(written)
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
 
+from benchmarks import demo
 from geomem import plots, runs
 from geomem.plots import style
 from tests.fakes import shown
@@ -272,6 +273,11 @@ def capacity_rows(layers=(None,), radii=(0.1, 0.3, 1.0)) -> runs.Rows:
         value = number(metric, layer, radius)
         rows.append(empty | at | {"metric": metric, "value": value})
   return rows
+
+
+def test_the_readmes_figure_has_a_command(tmp_path):
+  demo.write_figure(rows_of(), tmp_path)
+  assert [path.name for path in tmp_path.iterdir()] == ["capacity_by_epoch.png"]
 
 
 def test_theory_and_simulation_are_drawn_against_each_other():

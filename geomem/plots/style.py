@@ -198,13 +198,17 @@ def look_of(subset: str) -> dict[str, str]:
   return {"color": COLORS[subset], "marker": MARKERS[subset]}
 
 
-def save_figure(figure: Figure, path: pathlib.Path) -> list[pathlib.Path]:
+def save_figure(
+  figure: Figure,
+  path: pathlib.Path,
+  suffixes: tuple[str, ...] = (".png", ".pdf"),
+) -> list[pathlib.Path]:
   """Writes PNG and PDF beside each other, each whole or not at all."""
   with disk.explained(path.parent):
     path.parent.mkdir(parents=True, exist_ok=True)
   disk.remove_partial(path.parent)
   written = []
-  for suffix in (".png", ".pdf"):
+  for suffix in suffixes:
     # In memory first: on a disk that is full, Matplotlib's own errors are many.
     buffer = io.BytesIO()
     figure.savefig(buffer, format=suffix[1:], dpi=160)

@@ -343,6 +343,10 @@ function show(part, index) {
   if (part.sentences.length) {
     section.append(make("ul", {}, ...part.sentences.map((sentence) =>
       make("li", {}, sentence))));
+    if (part.sentences.some((sentence) => /^[FG]\d/.test(sentence))) {
+      section.append(make("p", { class: "soft" }, "The claims by their names,"
+        + " and how they are judged: docs/reproduction.md."));
+    }
   }
   section.append(settings(part), charts(part));
   if (part.figures.length) {

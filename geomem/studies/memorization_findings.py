@@ -76,6 +76,7 @@ def _permuted_at_chance(layers: _Layers) -> Finding:
     f"best epoch: permuted capacity is within {spread:.0%} of chance"
     f" ({layers.chance:.3f}) in every hidden layer, restored within"
     f" {apart:.0%} of test",
+    "generalization comes first",
   )
 
 
@@ -88,6 +89,7 @@ def _permuted_rises_late(layers: _Layers) -> Finding:
     f"last epoch: permuted capacity rises to {rise[-1]:.2f} times its best-"
     f"epoch value in the last hidden layer, at most {early:.2f} times in the"
     f" first {layers.early}",
+    "the last layers memorize",
   )
 
 
@@ -100,6 +102,7 @@ def _restored_falls(layers: _Layers) -> Finding:
     f"last epoch: restored capacity of the last hidden layer falls from"
     f" {before:.3f} to {after:.3f}, {apart:+.0%} from chance, test from"
     f" {layers.best['test'][-1]:.3f} to {layers.last['test'][-1]:.3f}",
+    "the true labels of permuted examples are lost",
   )
 
 
@@ -112,6 +115,7 @@ def _permuted_shrinks(radii, dimensions) -> Finding:
     f"permuted radius and dimension of the last hidden layer go from"
     f" {radius[0]:.2f} and {dimension[0]:.1f} to {radius[1]:.2f} and"
     f" {dimension[1]:.1f}",
+    "memorized manifolds shrink",
   )
 
 
@@ -126,4 +130,5 @@ def _early_layers_stay(layers: _Layers) -> Finding:
     change < TOLERANCE,
     f"the first {count} hidden layers change by at most {change:.0%} in"
     " capacity between best and last epoch, over all subsets",
+    "early layers stay general",
   )

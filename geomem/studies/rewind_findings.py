@@ -126,8 +126,10 @@ def _side(scores: RewindScores, kind: str) -> Finding:
     f" that was lost; {takes}"
   )
   if kind == "suffix":
-    return Finding("F4.1 (the last layers restore)", enough <= few, sentence)
-  return Finding("F4.2 (the first layers do not)", enough > few, sentence)
+    claim = "the last layers restore generalization"
+    return Finding("F4.1", enough <= few, sentence, claim)
+  claim = "the first layers do not"
+  return Finding("F4.2", enough > few, sentence, claim)
 
 
 def best_rewinds(rows: runs.Rows) -> list[str]:
@@ -200,8 +202,8 @@ def _selective(scores: RewindScores) -> Finding:
       f"In the last third ({', '.join(late)}) it is {says(rival)}: the last"
       " layers do not hold the memory singly, as Maini et al. find"
     )
-  name = "Maini et al. (the memory is not in the last layers)"
-  return Finding(name, first not in late, sentence)
+  claim = "by Maini et al.: the memory is not in the last layers"
+  return Finding("F4.3", first not in late, sentence, claim)
 
 
 def find_rewinds(rows: runs.Rows) -> list[Finding]:

@@ -11,15 +11,18 @@ class Finding(NamedTuple):
     name: of the claim, such as F3.1.
     holds: whether it holds.
     sentence: what the rows show, with figures.
+    claim: what is claimed, in a few words; docs/reproduction.md has all.
   """
 
   name: str
   holds: bool
   sentence: str
+  claim: str = ""
 
   def __str__(self) -> str:
     verdict = "holds" if self.holds else "does not hold"
-    return f"{self.name} {verdict}: {self.sentence}."
+    claim = f" ({self.claim})" if self.claim else ""
+    return f"{self.name}{claim} {verdict}: {self.sentence}."
 
 
 def with_error(value: float, error: float, spec: str = ".3f") -> str:

@@ -62,6 +62,7 @@ def _permuted_slope(rows) -> Finding:
     " where the mean of J stays; of labels shuffled among the permuted examples"
     f" {with_error(*shuffled)}, as all of them together have the exact class"
     " counts",
+    "random labels average out",
   )
 
 
@@ -81,6 +82,7 @@ def _unpermuted_slope(rows) -> Finding:
     f" n = {sizes[0]} to {sizes[-1]} (0 ± {SLOPE_TOLERANCE} was expected); as"
     f" measured, {with_error(*centered)} centred, where small sets add their"
     f" noise, and {with_error(*raw)} raw, where the mean of J stays, too",
+    "true labels add up",
   )
 
 
@@ -108,6 +110,7 @@ def _closed_form(rows) -> Finding:
     "in a deep linear network the label part is Cov(features, labels) to"
     f" {worst['label']:.1e} in the worst layer, and the total gradient at"
     f" small weights to {worst['total']:.1e}",
+    "the deep linear network is as computed",
   )
 
 
@@ -135,6 +138,7 @@ def _ratio(rows) -> Finding:
     f" {number:.0f} examples alone gives {_floor(rows):.3f} at initialization;"
     f" without it the ratio is {clean[0]}, {clean[1]} and {clean[2]}"
     " (negative: nothing beyond the noise)",
+    "permuted labels pull late",
   )
 
 
@@ -175,6 +179,7 @@ def _cancellation(rows) -> Finding:
     f" initialization, and to {late[0]:.1%} and {late[1]:.1%} at the end, while"
     f" the permuted ones grow {grown[0]:.3g}-fold (label) and"
     f" {grown[1]:.3g}-fold (independent)",
+    "the parts cancel in the end",
   )
 
 
