@@ -116,15 +116,20 @@ def test_half_of_a_rise_is_between_epochs():
 def test_the_figure_draws_the_rows():
   rows = table(**ANSWERS)
   axes = plot_task(rows).axes
-  capacity, glue = (line.get_ydata() for line in axes[0].get_lines())
+  capacity, glue, *_ = (line.get_ydata() for line in axes[0].get_lines())
   np.testing.assert_allclose(capacity, ANSWERS["mean_field"])
   np.testing.assert_allclose(glue, ANSWERS["glue"])
-  separable, fitted = (line.get_ydata() for line in axes[2].get_lines())
+  separable, fitted, *_ = (line.get_ydata() for line in axes[2].get_lines())
   np.testing.assert_allclose(separable, 1 - np.array(ANSWERS["interior"]))
   np.testing.assert_allclose(fitted, ANSWERS["fitted"])
-  network, probe = (line.get_ydata() for line in axes[3].get_lines())
+  network, probe, *_ = (line.get_ydata() for line in axes[3].get_lines())
   np.testing.assert_allclose(network, ANSWERS["test"])
   np.testing.assert_allclose(probe, ANSWERS["probe"])
+  # One layer has no panel of its own.
+  alone = rows.where(layer=(None, "fc2"))
+  titles = [ax.get_title() for ax in plot_task(alone).axes]
+  assert len(titles) == 3
+  assert "permuted, last epoch" not in titles
 
 
 def test_what_is_compared_must_be_measured():

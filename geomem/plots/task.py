@@ -5,9 +5,13 @@ from matplotlib.figure import Figure
 
 from geomem import runs
 from geomem.plots import style
+from geomem.plots.figures import epoch_axis
 
 THEORIES = {"capacity": "mean field", "glue_capacity": "GLUE"}
-_LOOKS = {"capacity": ("#56B4E9", "o"), "glue_capacity": ("#CC79A7", "s")}
+_LOOKS = {
+  "capacity": (style.CYCLE[1], "o"),
+  "glue_capacity": (style.CYCLE[0], "s"),
+}
 # A layer tells of memory where capacity has grown by that factor.
 GROWN = 1.2
 
@@ -19,54 +23,66 @@ def mean_by_epoch(rows: runs.Rows) -> tuple[np.ndarray, np.ndarray]:
 
 
 def plot_task(rows: runs.Rows) -> Figure:
-  """Draws capacities of permuted examples, separability, and both readouts."""
+  """Draws capacities of permuted examples, separability, and both readouts.
+
+  The panel of the layers is left out where there is one.
+  """
   deepest = rows.last_hidden()
   permuted = deepest.where(subset="permuted")
   accuracy = rows.where("accuracy", layer=None)
-  figure = style.new_figure(12.5, 3.2)
-  axes = figure.subplots(1, 4)
+  names = rows.where("capacity").layers
+  count = 4 if len(names) > 1 else 3
+  figure = style.new_figure(3.15 * count, 3.2)
+  axes = figure.subplots(1, count)
+  by_layer = axes[1] if len(names) > 1 else None
   for metric, (color, marker) in _LOOKS.items():
     epochs, values = mean_by_epoch(permuted.where(metric))
     look = {"color": color, "marker": marker, "label": THEORIES[metric]}
     axes[0].plot(epochs, values / values[:1], **look)
-    layers = rows.at("last").where(metric, subset="permuted")
-    of_layer = grown(layers, at_first(rows.where(metric, subset="permuted")))
-    axes[1].plot(list(of_layer), list(of_layer.values()), **look)
+    if by_layer:
+      layers = rows.at("last").where(metric, subset="permuted")
+      of_layer = grown(layers, at_first(rows.where(metric, subset="permuted")))
+      by_layer.plot(list(of_layer), list(of_layer.values()), **look)
   axes[0].set_title("permuted, last hidden layer", fontsize=9)
   axes[0].set_ylabel("capacity / at the first epoch")
-  axes[0].legend()
-  axes[1].set_title("permuted, last epoch", fontsize=9)
-  axes[1].set_ylabel("capacity / at the first epoch")
-  names = rows.where("capacity").layers
-  axes[1].set_xticks(list(names), list(names.values()), rotation=90, fontsize=6)
-  axes[1].axhline(GROWN, color="0.6", lw=0.8, ls=":")
+  if by_layer:
+    by_layer.set_title("permuted, last epoch", fontsize=9)
+    by_layer.set_ylabel("capacity / at the first epoch")
+    by_layer.set_xticks(
+      list(names), list(names.values()), rotation=90, fontsize=6
+    )
+    style.draw_level(by_layer, GROWN)
+  fitted, readouts = axes[-2:]
   epochs, inside = mean_by_epoch(permuted.where("glue_interior"))
-  axes[2].plot(epochs, 1 - inside, color="#CC79A7", marker="s")
-  axes[2].plot(
+  color, marker = _LOOKS["glue_capacity"]
+  fitted.plot(epochs, 1 - inside, color=color, marker=marker)
+  fitted.plot(
     *mean_by_epoch(accuracy.where(subset="permuted")),
     **style.look_of("permuted"),
   )
-  lines = axes[2].get_lines()
+  lines = fitted.get_lines()
   lines[0].set_label("separable labellings")
   lines[1].set_label("permuted accuracy")
-  axes[2].set_title("separable and fitted", fontsize=9)
-  axes[3].plot(
+  fitted.set_title("separable and fitted", fontsize=9)
+  readouts.plot(
     *mean_by_epoch(accuracy.where(subset="test")),
     **style.look_of("test"),
     label="the network's readout",
   )
-  axes[3].plot(
+  readouts.plot(
     *mean_by_epoch(deepest.where("probe_accuracy", subset="test")),
     color="0.4",
     marker="v",
     label="a new readout",
   )
-  axes[3].set_title("test accuracy", fontsize=9)
-  for ax in (axes[0], axes[2], axes[3]):
-    ax.set_xlabel("epoch")
-  for ax in axes[2:]:
+  readouts.set_title("test accuracy", fontsize=9)
+  for ax in (axes[0], fitted, readouts):
+    style.mark_best(ax, rows)
+    epoch_axis(ax, max(accuracy.distinct("epoch")))
+  for ax in (fitted, readouts):
+    style.draw_chance_accuracy(ax, rows)
     ax.set_ylim(-0.02, 1.02)
-    ax.legend(fontsize=7)
+  style.explain(figure, axes, ncols=4)
   return figure
 
 
