@@ -202,6 +202,25 @@ def test_measures_are_all_drawn():
     assert mean_of(metric, "test", LAST, layer) in shown(figure)
 
 
+@pytest.mark.parametrize("count", [1, 3, 5, 8])
+def test_many_measures_go_on_in_further_rows(count):
+  rows = rows_of()
+  names = [f"metric{i}" for i in range(count)]
+  for name in names:
+    rows += [row | {"metric": name} for row in rows_of().where("radius")]
+  figure = plots.plot_by_layer(rows, names)
+  drawn = [ax.get_ylabel() for ax in figure.axes]
+  assert sorted(drawn) == sorted(2 * names)
+  assert figure.get_figwidth() < 14
+  for name in names:
+    best, last = (ax for ax in figure.axes if ax.get_ylabel() == name)
+    assert best.get_ylim() == last.get_ylim()
+    for ax in (best, last):
+      low, high = ax.get_ylim()
+      heights = np.concatenate([line.get_ydata() for line in ax.get_lines()])
+      assert low <= heights.min() <= heights.max() <= high
+
+
 SETS = {
   "single": ("fc1", "fc2"),
   "suffix": ("fc2", "fc1+fc2"),

@@ -9,6 +9,7 @@ from geomem import runs
 from geomem.plots import style
 
 METRICS = ("capacity", "radius", "dimension")
+_MOST_COLUMNS = 4
 _FAINT = {"alpha": 0.35, "lw": 1}
 
 
@@ -51,15 +52,30 @@ def plot_geometry_by_layer(rows: runs.Rows) -> Figure:
 
 
 def plot_by_layer(rows: runs.Rows, metrics) -> Figure:
-  """Draws metrics by layer, a column each, at the best and the last epoch."""
-  figure = style.new_figure(10 * len(metrics) / 3, 5.6)
-  axes = figure.subplots(
-    2, len(metrics), sharex=True, sharey="col", squeeze=False
-  )
+  """Draws metrics by layer, a column each, at the best and the last epoch.
+
+  Many metrics go on in further pairs of rows.
+  """
+  columns = min(len(metrics), _MOST_COLUMNS)
+  pairs = -(-len(metrics) // columns)
+  figure = style.new_figure(10 * columns / 3, 5.2 * pairs + 0.4)
+  axes = figure.subplots(2 * pairs, columns, squeeze=False)
+  for ax in axes[-2:, len(metrics) - columns * (pairs - 1) :].ravel():
+    ax.remove()
+  for pair in range(pairs):
+    here = metrics[columns * pair : columns * (pair + 1)]
+    _draw_pair(axes[2 * pair : 2 * pair + 2, : len(here)], rows, here)
+  faint = Line2D([], [], color="0.3", **_FAINT, label="best epoch again")
+  style.explain(figure, axes[0], further=[faint], ncols=6)
+  return figure
+
+
+def _draw_pair(axes, rows: runs.Rows, metrics) -> None:
+  """Draws the best epoch above the last, each metric on the same scale."""
   places, layers = zip(*rows.layers.items(), strict=True)
   at = {which: rows.at(which) for which in ("best", "last")}
   for which, row_of_axes in zip(at, axes, strict=True):
-    for metric, ax in zip(metrics, row_of_axes, strict=True):
+    for metric, ax, above in zip(metrics, row_of_axes, axes[0], strict=True):
       found = at[which].where(metric)
       for subset in found.subsets:
         if which == "last":
@@ -74,11 +90,12 @@ def plot_by_layer(rows: runs.Rows, metrics) -> Figure:
       step = max(1, len(layers) // 24)
       ax.set_xticks(places[::step], layers[::step])
       ax.tick_params(axis="x", rotation=90, labelsize=7)
-    title = _name_epochs(rows, which)
-    row_of_axes[len(metrics) // 2].set_title(title)
-  faint = Line2D([], [], color="0.3", **_FAINT, label="best epoch again")
-  style.explain(figure, axes[0], further=[faint], ncols=6)
-  return figure
+      if which == "best":
+        ax.tick_params(labelbottom=False)
+      else:
+        ax.sharey(above)
+        ax.autoscale(axis="y")
+    row_of_axes[len(metrics) // 2].set_title(_name_epochs(rows, which))
 
 
 def _name_epochs(rows: runs.Rows, which: str) -> str:
