@@ -24,8 +24,7 @@ _BLOCK = 2**24
 
 
 def as_points(
-  points: Points,
-  mask: Mask = None,
+  points: Points, mask: Mask = None
 ) -> tuple[Array | np.ndarray, Array | np.ndarray]:
   """Returns points `[P, M, N]` as they are, and which of them are there.
 
