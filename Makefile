@@ -31,7 +31,7 @@ format: $(READY)
 docs: export NO_MKDOCS_2_WARNING = 1
 docs: $(VENV)/.docs
 	$(PY) -m mkdocs build --strict
-	@echo "Open build/site/index.html."
+	@echo "To read and search it: $(PY) -m http.server --directory build/site"
 
 # Built once: a change of setup.py builds it again.
 $(READY): setup.py
