@@ -12,6 +12,7 @@ The letters of the equations:
 """
 
 from geomem.geometry.anchors import Anchors, anchors
+from geomem.geometry.by_label import manifolds
 from geomem.geometry.centers import (
   center_correlation,
   check_centers,
@@ -121,6 +122,7 @@ __all__ = [
   "label_alignment",
   "linear_cka",
   "manifold_geometry",
+  "manifolds",
   "participation_ratio",
   "point_capacity",
   "point_products",

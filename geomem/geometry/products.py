@@ -2,15 +2,16 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from geomem.geometry.linalg import matmul
 from geomem.geometry.points import (
+  Mask,
+  Points,
   as_points,
   check_finite,
   is_wide,
@@ -113,9 +114,9 @@ def _centered(points, mask):
 
 
 def point_products(
-  points: Shaped[Array | np.ndarray, "..."] | Sequence,
+  points: Points,
   *,
-  mask: Bool[Array | np.ndarray, "P M"] | None = None,
+  mask: Mask = None,
   block_size: int | None = None,
 ) -> PointProducts:
   """Computes the products of all points of P manifolds with each other.
