@@ -1,13 +1,14 @@
 # make demo   train on digits with half of the labels permuted, and measure
 # make test   everything that must hold
 # make lint   style
+# make docs   the documentation, in build/site
 PYTHON ?= python3
 VENV ?= .venv
 PY = $(VENV)/bin/python
 READY = $(VENV)/.ready
 OUT ?= runs/demo
 
-.PHONY: demo test quick lint format clean
+.PHONY: demo test quick lint format docs clean
 
 demo: $(READY)
 	$(PY) -m experiments.memorization --out=$(OUT)
@@ -26,6 +27,12 @@ lint: $(READY)
 format: $(READY)
 	$(PY) -m ruff check --fix . ; $(PY) -m ruff format .
 
+# The theme would warn of MkDocs 2, which setup.py excludes.
+docs: export NO_MKDOCS_2_WARNING = 1
+docs: $(VENV)/.docs
+	$(PY) -m mkdocs build --strict
+	@echo "To read and search it: $(PY) -m http.server --directory build/site"
+
 # Built once: a change of setup.py builds it again.
 $(READY): setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
@@ -34,6 +41,10 @@ $(READY): setup.py
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install -qq --editable ".[test]"
+	@touch $@
+
+$(VENV)/.docs: $(READY)
+	$(PY) -m pip install -qq --editable ".[docs]"
 	@touch $@
 
 clean:

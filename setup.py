@@ -59,6 +59,13 @@ setuptools.setup(
     ],
     "colab": ["ipywidgets>=8"],
     "tensorboard": ["tensorboardX>=2.6"],
+    # MkDocs 2 has neither plugins nor this theme.
+    "docs": [
+      "mkdocs>=1.6,<2",
+      "mkdocs-material>=9.6",
+      "mkdocstrings[python]>=1.0",
+      "ruff>=0.8",
+    ],
     "bench": ["daqp>=0.7", "quadprog>=0.1.12"],
   },
   classifiers=[

@@ -1,16 +1,18 @@
 """Geometry of class manifolds by replica mean-field theory.
 
-Letters of the equations:
-  P  manifolds, index μ        S  points of a manifold, with a 1 appended
-  M  points of a manifold      t  probe, a standard normal vector
-  N  features                  v  the vector nearest to t with S v ≥ κ
-  T  probes                    λ  multipliers of the points
-  D  dimension of the frame    s̃  anchor point, Sᵀλ / Σλ
-  K  shared directions         G  Gram matrix S Sᵀ
-  κ  margin                    C  Gram matrix of the centres
+The letters of the equations:
+
+    P  manifolds, index μ        S  points of a manifold, with a 1 appended
+    M  points of a manifold      t  probe, a standard normal vector
+    N  features                  v  the vector nearest to t with S v ≥ κ
+    T  probes                    λ  multipliers of the points
+    D  dimension of the frame    s̃  anchor point, Sᵀλ / Σλ
+    K  shared directions         G  Gram matrix S Sᵀ
+    κ  margin                    C  Gram matrix of the centres
 """
 
 from geomem.geometry.anchors import Anchors, anchors
+from geomem.geometry.by_label import manifolds
 from geomem.geometry.centers import (
   center_correlation,
   check_centers,
@@ -120,6 +122,7 @@ __all__ = [
   "label_alignment",
   "linear_cka",
   "manifold_geometry",
+  "manifolds",
   "participation_ratio",
   "point_capacity",
   "point_products",

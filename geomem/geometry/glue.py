@@ -23,16 +23,15 @@ Letters 2023.
 """
 
 import functools
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Key, Shaped
+from jaxtyping import Array, Bool, Float, Key
 
 from geomem.geometry.glue_numbers import numbers_of
 from geomem.geometry.labellings import Labels, draw_labels
+from geomem.geometry.points import Mask, Points
 from geomem.geometry.products import (
   PointProducts,
   draw_fields,
@@ -157,9 +156,9 @@ def _glue_of_pairs(probe_key, label_key, products, pairs, num_probes) -> Glue:
 
 def glue(
   key: Key[Array, ""],
-  points: PointProducts | Shaped[Array | np.ndarray, "..."] | Sequence,
+  points: PointProducts | Points,
   *,
-  mask: Bool[Array | np.ndarray, "P M"] | None = None,
+  mask: Mask = None,
   labels: Labels = "balanced",
   tilt: float | None = None,
   num_probes: int = 200,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key, Shaped
+from jaxtyping import Array, Float, Key
 
 from geomem.geometry.anchors import _anchors
 from geomem.geometry.centers import center_correlation, shared_directions
@@ -19,6 +19,7 @@ from geomem.geometry.frames import (
 )
 from geomem.geometry.linalg import matmul
 from geomem.geometry.manifold import ManifoldGeometry
+from geomem.geometry.points import Mask, Points
 from geomem.geometry.statistics import GramStatistics, gram_statistics
 
 _MOST_PROBES = 2**16
@@ -125,9 +126,9 @@ def _geometry(
 
 def manifold_geometry(
   key: Key[Array, ""],
-  points: GramStatistics | Shaped[Array | np.ndarray, "..."] | Sequence,
+  points: GramStatistics | Points,
   *,
-  mask: Bool[Array | np.ndarray, "P M"] | None = None,
+  mask: Mask = None,
   kappa: float | Sequence[float] | Float[Array, "..."] = 0.0,
   num_probes: int = 300,
   relative_error: float | None = None,

@@ -13,13 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from geomem.geometry.foreign import DLPackArray, as_array
+
+# What functions of this package take as points and masks.
+Points = Shaped[Array | np.ndarray, "..."] | Sequence | DLPackArray
+Mask = Bool[Array | np.ndarray, "P M"] | Sequence | DLPackArray | None
+
 # Features that are converted at a time, in points times features.
 _BLOCK = 2**24
 
 
 def as_points(
-  points: Shaped[Array | np.ndarray, "..."] | Sequence,
-  mask: Bool[Array | np.ndarray, "P M"] | None = None,
+  points: Points, mask: Mask = None
 ) -> tuple[Array | np.ndarray, Array | np.ndarray]:
   """Returns points `[P, M, N]` as they are, and which of them are there.
 
@@ -35,9 +40,7 @@ def as_points(
   if isinstance(points, list | tuple):
     points, own = _stacked(points)
   else:
-    points, own = _unmasked(points)
-  if not hasattr(points, "dtype"):
-    points = np.asarray(points)
+    points, own = _unmasked(as_array(points))
   real = (np.bool_, jnp.integer, jnp.floating)
   if not any(jnp.issubdtype(points.dtype, kind) for kind in real):
     raise ValueError(
@@ -61,8 +64,7 @@ def as_points(
 
 
 def _checked_mask(mask, shape):
-  if not hasattr(mask, "dtype"):
-    mask = np.asarray(mask)
+  mask = as_array(mask)
   if mask.shape != shape[:2]:
     raise ValueError(
       f"The mask has shape {mask.shape}; {shape[:2]} was expected, as the"
@@ -97,7 +99,7 @@ def _stacked(manifolds: Sequence):
     manifolds = [(jnp.asarray(x), None) for x in manifolds]
     stack, pad = jnp.stack, jnp.pad
   else:
-    manifolds = [_unmasked(np.asanyarray(x)) for x in manifolds]
+    manifolds = [_unmasked(np.asanyarray(as_array(x))) for x in manifolds]
     stack, pad = np.stack, np.pad
   shapes = [x.shape for x, _ in manifolds]
   if any(len(s) != 2 for s in shapes) or len({s[1] for s in shapes}) != 1:

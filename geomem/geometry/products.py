@@ -2,15 +2,16 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from geomem.geometry.linalg import matmul
 from geomem.geometry.points import (
+  Mask,
+  Points,
   as_points,
   check_finite,
   is_wide,
@@ -113,9 +114,9 @@ def _centered(points, mask):
 
 
 def point_products(
-  points: Shaped[Array | np.ndarray, "..."] | Sequence,
+  points: Points,
   *,
-  mask: Bool[Array | np.ndarray, "P M"] | None = None,
+  mask: Mask = None,
   block_size: int | None = None,
 ) -> PointProducts:
   """Computes the products of all points of P manifolds with each other.
@@ -167,9 +168,9 @@ def draw_fields(
   """Draws Z t of probes t ~ N(0, I): normal, of covariance K, in their unit.
 
   With C the correlations of the centred points and their mean, and L Lᵀ =
-  C + εI, these are C L⁻ᵀ x of standard normal x: in the span of the points
-  whatever their rank, and short of the covariance by ε at most. ε is as small
-  as the factorization allows.
+  C + εI, these are C (L Lᵀ)⁻¹ C L⁻ᵀ x of standard normal x: in the span of the
+  points whatever their rank, and short of the covariance by 3 ε at most. ε is
+  as small as the factorization allows.
   """
   dtype = products.gram.dtype
   A = jnp.block(
@@ -199,6 +200,9 @@ def draw_fields(
   L = factor(epsilon)
   back = jax.scipy.linalg.solve_triangular(L, x, lower=True, trans=1)
   h = matmul(L, x) - epsilon * back
+  # What rounding left outside the span no multipliers could ever fit: where
+  # points surround the origin, they would grow without end.
+  h = h - epsilon * jax.scipy.linalg.cho_solve((L, True), h)
   h = (scale[:, None] * h).T
   there = products.mask.reshape(-1)
   return jnp.where(there[None], h[:, :-1] + h[:, -1:], 0)

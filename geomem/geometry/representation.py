@@ -3,15 +3,14 @@
 Unlike D_M these know of no manifolds, unless the spectrum is of one.
 """
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int
 
 from geomem.geometry.linalg import matmul, one_by_one
 from geomem.geometry.points import (
+  Mask,
+  Points,
   as_floats,
   as_points,
   check_finite,
@@ -28,9 +27,9 @@ def _eigenvalues(gram: Array) -> Array:
 
 
 def spectrum(
-  points: Shaped[Array | np.ndarray, "..."] | Sequence,
+  points: Points,
   *,
-  mask: Bool[Array | np.ndarray, "P M"] | None = None,
+  mask: Mask = None,
 ) -> Float[Array, " values"]:
   """Computes eigenvalues of the covariance of all points.
 

@@ -2,17 +2,21 @@
 
 import functools
 import statistics
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, Key, Shaped
+from jaxtyping import Array, Float, Key
 
 from geomem.geometry.manifold import ManifoldGeometry
 from geomem.geometry.measurement import manifold_geometry
-from geomem.geometry.points import as_points, check_finite, to_device
+from geomem.geometry.points import (
+  Mask,
+  Points,
+  as_points,
+  check_finite,
+  to_device,
+)
 from geomem.geometry.statistics import GramStatistics, gram_statistics
 
 
@@ -122,9 +126,9 @@ def _subsampled(keys, points, mask, *, num_manifolds, num_points):
 
 def shuffled_null(
   key: Key[Array, ""],
-  points: Shaped[Array | np.ndarray, "P M N"] | Sequence,
+  points: Points,
   *,
-  mask: Bool[Array | np.ndarray, "P M"] | None = None,
+  mask: Mask = None,
   num_samples: int = 10,
   batch_size: int | None = None,
   **options,
@@ -159,9 +163,9 @@ def shuffled_null(
 
 def subsample(
   key: Key[Array, ""],
-  points: Shaped[Array | np.ndarray, "P M N"] | Sequence,
+  points: Points,
   *,
-  mask: Bool[Array | np.ndarray, "P M"] | None = None,
+  mask: Mask = None,
   num_manifolds: int | None = None,
   num_points: int | None = None,
   num_samples: int = 10,

@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Array, Shaped
 from scipy import optimize
+
+from geomem.geometry.foreign import DLPackArray, as_array
 
 # What rounding can do to products of vectors of norm one, with room to spare.
 _ROUNDING = 1e-13
 
 
 def is_separable(
-  points: Shaped[np.ndarray, "n N"],
-  labels: Shaped[np.ndarray, "..."] | Sequence,
+  points: Shaped[Array | np.ndarray, "n N"] | Sequence | DLPackArray,
+  labels: Shaped[Array | np.ndarray, "..."] | Sequence | DLPackArray,
   *,
   bias: bool = False,
 ) -> bool:
@@ -33,7 +35,7 @@ def is_separable(
     ValueError: the points are not finite, or the labels are of other values or
       of another length.
   """
-  A = np.asarray(points, np.float64)
+  A = np.asarray(as_array(points), np.float64)
   if A.ndim != 2:
     raise ValueError(f"The points have shape {A.shape}; [n, N] was expected.")
   if not np.isfinite(A).all():
@@ -56,7 +58,7 @@ def is_separable(
 
 
 def _sides(labels, count: int) -> np.ndarray:
-  labels = np.asarray(labels)
+  labels = np.asarray(as_array(labels))
   if labels.shape != (count,):
     raise ValueError(
       f"The labels have shape {labels.shape}; ({count},) was expected, one for"

@@ -1,15 +1,14 @@
 """Simulated capacity: how few features still separate random dichotomies."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Int, Key, Shaped
+from jaxtyping import Array, Bool, Int, Key
 from scipy import special
 
-from geomem.geometry.points import as_points, check_finite
+from geomem.geometry.points import Mask, Points, as_points, check_finite
 from geomem.geometry.separability import is_separable
 
 # Where draws are placed, in widths of the transition from its middle: both
@@ -85,9 +84,9 @@ class _Transition:
 
 def simulated_capacity(
   key: Key[Array, ""],
-  points: Shaped[Array | np.ndarray, "P M N"] | Sequence,
+  points: Points,
   *,
-  mask: Bool[Array | np.ndarray, "P M"] | None = None,
+  mask: Mask = None,
   num_draws: int = 100,
   bias: bool = False,
 ) -> SimulatedCapacity:

@@ -2,15 +2,17 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int
 
 from geomem.geometry.linalg import einsum, grams
 from geomem.geometry.points import (
+  Mask,
+  Points,
   as_floats,
   as_points,
   check_finite,
@@ -110,9 +112,9 @@ def feature_blocks(points: Array, size: int) -> Iterator[Array]:
 
 
 def gram_statistics(
-  points: Shaped[Array | np.ndarray, "..."] | Sequence,
+  points: Points,
   *,
-  mask: Bool[Array | np.ndarray, "P M"] | None = None,
+  mask: Mask = None,
   block_size: int | None = None,
 ) -> GramStatistics:
   """Computes the Gram statistics of P manifolds.

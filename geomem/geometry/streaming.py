@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
+from geomem.geometry.foreign import DLPackArray, as_array
 from geomem.geometry.linalg import einsum, grams
 from geomem.geometry.points import (
   as_floats,
@@ -37,7 +38,7 @@ class _Blocks:
 
   def __iter__(self) -> Iterator[Array]:
     shapes, first = set(), 0
-    for block in self._blocks():
+    for block in map(as_array, self._blocks()):
       shapes.add(np.shape(block)[1:])
       if len(shapes) > 1 or np.ndim(block) != 3:
         raise ValueError(
@@ -134,7 +135,7 @@ def _changed(what: str) -> ValueError:
 
 def project_points(
   key: Key[Array, ""],
-  points: Shaped[Array | np.ndarray, "*b N"],
+  points: Shaped[Array | np.ndarray, "*b N"] | DLPackArray,
   num_features: int,
   *,
   block_size: int = 4096,
@@ -161,6 +162,7 @@ def project_points(
   ):
     if value < 1:
       raise ValueError(f"{name} is {value}; 1 at least was expected.")
+  points = as_array(points)
   size = points.shape[-1]
   projected, squares = 0.0, 0.0
   for start in range(0, size, block_size):

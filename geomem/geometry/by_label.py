@@ -1,0 +1,66 @@
+"""Manifolds out of a labelled set of examples."""
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key, Shaped
+
+from geomem.geometry.foreign import DLPackArray, as_array
+
+
+def manifolds(
+  points: Shaped[Array | np.ndarray, "n ..."] | DLPackArray,
+  labels: Shaped[Array | np.ndarray, " n"] | list | tuple | DLPackArray,
+  *,
+  per_class: int | None = None,
+  key: Key[Array, ""],
+) -> Shaped[Array | np.ndarray, "P M N"]:
+  """Samples examples of every class: activations and labels to manifolds.
+
+  Capacity depends on the number of points, so all classes get as many.
+
+  Args:
+    points: one example in each row, with features of any shape, which are
+      flattened: activations `[n, C, H, W]` become `[P, M, C H W]`.
+    labels: the class of each example: whole numbers, strings or booleans.
+    per_class: M, drawn without replacement; by default as many as the smallest
+      class has.
+    key: for the draw. It depends on the labels alone: one key chooses the same
+      examples in all layers of a network.
+
+  Returns:
+    The manifolds in the order of `np.unique(labels)`; an array of JAX if the
+    points are one, else of NumPy.
+
+  Raises:
+    ValueError: the labels are not of one dimension, of another length than the
+      points, or no labels at all; or a class has fewer examples.
+  """
+  points, labels = as_array(points), np.asarray(as_array(labels))
+  if labels.ndim != 1 or points.ndim < 2 or len(labels) != len(points):
+    raise ValueError(
+      f"The points have shape {tuple(points.shape)} and the labels"
+      f" {labels.shape}; [n, ...] and [n] were expected: an example in each"
+      " row, and one label for each."
+    )
+  if labels.dtype.kind not in "biuSU" or 0 in points.shape:
+    raise ValueError(
+      f"There are {len(labels)} labels of type {labels.dtype} for points of"
+      f" shape {tuple(points.shape)}; one whole number or string for each"
+      " example was expected, and one example at least."
+    )
+  classes, counts = np.unique(labels, return_counts=True)
+  if per_class is None:
+    per_class = int(counts.min())
+  if not 1 <= per_class <= counts.min():
+    rarest = counts.argmin()
+    raise ValueError(
+      f"per_class is {per_class}; 1 to {counts[rarest]} was expected, the"
+      f" number of examples of label {classes[rarest]!s}. Leave out rare"
+      " classes, or give a list of arrays of unequal length instead."
+    )
+  # Sorted by label, in random order within each.
+  order = np.asarray(jax.random.permutation(key, len(labels)))
+  order = order[np.argsort(labels[order], kind="stable")]
+  starts = np.cumsum(counts) - counts
+  chosen = order[starts[:, None] + np.arange(per_class)]
+  return points.reshape(len(points), -1)[chosen]

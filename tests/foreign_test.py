@@ -1,0 +1,148 @@
+"""Arrays of other libraries, and manifolds from labelled examples."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from geomem import geometry
+from geomem.geometry import foreign
+
+
+class Tensor:
+  """A tensor as PyTorch's: DLPack once it is detached, never `__array__`."""
+
+  def __init__(self, values, device=1, grad=True):
+    self._values, self._device, self._grad = values, device, grad
+    self.shape, self.dtype = values.shape, f"tensor.{values.dtype}"
+
+  def detach(self):
+    return Tensor(self._values, self._device, grad=False)
+
+  def __dlpack_device__(self):
+    return self._device, 0
+
+  def __dlpack__(self, **kwargs):
+    if self._grad:
+      raise BufferError("This tensor requires gradients; detach it.")
+    if self._device != 1:
+      raise BufferError("There is no such device.")
+    return self._values.__dlpack__(**kwargs)
+
+  def __array__(self, *_, **__):
+    raise TypeError("A tensor is not an array.")
+
+
+class OnCuda(Tensor):
+  """One on a device that JAX does not see."""
+
+  def __init__(self, values, grad=True):
+    super().__init__(values, device=2, grad=grad)
+
+  def detach(self):
+    return OnCuda(self._values, grad=False)
+
+  def cpu(self):
+    return Tensor(self._values, grad=self._grad)
+
+
+POINTS = np.random.default_rng(0).normal(size=(4, 6, 20))
+
+
+@pytest.mark.parametrize("kind", [Tensor, OnCuda])
+@pytest.mark.parametrize(
+  "dtype", [np.float64, np.float32, np.float16, np.int32]
+)
+def test_tensors_give_what_their_values_give(kind, dtype):
+  values = (10 * POINTS).astype(dtype)
+  found = geometry.gram_statistics(kind(values))
+  expected = geometry.gram_statistics(values)
+  np.testing.assert_array_equal(found.within, expected.within)
+  in_a_list = geometry.gram_statistics([kind(x) for x in values])
+  np.testing.assert_array_equal(in_a_list.within, expected.within)
+
+
+def test_a_tensor_on_the_host_keeps_the_digits_of_a_far_offset():
+  # Converted first, 1e8 would leave nothing of them in single precision.
+  near = geometry.gram_statistics(POINTS)
+  far = geometry.gram_statistics(Tensor(POINTS + 1e8))
+  np.testing.assert_allclose(far.within, near.within, rtol=1e-4, atol=1e-4)
+
+
+def test_a_tensor_of_a_type_that_numpy_lacks_becomes_an_array_of_jax():
+  values = jnp.asarray(POINTS, jnp.bfloat16)
+  found = foreign.as_array(Tensor(values))
+  assert found.dtype == jnp.bfloat16
+  np.testing.assert_array_equal(found, values)
+
+
+def test_masks_and_labels_may_be_tensors():
+  mask = np.ones(POINTS.shape[:2], bool)
+  mask[0, 3:] = False
+  found = geometry.gram_statistics(Tensor(POINTS), mask=Tensor(mask))
+  assert found.within.shape == (4, 6, 6)
+  np.testing.assert_array_equal(found.mask, mask)
+  assert geometry.is_separable(Tensor(POINTS[0]), Tensor(np.arange(6) % 2))
+
+
+def test_a_tensor_that_cannot_be_had_is_named():
+  with pytest.raises(ValueError, match=r"Tensor with type tensor\.float64"):
+    geometry.gram_statistics(Tensor(POINTS, device=7))
+
+
+def test_manifolds_hold_examples_of_their_label_once():
+  labels = np.array(["b", "a", "c", "a", "b", "a", "c", "b", "c", "c"])
+  activations = np.arange(10)[:, None, None] + np.zeros((1, 2, 3))
+  found = geometry.manifolds(
+    activations, labels, per_class=2, key=jax.random.key(0)
+  )
+  assert found.shape == (3, 2, 6)
+  chosen = found[..., 0].astype(int)
+  assert (found == chosen[..., None]).all()
+  np.testing.assert_array_equal(
+    labels[chosen], [["a"] * 2, ["b"] * 2, ["c"] * 2]
+  )
+  assert (chosen[:, 0] != chosen[:, 1]).all()
+
+
+def test_every_example_is_drawn_as_often():
+  # 2,000 draws of 2 of 4: each is in 1,000 of them, ± 22.
+  labels = np.array([0, 1, 0, 1, 0, 1, 0, 1])
+  rows = np.arange(8)[:, None]
+  counts = np.zeros(8)
+  for seed in range(2000):
+    found = geometry.manifolds(
+      rows, labels, per_class=2, key=jax.random.key(seed)
+    )
+    counts[found.ravel()] += 1
+  assert abs(counts - 1000).max() < 100
+
+
+def test_one_key_chooses_the_same_examples_in_all_layers():
+  labels, key = np.arange(12) % 3, jax.random.key(1)
+  first = geometry.manifolds(np.arange(12)[:, None], labels, key=key)
+  other = geometry.manifolds(
+    jnp.arange(12)[:, None] * jnp.ones((1, 5), int), Tensor(labels), key=key
+  )
+  assert first.shape == (3, 4, 1)
+  assert isinstance(other, jax.Array)
+  np.testing.assert_array_equal(other[..., :1], first)
+
+
+@pytest.mark.parametrize(
+  ("shape", "labels", "per_class", "sentence"),
+  [
+    ((6, 2), [0, 0, 0, 1, 1, 2], 2, "1 to 1 .* label 2"),
+    ((6, 2), [0, 0, 0, 1, 1, 1], 0, "per_class is 0"),
+    ((5, 2), [0, 0, 0, 1, 1, 1], 2, r"shape \(5, 2\) .* \(6,\)"),
+    ((6, 2), np.eye(6), 2, r"labels \(6, 6\)"),
+    ((6,), [0, 0, 0, 1, 1, 1], 2, r"shape \(6,\)"),
+    ((6, 2), [0.0, 0.5, 1, 1, 1, 1], 2, "float64"),
+    ((0, 2), np.zeros(0, int), 2, "There are 0 labels"),
+  ],
+)
+def test_labels_that_do_not_fit_are_refused(shape, labels, per_class, sentence):
+  with pytest.raises(ValueError, match=sentence):
+    geometry.manifolds(
+      np.zeros(shape), labels, per_class=per_class, key=jax.random.key(0)
+    )
