@@ -1,6 +1,7 @@
 """Figures show the numbers of the rows: read back from their axes."""
 
 import itertools
+import pathlib
 
 import numpy as np
 import pytest
@@ -271,6 +272,14 @@ def test_maps_of_rewinds_show_what_changes_against_the_last_epoch():
       assert value == pytest.approx(mean - last, abs=1e-3)
 
 
+def test_the_figures_of_the_pages_have_a_command(tmp_path):
+  demo.write_figures(rows_of(), rewind_rows(), tmp_path)
+  docs = pathlib.Path(demo.__file__).parent.parent / "docs"
+  drawn = {path.name for path in tmp_path.iterdir()}
+  assert drawn >= {path.name for path in docs.glob("demo_*")}
+  assert "capacity_by_epoch.png" in drawn
+
+
 def test_what_comes_back_is_at_the_best_epochs():
   numbers = shown(plots.plot_recovered(rewind_rows()))
   for kind, sets in SETS.items():
@@ -292,11 +301,6 @@ def capacity_rows(layers=(None,), radii=(0.1, 0.3, 1.0)) -> runs.Rows:
         value = number(metric, layer, radius)
         rows.append(empty | at | {"metric": metric, "value": value})
   return rows
-
-
-def test_the_readmes_figure_has_a_command(tmp_path):
-  demo.write_figure(rows_of(), tmp_path)
-  assert [path.name for path in tmp_path.iterdir()] == ["capacity_by_epoch.png"]
 
 
 def test_theory_and_simulation_are_drawn_against_each_other():
