@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 
@@ -12,6 +13,7 @@ import pytest
 
 from geomem import disk, report, runs, studies
 from geomem.studies import doubts, memory, model_size, words
+from tests import binaries
 from tests.fakes import fields_of, write_run
 
 WRONG = {
@@ -143,6 +145,19 @@ def test_paths_may_start_at_home(tmp_path):
     cwd=pathlib.Path(__file__).parents[1],
   )
   assert result.stdout.split() == [f"{tmp_path}/x", f"{tmp_path}/y"]
+
+
+def test_where_nobody_reads_on_it_ends_quietly():
+  process = subprocess.Popen(
+    binaries.command("figures", "--help"),
+    cwd=binaries.ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+  )
+  process.stdout.close()
+  assert process.stderr.read() == b""
+  process.stderr.close()
+  assert process.wait() == 128 + signal.SIGPIPE
 
 
 EMPTY = dict.fromkeys(
