@@ -27,6 +27,7 @@ SMALL = {
   ),
   "layer_rewind": "epochs, width, num_probes = 1, 4, 10",
   "memorization": "epochs, num_probes, manifold_points, width = 1, 10, 10, 4",
+  "your_own_network": "epochs, num_probes, num_points, width = 1, 10, 10, 4",
 }
 FIGURES = {
   "double_descent": 2,
@@ -34,6 +35,7 @@ FIGURES = {
   "glue_and_friends": 3,
   "layer_rewind": 3,
   "memorization": 3,
+  "your_own_network": 2,
 }
 
 
