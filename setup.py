@@ -59,7 +59,7 @@ setuptools.setup(
       "ruff>=0.8",
       "tensorboardX>=2.6",
     ],
-    "colab": ["ipywidgets>=8"],
+    "colab": ["ipywidgets>=8", "pandas>=2"],
     "tensorboard": ["tensorboardX>=2.6"],
     # MkDocs 2 has neither plugins nor this theme.
     "docs": [
