@@ -183,8 +183,9 @@ def test_the_dip_is_judged(accuracy, growth, radius, expected, tmp_path):
 @pytest.mark.parametrize(("ratio", "holds"), [(0.9, True), (0.8, False)])
 def test_the_simulation_is_judged(ratio, holds, tmp_path):
   found = verdicts(tmp_path, "memorization/capacity", simulated_rows(ratio))
-  assert found["T2"]["holds"] == holds
-  assert found["T2"]["value"] == pytest.approx(ratio)
+  assert found["T2 ratio"]["holds"] == holds
+  assert found["T2 ratio"]["value"] == pytest.approx(ratio)
+  assert found["T2 correlation"]["holds"]
 
 
 def test_figures_are_chosen_with_the_run_that_they_are_about():

@@ -115,10 +115,15 @@ def _capacity(rows: runs.Rows, _) -> _Found:
   of_seeds = [agreements(of) for of in removed.split("seed").values()]
   found = agreements(removed)
   if not found or found[0].correlation is None:
-    return {}, {"T2": None}
-  close = abs(found[0].ratios[2] - 1) <= AGREES
-  values = {"T2": [of[0].ratios[2] for of in of_seeds if of]}
-  return values, {"T2": bool(close and found[0].correlation >= CORRELATES)}
+    return {}, {"T2 ratio": None, "T2 correlation": None}
+  values = {
+    "T2 ratio": [of[0].ratios[2] for of in of_seeds if of],
+    "T2 correlation": [of[0].correlation for of in of_seeds if of],
+  }
+  return values, {
+    "T2 ratio": abs(found[0].ratios[2] - 1) <= AGREES,
+    "T2 correlation": found[0].correlation >= CORRELATES,
+  }
 
 
 def _model_size(rows: runs.Rows, is_the_papers: bool) -> _Found:
@@ -184,7 +189,9 @@ def compare(path: pathlib.Path | str, scale: Scale) -> runs.Rows:
     verdicts |= {f.name: f.holds for f in found if isinstance(f, Finding)}
     numbers, more = _NUMBERS[stage.study.name](rows, scale.is_the_papers)
     values |= numbers
-    verdicts |= more
+    for key, holds in more.items():
+      is_known = not np.isnan(np.sum(numbers.get(key, 0.0)))
+      verdicts[key] = holds if is_known else None
     said += [f"{stage.name}: {sentence}" for sentence in doubts(rows)]
   if {"G1", "G4"} <= set(verdicts):
     verdicts["T6"] = verdicts["G1"] and verdicts["G4"]

@@ -59,7 +59,10 @@ _LABEL = "permuted / unpermuted label gradient"
 
 # By the claim's name, and a word where several numbers bear on it.
 CLAIMS = {
-  "T2": Claim("1B", "simulated / mean-field capacity", "agree", "figure 1B"),
+  "T2 ratio": Claim("1B", "simulated / mean-field capacity", "1", "figure 1B"),
+  "T2 correlation": Claim(
+    "1B", "their correlation over layers", "high", "figure 1B"
+  ),
   "F3.1": Claim(
     "3A",
     "permuted capacity / chance, best epoch",

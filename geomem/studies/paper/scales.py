@@ -9,7 +9,7 @@ class Scale(NamedTuple):
   Attributes:
     text: what it is.
     fields: of the studies' configs, by study; the others have their defaults.
-    minutes: of each stage, as measured on two cores; empty where nobody has.
+    minutes: of each stage on two cores, measured; empty where nobody has.
     is_the_papers: whether data and network are those of the paper, so that
       numbers can be compared.
   """
@@ -46,12 +46,14 @@ SCALES = {
         "num_seeds": 2,
       },
     },
-    {},
+    # With other work on both cores: an upper bound for idle ones.
+    {"fig3": 1.8, "fig4ab": 0.9, "figa1": 0.7, "fig1b": 1.4, "fig4ce": 1.3},
   ),
   "laptop": Scale(
     "three seeds of the demo on all digits, and fourteen widths of eight seeds",
     {"memorization": {"num_seeds": 3}},
-    {},
+    # README's table; what it has for one seed, three times.
+    {"fig3": 3, "fig4ab": 1, "figa1": 1.5, "fig1b": 6, "fig4ce": 5},
   ),
   "paper": Scale(
     "VGG16 and ResNet-18 on CIFAR-100, five seeds each; wants an accelerator",
