@@ -146,8 +146,8 @@ def _tell(out, path: pathlib.Path, scale: paper.Scale) -> None:
   left = [s.name for s in paper.STAGES if not _is_complete(path / s.place)]
   if left:
     print(
-      f"There remain {', '.join(left)}. The same command goes on from here, also"
-      f" where {path} has moved; without --only it does all of them."
+      f"There remain {', '.join(left)}. The same command goes on from here,"
+      f" also where {path} has moved; without --only it does all of them."
     )
   else:
     out.finish()
