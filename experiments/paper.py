@@ -110,7 +110,7 @@ def reproduce(
       minutes = scale.minutes.get(stage.name)
       about = "unknown time, taken to fit"
       if minutes is not None:
-        about = f"about {minutes:g} minutes, as measured on two cores"
+        about = f"about {minutes:.1f} min on two cores"
       if _is_complete(place):
         about = "complete"
       print(f"\n{which}: {study}, to {place}; {about}.")
@@ -127,7 +127,7 @@ def reproduce(
       except OutOfTime:
         print(f"{stage.name} is not complete: the rest does not fit --minutes.")
         break
-      print(f"{stage.name} took {budget.spent - before:.1f} minutes.")
+      print(f"{stage.name} took {budget.spent - before:.1f} min.")
     _tell(out, path, scale)
   return status
 

@@ -277,7 +277,7 @@ def test_it_ends_where_the_time_does_and_goes_on(small, tmp_path, capsys):
   budget = binary.Budget(30.0, Clock())
   binary.reproduce("small", moved, paper.choose(), budget)
   said = capsys.readouterr().out
-  assert "about 60 minutes" in said
+  assert "about 60.0 min" in said
   assert "fig4ab is not started" in said
   assert runs.is_complete(moved / "memorization")
   assert not (moved / "memorization" / "rewind").exists()
