@@ -1,6 +1,8 @@
 # make demo   train on digits with half of the labels permuted, and measure
 # make test   everything that must hold
+# make long   the same at length: more kills, more starts, whole recipes
 # make lint   style
+# make oldest the quick tests on the oldest versions that are supported
 # make docs   the documentation, in build/site
 PYTHON ?= python3
 VENV ?= .venv
@@ -8,7 +10,7 @@ PY = $(VENV)/bin/python
 READY = $(VENV)/.ready
 OUT ?= runs/demo
 
-.PHONY: demo test quick lint format docs clean
+.PHONY: demo test quick long oldest lint format docs clean
 
 demo: $(READY)
 	$(PY) -m experiments.memorization --out=$(OUT)
@@ -16,10 +18,21 @@ demo: $(READY)
 # One thread for each of two workers: more would wait for each other.
 test: export OMP_NUM_THREADS = 1
 test: $(READY)
-	$(PY) -m pytest -n 2 --dist worksteal
+	$(PY) -m pytest -n 2 --dist worksteal -m "not long"
 
 quick: $(READY)
-	$(PY) -m pytest -n 2 -m "not slow"
+	$(PY) -m pytest -n 2 -m "not slow and not long"
+
+long: export OMP_NUM_THREADS = 1
+long: $(READY)
+	$(PY) -m pytest -n 2 --dist worksteal -m long
+
+# In an environment of its own, and not a part of CI.
+oldest:
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-oldest/bin/python -m pip install -qq -c oldest.txt ".[test]"
+	$(VENV)-oldest/bin/python -m pytest -n 2 -m "not slow and not long"
 
 lint: $(READY)
 	$(PY) -m ruff check . && $(PY) -m ruff format --check .
@@ -48,4 +61,4 @@ $(VENV)/.docs: $(READY)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(VENV)-oldest build *.egg-info

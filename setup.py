@@ -25,20 +25,22 @@ setuptools.setup(
     "geomem.report": ["report.html", "report.css", "report_*.js"],
   },
   install_requires=[
-    "absl-py>=2.1",
+    "absl-py>=1.4",
     "array_record>=0.8",
-    "flax>=0.12.8",
+    "flax>=0.11.2",
     "grain>=0.2.16",
     # tensorflow-datasets imports it but does not ask for it.
     "importlib_resources>=6",
-    "jax>=0.10.2",
+    "jax>=0.7.2",
     "jaxopt>=0.8.5",
     "jaxtyping>=0.3",
     "matplotlib>=3.9",
     "numpy>=2.0",
     "optax>=0.2.8",
-    "orbax-checkpoint>=0.12.8",
+    "orbax-checkpoint>=0.12.4",
     "pillow>=10",
+    # tensorflow-datasets holds code that older ones refuse, and does not say.
+    "protobuf>=6.31",
     "scikit-learn>=1.5",
     "scipy>=1.13",
     "tensorflow-datasets>=4.9.10",
@@ -57,7 +59,7 @@ setuptools.setup(
       "ruff>=0.8",
       "tensorboardX>=2.6",
     ],
-    "colab": ["ipywidgets>=8"],
+    "colab": ["ipywidgets>=8", "pandas>=2"],
     "tensorboard": ["tensorboardX>=2.6"],
     # MkDocs 2 has neither plugins nor this theme.
     "docs": [
@@ -73,6 +75,7 @@ setuptools.setup(
     "Programming Language :: Python :: 3.11",
     "Programming Language :: Python :: 3.12",
     "Programming Language :: Python :: 3.13",
+    "Programming Language :: Python :: 3.14",
     "Topic :: Scientific/Engineering :: Artificial Intelligence",
   ],
 )

@@ -171,7 +171,10 @@ def _in_words(error: flags.Error) -> str:
 def _parse(argv: list[str]) -> list[str]:
   """Parses the command line; asked for help, or not understood, it ends."""
   if {"-h", "-help", "--help", "--helpshort"} & set(argv[1:]):
-    print(help_text())
+    try:
+      print(help_text(), flush=True)
+    except BrokenPipeError:
+      sys.exit(terminal.abandoned())
     sys.exit(0)
   try:
     rest = flags.FLAGS(argv)

@@ -1,6 +1,7 @@
 """What a terminal, a notebook or a log file sees of a binary, to its end."""
 
 import logging
+import os
 import re
 import shlex
 import signal
@@ -115,12 +116,25 @@ def _told(error: Exception) -> int:
   if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
     print(f"Error: {_out_of_memory(error)}", file=sys.stderr)
     return 1
+  if isinstance(error, BrokenPipeError):
+    return abandoned()
   if isinstance(error, OSError):
     error = disk.explain(error.filename or "The output", error)
   if not isinstance(error, ValueError | FloatingPointError):
     raise error
   print(f"Error: {error}", file=sys.stderr)
   return 1
+
+
+def abandoned() -> int:
+  """Ends quietly where nobody reads on, as after `| head`.
+
+  Returns:
+    The exit status, that of a process that SIGPIPE ends.
+  """
+  # What is left to be flushed at the end must not fail again.
+  os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+  return 128 + signal.SIGPIPE
 
 
 def _stopped(number: int) -> int:

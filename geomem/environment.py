@@ -1,19 +1,23 @@
-"""What numbers were made with: versions, and the revision of the code."""
+"""What numbers were made with: versions, devices and the code's revision."""
 
 import datetime
 import importlib.metadata
 import pathlib
 import platform
+import shlex
 import subprocess
+import sys
 from typing import Any
+
+import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "orbax-checkpoint")
 
 
-def _git_revision() -> str | None:
+def _git(*arguments: str) -> str | None:
   try:
     result = subprocess.run(
-      ["git", "rev-parse", "HEAD"],
+      ["git", *arguments],
       capture_output=True,
       text=True,
       check=True,
@@ -25,11 +29,20 @@ def _git_revision() -> str | None:
 
 
 def describe() -> dict[str, Any]:
-  """Returns the date, the revision of geomem and versions of packages."""
+  """Returns the date, command, devices, revision of geomem and versions.
+
+  `geomem_changed` says whether its files differ from the revision; both are
+  None where geomem is not in a clone.
+  """
   now = datetime.datetime.now(datetime.UTC)
+  changes = _git("status", "--porcelain", "--untracked-files=no", ".")
+  devices = jax.devices()
   return {
     "started": now.isoformat(timespec="seconds"),
+    "command": shlex.join(sys.orig_argv),
+    "devices": f"{len(devices)} {devices[0].device_kind}",
     "python": platform.python_version(),
-    "geomem_revision": _git_revision(),
+    "geomem_revision": _git("rev-parse", "HEAD"),
+    "geomem_changed": None if changes is None else bool(changes),
     **{name: importlib.metadata.version(name) for name in _PACKAGES},
   }

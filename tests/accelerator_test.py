@@ -65,7 +65,10 @@ def rows_of(state, images, centers):
 @pytest.mark.parametrize(
   # Which of nearly equal minima the directions end in, rounding may decide.
   "centers, error",
-  [(None, 1e-3), ("low_rank", 5e-2)],
+  [
+    pytest.param(None, 1e-3, marks=pytest.mark.long),
+    ("low_rank", 5e-2),
+  ],
 )
 def test_layers_measured_together_and_in_blocks_give_the_same(
   centers, error, pretend, monkeypatch

@@ -1,20 +1,68 @@
-"""The binaries as their users start them, each in a process of its own."""
+"""The binaries as their users start them, each in a process of its own.
 
+All import the same, and their processes are forks of one that has it: they
+start at once.
+"""
+
+import multiprocessing
+import os
 import pathlib
+import runpy
+import signal
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).parent.parent
+# What all binaries import, and no device.
+_CONTEXT = multiprocessing.get_context("forkserver")
+_CONTEXT.set_forkserver_preload(["experiments.cli"])
 
 
 def command(binary: str, *flags: str, **values) -> list[str]:
   """The command line: flags as they are, and values by the flag's name."""
-  named = [f"--{name}={value}" for name, value in values.items()]
-  return [sys.executable, "-m", f"experiments.{binary}", *flags, *named]
+  arguments = _arguments(flags, values)
+  return [sys.executable, "-m", f"experiments.{binary}", *arguments]
+
+
+def _arguments(flags, values) -> list[str]:
+  return [*flags, *(f"--{name}={value}" for name, value in values.items())]
+
+
+def _be_the_binary(module: str, arguments, out: str, err: str, environment):
+  # As in a process of its own, until the binary sees to it.
+  signal.signal(signal.SIGINT, signal.SIG_DFL)
+  os.environ.clear()
+  os.environ.update(environment)
+  os.chdir(ROOT)
+  for path, descriptor in ((out, 1), (err, 2)):
+    with open(path, "a") as file:
+      os.dup2(file.fileno(), descriptor)
+  sys.argv = [module, *arguments]
+  runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
+
+
+def start(
+  binary: str, *flags: str, out: str, err: str, **values
+) -> multiprocessing.Process:
+  """Starts it; what it prints is added to the files `out` and `err`."""
+  process = _CONTEXT.Process(
+    target=_be_the_binary,
+    args=(binary, _arguments(flags, values), out, err, dict(os.environ)),
+  )
+  process.start()
+  return process
 
 
 def execute(binary: str, *flags: str, **values) -> subprocess.CompletedProcess:
   """Runs it to its end, in the root of the checkout."""
-  return subprocess.run(
-    command(binary, *flags, **values), capture_output=True, text=True, cwd=ROOT
+  with tempfile.TemporaryDirectory() as directory:
+    out, err = (os.path.join(directory, name) for name in ("out", "err"))
+    if "out" in values:
+      flags, values = _arguments(flags, values), {}
+    process = start(binary, *flags, out=out, err=err, **values)
+    process.join()
+    told = [pathlib.Path(path).read_text() for path in (out, err)]
+  return subprocess.CompletedProcess(
+    command(binary, *flags, **values), process.exitcode, *told
   )

@@ -27,6 +27,11 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
 import jax
 import jaxtyping
 
+if not hasattr(jax, "enable_x64"):  # The oldest versions, see oldest.txt.
+  import jax.experimental
+
+  jax.enable_x64 = jax.experimental.enable_x64
+
 # Public borders state their shapes; the tests hold the code to them.
 jaxtyping.install_import_hook("geomem", "beartype.beartype")
 

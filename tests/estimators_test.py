@@ -69,7 +69,10 @@ def estimates(probed, case, count, reduce_variance):
 NAMES = ("inverse", "radius", "dimension")
 
 
-@pytest.mark.parametrize("count", [16, 32, 48, 100, 300])
+@pytest.mark.parametrize(
+  "count",
+  [16, 48, *(pytest.param(n, marks=pytest.mark.long) for n in (32, 100, 300))],
+)
 def test_control_variates_are_never_worse(probed, count):
   """But for what the spreads of some hundred groups are known by."""
   groups = NUM_PROBES // count

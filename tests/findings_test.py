@@ -81,3 +81,16 @@ def test_manifolds_that_grow_are_no_f34():
   grown = PERMUTED | {"last": (0.988, 36.0)}
   found = {f.name: f.holds for f in find(rows_of(PAPER, grown))}
   assert not found["F3.4"]
+
+
+def test_where_the_best_epoch_is_the_last_nothing_can_be_told():
+  # F3.5, say, would hold for any network: nothing changes in no time.
+  rows = rows_of({"last": PAPER["last"]})
+  for row in rows:
+    if row["metric"] == "best_epoch":
+      row["value"] = 1000
+  found = find(runs.Rows(rows))
+  assert [f.holds for f in found[1:]] == [None] * 4
+  assert "F3.5 (early layers stay general) cannot be told: the best" in str(
+    found[4]
+  )

@@ -319,6 +319,7 @@ def measure(path) -> list[dict]:
   return rows
 
 
+@pytest.mark.long
 def test_a_run_is_measured_resumed_and_then_left_alone(trained):
   out = trained / "gradients"
   rows = measure(trained)

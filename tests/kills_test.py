@@ -4,17 +4,16 @@ Killed outright, or asked to stop, as by Ctrl-C or a batch system. GEOMEM_KILLS
 says how often each; by default it is once, and some of the binaries.
 """
 
-import multiprocessing
 import os
 import pathlib
 import random
 import re
-import runpy
 import signal
-import sys
 import time
 
 import pytest
+
+from tests import binaries
 
 KILLS = int(os.environ.get("GEOMEM_KILLS", "0"))
 SMALL = {
@@ -47,42 +46,23 @@ JOBS = {
   "measure": ("measure", {"num_probes": 10}, True),
 }
 # Every study is killed in its process by studies_test; these from without.
-OFTEN = ("memorization", "sweep")
-# What all binaries import, and no device: their processes are forks of one
-# that has it, and start at once.
-SHARED = ["experiments.cli"]
-
+OFTEN = ("memorization",)
 
 EXPERIMENTS = sorted(
   (pathlib.Path(__file__).parent.parent / "experiments").glob("*.py")
 )
 
 
-def _be_the_binary(module: str, arguments: list[str], log: str) -> None:
-  # As in a process of its own, until the binary sees to it.
-  signal.signal(signal.SIGINT, signal.SIG_DFL)
-  with open(log, "a") as file:
-    os.dup2(file.fileno(), 1)
-    os.dup2(file.fileno(), 2)
-  sys.argv = [module, *arguments]
-  name = f"experiments.{module}"
-  runpy.run_module(name, run_name="__main__", alter_sys=True)
-
-
 @pytest.fixture(scope="module")
 def start():
   """Starts a binary: `start(name, options, out)` gives its process."""
-  context = multiprocessing.get_context("forkserver")
-  context.set_forkserver_preload(SHARED)
 
   def start(module, flags, out, *more):
-    arguments = [f"--{name}={value}" for name, value in flags.items()]
-    arguments += [f"--out={out}", *more]
-    process = context.Process(
-      target=_be_the_binary, args=(module, arguments, f"{out}.log")
+    given = [f"--{name}={value}" for name, value in flags.items()]
+    log = f"{out}.log"
+    return binaries.start(
+      module, *given, f"--out={out}", *more, out=log, err=log
     )
-    process.start()
-    return process
 
   return start
 

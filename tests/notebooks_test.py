@@ -1,27 +1,41 @@
 """The notebooks are stored clean, and run from top to bottom."""
 
+import asyncio
+import os
 import pathlib
+import re
+import runpy
 
+import jupyter_client
 import nbclient
 import nbformat
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
 NOTEBOOKS = sorted((ROOT / "colabs").glob("*.ipynb"))
-# In the place of each notebook's own, and the figures it should draw.
+# In the place of each notebook's own, and the figures it should draw. Equal
+# sizes are compiled once.
 SMALL = {
   "double_descent": "widths, epochs, num_seeds, num_probes = [3, 5], 2, 2, 10",
   "geometry_quickstart": (
-    "num_points, num_probes, num_draws, radii = 10, 20, 10, [0.5, 2.0]"
+    "num_points, num_probes, num_draws, num_balls = 10, 10, 5, 10\n"
+    "radii = [0.5, 2.0]"
   ),
-  "layer_rewind": "epochs, width = 2, 4",
-  "memorization": "epochs, num_probes, manifold_points, width = 2, 20, 10, 4",
+  "glue_and_friends": (
+    "num_points, num_probes, num_draws, num_manifolds = 10, 10, 5, 10\n"
+    "strengths = [0.0, 0.9]"
+  ),
+  "layer_rewind": "epochs, width, num_probes = 1, 4, 10",
+  "memorization": "epochs, num_probes, manifold_points, width = 1, 10, 10, 4",
+  "your_own_network": "epochs, num_probes, num_points, width = 1, 10, 10, 4",
 }
 FIGURES = {
   "double_descent": 2,
   "geometry_quickstart": 2,
+  "glue_and_friends": 3,
   "layer_rewind": 3,
   "memorization": 3,
+  "your_own_network": 2,
 }
 
 
@@ -39,45 +53,85 @@ def is_parameters(cell) -> bool:
   return "parameters" in cell.metadata.get("tags", [])
 
 
-def test_there_are_the_four_and_all_begin_alike():
+def test_all_begin_alike():
   assert [path.stem for path in NOTEBOOKS] == sorted(SMALL)
-  first = {code_cells(read(path))[0].source for path in NOTEBOOKS}
-  assert len(first) == 1
-  assert "jax.devices()" in first.pop()
+  begins = set()
+  for path in NOTEBOOKS:
+    install, parameters, results = code_cells(read(path))[:3]
+    begins.add((install.source, results.source))
+    assert is_parameters(parameters)
+    for line in ('folder = ""  # @param', "on_drive = False  # @param"):
+      assert line in parameters.source
+  assert len(begins) == 1
+  assert "jax.devices()" in begins.pop()[0]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_stored_without_outputs(path):
-  cells = code_cells(read(path))
+  notebook = read(path)
+  cells = code_cells(notebook)
   assert not any(cell.outputs or cell.execution_count for cell in cells)
   assert sum(map(is_parameters, cells)) == 1
+  assert notebook.metadata.accelerator == "GPU"
 
 
-@pytest.fixture
-def kernel(tmp_path, tmp_path_factory, monkeypatch):
-  """The environment of the kernel: most of its time would go to compiling."""
-  cache = tmp_path_factory.getbasetemp().parent / "compiled"
-  for name, value in {
+def test_the_repository_has_one_address():
+  address = runpy.run_path(str(ROOT / "colabs" / "address.py"))
+  repository, readdress = address["REPOSITORY"], address["readdress"]
+  place = f"colab.research.google.com/github/{repository}/blob/main/colabs/"
+  page = (ROOT / "docs" / "colab.md").read_text()
+  for path in NOTEBOOKS:
+    notebook = read(path)
+    badge, install = notebook.cells[0].source, code_cells(notebook)[0].source
+    assert badge.startswith("[![Open in Colab]")
+    assert f"{place}{path.name})" in badge
+    assert f"{place}{path.name})" in page
+    assert f'repository = "{repository}"' in install
+  for path in address["pages"]():
+    text = path.read_text()
+    assert readdress(text) == text
+    assert repository not in readdress(text, "other/name")
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory):
+  """One process for all: most of its time would go to imports and compiling.
+
+  Each notebook begins with no names of another.
+  """
+  folder = tmp_path_factory.mktemp("notebooks")
+  options = {
     "PYTHONPATH": ROOT,
-    "TMPDIR": tmp_path,
+    "TMPDIR": folder,
     "JAX_DISABLE_MOST_OPTIMIZATIONS": 1,
-    "JAX_COMPILATION_CACHE_DIR": cache,
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.5,
-  }.items():
-    monkeypatch.setenv(name, str(value))
+    # Without ipywidgets bars are text, and tqdm.auto says so.
+    "PYTHONWARNINGS": "ignore:IProgress not found",
+  }
+  environment = os.environ | {name: str(x) for name, x in options.items()}
+  manager = jupyter_client.AsyncKernelManager(kernel_name="python3")
+  yield manager, {"env": environment, "cwd": str(folder)}
+  if manager.has_kernel:
+    asyncio.run(manager.shutdown_kernel(now=True))
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("kernel")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_runs_from_top_to_bottom(path, tmp_path):
+def test_runs_from_top_to_bottom(path, kernel):
+  manager, how = kernel
   notebook = read(path)
   (parameters,) = filter(is_parameters, notebook.cells)
   parameters.source += "\n" + SMALL[path.stem]
-  where = {"metadata": {"path": str(tmp_path)}}
-  nbclient.NotebookClient(notebook, timeout=300, resources=where).execute()
+  notebook.cells.insert(0, nbformat.v4.new_code_cell("%reset -f"))
+  client = nbclient.NotebookClient(notebook, timeout=300, km=manager)
+  try:
+    client.execute(cleanup_kc=False, **how)
+  finally:
+    if client.kc is not None:
+      client.kc.stop_channels()
   outputs = [out for cell in code_cells(notebook) for out in cell.outputs]
   figures = ["image/png" in out.get("data", {}) for out in outputs]
   assert sum(figures) == FIGURES[path.stem]
   said = "".join(out.text for out in outputs if out.output_type == "stream")
   assert "Warning" not in said
+  last = dict(re.findall(r"([^\r\n|]+): +(\d+)%\|", said))
+  assert set(last.values()) == {"100"}, last

@@ -131,7 +131,14 @@ def test_labels_are_read_back(here):
 
 
 @pytest.mark.parametrize(
-  "binary", ["rewind", "gradients", "capacity", "measure"]
+  "binary",
+  [
+    *(
+      pytest.param(name, marks=pytest.mark.long)
+      for name in ("rewind", "gradients", "capacity")
+    ),
+    "measure",
+  ],
 )
 @pytest.mark.parametrize("half", [False, True])
 def test_what_is_derived_from_one_run_is_refused_to_another(here, binary, half):

@@ -116,7 +116,7 @@ def test_eight_devices_equal_one(one_device, numbers, tmp_path):
   )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_processes_killed_and_resumed_equal_one(one_device, tmp_path):
   killed = start_two(tmp_path)
   for line in killed[0].stdout:

@@ -22,7 +22,7 @@ def write_images(path, num_classes=10, each=60):
   np.savez(path, **arrays)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_rehearsal_of_the_papers_run(tmp_path):
   write_images(tmp_path / "images.npz")
   done = execute(

@@ -124,6 +124,18 @@ def test_findings_follow_the_rows():
   )
 
 
+def test_without_memory_no_layer_holds_it():
+  rows = made_rows([0.1, 0.5, 0.9, 1], {"a": (0.1, 0.5), "b": (0.2, 0.9)})
+  for row in rows:
+    if (row["subset"], row["kind"]) == ("permuted", None):
+      row["value"] = 0.2
+  *_, selective = find_rewinds(rows)
+  assert selective.holds is None
+  assert "permuted accuracy ends at 0.200, and chance is 0.100" in str(
+    selective
+  )
+
+
 def prefix_rows(recovered):
   """The suffixes' rows as those of prefixes."""
   rows = made_rows(recovered, {})

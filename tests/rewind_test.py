@@ -221,6 +221,7 @@ def test_only_parameters_are_rewound_where_asked(parts, finished):
   assert_same(scores_of(rows, kind="custom", rewound="block3_1"), expected)
 
 
+@pytest.mark.long
 def test_the_binary_measures_and_the_second_start_does_nothing(copy):
   options = ("--layers=logits", "--epochs=1", "--geometry")
   first = execute("rewind", *options, run=copy)

@@ -1,7 +1,10 @@
 """Run directories: resumed, never mixed up, never half-written."""
 
 import json
+import shlex
+import sys
 
+import jax
 import pytest
 
 from geomem import disk, runs
@@ -143,3 +146,14 @@ def test_a_file_is_no_run_directory(tmp_path):
     runs.Run(tmp_path / "file", CONFIG)
   with pytest.raises(runs.RunError, match="not a run directory"):
     runs.read_config(tmp_path)
+
+
+def test_a_run_says_what_made_it(tmp_path):
+  with runs.Run(tmp_path / "run", {"seed": 0}):
+    pass
+  content = json.loads((tmp_path / "run" / "config.json").read_text())
+  made = content["environment"]
+  assert made["command"] == shlex.join(sys.orig_argv)
+  assert made["devices"].startswith(f"{jax.device_count()} ")
+  assert made["geomem_changed"] in (True, False, None)
+  assert (made["geomem_revision"] is None) == (made["geomem_changed"] is None)

@@ -50,7 +50,7 @@ def test_sizes_that_do_not_divide_are_refused(width, shape, sentence):
     build(width, shape)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_trains_is_measured_and_rewound_like_any_other(tmp_path):
   config = studies.make_config(
     model="vit",

@@ -69,8 +69,7 @@ def _measure(keys, stats, *, batch_size, options) -> Resampled:
 
   def measure(key_and_stats):
     key, stats = key_and_stats
-    found = manifold_geometry(key, stats, **dict(options))
-    return _summary(found)
+    return _summary(manifold_geometry(key, stats, **dict(options)))
 
   samples = jax.lax.map(measure, (keys, stats), batch_size=batch_size)
   mean = jax.tree.map(lambda x: x.mean(), samples)
@@ -79,16 +78,17 @@ def _measure(keys, stats, *, batch_size, options) -> Resampled:
   return Resampled(samples, mean, sd)
 
 
-def _prepared(points, mask):
-  """Brings the points to the device, and says which are there."""
-  points, mask = as_points(points, mask)
-  check_finite(points, mask)
-  return to_device(points, mask)[0], jnp.asarray(mask)
-
-
 def _check_samples(num_samples: int) -> None:
   if num_samples < 1:
     raise ValueError(f"num_samples is {num_samples}; 1 at least was expected.")
+
+
+def _prepared(points, mask, num_samples: int):
+  """Brings the points to the device, and says which are there."""
+  _check_samples(num_samples)
+  points, mask = as_points(points, mask)
+  check_finite(points, mask)
+  return to_device(points, mask)[0], jnp.asarray(mask)
 
 
 def _random_order(key, present: Array) -> Array:
@@ -149,8 +149,7 @@ def shuffled_null(
   Raises:
     ValueError: the points are of the wrong shape.
   """
-  _check_samples(num_samples)
-  points, mask = _prepared(points, mask)
+  points, mask = _prepared(points, mask, num_samples)
   sample_key, probe_key = jax.random.split(key)
   stats = _shuffled(jax.random.split(sample_key, num_samples), points, mask)
   return _measure(
@@ -191,8 +190,7 @@ def subsample(
   Raises:
     ValueError: the points are of the wrong shape, or less than asked for.
   """
-  _check_samples(num_samples)
-  points, mask = _prepared(points, mask)
+  points, mask = _prepared(points, mask, num_samples)
   fewest = int(mask.sum(axis=1).min())
   num_manifolds = len(points) if num_manifolds is None else num_manifolds
   num_points = fewest if num_points is None else num_points

@@ -38,7 +38,7 @@ def find(rows: runs.Rows) -> list[Finding]:
   """
   best, last = (by_layer(rows, "capacity", which) for which in _EPOCHS)
   layers = _Layers(best, last, rows.chance_capacity())
-  return [
+  found = [
     _permuted_at_chance(layers),
     _permuted_rises_late(layers),
     _restored_falls(layers),
@@ -48,6 +48,13 @@ def find(rows: runs.Rows) -> list[Finding]:
     ),
     _early_layers_stay(layers),
   ]
+  if rows.epochs("best") == rows.epochs("last"):
+    # What is compared are the same numbers.
+    nothing = "the best epoch of every seed is its last; train longer"
+    found[1:] = [
+      each._replace(holds=None, sentence=nothing) for each in found[1:]
+    ]
+  return found
 
 
 def by_layer(rows: runs.Rows, metric: str, which: str) -> dict:

@@ -13,6 +13,8 @@ from geomem import runs
 from geomem.studies.words import Finding
 
 ENOUGH = 0.8
+# Of the permuted labels that were fitted beyond chance: less is no memory.
+_MEMORIZED = 0.2
 
 
 class RewindScores:
@@ -203,6 +205,13 @@ def _selective(scores: RewindScores) -> Finding:
       " layers do not hold the memory singly, as Maini et al. find"
     )
   claim = "by Maini et al.: the memory is not in the last layers"
+  fitted = scores.at_last("permuted").mean()
+  if fitted - scores.chance < _MEMORIZED * (1 - scores.chance):
+    nothing = (
+      f"permuted accuracy ends at {fitted:.3f}, and chance is"
+      f" {scores.chance:.3f}: there is too little memory to look for"
+    )
+    return Finding("F4.3", None, nothing, claim)
   return Finding("F4.3", first not in late, sentence, claim)
 
 

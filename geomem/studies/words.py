@@ -9,20 +9,20 @@ class Finding(NamedTuple):
 
   Attributes:
     name: of the claim, such as F3.1.
-    holds: whether it holds.
+    holds: whether it holds; None where the rows cannot tell.
     sentence: what the rows show, with figures.
     claim: what is claimed, in a few words; docs/reproduction.md has all.
   """
 
   name: str
-  holds: bool
+  holds: bool | None
   sentence: str
   claim: str = ""
 
   def __str__(self) -> str:
-    verdict = "holds" if self.holds else "does not hold"
+    verdict = {True: "holds", False: "does not hold", None: "cannot be told"}
     claim = f" ({self.claim})" if self.claim else ""
-    return f"{self.name}{claim} {verdict}: {self.sentence}."
+    return f"{self.name}{claim} {verdict[self.holds]}: {self.sentence}."
 
 
 def with_error(value: float, error: float, spec: str = ".3f") -> str:

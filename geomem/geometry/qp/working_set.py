@@ -188,7 +188,9 @@ def _solve_in_rounds(G, b, signs, lam, num_slots) -> Float[Array, "t M"]:
 
   def waiting(lam, gradient):
     fits = (lam > 0).sum(axis=-1) < num_slots
-    return fits & (gradient.max(axis=-1) > _VIOLATION)
+    # Rounding of G λ, with |G| ≤ 1, is not a violation.
+    rounding = 8 * jnp.finfo(lam.dtype).eps * lam.sum(axis=-1)
+    return fits & (gradient.max(axis=-1) > _VIOLATION + rounding)
 
   def solve(lane):
     lam, gradient, b, signs = lane
