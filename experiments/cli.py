@@ -5,6 +5,8 @@ import pathlib
 import sys
 import traceback
 import typing
+from collections.abc import Callable
+from typing import Any
 
 from absl import flags
 
@@ -100,7 +102,7 @@ def train(study: str, sweeps: tuple[str, ...], argv) -> int:
       if axes:
         sweep = studies.memorization_sweep(axes, **options, **fields)
   if sweep is not None:
-    return do_sweep(sweep)
+    return do_sweep(sweep, flags.FLAGS.out)
   with values.command_line():
     if flags.FLAGS.cell:
       raise ValueError(
@@ -120,13 +122,19 @@ def train(study: str, sweeps: tuple[str, ...], argv) -> int:
   )
 
 
-def do(study: studies.Study, out: str | None, opening: str = "") -> int:
+def do(
+  study: studies.Study,
+  out: pathlib.Path | str | None,
+  opening: str = "",
+  progress: Callable[..., Any] = terminal.bar,
+) -> int:
   """Runs a study, with bars, figures, its table and its findings.
 
   Args:
     study: what to run.
     out: the run directory; by default the study's own.
     opening: what to say before there is work.
+    progress: makes the bars.
   """
   path = pathlib.Path(out or study.directory)
   if parallel.from_first(lambda: runs.is_complete(path)):
@@ -139,7 +147,7 @@ def do(study: studies.Study, out: str | None, opening: str = "") -> int:
   if opening:
     print(opening)
   report = functools.partial(_report, study)
-  studies.run(study, path, progress=terminal.bar, report=report)
+  studies.run(study, path, progress=progress, report=report)
   return 0
 
 
@@ -158,13 +166,22 @@ def _report(study, run) -> None:
   _print_figures(written)
 
 
-def do_sweep(sweep: studies.Sweep) -> int:
+def do_sweep(
+  sweep: studies.Sweep,
+  out: pathlib.Path | str,
+  progress: Callable[..., Any] = terminal.bar,
+) -> int:
   """Runs a sweep, or this process's share of it.
+
+  Args:
+    sweep: what to run.
+    out: its directory.
+    progress: makes the bars.
 
   Returns:
     The exit status: 1 where a cell failed.
   """
-  path = pathlib.Path(flags.FLAGS.out)
+  path = pathlib.Path(out)
   with values.command_line():
     cells = sweep.cells(path)
     sweep.own(cells)
@@ -178,9 +195,7 @@ def do_sweep(sweep: studies.Sweep) -> int:
       print(sentence)
     _print_figures(written)
 
-  failures = studies.run_sweep(
-    sweep, path, progress=terminal.bar, report=report
-  )
+  failures = studies.run_sweep(sweep, path, progress=progress, report=report)
   missing = [cell.path.name for cell in cells if not cell.is_done]
   if missing:
     print(

@@ -66,6 +66,14 @@ WRONG = {
     ("--epochs=first", "epochs 'first' is not known"),
     ("--seed=-1", "seed is -1"),
   ],
+  "paper": [
+    ("--scale=huge", "--scale=huge is not known; choose one of tiny, laptop"),
+    ("--only=fig9", "'fig9', which is no figure; choose of fig1b"),
+    ("--only=", "lacks a value"),
+    ("--minutes=-1", "--minutes=-1.0 is no time"),
+    ("--minutes=nan", "--minutes=nan is no time"),
+    ("--minutes=soon", "--minutes=soon is no number"),
+  ],
   "gradients": [
     ("", "--run must be given"),
     ("--run=", "--run=: a path was expected"),

@@ -36,15 +36,15 @@ def find(rows: runs.Rows) -> list[Finding]:
   classes, permuted and restored points fall together once they are memorized,
   and lie above chance.
   """
-  best, last = (_by_layer(rows, "capacity", which) for which in _EPOCHS)
+  best, last = (by_layer(rows, "capacity", which) for which in _EPOCHS)
   layers = _Layers(best, last, rows.chance_capacity())
   found = [
     _permuted_at_chance(layers),
     _permuted_rises_late(layers),
     _restored_falls(layers),
     _permuted_shrinks(
-      [_by_layer(rows, "radius", which) for which in _EPOCHS],
-      [_by_layer(rows, "dimension", which) for which in _EPOCHS],
+      [by_layer(rows, "radius", which) for which in _EPOCHS],
+      [by_layer(rows, "dimension", which) for which in _EPOCHS],
     ),
     _early_layers_stay(layers),
   ]
@@ -57,7 +57,7 @@ def find(rows: runs.Rows) -> list[Finding]:
   return found
 
 
-def _by_layer(rows: runs.Rows, metric: str, which: str) -> dict:
+def by_layer(rows: runs.Rows, metric: str, which: str) -> dict:
   """Averages a metric over seeds: `[hidden layers]` by subset.
 
   The input does not change, and the logits are the output.

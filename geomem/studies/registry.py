@@ -11,6 +11,7 @@ from geomem.studies.measure import Measuring
 from geomem.studies.memorization import Memorization
 from geomem.studies.model_size import ModelSize
 from geomem.studies.noise import MemorizationSweep
+from geomem.studies.paper import Paper
 from geomem.studies.readout import Readout
 from geomem.studies.rewind import LayerRewind
 from geomem.studies.similarity import Similarity
@@ -24,6 +25,7 @@ STUDIES = {
   "memorization": Memorization,
   "memorization_sweep": MemorizationSweep,
   "model_size": ModelSize,
+  "paper": Paper,
   "readout": Readout,
   "rewind": LayerRewind,
   "similarity": Similarity,

@@ -71,7 +71,7 @@ def _unpermuted_slope(rows) -> Finding:
     _slope(rows, subset="unpermuted", labels=labels)
     for labels in ("centered", "raw")
   )
-  clean, sizes = _unbiased_slope(rows)
+  clean, sizes = unbiased_slope(rows)
   goes = f"goes with n to the power {clean:.3f}"
   if np.isnan(clean):
     goes = "cannot be told from nothing at every n"
@@ -86,7 +86,7 @@ def _unpermuted_slope(rows) -> Finding:
   )
 
 
-def _unbiased_slope(rows) -> tuple[float, list[int]]:
+def unbiased_slope(rows) -> tuple[float, list[int]]:
   """Fits the unpermuted part's own norm; returns the sizes, too."""
   by_size = defaultdict(list)
   metric = "law_squared_norm_unbiased"

@@ -1,0 +1,189 @@
+r"""The whole paper: all figures and a table of its claims, by one command.
+
+  python -m experiments.paper --out=runs/paper --scale=laptop
+
+trains, rewinds, splits gradients, tries dichotomies and sweeps the width, each
+by the study that has a binary of its own, in a directory below --out. A table
+of the claims, the paper's numbers and ours goes to DIR/paper.md. The scales are
+`tiny` (digits, some minutes: shows that all works), `laptop` (digits) and
+`paper` (CIFAR-100; wants an accelerator).
+
+  python -m experiments.paper --out=runs/paper --scale=paper --only=fig3,fig4 \
+    --minutes=50
+
+does some figures, as far as it gets. The same command again resumes what was
+cut off or did not fit the time, also where the directory has moved.
+"""
+
+import math
+import pathlib
+import time
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+from experiments import cli, terminal, values
+from experiments import flags as common
+from geomem import disk, parallel, runs
+from geomem.studies import Sweep, paper
+
+
+class OutOfTime(BaseException):
+  """The rest of the time is less than the next step takes.
+
+  No `Exception`: a sweep would take it for the failure of a cell.
+  """
+
+
+class Budget:
+  """The minutes that a start has, without end by default."""
+
+  def __init__(
+    self,
+    minutes: float = math.inf,
+    clock: Callable[[], float] = time.monotonic,
+  ):
+    """Starts the clock, of seconds."""
+    self._minutes, self._clock = minutes, clock
+    self._start = clock()
+
+  @property
+  def spent(self) -> float:
+    """Minutes since the start."""
+    return (self._clock() - self._start) / 60
+
+  def fits(self, minutes: float) -> bool:
+    """Tells whether there is time for something, in all processes alike."""
+    return parallel.from_first(lambda: self.spent + minutes <= self._minutes)
+
+  def bar(self, **options):
+    """Makes a progress bar that ends the work where a step does not fit.
+
+    Raises:
+      OutOfTime: from the bar's `update`; the work is as after any kill.
+    """
+    bar = terminal.bar(**options)
+    if math.isinf(self._minutes):
+      return bar
+    move, start = bar.update, self.spent
+
+    def update(size=1):
+      move(size)
+      steps = bar.n - bar.initial
+      each = (self.spent - start) / steps if steps > 0 else 0.0
+      if bar.n < bar.total and not self.fits(each):
+        raise OutOfTime
+
+    bar.update = update
+    return bar
+
+
+def reproduce(
+  name: str,
+  path: pathlib.Path,
+  stages: Sequence[paper.PaperStage],
+  budget: Budget,
+  data_dir: str | None = None,
+) -> int:
+  """Does the stages that fit the time, and writes the table.
+
+  Args:
+    name: of the scale.
+    path: the directory of the paper.
+    stages: what to do, in order.
+    budget: the time.
+    data_dir: where TFDS looks.
+
+  Returns:
+    The exit status: 1 where a stage failed in part.
+  """
+  scale, status = paper.SCALES[name], 0
+  config = {"experiment": paper.Paper.name, "scale": name}
+  with runs.open_run(path, config) as out:
+    if out.is_done:
+      print(f"{path} is complete; nothing to do. Its table: {path}/paper.md.")
+      return 0
+    print(f"The paper at scale {name} ({scale.text}), to {path}.")
+    for count, stage in enumerate(stages, 1):
+      place, study = path / stage.place, stage.study.name
+      which = f"[{count}/{len(stages)}] {stage.name}"
+      minutes = scale.minutes.get(stage.name)
+      about = "unknown time, taken to fit"
+      if minutes is not None:
+        about = f"about {minutes:.1f} min on two cores"
+      if _is_complete(place):
+        about = "complete"
+      print(f"\n{which}: {study}, to {place}; {about}.")
+      if not _is_complete(place) and not budget.fits(minutes or 0):
+        print(f"{stage.name} is not started: it does not fit --minutes.")
+        break
+      with values.command_line():
+        made = paper.make(stage, scale, path, data_dir)
+      before, do = budget.spent, cli.do
+      if isinstance(made, Sweep):
+        do = cli.do_sweep
+      try:
+        status = max(status, do(made, place, progress=budget.bar))
+      except OutOfTime:
+        print(f"{stage.name} is not complete: the rest does not fit --minutes.")
+        break
+      print(f"{stage.name} took {budget.spent - before:.1f} min.")
+    _tell(out, path, scale)
+  return status
+
+
+def _is_complete(place: pathlib.Path) -> bool:
+  return parallel.from_first(lambda: runs.is_complete(place))
+
+
+def _tell(out, path: pathlib.Path, scale: paper.Scale) -> None:
+  """Prints the table of what is complete, and writes it."""
+  out.replace(parallel.from_first(lambda: paper.compare(path, scale)))
+  table = paper.Paper.table(out.rows)
+  file = path / "paper.md"
+  parallel.from_first(lambda: disk.write_whole(file, f"{table}\n".encode()))
+  print(f"\n{table}\n\nThe table is in {file}.")
+  left = [s.name for s in paper.STAGES if not _is_complete(path / s.place)]
+  if left:
+    print(
+      f"There remain {', '.join(left)}. The same command goes on from here,"
+      f" also where {path} has moved; without --only it does all of them."
+    )
+  else:
+    out.finish()
+
+
+def _define_flags() -> None:
+  values.define_path("out", "runs/paper", "directory of all stages")
+  texts = "; ".join(f"{name}: {s.text}" for name, s in paper.SCALES.items())
+  flags.DEFINE_string("scale", "tiny", f"how large. {texts}")
+  flags.DEFINE_list("only", None, "figures, with commas; all by default")
+  text = "minutes that this start may take; without end by default"
+  flags.DEFINE_float("minutes", None, text)
+  values.define_path("data_dir", None, "where TFDS looks")
+
+
+def main(argv) -> int:
+  """Checks the command line, and does what it says."""
+  del argv
+  given = flags.FLAGS
+  with values.command_line():
+    if given.scale not in paper.SCALES:
+      raise ValueError(
+        f"--scale={given.scale} is not known; choose one of"
+        f" {', '.join(paper.SCALES)}."
+      )
+    stages = paper.choose(values.list_of("only", str))
+    minutes = math.inf if given.minutes is None else given.minutes
+    if not minutes > 0:
+      raise ValueError(
+        f"--minutes={given.minutes} is no time; a positive number was expected,"
+        " or leave it out for no limit."
+      )
+  path = pathlib.Path(given.out)
+  return reproduce(given.scale, path, stages, Budget(minutes), given.data_dir)
+
+
+if __name__ == "__main__":
+  _define_flags()
+  common.run(main)

@@ -1,0 +1,17 @@
+"""The whole paper: its figures as stages, and its claims beside our numbers."""
+
+from geomem.studies.paper.comparison import compare
+from geomem.studies.paper.scales import SCALES, Scale
+from geomem.studies.paper.stages import STAGES, PaperStage, choose, make
+from geomem.studies.paper.table import Paper
+
+__all__ = [
+  "SCALES",
+  "STAGES",
+  "Paper",
+  "PaperStage",
+  "Scale",
+  "choose",
+  "compare",
+  "make",
+]

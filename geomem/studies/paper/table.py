@@ -1,0 +1,66 @@
+"""The table of the paper's claims, beside our numbers and verdicts."""
+
+import math
+import types
+from typing import Any
+
+from geomem import runs
+from geomem.studies.paper.numbers import CLAIMS
+from geomem.studies.words import with_error
+
+_WORDS = {True: "holds", False: "does not hold", None: "not judged"}
+_HEADS = ("figure", "claim", "number", "paper", "ours", "verdict")
+_CAPTION = """\
+Ours is the mean over seeds ± their standard deviation. Verdicts follow rules
+that were fixed in advance; see docs/reproduction.md."""
+_OTHER = """
+The data are not the paper's: verdicts are about the direction of a claim only,
+and the paper's numbers are there to be read, not to be met (T3 is left out)."""
+
+
+def _cells(row: runs.Row) -> tuple[str, ...]:
+  claim, ours = CLAIMS[row["metric"]], ""
+  if runs.has_value(row):
+    spread = math.nan if row["spread"] is None else row["spread"]
+    small = 0 < abs(row["value"]) < 0.01
+    ours = with_error(row["value"], spread, ".1e" if small else ".3f")
+  name, verdict = row["metric"].split()[0], _WORDS[row["holds"]]
+  return claim.figure, name, claim.quantity, claim.paper, ours, verdict
+
+
+class Paper:
+  """What the stages show together: a run directory whose rows are claims."""
+
+  name = "paper"
+  figures = types.MappingProxyType({})  # Those of its stages lie with them.
+
+  @staticmethod
+  def findings(config: dict[str, Any], rows: runs.Rows) -> list[str]:
+    """Says of how many numbers the claims hold, and names the doubts."""
+    del config
+    judged = [row["holds"] for row in rows if row.get("holds") is not None]
+    doubts = [row["text"] for row in rows.where("doubt")]
+    return [f"{sum(judged)} of {len(judged)} numbers judged hold.", *doubts]
+
+  @staticmethod
+  def table(rows: runs.Rows) -> str:
+    """Returns a table in Markdown that can be read as it is."""
+    claims = [row for row in rows if row["metric"] in CLAIMS]
+    lines = [_HEADS, *map(_cells, claims)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines.insert(1, tuple("-" * width for width in widths))
+    text = [
+      f"| {' | '.join(map(str.ljust, cells, widths))} |" for cells in lines
+    ]
+    caption = _CAPTION
+    if not all(row["is_the_papers"] for row in claims):
+      caption += _OTHER
+    sources = {CLAIMS[row["metric"]].source: [] for row in claims}
+    for row in claims:
+      sources[CLAIMS[row["metric"]].source].append(row["metric"])
+    told = [f"- {', '.join(of)}: {source}" for source, of in sources.items()]
+    doubts = [f"- {row['text']}" for row in rows.where("doubt")]
+    notes = ["The paper's numbers are from:", "", *told]
+    if doubts:
+      notes += ["", "Doubts:", "", *doubts]
+    return "\n".join([caption, "", *text, "", *notes])

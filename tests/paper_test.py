@@ -1,0 +1,304 @@
+"""The whole paper by one command: its stages, its time and its table."""
+
+import pytest
+
+from experiments import paper as binary
+from geomem import runs, studies
+from geomem.studies import paper
+from geomem.studies.paper.numbers import LAST_HIDDEN
+from tests.fakes import fields_of, write_run
+
+PAPER, TINY = paper.SCALES["paper"], paper.SCALES["tiny"]
+SUBSETS = ("unpermuted", "permuted", "restored", "test")
+
+
+def memorized_rows(changed=None):
+  """Rows of two seeds that have the paper's numbers, but for those changed."""
+  numbers = LAST_HIDDEN | (changed or {})
+  rows = []
+  for seed in (0, 1):
+    facts = {"best_epoch": 1, "last_epoch": 5, "chance_capacity": 0.04}
+    rows += [{"seed": seed, "metric": m, "value": v} for m, v in facts.items()]
+    for which, epoch in enumerate((1, 5)):
+      for index, layer in enumerate(("input", "fc1", "fc2", "fc3", "logits")):
+        for subset in SUBSETS:
+          place = {"seed": seed, "epoch": epoch, "subset": subset}
+          place |= {"layer": layer, "layer_index": index}
+          early = {"capacity": 0.04, "radius": 1.5, "dimension": 35.0}
+          for metric, value in early.items():
+            if layer == "fc3":
+              value = numbers[subset, metric][which]
+            # Seeds are on both sides of the mean.
+            value *= 1 + 0.001 * (2 * seed - 1)
+            rows.append(place | {"metric": metric, "value": value})
+  return rows
+
+
+def rewound_rows(recovered, permuted):
+  """Rows of the last j of three layers, put back to the best epoch."""
+  rows = []
+  for seed in (0, 1):
+    facts = {"best_epoch": 1, "last_epoch": 5, "chance_accuracy": 0.1}
+    rows += [{"seed": seed, "metric": m, "value": v} for m, v in facts.items()]
+    at = {"seed": seed, "metric": "accuracy", "subset": "test"}
+    rows += [at | {"epoch": e, "value": v} for e, v in ((1, 0.9), (5, 0.5))]
+    for kind, layers in (("suffix", "cba"), ("prefix", "abc")):
+      for count in (1, 2, 3):
+        at = {"seed": seed, "epoch": 1, "kind": kind}
+        at["rewound"] = "+".join(sorted(layers[:count]))
+        share = recovered[count - 1] if kind == "suffix" else count == 3
+        of_test = at | {"subset": "test"}
+        rows += [
+          of_test | {"metric": "recovered", "value": share},
+          of_test | {"metric": "accuracy", "value": 0.5 + 0.4 * share},
+          at | {"subset": "permuted", "metric": "accuracy", "value": permuted},
+        ]
+  return rows
+
+
+def sized_rows(accuracy, growth, radius_growth=0.0):
+  """Rows of three widths and two seeds, by test accuracy at the last epoch."""
+  rows = []
+  for index, width in enumerate((2, 4, 8)):
+    for seed in (0, 1):
+      at = {"width": width, "seed": seed}
+      facts = {"best_epoch": 1, "last_epoch": 5, "num_permuted": 0}
+      facts |= {"num_unpermuted": 9, "num_parameters": 2e5 * width}
+      rows += [at | {"metric": m, "value": v} for m, v in facts.items()]
+      for epoch in (1, 5):
+        change = (growth[index] if epoch == 5 else 0) + 0.001 * seed
+        values = {"accuracy": accuracy[index] + 0.001 * seed * index}
+        values |= {"dimension": 25 + change}
+        values["radius"] = 1 + radius_growth * (epoch == 5)
+        for metric, value in values.items():
+          for subset in ("unpermuted", "test"):
+            where = at | {"epoch": epoch, "subset": subset}
+            rows.append(where | {"metric": metric, "value": value})
+  return rows
+
+
+def simulated_rows(ratio):
+  return [
+    {"seed": seed, "layer": f"fc{i}", "layer_index": i, "subset": "test"}
+    | {"epoch": 5, "centers": "low_rank", "metric": metric, "value": value}
+    for seed in (0, 1)
+    for i in range(4)
+    for metric, value in (
+      ("capacity", 0.1 * (i + 1)),
+      ("simulated_capacity", 0.1 * (i + 1) * ratio),
+    )
+  ]
+
+
+def verdicts(path, place, rows, scale=PAPER):
+  configs = {
+    "memorization": fields_of(studies.make_config()),
+    "model_size": {"experiment": "model_size", "axes": ["width"]},
+  }
+  config = configs.get(place, {"experiment": place.rpartition("/")[2]})
+  empty = dict.fromkeys((*runs.COLUMNS, "kind", "rewound"))
+  write_run(path / place, config, [empty | row for row in rows])
+  return {row["metric"]: row for row in paper.compare(path, scale)}
+
+
+def test_the_papers_own_numbers_hold(tmp_path):
+  found = verdicts(tmp_path, "memorization", memorized_rows())
+  assert set(found) == {
+    *("F3.1", "F3.2", "F3.3", "F3.4 radius", "F3.4 dimension", "F3.5", "T3")
+  }
+  assert all(row["holds"] for row in found.values())
+  assert found["T3"]["value"] == 24
+  assert found["F3.2"]["value"] == pytest.approx(0.100 / 0.0378)
+  assert found["F3.3"]["value"] == pytest.approx(0.0403 / 0.04)
+  # Of two seeds that are .001 on either side.
+  spread = 0.0403 / 0.04 * 0.001 * 2**0.5
+  assert found["F3.3"]["spread"] == pytest.approx(spread)
+  table = paper.Paper.table(runs.Rows(found.values()))
+  (line,) = (x for x in table.splitlines() if "F3.2" in x and x[0] == "|")
+  assert [cell.strip() for cell in line.split("|")[-4:-1]] == [
+    *("2.65", "2.646 ± 0.000", "holds")
+  ]
+  assert "direction" not in table
+
+
+@pytest.mark.parametrize(
+  ("changed", "fails"),
+  [
+    ({("permuted", "capacity"): (0.0378, 0.05)}, {"F3.2", "T3"}),
+    ({("restored", "capacity"): (0.0592, 0.055)}, {"F3.3", "T3"}),
+    ({("permuted", "radius"): (1.5, 1.6)}, {"F3.4", "T3"}),
+    ({("test", "dimension"): (20.9, 33)}, {"T3"}),
+  ],
+)
+def test_other_numbers_do_not(changed, fails, tmp_path):
+  found = verdicts(tmp_path, "memorization", memorized_rows(changed))
+  assert {k.split()[0] for k, r in found.items() if not r["holds"]} == fails
+  assert found["T3"]["value"] < 24
+
+
+def test_on_other_data_numbers_are_not_compared(tmp_path):
+  found = verdicts(tmp_path, "memorization", memorized_rows(), TINY)
+  assert "T3" not in found
+  assert "about the direction of a claim only" in paper.Paper.table(
+    runs.Rows(found.values())
+  )
+
+
+@pytest.mark.parametrize(
+  ("recovered", "permuted", "first", "holds"),
+  [
+    ((0.9, 0.9, 1), 0.1, True, True),
+    ((0.2, 0.9, 1), 0.1, False, True),  # Two of three layers do.
+    ((0.2, 0.7, 1), 0.1, False, False),  # All do not count.
+    ((0.9, 0.9, 1), 0.6, True, False),  # They do not forget.
+  ],
+)
+def test_rewinds_are_judged(recovered, permuted, first, holds, tmp_path):
+  rows = rewound_rows(recovered, permuted)
+  found = verdicts(tmp_path, "memorization/rewind", rows)
+  assert (found["F4.1"]["holds"], found["T4"]["holds"]) == (first, holds)
+  assert found["F4.1"]["value"] == pytest.approx(recovered[0])
+  assert found["F4.2"]["holds"]
+  assert found["T4"]["value"] == pytest.approx(max(recovered[:2]))
+
+
+@pytest.mark.parametrize(
+  ("accuracy", "growth", "radius", "expected"),
+  [
+    ((0.5, 0.4, 0.7), (0, 4, 0), 0.0, (True, True, True)),
+    ((0.5, 0.6, 0.7), (0, 4, 0), 0.0, (False, False, False)),
+    ((0.5, 0.4, 0.7), (0, 2, 0), 0.0, (True, False, True)),
+    ((0.5, 0.4, 0.7), (5, 4, 0), 0.3, (True, False, False)),
+  ],
+)
+def test_the_dip_is_judged(accuracy, growth, radius, expected, tmp_path):
+  rows = sized_rows(accuracy, growth, radius)
+  found = verdicts(tmp_path, "model_size", rows)
+  keys = ("T5 accuracy", "T5 dimension", "T5 radius")
+  assert tuple(found[key]["holds"] for key in keys) == expected
+  if expected[0]:
+    assert found["T5 accuracy"]["value"] == pytest.approx(0.1, abs=0.001)
+
+
+@pytest.mark.parametrize(("ratio", "holds"), [(0.9, True), (0.8, False)])
+def test_the_simulation_is_judged(ratio, holds, tmp_path):
+  found = verdicts(tmp_path, "memorization/capacity", simulated_rows(ratio))
+  assert found["T2 ratio"]["holds"] == holds
+  assert found["T2 ratio"]["value"] == pytest.approx(ratio)
+  assert found["T2 correlation"]["holds"]
+
+
+def test_figures_are_chosen_with_the_run_that_they_are_about():
+  def names(*only):
+    return [stage.name for stage in paper.choose(only)]
+
+  assert names() == ["fig3", "fig4ab", "figa1", "fig1b", "fig4ce"]
+  assert names("fig2") == names("fig3") == ["fig3"]
+  assert names("fig4") == ["fig3", "fig4ab", "fig4ce"]
+  assert names("fig4ce") == ["fig4ce"]
+  with pytest.raises(ValueError, match="'fig9', which is no figure"):
+    paper.choose(["fig3", "fig9"])
+
+
+class Clock:
+  """Seconds that pass when it is told so, or by some at every look."""
+
+  def __init__(self, each=0.0):
+    self.now, self.each = 0.0, each
+
+  def __call__(self):
+    self.now += self.each
+    return self.now
+
+
+def test_a_step_that_does_not_fit_the_time_is_not_begun():
+  clock = Clock()
+  bar = binary.Budget(5.0, clock).bar(total=10, desc="")
+  # Of an earlier start, which tells nothing of the time.
+  bar.initial += 6
+  bar.update(6)
+  clock.now += 110
+  bar.update(1)
+  clock.now += 110  # 80 of 300 seconds are left.
+  with pytest.raises(binary.OutOfTime):
+    bar.update(1)
+
+
+SMALL = {
+  "model": "mlp1",
+  "num_classes": 3,
+  "examples_per_class": 60,
+  "epochs": 2,
+  "batch_size": 30,
+  "manifold_points": 5,
+  "num_probes": 10,
+  "num_seeds": 2,
+}
+
+
+@pytest.fixture
+def small(monkeypatch):
+  """A scale below the smallest."""
+  fields = {
+    "memorization": SMALL | {"width": 4, "num_seeds": 1},
+    "rewind": {"kinds": ("suffix", "prefix")},
+    "gradients": {"draws": 2, "max_examples": 80},
+    "capacity": {
+      "epochs": "last",
+      "num_draws": 2,
+      "num_probes": 5,
+      "num_shuffles": 1,
+    },
+    "model_size": SMALL | {"width": (2,), "subsets": "test"},
+  }
+  minutes = {"fig3": 1.0, "fig4ab": 60.0}
+  scales = {"small": paper.Scale("for tests", fields, minutes)}
+  monkeypatch.setattr(paper, "SCALES", scales)
+  # Every study is drawn elsewhere, and a third of the time would go to it.
+  monkeypatch.setattr(studies, "draw", lambda path, out=None: [])
+
+
+def rows_of(path):
+  return {
+    file.relative_to(path): file.read_bytes()
+    for file in sorted(path.rglob("results.jsonl"))
+  }
+
+
+def test_it_ends_where_the_time_does_and_goes_on(small, tmp_path, capsys):
+  path, moved = tmp_path / "here", tmp_path / "there"
+  # The time ends within the first stage, then before the second.
+  budget = binary.Budget(2.0, Clock(each=8.0))
+  assert binary.reproduce("small", path, paper.choose(), budget) == 0
+  said = capsys.readouterr().out
+  assert "fig3 is not complete: the rest does not fit" in said
+  assert not runs.is_complete(path / "memorization")
+  path.rename(moved)
+  budget = binary.Budget(30.0, Clock())
+  binary.reproduce("small", moved, paper.choose(), budget)
+  said = capsys.readouterr().out
+  assert "about 60.0 min" in said
+  assert "fig4ab is not started" in said
+  assert runs.is_complete(moved / "memorization")
+  assert not (moved / "memorization" / "rewind").exists()
+  assert not runs.is_complete(moved)
+  assert "| 3A " in (moved / "paper.md").read_text()
+  assert "| A.1 " not in (moved / "paper.md").read_text()
+
+  binary.reproduce("small", moved, paper.choose(), binary.Budget())
+  assert "unknown time" in capsys.readouterr().out
+  assert runs.is_complete(moved)
+  for stage in paper.STAGES:
+    assert runs.is_complete(moved / stage.place)
+  table = (moved / "paper.md").read_text()
+  figures = {
+    line.split("|")[1].strip() for line in table.splitlines() if "|" in line
+  }
+  assert {"1B", "3A", "3B", "4A-B", "4C", "4D", "4E", "A.1"} <= figures
+  found = {row["metric"]: row.get("holds") for row in runs.read_rows(moved)}
+  assert found["T6"] == (found["G1"] and found["G4 last"])
+
+  before = rows_of(moved)
+  binary.reproduce("small", moved, paper.choose(), binary.Budget())
+  assert "is complete; nothing to do" in capsys.readouterr().out
+  assert rows_of(moved) == before
