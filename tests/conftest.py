@@ -3,6 +3,7 @@
 import atexit
 import importlib.metadata
 import os
+import pathlib
 import shutil
 import tempfile
 
@@ -26,6 +27,7 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
 
 import jax
 import jaxtyping
+import pytest
 
 if not hasattr(jax, "enable_x64"):  # The oldest versions, see oldest.txt.
   import jax.experimental
@@ -40,3 +42,16 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
   atexit.register(
     shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
   )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs():
+  """Drops what was compiled before there is too much of it.
+
+  Each program takes memory maps. Linux gives a process 65,530, and XLA crashes
+  where there are no more.
+  """
+  yield
+  maps = pathlib.Path("/proc/self/maps")
+  if maps.exists() and maps.read_bytes().count(b"\n") > 25_000:
+    jax.clear_caches()
