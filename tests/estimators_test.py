@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from geomem import geometry
-from geomem.geometry import measurement
+from geomem.geometry import mean_field
 from geomem.geometry.estimators import control_variates, mean_over_probes
 
 NUM_PROBES = 48_000
@@ -52,7 +52,7 @@ def estimates(probed, case, count, reduce_variance):
   rank = frame.shape[1] - 1
 
   def of_group(probes, found):
-    got = measurement._estimates(
+    got = mean_field._estimates(
       frame, probes, jnp.float64(rank), found, case[1], reduce_variance
     )
     got["inverse"] = 1 / got["capacity"]

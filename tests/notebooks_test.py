@@ -104,6 +104,8 @@ def kernel(tmp_path_factory):
     "PYTHONPATH": ROOT,
     "TMPDIR": folder,
     "JAX_DISABLE_MOST_OPTIMIZATIONS": 1,
+    # Bars of cells are cleared at their end: each step must have been drawn.
+    "TQDM_MININTERVAL": 0,
     # Without ipywidgets bars are text, and tqdm.auto says so.
     "PYTHONWARNINGS": "ignore:IProgress not found",
   }
