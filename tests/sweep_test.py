@@ -129,12 +129,13 @@ def sweep_of(widths=WIDTHS, share=None, **fields):
   return studies.model_size_sweep(widths, share=share, **TINY | fields)
 
 
-def do_sweep(path, widths=WIDTHS, share=None, **fields):
+def do_sweep(path, widths=WIDTHS, share=None, drawn=False, **fields):
   """Runs a sweep as its binary does; returns whether it had to report."""
   reported = []
 
   def report(run, sentences):
-    studies.draw(run.path)
+    if drawn:
+      studies.draw(run.path)
     reported.append(sentences)
 
   sweep = sweep_of(widths, share, **fields)
@@ -156,7 +157,7 @@ def results(path):
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
   path = tmp_path_factory.mktemp("calm")
-  assert do_sweep(path)
+  assert do_sweep(path, drawn=True)
   return path
 
 
