@@ -31,7 +31,7 @@ long: $(READY)
 oldest:
 	$(PYTHON) -m venv $(VENV)-oldest
 	$(VENV)-oldest/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-oldest/bin/python -m pip install -qq -c oldest.txt ".[test]"
+	$(VENV)-oldest/bin/python -m pip install -qq -c tests/oldest.txt ".[test]"
 	$(VENV)-oldest/bin/python -m pytest -n 2 -m "not slow and not long"
 
 lint: $(READY)

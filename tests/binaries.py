@@ -29,13 +29,13 @@ def _arguments(flags, values) -> list[str]:
   return [*flags, *(f"--{name}={value}" for name, value in values.items())]
 
 
-def _be_the_binary(module: str, arguments, out: str, err: str, environment):
+def _be_the_binary(module: str, arguments, stdout, stderr, environment):
   # As in a process of its own, until the binary sees to it.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
   os.environ.clear()
   os.environ.update(environment)
   os.chdir(ROOT)
-  for path, descriptor in ((out, 1), (err, 2)):
+  for path, descriptor in ((stdout, 1), (stderr, 2)):
     with open(path, "a") as file:
       os.dup2(file.fileno(), descriptor)
   sys.argv = [module, *arguments]
@@ -43,12 +43,12 @@ def _be_the_binary(module: str, arguments, out: str, err: str, environment):
 
 
 def start(
-  binary: str, *flags: str, out: str, err: str, **values
+  binary: str, *flags: str, stdout: str, stderr: str, **values
 ) -> multiprocessing.Process:
-  """Starts it; what it prints is added to the files `out` and `err`."""
+  """Starts it; what it prints is added to the files `stdout` and `stderr`."""
   process = _CONTEXT.Process(
     target=_be_the_binary,
-    args=(binary, _arguments(flags, values), out, err, dict(os.environ)),
+    args=(binary, _arguments(flags, values), stdout, stderr, dict(os.environ)),
   )
   process.start()
   return process
@@ -57,12 +57,10 @@ def start(
 def execute(binary: str, *flags: str, **values) -> subprocess.CompletedProcess:
   """Runs it to its end, in the root of the checkout."""
   with tempfile.TemporaryDirectory() as directory:
-    out, err = (os.path.join(directory, name) for name in ("out", "err"))
-    if "out" in values:
-      flags, values = _arguments(flags, values), {}
-    process = start(binary, *flags, out=out, err=err, **values)
+    files = {name: f"{directory}/{name}" for name in ("stdout", "stderr")}
+    process = start(binary, *flags, **files, **values)
     process.join()
-    told = [pathlib.Path(path).read_text() for path in (out, err)]
+    told = [pathlib.Path(path).read_text() for path in files.values()]
   return subprocess.CompletedProcess(
     command(binary, *flags, **values), process.exitcode, *told
   )

@@ -29,7 +29,7 @@ import jax
 import jaxtyping
 import pytest
 
-if not hasattr(jax, "enable_x64"):  # The oldest versions, see oldest.txt.
+if not hasattr(jax, "enable_x64"):  # The oldest versions, see tests/oldest.txt.
   import jax.experimental
 
   jax.enable_x64 = jax.experimental.enable_x64

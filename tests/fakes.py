@@ -7,6 +7,18 @@ import numpy as np
 from geomem import runs
 
 _NUMBERS = itertools.count()
+# Fields of a run that takes a second. Tests that share it share its programs.
+SMALL_RUN = {
+  "model": "mlp1",
+  "width": 4,
+  "num_classes": 3,
+  "examples_per_class": 60,
+  "epochs": 2,
+  "batch_size": 30,
+  "manifold_points": 5,
+  "num_probes": 10,
+  "num_seeds": 2,
+}
 
 
 def fields_of(config) -> dict:

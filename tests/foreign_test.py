@@ -105,6 +105,15 @@ def test_manifolds_hold_examples_of_their_label_once():
   assert (chosen[:, 0] != chosen[:, 1]).all()
 
 
+def test_strings_in_an_array_of_objects_are_labels():
+  found = geometry.manifolds(
+    np.arange(4)[:, None],
+    np.array(["b", "a", "b", "a"], object),
+    key=jax.random.key(0),
+  )
+  assert [sorted(of.ravel()) for of in found] == [[1, 3], [0, 2]]
+
+
 def test_every_example_is_drawn_as_often():
   # 2,000 draws of 2 of 4: each is in 1,000 of them, ± 22.
   labels = np.array([0, 1, 0, 1, 0, 1, 0, 1])
@@ -139,6 +148,8 @@ def test_one_key_chooses_the_same_examples_in_all_layers():
     ((6,), [0, 0, 0, 1, 1, 1], 2, r"shape \(6,\)"),
     ((6, 2), [0.0, 0.5, 1, 1, 1, 1], 2, "float64"),
     ((0, 2), np.zeros(0, int), 2, "There are 0 labels"),
+    ((3, 2), np.ma.array([0, 1, 1], mask=[0, 0, 1]), 1, "hidden by a mask"),
+    ((3, 2), np.array(["a", None, "a"], object), 1, "type object"),
   ],
 )
 def test_labels_that_do_not_fit_are_refused(shape, labels, per_class, sentence):

@@ -58,10 +58,9 @@ def start():
   """Starts a binary: `start(name, options, out)` gives its process."""
 
   def start(module, flags, out, *more):
-    given = [f"--{name}={value}" for name, value in flags.items()]
     log = f"{out}.log"
     return binaries.start(
-      module, *given, f"--out={out}", *more, out=log, err=log
+      module, *more, stdout=log, stderr=log, out=out, **flags
     )
 
   return start

@@ -6,7 +6,7 @@ from experiments import paper as binary
 from geomem import runs, studies
 from geomem.studies import paper
 from geomem.studies.paper.numbers import LAST_HIDDEN
-from tests.fakes import fields_of, write_run
+from tests.fakes import SMALL_RUN, fields_of, write_run
 
 PAPER, TINY = paper.SCALES["paper"], paper.SCALES["tiny"]
 SUBSETS = ("unpermuted", "permuted", "restored", "test")
@@ -224,23 +224,11 @@ def test_a_step_that_does_not_fit_the_time_is_not_begun():
     bar.update(1)
 
 
-SMALL = {
-  "model": "mlp1",
-  "num_classes": 3,
-  "examples_per_class": 60,
-  "epochs": 2,
-  "batch_size": 30,
-  "manifold_points": 5,
-  "num_probes": 10,
-  "num_seeds": 2,
-}
-
-
 @pytest.fixture
 def small(monkeypatch):
   """A scale below the smallest."""
   fields = {
-    "memorization": SMALL | {"width": 4, "num_seeds": 1},
+    "memorization": SMALL_RUN | {"num_seeds": 1},
     "rewind": {"kinds": ("suffix", "prefix")},
     "gradients": {"draws": 2, "max_examples": 80},
     "capacity": {
@@ -249,7 +237,7 @@ def small(monkeypatch):
       "num_probes": 5,
       "num_shuffles": 1,
     },
-    "model_size": SMALL | {"width": (2,), "subsets": "test"},
+    "model_size": SMALL_RUN | {"width": (2,), "subsets": "test"},
   }
   minutes = {"fig3": 1.0, "fig4ab": 60.0}
   scales = {"small": paper.Scale("for tests", fields, minutes)}

@@ -8,18 +8,8 @@ import pytest
 
 from geomem import report, runs, studies
 from geomem.studies.study import _Silent
+from tests.fakes import SMALL_RUN
 
-TINY = {
-  "model": "mlp1",
-  "width": 4,
-  "num_classes": 3,
-  "examples_per_class": 60,
-  "epochs": 2,
-  "batch_size": 30,
-  "manifold_points": 5,
-  "num_probes": 10,
-  "num_seeds": 2,
-}
 # What makes a study small; a new one is tried with its own defaults.
 SMALL = {
   "capacity": {"num_draws": 2, "num_probes": 5, "num_shuffles": 2},
@@ -66,7 +56,7 @@ def count_moves(study, path) -> int:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
   path = tmp_path_factory.mktemp("trained") / "run"
-  config = studies.make_config(**TINY)
+  config = studies.make_config(**SMALL_RUN)
   studies.run(studies.Memorization(config), path)
   return path
 
@@ -74,7 +64,7 @@ def trained(tmp_path_factory):
 def make(name, trained, **changed):
   """A study by its name; each has one config class and perhaps a run."""
   if name == "memorization":
-    return studies.Memorization(studies.make_config(**TINY | changed))
+    return studies.Memorization(studies.make_config(**SMALL_RUN | changed))
   study = studies.STUDIES[name]
   kind = typing.get_type_hints(study.__init__)["config"]
   config = kind(**SMALL.get(name, {}) | changed)

@@ -33,9 +33,16 @@ def manifolds(
 
   Raises:
     ValueError: the labels are not of one dimension, of another length than the
-      points, or no labels at all; or a class has fewer examples.
+      points, hidden in part, or none at all; or a class has fewer examples.
   """
-  points, labels = as_array(points), np.asarray(as_array(labels))
+  points, labels = as_array(points), as_array(labels)
+  if np.ma.is_masked(labels):
+    raise ValueError(
+      "Some labels are hidden by a mask; leave these examples out."
+    )
+  labels = np.asarray(labels)
+  if labels.dtype == object and all(isinstance(x, str) for x in labels):
+    labels = labels.astype(str)  # Columns of pandas, say.
   if labels.ndim != 1 or points.ndim < 2 or len(labels) != len(points):
     raise ValueError(
       f"The points have shape {tuple(points.shape)} and the labels"

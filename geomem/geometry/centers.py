@@ -193,10 +193,10 @@ def shared_directions(
   )
   largest = rule if isinstance(rule, int) else max_rank(size)
   axes = _axes(gram)
-  span = axes.rank.astype(jnp.int32)
   if rule is None or largest == 0:
     nothing = jnp.zeros((size, 1), gram.dtype)
     yes = jnp.bool_(True)
+    span = axes.rank.astype(jnp.int32)
     return SharedDirections(nothing, jnp.int32(0), *first, span, yes)
   allowed = _num_allowed(gram, axes.rank)
   if isinstance(rule, int):
@@ -216,6 +216,11 @@ def shared_directions(
     )
 
   found = run("last" if isinstance(rule, int) else "least", allowed)
+  return _polished(rule, found, first, axes, cosines, run)
+
+
+def _polished(rule, found: Found, first, axes, cosines, run):
+  """Chooses K and its directions, and says what they leave."""
   curves = [
     jnp.concatenate([a, b])
     for a, b in zip(
@@ -231,4 +236,5 @@ def shared_directions(
   complete = curves[0][rank] < _ON_ONE_LINE
   if isinstance(rule, int):
     complete &= rank == rule
+  span = axes.rank.astype(jnp.int32)
   return SharedDirections(coefficients, rank, *curves, span, complete)

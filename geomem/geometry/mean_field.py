@@ -85,7 +85,7 @@ class _Framed(NamedTuple):
   rounding: Float[Array, " P"]
 
 
-# Programmes of their own: the search knows P alone, and the solver P, M and T,
+# Programs of their own: the search knows P alone, and the solver P, M and T,
 # so that other points, probes or options compile the rest alone.
 _search = jax.jit(shared_directions, static_argnames="rule")
 

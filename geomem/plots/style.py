@@ -203,7 +203,7 @@ def save_figure(
   path: pathlib.Path,
   suffixes: tuple[str, ...] = (".png", ".pdf"),
 ) -> list[pathlib.Path]:
-  """Writes PNG and PDF beside each other, each whole or not at all."""
+  """Writes a file for each suffix, whole or not at all; returns their paths."""
   with disk.explained(path.parent):
     path.parent.mkdir(parents=True, exist_ok=True)
   disk.remove_partial(path.parent)

@@ -98,35 +98,38 @@ class TaskCapacity(Measuring):
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
     """Answers the four questions, as far as the rows can."""
-    answers = (
+    return [
+      *doubts(rows),
       _earlier(rows),
       _layers(rows),
       _separable(rows, config.get("glue_labels")),
       _representation(rows),
-    )
-    return [*doubts(rows), *(answer for answer in answers if answer)]
+    ]
 
 
-def _earlier(rows: runs.Rows) -> Finding | None:
+def _earlier(rows: runs.Rows) -> Finding:
+  name, claim = "Task 1", "GLUE tells memorization earlier"
   permuted = rows.last_hidden().where(subset="permuted")
   at = {
     metric: half_rise(*mean_by_epoch(permuted.where(metric)))
     for metric in THEORIES
   }
   if not np.isfinite(list(at.values())).all():
-    return None  # A capacity never rises.
+    return Finding(name, None, "a capacity never rises by half", claim)
   return Finding(
-    "Task 1 (GLUE tells memorization earlier)",
+    name,
     at["glue_capacity"] < _EARLIER * at["capacity"],
     "in the last hidden layer the capacity of permuted examples is half way up"
     f" at epoch {at['glue_capacity']:.1f} by GLUE and {at['capacity']:.1f} by"
     f" mean-field theory; {1 - _EARLIER:.0%} earlier was expected",
+    claim,
   )
 
 
-def _layers(rows: runs.Rows) -> Finding | None:
+def _layers(rows: runs.Rows) -> Finding:
+  name, claim = "Task 2", "GLUE tells memorization in other layers"
   if len(rows.layers) < 2:
-    return None
+    return Finding(name, None, "one layer was measured", claim)
   found = {}
   for metric in THEORIES:
     here = rows.where(metric, subset="permuted").known()
@@ -139,11 +142,12 @@ def _layers(rows: runs.Rows) -> Finding | None:
     metric: ", ".join(names) or "no layer" for metric, names in found.items()
   }
   return Finding(
-    "Task 2 (GLUE tells memorization in other layers)",
+    name,
     found["capacity"] != found["glue_capacity"],
     f"capacity of permuted examples grows by {GROWN - 1:.0%} in"
     f" {said['glue_capacity']} by GLUE, in {said['capacity']} by mean-field"
     " theory",
+    claim,
   )
 
 
@@ -155,11 +159,12 @@ def _separable(rows: runs.Rows, labels: str | None) -> Finding:
   separable = _first(epochs, 1 - inside > 0.5)
   half = _first(fitted_epochs, fitted > 0.5)
   return Finding(
-    "Task 3 (permuted labels are separable before they are fitted)",
+    "Task 3",
     separable < half,
     f"in the last hidden layer half of the labellings ({labels}) of permuted"
     f" examples are separable {_at(separable)}; half of the examples are fitted"
     f" {_at(half)}",
+    "permuted labels are separable before they are fitted",
   )
 
 
@@ -172,7 +177,9 @@ def _at(epoch: float) -> str:
   return f"from epoch {epoch:g} on" if np.isfinite(epoch) else "at no epoch"
 
 
-def _representation(rows: runs.Rows) -> Finding | None:
+def _representation(rows: runs.Rows) -> Finding:
+  name = "Task 4"
+  claim = "the fall of test accuracy is the representation's"
   fell = {}
   for name, metric in (("network", "accuracy"), ("probe", "probe_accuracy")):
     best, last = (
@@ -180,12 +187,15 @@ def _representation(rows: runs.Rows) -> Finding | None:
       for which in ("best", "last")
     )
     fell[name] = best - last
-  if not (fell["network"] > 0 and np.isfinite(fell["probe"])):
-    return None  # Nothing was lost, or there are too few points for a probe.
+  if not fell["network"] > 0:
+    return Finding(name, None, "no test accuracy was lost", claim)
+  if not np.isfinite(fell["probe"]):
+    return Finding(name, None, "there are too few points for a probe", claim)
   return Finding(
-    "Task 4 (the fall of test accuracy is the representation's)",
+    name,
     fell["probe"] > fell["network"] / 2,
     f"from the best to the last epoch the network loses {fell['network']:.3f}"
     f" of its test accuracy, a new readout of its last hidden layer"
     f" {fell['probe']:.3f}",
+    claim,
   )
