@@ -19,8 +19,8 @@ def trained(tmp_path_factory):
     model="mlp",
     width=16,
     epochs=1,
-    manifold_points=4,
-    num_classes=4,
+    manifold_points=5,
+    num_classes=3,
     num_probes=10,
     permuted_fraction=0.0,
   )

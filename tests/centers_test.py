@@ -265,7 +265,7 @@ def test_what_is_removed_is_gone(dtype):
   )
   with jax.enable_x64(dtype == np.float64):
     stats = geometry.gram_statistics(jnp.asarray(points, dtype))
-    for K in range(7):
+    for K in (0, 1, 6):
       shared = find(stats.centers, K)
       assert int(shared.rank) == K
       relative = relative_grams(stats, shared.coefficients)

@@ -28,7 +28,7 @@ CONFIG = studies.make_config(
   examples_per_class=20,
   epochs=3,
   batch_size=20,
-  manifold_points=4,
+  manifold_points=5,
   num_probes=10,
 )
 

@@ -13,7 +13,7 @@ SMALL = {
   "width": 16,
   "epochs": 3,
   "manifold_points": 5,
-  "num_probes": 20,
+  "num_probes": 10,
   "num_classes": 4,
 }
 

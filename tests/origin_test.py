@@ -35,7 +35,7 @@ def config_of(file, **changes):
     epochs=2,
     batch_size=20,
     learning_rate=0.1,
-    manifold_points=4,
+    manifold_points=5,
     num_probes=10,
     **changes,
   )

@@ -21,8 +21,8 @@ CONFIG = studies.make_config(
   epochs=2,
   examples_per_class=40,
   num_classes=3,
-  manifold_points=4,
-  num_probes=5,
+  manifold_points=5,
+  num_probes=10,
 )
 LAYERS = ["stem", *(f"block{s}_{i}" for s in range(1, 5) for i in (1, 2))]
 LAYERS += ["logits"]

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from geomem import geometry, measures, studies
+from tests.fakes import SMALL_RUN
 
 
 def found_of(points, **options):
@@ -66,9 +67,7 @@ def test_points_that_are_not_there_count_nothing():
 
 @pytest.mark.slow
 def test_a_finished_run_is_asked(tmp_path):
-  config = studies.make_config(
-    model="mlp1", width=4, epochs=1, manifold_points=4, num_probes=5
-  )
+  config = studies.make_config(**SMALL_RUN | {"epochs": 1, "num_seeds": 1})
   studies.run(studies.Memorization(config), tmp_path)
   trained = studies.TrainedRun(tmp_path)
   asked = studies.MeasuringConfig(measures="spectrum")

@@ -17,7 +17,7 @@ from geomem.training import together
 from tests import binaries
 
 TINY = {
-  "num_classes": 4,
+  "num_classes": 3,
   "examples_per_class": 20,
   "epochs": 3,
   "batch_size": 16,
@@ -176,7 +176,7 @@ def test_a_sweep_is_whole_and_the_second_start_does_nothing(calm):
     for row in rows
     if row["metric"] == "num_parameters"
   }
-  assert parameters == {w: 64 * w + w + 4 * w + 4 for w in WIDTHS}
+  assert parameters == {w: 64 * w + w + 3 * w + 3 for w in WIDTHS}
   for name in ("model_size", "geometry_by_size", "size_by_epoch"):
     assert (calm / "figures" / f"{name}.png").stat().st_size
   before = results(calm)
@@ -191,7 +191,7 @@ def test_a_sweep_is_whole_and_the_second_start_does_nothing(calm):
 
 def test_a_cell_is_a_run_that_can_be_opened(calm):
   experiment = studies.TrainedRun(calm / "width=3").experiment
-  assert experiment.network.num_parameters == 64 * 3 + 3 + 4 * 3 + 4
+  assert experiment.network.num_parameters == 64 * 3 + 3 + 3 * 3 + 3
   with checkpoints(calm / "width=3", 1) as saved:
     assert saved.epochs == [0, 1, 2, 3]
 

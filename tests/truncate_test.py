@@ -16,8 +16,8 @@ SMALL = {
   "num_classes": 3,
   "examples_per_class": 40,
   "batch_size": 20,
-  "manifold_points": 4,
-  "num_probes": 5,
+  "manifold_points": 5,
+  "num_probes": 10,
   "layers": "last",
 }
 
