@@ -12,7 +12,7 @@ it finds a network missing.
     --networks=best,last --dtype=bfloat16
 
 halves the networks, by rounding them. Numbers that come from them later are
-others, in the third digit or so, and are marked.
+others, mostly by little, and are marked; docs/scale.md says by how much.
 """
 
 import pathlib
