@@ -1,4 +1,4 @@
-"""A small copy of a run, to carry home and to go on from elsewhere.
+r"""A small copy of a run, to carry home and to go on from elsewhere.
 
   python -m experiments.pack --run=runs/paper --out=runs/small
 
@@ -24,7 +24,7 @@ from experiments import values
 from geomem.studies import packing
 
 _RUN = values.define_path("run", None, "run directory", required=True)
-_OUT = values.define_path("out", None, "of the copy", required=True)
+_OUT = values.define_path("out", None, "directory of the copy", required=True)
 _NETWORKS = flags.DEFINE_string(
   "networks",
   "best,last,first",
