@@ -50,7 +50,7 @@ SCALES = {
         "num_seeds": 2,
       },
     },
-    # With other work on both cores: an upper bound for idle ones.
+    # With other work on both cores, fig3 at all epochs: an upper bound.
     {"fig3": 1.8, "fig4ab": 0.9, "figa1": 0.7, "fig1b": 1.4, "fig4ce": 1.3},
   ),
   "laptop": Scale(
