@@ -159,7 +159,9 @@ def _define_flags() -> None:
   values.define_path("out", "runs/paper", "directory of all stages")
   texts = "; ".join(f"{name}: {s.text}" for name, s in paper.SCALES.items())
   flags.DEFINE_string("scale", "tiny", f"how large. {texts}")
-  flags.DEFINE_list("only", None, "figures, with commas; all by default")
+  flags.DEFINE_list(
+    "only", None, "figures, or `epochs`, with commas; all by default"
+  )
   text = "minutes that this start may take; without end by default"
   flags.DEFINE_float("minutes", None, text)
   values.define_path("data_dir", None, "where TFDS looks")

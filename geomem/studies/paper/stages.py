@@ -64,7 +64,8 @@ def choose(only: Sequence[str] = ()) -> list[PaperStage]:
   Raises:
     ValueError: there is no such figure.
   """
-  known = sorted({name for stage in STAGES for name in stage.names})
+  names = {name for stage in STAGES for name in stage.names}
+  known = sorted(names, key=lambda name: (name == "epochs", name))
   unknown = [name for name in only if name not in known]
   if unknown:
     raise ValueError(
