@@ -2,7 +2,8 @@ r"""Where and when does a network memorize? Figures 2 and 3 of the paper.
 
 Trains on labels of which a part is permuted, then measures capacity, radius
 and dimension of every layer at every saved epoch, for the unpermuted, permuted,
-restored and test examples.
+restored and test examples. The best epochs of all seeds come first, then the
+last ones; --measure_epochs=best,last measures only these, as figure 3 does.
 
   python -m experiments.memorization --out=runs/demo
 

@@ -78,6 +78,15 @@ def test_event_files_hold_the_rows(finished):
   assert "config/text_summary" in read_events(written)
 
 
+def test_curves_go_by_epoch_however_they_were_measured(tmp_path):
+  rows = curves(0)
+  written = report.write_events(write(tmp_path / "run", {}, rows[::-1]))
+  found = read_events(written / "seed0" / "test")
+  assert [epoch for epoch, _ in found["capacity/fc1"]] == [0, 1, 2]
+  values = [value for _, value in found["capacity/fc1"]]
+  assert values == sorted(values)
+
+
 def test_event_files_of_a_sweep_lie_by_cell(tmp_path):
   rows = curves(0, width=3) + curves(0, width=5)
   config = {"experiment": "model_size", "axes": ["width"]}

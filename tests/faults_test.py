@@ -17,6 +17,7 @@ from absl import flags as absl_flags
 
 from experiments import terminal
 from geomem import data, disk, geometry, runs, studies, training
+from geomem.studies.measured_epochs import SavedEpochs
 from geomem.studies.measuring import geometry_stage
 from geomem.studies.train import train_seeds
 from tests.fakes import fields_of
@@ -192,7 +193,11 @@ def test_activations_that_are_not_finite_are_named(scale, sentence, prepared):
   state = jax.tree.map(lambda x: x * np.float32(scale), state)
   config = prepared.config.measure
   stage = geometry_stage(
-    prepared.experiment, prepared.seeds[0], [0], lambda epoch: state, config
+    prepared.experiment,
+    prepared.seeds[:1],
+    {0: SavedEpochs([0], best=0, last=0)},
+    lambda seed, epoch: state,
+    config,
   )
   (unit,) = stage.units
   with pytest.raises(ValueError, match=sentence):

@@ -105,6 +105,28 @@ def test_one_layer_says_nothing_of_others():
   assert "half of the labellings (balanced)" in str(found[2])
 
 
+@pytest.mark.parametrize(
+  ("epochs", "told", "named"),
+  [
+    ((10, 20), {"Task 4"}, "0, 5"),
+    ((0, 20), {"Task 2"}, "5, 10"),
+    ((0, 5, 10), set(), "20"),
+  ],
+)
+def test_where_epochs_were_not_measured_less_is_told(epochs, told, named):
+  rows = runs.Rows(
+    row
+    for row in table(**ANSWERS)
+    if row["layer"] is None or row["epoch"] in epochs
+  )
+  found = {each.name: each for each in TaskCapacity.findings({}, rows)}
+  assert set(found) == {f"Task {i}" for i in range(1, 5)}
+  assert {n for n, each in found.items() if each.holds is not None} == told
+  sentence = "this needs epochs that are not measured"
+  assert f"cannot be told: {sentence}: {named}." in str(found["Task 1"])
+  assert plot_task(rows)
+
+
 def test_half_of_a_rise_is_between_epochs():
   epochs = np.array([0.0, 10, 20])
   assert half_rise(epochs, np.array([3.0, 1, 5])) == pytest.approx(15)

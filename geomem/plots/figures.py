@@ -42,7 +42,7 @@ def plot_accuracy(rows: runs.Rows) -> Figure:
   return figure
 
 
-def plot_geometry_by_layer(rows: runs.Rows) -> Figure:
+def plot_geometry_by_layer(rows: runs.Rows) -> Figure | None:
   """Draws capacity, radius and dimension by layer, best and last epoch.
 
   The paper's figure 3; faint lines in the second row repeat the first. Bands
@@ -51,37 +51,59 @@ def plot_geometry_by_layer(rows: runs.Rows) -> Figure:
   return plot_by_layer(rows, METRICS)
 
 
-def plot_by_layer(rows: runs.Rows, metrics) -> Figure:
+def plot_by_layer(rows: runs.Rows, metrics) -> Figure | None:
   """Draws metrics by layer, a column each, at the best and the last epoch.
 
-  Many metrics go on in further pairs of rows.
+  Where neither was measured, at the first and the last that were; nothing where
+  none was. Many metrics go on in further rows.
   """
+  at = _epochs_to_draw(rows, tuple(metrics))
+  if not at:
+    return None
   columns = min(len(metrics), _MOST_COLUMNS)
-  pairs = -(-len(metrics) // columns)
-  figure = style.new_figure(10 * columns / 3, 5.2 * pairs + 0.4)
-  axes = figure.subplots(2 * pairs, columns, squeeze=False)
-  for ax in axes[-2:, len(metrics) - columns * (pairs - 1) :].ravel():
+  high, count = len(at), -(-len(metrics) // columns)
+  figure = style.new_figure(10 * columns / 3, 2.6 * high * count + 0.4)
+  axes = figure.subplots(high * count, columns, squeeze=False)
+  for ax in axes[-high:, len(metrics) - columns * (count - 1) :].ravel():
     ax.remove()
-  for pair in range(pairs):
-    here = metrics[columns * pair : columns * (pair + 1)]
-    _draw_pair(axes[2 * pair : 2 * pair + 2, : len(here)], rows, here)
-  faint = Line2D([], [], color="0.3", **_FAINT, label="best epoch again")
-  style.explain(figure, axes[0], further=[faint], ncols=6)
+  for i in range(count):
+    here = metrics[columns * i : columns * (i + 1)]
+    _draw_rows(axes[high * i : high * (i + 1), : len(here)], rows, at, here)
+  label = f"{next(iter(at))} again"
+  faint = [Line2D([], [], color="0.3", **_FAINT, label=label)]
+  style.explain(figure, axes[0], further=faint[: high - 1], ncols=6)
   return figure
 
 
-def _draw_pair(axes, rows: runs.Rows, metrics) -> None:
-  """Draws the best epoch above the last, each metric on the same scale."""
+def _epochs_to_draw(
+  rows: runs.Rows, metrics: tuple[str, ...]
+) -> dict[str, runs.Rows]:
+  """Selects the rows of two epochs, one or none, by what they are called."""
+  measured = runs.Rows(
+    row for row in rows.where(metrics) if row["layer"] is not None
+  )
+  facts = rows.where(layer=None)
+  at = {
+    f"{which} epoch": runs.Rows(facts + measured).at(which).where(metrics)
+    for which in ("best", "last")
+  }
+  if not any(at.values()):
+    epochs = sorted(measured.distinct("epoch"))
+    chosen = dict.fromkeys([*epochs[:1], *epochs[-1:]])
+    at = {f"epoch {epoch:g}": measured.where(epoch=epoch) for epoch in chosen}
+  return {name: found for name, found in at.items() if found}
+
+
+def _draw_rows(axes, rows: runs.Rows, at, metrics) -> None:
+  """Draws the earlier epoch above the later, each metric on the same scale."""
   places, layers = zip(*rows.layers.items(), strict=True)
-  at = {which: rows.at(which) for which in ("best", "last")}
-  for which, row_of_axes in zip(at, axes, strict=True):
+  first, last = next(iter(at.values())), list(at)[-1]
+  for (name, here), row_of_axes in zip(at.items(), axes, strict=True):
     for metric, ax, above in zip(metrics, row_of_axes, axes[0], strict=True):
-      found = at[which].where(metric)
+      found = here.where(metric)
       for subset in found.subsets:
-        if which == "last":
-          x, mean, _ = (
-            at["best"].where(metric, subset=subset).series("layer_index")
-          )
+        if ax is not above:
+          x, mean, _ = first.where(metric, subset=subset).series("layer_index")
           ax.plot(x, mean, color=style.COLORS[subset], **_FAINT)
         series = found.where(subset=subset).series("layer_index")
         look = style.look_of(subset)
@@ -90,28 +112,32 @@ def _draw_pair(axes, rows: runs.Rows, metrics) -> None:
       step = max(1, len(layers) // 24)
       ax.set_xticks(places[::step], layers[::step])
       ax.tick_params(axis="x", rotation=90, labelsize=7)
-      if which == "best":
+      if name != last:
         ax.tick_params(labelbottom=False)
-      else:
+      if ax is not above:
         ax.sharey(above)
         ax.autoscale(axis="y")
-    row_of_axes[len(metrics) // 2].set_title(_name_epochs(rows, which))
+    row_of_axes[len(metrics) // 2].set_title(_title(name, here))
 
 
-def _name_epochs(rows: runs.Rows, which: str) -> str:
+def _title(name: str, rows: runs.Rows) -> str:
   """Names the best or the last epoch, of each seed where they differ."""
-  epochs = sorted(set(rows.epochs(which).values()))
+  if not name.endswith("epoch"):
+    return name
+  epochs = sorted(rows.distinct("epoch"))
   plural = "s" if len(epochs) > 1 else ""
-  return f"{which} epoch{plural}: {', '.join(f'{e:g}' for e in epochs)}"
+  return f"{name}{plural}: {', '.join(f'{e:g}' for e in epochs)}"
 
 
-def plot_capacity_heatmaps(rows: runs.Rows) -> Figure:
+def plot_capacity_heatmaps(rows: runs.Rows) -> Figure | None:
   """Draws capacity over chance by layer and epoch, one panel a subset.
 
   One scale for all: white is chance, red above it and blue below. Dashed: the
-  best epoch.
+  best epoch. A column is the mean over the seeds that were measured there.
   """
   found = rows.where("capacity")
+  if not found:
+    return None
   chance = rows.chance_capacity()
   places, layers = zip(*found.layers.items(), strict=True)
   epochs = sorted(found.distinct("epoch"))
@@ -149,7 +175,7 @@ def plot_capacity_heatmaps(rows: runs.Rows) -> Figure:
   return figure
 
 
-def plot_measures(rows: runs.Rows) -> Figure:
+def plot_measures(rows: runs.Rows) -> Figure | None:
   """Draws every metric of a run by layer, at the best and the last epoch."""
   return plot_by_layer(rows, rows.where(subset=runs.SUBSETS).distinct("metric"))
 
@@ -159,4 +185,7 @@ MEMORIZATION = {
   "geometry_by_layer": plot_geometry_by_layer,
   "capacity_by_epoch": plot_capacity_heatmaps,
 }
-MEASURE = {"by_layer": plot_measures}
+MEASURE = {
+  "by_layer": plot_measures,
+  "capacity_by_epoch": plot_capacity_heatmaps,
+}

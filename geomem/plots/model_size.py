@@ -95,7 +95,8 @@ def _change(rows: runs.Rows, metric: str) -> tuple[float, float] | None:
   change = runs.Rows(
     {"value": last[seed].values[0] / before.values[0]}
     for seed, before in best.items()
-    if before.values[0]  # A dead network has no dimension.
+    # A dead network has no dimension, and an epoch may not be measured.
+    if before.values[0] and seed in last
   )
   return _mean(change)
 

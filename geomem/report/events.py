@@ -92,6 +92,11 @@ def _curves(rows: list[dict], axes: list[str]) -> dict[str, _Curves]:
     point = (row["value"], row["epoch"])
     found[name]["/".join(filter(None, tag))].append(point)
   return {
-    name: {tag: points for tag, points in curves.items() if len(points) > 1}
+    name: {
+      # Rows come in the order of measuring.
+      tag: sorted(points, key=lambda point: point[1])
+      for tag, points in curves.items()
+      if len(points) > 1
+    }
     for name, curves in found.items()
   }

@@ -23,7 +23,7 @@ _SCRIPTS = ("rows", "charts", "maps", "tables", "runs", "page")
 # Figures that the page draws itself, by study: none is there twice.
 _PAGES_OWN = {
   "memorization": {"accuracy", "geometry_by_layer", "capacity_by_epoch"},
-  "measure": {"by_layer"},
+  "measure": {"by_layer", "capacity_by_epoch"},
   "rewind": {"heatmaps"},
 }
 # Digits of what is drawn; `results.jsonl` has all.

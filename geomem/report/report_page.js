@@ -203,7 +203,10 @@ function geometrySection(rows, hidden) {
   const bar = slider(epochs, (chosen) => { epoch = chosen; redraw(); });
   const stops = best.map((value) =>
     [best.length > 1 ? `best epoch ${value}` : "best epoch", value]);
-  const buttons = [...stops, ["last epoch", epoch]].map(([name, value]) =>
+  // The last that was measured may be another.
+  const end = fact(rows, "last_epoch").includes(epoch) ? "last epoch"
+    : `epoch ${epoch}`;
+  const buttons = [...stops, [end, epoch]].map(([name, value]) =>
     make("button", { click: () => bar.go(value) }, name));
   const controls = [bar.node, make("span", { class: "boxes" }, ...buttons)];
   bar.go(epoch);

@@ -113,6 +113,12 @@ def check_config(
       f"{path} holds a run on other data (fingerprint {told[0]}) than are there"
       f" now ({told[1]}). {advice}, or put the data back."
     )
+  told = [x.get("networks", "float32") for x in (known, origin)]
+  if told[0] != told[1] and not is_marked(path):
+    raise RunError(
+      f"{path} was begun with networks in {told[0]}, and they are in {told[1]}"
+      f" now. {advice}, or go on with the networks that it was begun with."
+    )
   there, here = (x.get("run") for x in (known, origin))
   if there and here and there["id"] != here["id"]:
     raise RunError(

@@ -6,6 +6,7 @@ from typing import Any
 from geomem import training
 from geomem.studies.fields import check_least, check_seeds, check_types
 from geomem.studies.measure_config import MeasureConfig
+from geomem.studies.measured_epochs import check_saved
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -141,6 +142,8 @@ class ExperimentConfig:
       check_types(getattr(self, name))
       check_least(getattr(self, name), least)
     check_seeds(self.training.seed, self.training.num_seeds)
+    saved = training.checkpoint_epochs(self.training.epochs)
+    check_saved(self.measure.measure_epochs, saved)
 
   @classmethod
   def of(cls, **fields: Any) -> "ExperimentConfig":

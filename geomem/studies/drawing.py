@@ -25,7 +25,7 @@ def study_of(path: pathlib.Path | str) -> Any:
 def draw(
   path: pathlib.Path | str, out: pathlib.Path | str | None = None
 ) -> list[pathlib.Path]:
-  """Draws every figure of a run directory from its rows.
+  """Draws every figure of a run directory that its rows have something for.
 
   Args:
     path: the run directory.
@@ -38,7 +38,9 @@ def draw(
   rows = runs.read_rows(path)
   written = []
   for name, draw_one in study_of(path).figures.items():
-    written += plots.save_figure(draw_one(rows), target / name)
+    figure = draw_one(rows)
+    if figure is not None:
+      written += plots.save_figure(figure, target / name)
   return written
 
 

@@ -6,11 +6,12 @@ import re
 from geomem.geometry import LABELLINGS
 from geomem.measures import MEASURES, Measure, Options
 from geomem.studies.fields import check_least, check_types
+from geomem.studies.measured_epochs import normalized
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeasuringConfig:
-  """What is asked of every layer at every saved epoch.
+  """What is asked of every layer, and at which epochs.
 
   Attributes:
     measures: names of measures, with commas.
@@ -20,6 +21,9 @@ class MeasuringConfig:
     glue_labels: labellings that GLUE asks for: `balanced`, `independent` or
       `one_vs_rest`.
     layers: those to measure, with commas, or `last` (hidden); all by default.
+    measure_epochs: those to measure, with commas: `all` that are saved (the
+      default), `best`, `last`, `first`, or their numbers; always in the order
+      best, last, first, others.
   """
 
   measures: str = "mean_field"
@@ -28,9 +32,12 @@ class MeasuringConfig:
   centers: str = "low_rank"
   glue_labels: str = "balanced"
   layers: str | None = None
+  measure_epochs: str | None = None
 
   def __post_init__(self):
     check_types(self)
+    # Equal choices are equal configs.
+    object.__setattr__(self, "measure_epochs", normalized(self.measure_epochs))
     check_least(self, {"num_probes": 1})
     _ = self.chosen, self.options
 

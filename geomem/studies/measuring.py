@@ -1,12 +1,13 @@
 """Stages of work that measure the saved networks of a training run."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from geomem import measures, runs
 from geomem.studies import experiment as experiments
 from geomem.studies.experiment import Experiment, Seed
 from geomem.studies.measure_config import MeasuringConfig, measured_layers
+from geomem.studies.measured_epochs import SavedEpochs, places_to_measure
 from geomem.studies.study import Stage, Step, Unit
 
 
@@ -35,40 +36,43 @@ def measure_network(
 
 def geometry_stage(
   experiment: Experiment,
-  seed: Seed,
-  epochs: Sequence[int],
-  load: Callable[[int], Any],
+  seeds: Sequence[Seed],
+  epochs: Mapping[int, SavedEpochs],
+  load: Callable[[int, int], Any],
   measure: MeasuringConfig,
 ) -> Stage:
-  """Makes the stage that measures a seed at every epoch.
+  """Makes the stage that measures the epochs of all seeds.
+
+  One for all of them: what figure 3 needs of every seed comes first.
 
   Args:
     experiment: the run's.
-    seed: the seed.
-    epochs: those to measure.
-    load: from an epoch to the network's state.
-    measure: which measures, and of which layers.
+    seeds: the seeds.
+    epochs: those that each of them has.
+    load: from a seed and an epoch to the network's state.
+    measure: which measures, of which layers, and at which epochs.
   """
   layers = measured_layers(measure.layers, experiment.network.layer_names)
+  by_number = {seed.number: seed for seed in seeds}
 
-  def work(epoch):
-    state = load(epoch)
+  def work(number, epoch):
+    seed, state = by_number[number], load(number, epoch)
     columns = {"seed": seed.number, "epoch": epoch}
     try:
       for step in measure_network(
         experiment, seed, state, layers, measure.chosen, measure.options
       ):
-        facts = {"epoch": epoch} | step.facts
+        facts = columns | step.facts
         yield Step(runs.tagged(step.rows, **columns), facts=facts)
     except ValueError as error:
       raise ValueError(f"Seed {seed.number}, epoch {epoch}, {error}") from error
 
   units = [
     Unit(
-      {"stage": "geometry", "seed": seed.number, "epoch": epoch},
-      lambda epoch=epoch: work(epoch),
+      {"stage": "geometry", "seed": seed, "epoch": epoch},
+      lambda seed=seed, epoch=epoch: work(seed, epoch),
       len(layers),
     )
-    for epoch in epochs
+    for seed, epoch in places_to_measure(measure.measure_epochs, epochs)
   ]
-  return Stage(f"seed {seed.number}: geometry", units)
+  return Stage("geometry", units)

@@ -8,6 +8,7 @@ from geomem import geometry, plots, runs
 from geomem.studies.config import ExperimentConfig
 from geomem.studies.doubts import doubts
 from geomem.studies.experiment import keep_labels, prepare, prepare_seeds
+from geomem.studies.measured_epochs import SavedEpochs
 from geomem.studies.measuring import geometry_stage
 from geomem.studies.memorization_findings import find
 from geomem.studies.study import Stage, Step, Unit
@@ -52,15 +53,13 @@ class Memorization:
     for seed in self.seeds:
       yield self._scores(run, seed)
     yield self._facts(run)
-    for seed in self.seeds:
-      rows = run.rows.where(seed=seed.number)
-      yield geometry_stage(
-        self.experiment,
-        seed,
-        sorted(rows.where("accuracy").distinct("epoch")),
-        lambda epoch, seed=seed: self._load(run, seed, epoch),
-        self.config.measure,
-      )
+    yield geometry_stage(
+      self.experiment,
+      self.seeds,
+      _epochs_of(run.rows),
+      lambda seed, epoch: self._load(run, seed, epoch),
+      self.config.measure,
+    )
 
   def _training(self, run) -> Stage:
     """Makes the stage that trains all seeds together."""
@@ -77,7 +76,7 @@ class Memorization:
     """Scores that training committed, and that were lost since."""
 
     def work(epoch):
-      state = self._load(run, seed, epoch)
+      state = self._load(run, seed.number, epoch)
       rows = score_subsets(self.experiment, seed, state)
       yield Step(runs.tagged(rows, seed=seed.number, epoch=epoch))
 
@@ -124,14 +123,14 @@ class Memorization:
       for metric, value in facts.items()
     ]
 
-  def _load(self, run, seed, epoch: int):
+  def _load(self, run, seed: int, epoch: int):
     like = self.experiment.network.abstract_state
-    with checkpoints(run.path, seed.number) as saved:
+    with checkpoints(run.path, seed) as saved:
       return saved.load(epoch, like)
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
-    """Tests F3.1 to F3.5, where all that they are about was measured."""
+    """Tests F3.1 to F3.5, where the subsets and layers were measured."""
     measured = set(rows.where("capacity").subsets)
     layers = (config.get("measure") or {}).get("layers")
     if layers or not {"permuted", "restored", "test"} <= measured:
@@ -160,12 +159,23 @@ class Memorization:
       for subset in deepest.subsets:
         scores = here.where("accuracy", subset=subset)
         of_layer = here.where(subset=subset, layer=layer)
-        capacity, radius, dimension = (
-          of_layer.where(metric).mean()[0]
-          for metric in ("capacity", "radius", "dimension")
-        )
-        lines.append(
-          f"{subset:12}{epoch:6.0f}{scores.mean()[0]:10.3f}"
-          f"{capacity:10.4f}{radius:8.3f}{dimension:11.2f}"
-        )
+        line = f"{subset:12}{epoch:6.0f}{scores.mean()[0]:10.3f}"
+        if of_layer.where("capacity"):
+          capacity, radius, dimension = (
+            of_layer.where(metric).mean()[0]
+            for metric in ("capacity", "radius", "dimension")
+          )
+          line += f"{capacity:10.4f}{radius:8.3f}{dimension:11.2f}"
+        else:
+          line += "   was not measured"
+        lines.append(line)
     return "\n".join(lines)
+
+
+def _epochs_of(rows: runs.Rows) -> dict[int, SavedEpochs]:
+  """Lists the saved epochs of each seed, which are those that were scored."""
+  best, last = rows.epochs("best"), rows.epochs("last")
+  return {
+    seed: SavedEpochs(sorted(of.distinct("epoch")), best[seed], last[seed])
+    for seed, of in rows.where("accuracy").split("seed").items()
+  }

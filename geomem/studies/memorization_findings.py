@@ -3,7 +3,8 @@
 Source: Stephenson et al., ICLR 2021, figure 3 and its text.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,15 @@ from geomem.studies.words import Finding
 
 TOLERANCE = 0.25  # Of what is equal in the paper.
 _EPOCHS = ("best", "last")
+_CLAIMS = {
+  "F3.1": "generalization comes first",
+  "F3.2": "the last layers memorize",
+  "F3.3": "the true labels of permuted examples are lost",
+  "F3.4": "memorized manifolds shrink",
+  "F3.5": "early layers stay general",
+}
+# Whether a claim holds, and a sentence with its figures.
+_Judged = tuple[bool, str]
 
 
 class _Layers(NamedTuple):
@@ -34,27 +44,43 @@ def find(rows: runs.Rows) -> list[Finding]:
   within `TOLERANCE`; the paper's own figures are within 10 %. They are of 50
   points of 100 classes: where manifolds have more points than there are
   classes, permuted and restored points fall together once they are memorized,
-  and lie above chance.
+  and lie above chance. Where an epoch was not measured, what needs it cannot be
+  told.
   """
   best, last = (by_layer(rows, "capacity", which) for which in _EPOCHS)
   layers = _Layers(best, last, rows.chance_capacity())
-  found = [
-    _permuted_at_chance(layers),
-    _permuted_rises_late(layers),
-    _restored_falls(layers),
-    _permuted_shrinks(
-      [by_layer(rows, "radius", which) for which in _EPOCHS],
-      [by_layer(rows, "dimension", which) for which in _EPOCHS],
-    ),
-    _early_layers_stay(layers),
-  ]
-  if rows.epochs("best") == rows.epochs("last"):
+  no_best, no_last = (not_measured(rows, which) for which in _EPOCHS)
+  nothing = no_best or no_last
+  if not nothing and rows.epochs("best") == rows.epochs("last"):
     # What is compared are the same numbers.
     nothing = "the best epoch of every seed is its last; train longer"
-    found[1:] = [
-      each._replace(holds=None, sentence=nothing) for each in found[1:]
-    ]
-  return found
+  sizes = [
+    [by_layer(rows, metric, which) for which in _EPOCHS]
+    for metric in ("radius", "dimension")
+  ]
+  return [
+    _judge("F3.1", no_best, _permuted_at_chance, layers),
+    _judge("F3.2", nothing, _permuted_rises_late, layers),
+    _judge("F3.3", nothing, _restored_falls, layers),
+    _judge("F3.4", nothing, _permuted_shrinks, *sizes),
+    _judge("F3.5", nothing, _early_layers_stay, layers),
+  ]
+
+
+def not_measured(rows: runs.Rows, which: str) -> str:
+  """Says of which seeds the best or the last epoch was not measured."""
+  there = rows.at(which).where("capacity").seeds
+  missing = [str(seed) for seed in rows.seeds if seed not in there]
+  if not missing:
+    return ""
+  seeds = f"seed{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
+  return f"the {which} epoch of {seeds} was not measured"
+
+
+def _judge(name: str, nothing: str, test: Callable, *of: Any) -> Finding:
+  """Tests a claim, unless something is said why it cannot be told."""
+  holds, sentence = (None, nothing) if nothing else test(*of)
+  return Finding(name, holds, sentence, _CLAIMS[name])
 
 
 def by_layer(rows: runs.Rows, metric: str, which: str) -> dict:
@@ -73,69 +99,59 @@ def _farthest(values: np.ndarray, expected: np.ndarray | float) -> float:
   return float(np.abs(values / expected - 1).max())
 
 
-def _permuted_at_chance(layers: _Layers) -> Finding:
+def _permuted_at_chance(layers: _Layers) -> _Judged:
   best = layers.best
   spread = _farthest(best["permuted"], layers.chance)
   apart = _farthest(best["restored"], best["test"])
-  return Finding(
-    "F3.1",
+  return (
     max(spread, apart) < TOLERANCE,
     f"best epoch: permuted capacity is within {spread:.0%} of chance"
     f" ({layers.chance:.3f}) in every hidden layer, restored within"
     f" {apart:.0%} of test",
-    "generalization comes first",
   )
 
 
-def _permuted_rises_late(layers: _Layers) -> Finding:
+def _permuted_rises_late(layers: _Layers) -> _Judged:
   rise = layers.last["permuted"] / layers.best["permuted"]
   early = rise[: layers.early].max()
-  return Finding(
-    "F3.2",
+  return (
     bool(rise[-1] > 1.5 and early < 1 + TOLERANCE),
     f"last epoch: permuted capacity rises to {rise[-1]:.2f} times its best-"
     f"epoch value in the last hidden layer, at most {early:.2f} times in the"
     f" first {layers.early}",
-    "the last layers memorize",
   )
 
 
-def _restored_falls(layers: _Layers) -> Finding:
+def _restored_falls(layers: _Layers) -> _Judged:
   before, after = (of["restored"][-1] for of in (layers.best, layers.last))
   apart = after / layers.chance - 1
-  return Finding(
-    "F3.3",
+  return (
     bool(after < before and abs(apart) < TOLERANCE),
     f"last epoch: restored capacity of the last hidden layer falls from"
     f" {before:.3f} to {after:.3f}, {apart:+.0%} from chance, test from"
     f" {layers.best['test'][-1]:.3f} to {layers.last['test'][-1]:.3f}",
-    "the true labels of permuted examples are lost",
   )
 
 
-def _permuted_shrinks(radii, dimensions) -> Finding:
+def _permuted_shrinks(radii, dimensions) -> _Judged:
   radius = [of["permuted"][-1] for of in radii]
   dimension = [of["permuted"][-1] for of in dimensions]
-  return Finding(
-    "F3.4",
+  return (
     bool(radius[1] < radius[0] and dimension[1] < dimension[0]),
     f"permuted radius and dimension of the last hidden layer go from"
     f" {radius[0]:.2f} and {dimension[0]:.1f} to {radius[1]:.2f} and"
     f" {dimension[1]:.1f}",
-    "memorized manifolds shrink",
   )
 
 
-def _early_layers_stay(layers: _Layers) -> Finding:
+def _early_layers_stay(layers: _Layers) -> _Judged:
   count = layers.early
   change = max(
     _farthest(layers.last[subset][:count], layers.best[subset][:count])
     for subset in layers.best
   )
-  return Finding(
-    "F3.5",
+  return (
     change < TOLERANCE,
     f"the first {count} hidden layers change by at most {change:.0%} in"
     " capacity between best and last epoch, over all subsets",
-    "early layers stay general",
   )

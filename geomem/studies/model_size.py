@@ -93,6 +93,13 @@ class Sizes:
       ]
     )
 
+  def has(self, which: str, metric: str, subset: str) -> bool:
+    """Tells whether a metric is known of every width and seed."""
+    return all(
+      rows.of_network(metric, subset, which).seeds == self._seeds
+      for rows in self._by_width.values()
+    )
+
   def _array(self, sizes: Sequence[runs.Rows]) -> np.ndarray:
     return np.array(
       [[rows.where(seed=s)[0]["value"] for s in self._seeds] for rows in sizes],
@@ -153,9 +160,14 @@ def summarize_sizes(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
     f" {sizes.widths[dip.before]}) to {parameters[dip.at]:,} (width"
     f" {sizes.widths[dip.at]}), {end}."
   )
-  if "test" in rows.where("dimension").subsets:
+  if all(sizes.has(which, "dimension", "test") for which in ("best", "last")):
     sentences += _geometry_sentences(sizes, dip)
-  if "test" in rows.where("probe_accuracy").subsets:
+  elif "test" in rows.where("dimension").subsets:
+    sentences.append(
+      "How test geometry changes from the best to the last epoch cannot be"
+      " told: one of them was not measured."
+    )
+  if sizes.has("last", "probe_accuracy", "test"):
     sentences.append(_readout_sentence(sizes, dip))
   return further, sentences
 

@@ -86,6 +86,8 @@ def _departure(rows: runs.Rows) -> list[runs.Row]:
 def _sentence(cell: runs.Rows, departures: list[runs.Row]) -> str:
   subsets = cell.where("capacity").subsets
   subset = "permuted" if "permuted" in subsets else "unpermuted"
+  if not cell.of_network("capacity", subset, "last"):
+    return f"{subset} capacity was not measured at the last epoch."
   numbers = ", ".join(
     f"{metric} {cell.of_network(metric, subset, 'last').mean()[0]:.3f}"
     for metric in ("capacity", "radius", "dimension")

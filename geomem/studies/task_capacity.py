@@ -88,7 +88,7 @@ class TaskCapacity(Measuring):
         f"The run in {trained.path} does not measure {' and '.join(missing)}"
         " examples, which are compared here."
       )
-    self.directory = trained.path / self.name
+    self.directory = self._directory(self.name)
 
   def facts(self) -> runs.Rows:
     """Returns the run's facts, and its accuracies by epoch."""
@@ -98,13 +98,49 @@ class TaskCapacity(Measuring):
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
     """Answers the four questions, as far as the rows can."""
+    missing = _unmeasured(rows)
     return [
       *doubts(rows),
-      _earlier(rows),
-      _layers(rows),
-      _separable(rows, config.get("glue_labels")),
-      _representation(rows),
+      *(
+        found._replace(holds=None, sentence=missing[found.name])
+        if found.name in missing
+        else found
+        for found in (
+          _earlier(rows),
+          _layers(rows),
+          _separable(rows, config.get("glue_labels")),
+          _representation(rows),
+        )
+      ),
     ]
+
+
+def _unmeasured(rows: runs.Rows) -> dict[str, str]:
+  """Says what is not measured of what each task compares."""
+  scored = rows.where("accuracy", layer=None)
+
+  def places(found) -> set[tuple[int, int]]:
+    return {(row["seed"], row["epoch"]) for row in found}
+
+  best, last = (set(rows.epochs(w).items()) for w in ("best", "last"))
+  first = {
+    (seed, min(of.distinct("epoch")))
+    for seed, of in scored.split("seed").items()
+  }
+  every = places(scored)
+  needed = {
+    "Task 1": every,
+    "Task 2": first | last,
+    "Task 3": every,
+    "Task 4": best | last,
+  }
+  found = {}
+  for name, needs in needed.items():
+    epochs = sorted({e for _, e in needs - places(rows.where("capacity"))})
+    if epochs:
+      named = ", ".join(f"{epoch:g}" for epoch in epochs)
+      found[name] = f"this needs epochs that are not measured: {named}"
+  return found
 
 
 def _earlier(rows: runs.Rows) -> Finding:
@@ -181,12 +217,12 @@ def _representation(rows: runs.Rows) -> Finding:
   name = "Task 4"
   claim = "the fall of test accuracy is the representation's"
   fell = {}
-  for name, metric in (("network", "accuracy"), ("probe", "probe_accuracy")):
+  for of, metric in (("network", "accuracy"), ("probe", "probe_accuracy")):
     best, last = (
       rows.of_network(metric, "test", which).mean()[0]
       for which in ("best", "last")
     )
-    fell[name] = best - last
+    fell[of] = best - last
   if not fell["network"] > 0:
     return Finding(name, None, "no test accuracy was lost", claim)
   if not np.isfinite(fell["probe"]):

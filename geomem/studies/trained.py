@@ -45,6 +45,15 @@ class TrainedRun:
     content = runs.read_content(path)
     config = _config_of(self.path, content["config"])
     self.rows = runs.read_rows(path)
+    # Of a copy with rounded networks.
+    self._dtype = content.get("networks")
+    if self._dtype:
+      _LOG.warning(
+        "The networks in %s are a copy that was rounded to %s: what comes from"
+        " them differs from what the run itself gives.",
+        self.path,
+        self._dtype,
+      )
     self._best = self.rows.fact("best_epoch")
     self._last = self.rows.fact("last_epoch")
     for seed in config.training.seeds:
@@ -76,7 +85,8 @@ class TrainedRun:
   @property
   def origin(self) -> dict[str, Any]:
     """The origin of what is derived from the run."""
-    return runs.parent_of(self.path).as_origin()
+    origin = runs.parent_of(self.path).as_origin()
+    return origin | ({"networks": self._dtype} if self._dtype else {})
 
   def best(self, seed: int) -> int:
     """Returns the epoch of a seed with the best test accuracy."""

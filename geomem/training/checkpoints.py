@@ -109,6 +109,19 @@ class Checkpoints:
     """
     return self._load(epoch, like)
 
+  def shapes(self, epoch: int) -> Any:
+    """Returns the tree of a checkpoint as `load` takes it, without its values.
+
+    Raises:
+      CheckpointError: the epoch is not there, or is damaged.
+    """
+    found = self._read(
+      epoch, lambda: self._checkpointer.metadata(epoch).metadata
+    )
+    return jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found
+    )
+
   def load_layers(self, epoch: int, like: dict[str, Any]) -> dict[str, Any]:
     """Restores some entries of a checkpoint; the others are not read.
 

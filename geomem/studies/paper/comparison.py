@@ -164,6 +164,7 @@ _NUMBERS = {
   "gradients": _gradients,
   "capacity": _capacity,
   "model_size": _model_size,
+  "measure": lambda *_: ({}, {}),
 }
 
 

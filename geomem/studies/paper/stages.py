@@ -1,12 +1,16 @@
 """The figures of the paper as stages, each of them a study."""
 
+import dataclasses
 import pathlib
 import typing
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from geomem import runs
 from geomem.studies.capacity import Capacity
 from geomem.studies.gradients import Gradients
+from geomem.studies.measure import Measuring
+from geomem.studies.measure_config import MeasuringConfig
 from geomem.studies.memorization import Memorization
 from geomem.studies.model_size import ModelSize, model_size_sweep
 from geomem.studies.paper.scales import Scale
@@ -46,6 +50,8 @@ STAGES = (
   PaperStage(("figa1",), Gradients, "memorization/gradients"),
   PaperStage(("fig1b",), Capacity, "memorization/capacity"),
   PaperStage(("fig4ce", "fig4"), ModelSize, "model_size"),
+  # Figure 3 at the epochs that no figure needs, if there is time.
+  PaperStage(("epochs",), Measuring, "memorization/measure-mean_field"),
 )
 
 
@@ -58,7 +64,8 @@ def choose(only: Sequence[str] = ()) -> list[PaperStage]:
   Raises:
     ValueError: there is no such figure.
   """
-  known = sorted({name for stage in STAGES for name in stage.names})
+  names = {name for stage in STAGES for name in stage.names}
+  known = sorted(names, key=lambda name: (name == "epochs", name))
   unknown = [name for name in only if name not in known]
   if unknown:
     raise ValueError(
@@ -93,8 +100,17 @@ def make(
   if stage.of_run:
     config = typing.get_type_hints(stage.study.__init__)["config"]
     trained = TrainedRun(path / STAGES[0].place, data_dir)
+    if stage.study is Measuring:
+      own = vars(trained.experiment.config.measure)
+      names = [field.name for field in dataclasses.fields(MeasuringConfig)]
+      fields |= {name: own[name] for name in names} | {"measure_epochs": "all"}
     return stage.study(config(**fields), trained)
   fields |= {"data_dir": data_dir}
   if stage.study is Memorization:
+    place = path / stage.place
+    if (place / "config.json").exists():
+      # What was begun before there was a choice goes on without one.
+      begun = runs.read_config(place).get("measure", {})
+      fields["measure_epochs"] = begun.get("measure_epochs")
     return Memorization(make_config(**fields))
   return model_size_sweep(fields.pop("width", ()), **fields)

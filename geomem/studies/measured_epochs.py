@@ -1,0 +1,103 @@
+"""Which saved epochs are measured, and in which order."""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
+
+# In the order of measuring: figure 3 needs the first two.
+WORDS = ("best", "last", "first")
+
+
+class SavedEpochs(NamedTuple):
+  """The epochs of a seed whose networks are there.
+
+  Attributes:
+    saved: all of them, ascending.
+    best: the one with the best test accuracy, there or not.
+    last: the last one, likewise.
+  """
+
+  saved: Sequence[int]
+  best: int
+  last: int
+
+  def named(self, word: str) -> int:
+    """Returns the epoch that a word stands for."""
+    return min(self.saved) if word == "first" else getattr(self, word)
+
+
+def normalized(text: str | None, name: str = "measure_epochs") -> str | None:
+  """Writes a choice of epochs in the one way that equal choices have.
+
+  Words come first, in the order of measuring, then numbers; all is None.
+
+  Args:
+    text: the choice.
+    name: of the field that has it.
+
+  Raises:
+    ValueError: something is neither a word nor a number.
+  """
+  if text is None:
+    return None
+  items = [item.strip() for item in text.split(",")]
+  for item in items:
+    if item not in ("all", *WORDS) and not re.fullmatch("[0-9]{1,9}", item):
+      raise ValueError(
+        f"{name} names {item!r}, which is no epoch; use all,"
+        f" {', '.join(WORDS)} or numbers of epochs, with commas."
+      )
+  if "all" in items:
+    return None
+  words = [word for word in WORDS if word in items]
+  numbers = sorted({int(item) for item in items if item.isdigit()})
+  return ",".join([*words, *map(str, numbers)])
+
+
+def check_saved(text: str | None, saved: Collection[int]) -> None:
+  """Refuses numbers of epochs that are not saved.
+
+  Args:
+    text: the choice, normalized.
+    saved: the epochs that any seed has.
+
+  Raises:
+    ValueError: one is not among them; it names those that are.
+  """
+  for item in (text or "").split(","):
+    if item.isdigit() and int(item) not in saved:
+      raise ValueError(
+        f"Epoch {item} is not saved, and cannot be measured; saved are"
+        f" {', '.join(map(str, sorted(saved)))}."
+      )
+
+
+def places_to_measure(
+  text: str | None, seeds: Mapping[int, SavedEpochs]
+) -> list[tuple[int, int]]:
+  """Lists seeds and epochs in the order of measuring.
+
+  The best epochs of all seeds come first, then their last and their first ones,
+  then the others, so that whatever ends the work early costs the least.
+
+  Args:
+    text: the choice, normalized; what a seed has not saved is left out.
+    seeds: the epochs of each seed.
+
+  Returns:
+    Pairs of a seed and an epoch.
+  """
+  chosen = None if text is None else text.split(",")
+
+  def is_asked(seed: int, epoch: int) -> bool:
+    of_seed = seeds[seed]
+    if epoch not in of_seed.saved:
+      return False
+    names = [word for word in WORDS if of_seed.named(word) == epoch]
+    return chosen is None or bool({str(epoch), *names} & set(chosen))
+
+  with_networks = [seed for seed, of_seed in seeds.items() if of_seed.saved]
+  ordered = [(s, seeds[s].named(w)) for w in WORDS for s in with_networks]
+  every = sorted({e for of_seed in seeds.values() for e in of_seed.saved})
+  ordered += [(seed, epoch) for epoch in every for seed in with_networks]
+  return [place for place in dict.fromkeys(ordered) if is_asked(*place)]

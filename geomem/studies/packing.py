@@ -1,0 +1,180 @@
+"""Small copies of run directories, from which studies go on elsewhere.
+
+What takes room in a run are its networks. A copy has all else, and of the
+networks those that are asked for: exactly, or rounded to bfloat16.
+"""
+
+import json
+import os
+import pathlib
+import shutil
+from typing import Any, NamedTuple
+
+import jax
+
+from geomem import disk, runs
+from geomem.studies.measured_epochs import (
+  SavedEpochs,
+  normalized,
+  places_to_measure,
+)
+from geomem.studies.trained import checkpoints
+
+DTYPES = ("float32", "bfloat16")
+# Of networks, or written anew at any time.
+_LEFT_OUT = ("checkpoints", "resume", "tensorboard")
+
+
+class Packed(NamedTuple):
+  """What a copy has of a training run.
+
+  Attributes:
+    path: of the run, within the directory that was copied.
+    epochs: of its networks that are there, by seed.
+    is_trained: whether training has ended; if not, all that it needs is there.
+  """
+
+  path: pathlib.Path
+  epochs: dict[int, list[int]]
+  is_trained: bool
+
+
+def pack(
+  path: pathlib.Path | str,
+  out: pathlib.Path | str,
+  *,
+  networks: str = "best,last,first",
+  dtype: str = "float32",
+) -> list[Packed]:
+  """Copies a run directory and all below it, with some of the networks.
+
+  The copy is whole or not there, and what is copied stays as it is. Networks of
+  complete cells of a sweep are left out: nothing goes on from a sweep but its
+  rows. Training that has not ended keeps everything that it needs.
+
+  Args:
+    path: a run directory: of a training run, a sweep, or the whole paper.
+    out: where the copy goes; nothing may be there.
+    networks: epochs as `--measure_epochs` takes them, or `none`.
+    dtype: `float32` keeps networks as they are, `bfloat16` rounds them.
+
+  Returns:
+    What it has of each training run.
+
+  Raises:
+    ValueError: an epoch or a dtype is not known.
+    RunError: it is no run directory, something is there already, or numbers
+      that are not complete would go on from rounded networks.
+    DiskError: the copy cannot be written.
+  """
+  path, out = pathlib.Path(path), pathlib.Path(out)
+  runs.read_config(path)
+  if dtype not in DTYPES:
+    raise ValueError(
+      f"dtype {dtype!r} is not known; choose of {', '.join(DTYPES)}."
+    )
+  chosen = "none"
+  if networks != "none":
+    chosen = normalized(networks, "networks")
+  if out.exists() or path.resolve() in out.resolve().parents:
+    raise runs.RunError(
+      f"{out} is there already, or within {path}; choose another directory"
+      " with --out."
+    )
+  trainings = sorted(file.parent for file in path.rglob("checkpoints"))
+  if dtype != "float32":
+    for training_run in trainings:
+      _expect_complete(training_run)
+  for left_behind in out.parent.glob(f".{out.name}.*.copy"):
+    shutil.rmtree(left_behind, ignore_errors=True)
+  new = out.with_name(f".{out.name}.{os.getpid()}.copy")
+  try:
+    with disk.explained(out):
+      _copy(path, new)
+      found = [
+        _pack_training(run, new / run.relative_to(path), path, chosen, dtype)
+        for run in trainings
+      ]
+      new.rename(out)
+  finally:
+    shutil.rmtree(new, ignore_errors=True)
+  return found
+
+
+def _expect_complete(training_run: pathlib.Path) -> None:
+  for config in training_run.rglob("config.json"):
+    if not runs.is_complete(config.parent):
+      raise runs.RunError(
+        f"{config.parent} is not complete, and the rest of its numbers would be"
+        " those of rounded networks. Finish it first, or give --dtype=float32."
+      )
+
+
+def _copy(path: pathlib.Path, new: pathlib.Path) -> None:
+  """Copies all that is not of networks; locks and the like are not copied."""
+  for directory, names, files in os.walk(path):
+    here = pathlib.Path(directory)
+    names[:] = [n for n in names if n not in _LEFT_OUT and n[0] != "."]
+    target = new / here.relative_to(path)
+    target.mkdir(parents=True)
+    for file in files:
+      if file[0] != ".":
+        shutil.copy2(here / file, target / file)
+
+
+def _pack_training(
+  run: pathlib.Path,
+  target: pathlib.Path,
+  root: pathlib.Path,
+  chosen: str | None,
+  dtype: str,
+) -> Packed:
+  """Copies the networks that are asked for."""
+  name, config = run.relative_to(root), runs.flat_config(runs.read_config(run))
+  first = config.get("seed", 0)
+  rows, seeds = runs.read_rows(run), range(first, first + config["num_seeds"])
+  best, last = rows.fact("best_epoch"), rows.fact("last_epoch")
+  if not set(seeds) <= set(last):
+    for part in ("checkpoints", "resume"):
+      if (run / part).exists():
+        shutil.copytree(run / part, target / part)
+    return Packed(name, {seed: _saved(run, seed) for seed in seeds}, False)
+  is_cell = run != root and "=" in run.name and runs.is_complete(run)
+  places = []
+  if chosen != "none" and not is_cell:
+    saved = {s: SavedEpochs(_saved(run, s), best[s], last[s]) for s in seeds}
+    places = sorted(places_to_measure(chosen, saved))
+  for seed, epoch in places:
+    _copy_network(run, target, seed, epoch, dtype)
+  if dtype != "float32":
+    _mark(target, dtype)
+  epochs = {seed: [e for s, e in places if s == seed] for seed in seeds}
+  return Packed(name, epochs, True)
+
+
+def _saved(run: pathlib.Path, seed: int) -> list[int]:
+  with checkpoints(run, seed, must_exist=True) as saved:
+    return saved.epochs
+
+
+def _copy_network(run, target, seed: int, epoch: int, dtype: str) -> None:
+  def rounded(x: jax.Array) -> jax.Array:
+    return x.astype(dtype) if x.dtype == "float32" else x
+
+  with checkpoints(run, seed, must_exist=True) as saved:
+    network: Any = saved.load(epoch, saved.shapes(epoch))
+  with checkpoints(target, seed) as kept:
+    kept.save(epoch, jax.tree.map(rounded, network))
+
+
+def _mark(target: pathlib.Path, dtype: str) -> None:
+  """Says in the run's config what its networks are in, for what is derived."""
+  content = runs.read_content(target) | {"networks": dtype}
+  text = json.dumps(content, indent=2) + "\n"
+  disk.write_whole(target / "config.json", text.encode())
+
+
+def size_of(path: pathlib.Path | str) -> int:
+  """Adds up the bytes of all files below a directory."""
+  found = pathlib.Path(path).rglob("*")
+  return sum(file.stat().st_size for file in found if file.is_file())
