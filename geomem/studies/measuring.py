@@ -71,4 +71,4 @@ def geometry_stage(
     )
     for epoch in epochs
   ]
-  return Stage(f"seed {seed.number}: geometry", units)
+  return Stage(f"geometry, seed {seed.number}", units)
