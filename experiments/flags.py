@@ -191,6 +191,7 @@ def run(main) -> None:
   """Runs a binary, with what `terminal.guarded` makes of its errors."""
 
   def start(argv):
+    log.open_elsewhere()
     compilation.keep_programs(flags.FLAGS.compilation_cache)
     return main(argv)
 

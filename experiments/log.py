@@ -137,7 +137,9 @@ def start() -> None:
 def say(text: str) -> None:
   """Prints, and keeps it in the log."""
   print(text, flush=True)
-  _LOG.info("%s", text.strip())
+  # Tables begin below the time, where their columns meet.
+  told = text.strip("\n")
+  _LOG.info("%s%s", "\n" if "\n" in told else "", told)
 
 
 def note(text: str) -> None:
@@ -155,12 +157,18 @@ def _elsewhere() -> pathlib.Path | None:
   return pathlib.Path(directory).expanduser() / name
 
 
+def open_elsewhere() -> None:
+  """Begins the log that `--log_dir` asks for; devices are known by now."""
+  file = _elsewhere()
+  if file is not None:
+    _FILES.open(file)
+
+
 @contextlib.contextmanager
 def kept(directory: pathlib.Path | str) -> Iterator[None]:
   """Keeps a log of what is done in a directory, and of how it ends."""
-  elsewhere = _elsewhere()
-  file = elsewhere or pathlib.Path(directory) / "log.txt"
-  writes = (parallel.is_first() or elsewhere) and file not in _FILES.paths
+  file = pathlib.Path(directory) / "log.txt"
+  writes = parallel.is_first() and _elsewhere() is None
   if writes:
     _FILES.open(file)
   began = time.monotonic()

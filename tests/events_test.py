@@ -3,6 +3,7 @@
 import pathlib
 import struct
 import sys
+import time
 
 import pytest
 
@@ -105,7 +106,18 @@ def test_event_files_are_whole_or_the_earlier_ones(finished, monkeypatch):
 
 def test_live_event_files_grow_with_the_rows(tmp_path, monkeypatch):
   monkeypatch.setattr(live, "_SECONDS", -1)
+  monkeypatch.setattr(live, "_FLUSH_SECONDS", 0.05)
   path, rows = tmp_path / "run", curves(0)
+
+  def found_after(count):
+    """The events, when there are so many of each tag, or after ten seconds."""
+    for _ in range(500):
+      found = read_events(path / "tensorboard" / "seed0" / "test")
+      if found and {len(points) for points in found.values()} == {count}:
+        break
+      time.sleep(0.02)
+    return found
+
   with runs.Run(path, {"dataset": "digits"}) as run:
     commit(run, rows[:4])
     # As an earlier start: what it committed is there once.
@@ -114,11 +126,10 @@ def test_live_event_files_grow_with_the_rows(tmp_path, monkeypatch):
         update()
     (path / "tensorboard" / "of_before").touch()
     with report.live_events(path) as update:
-      found = read_events(path / "tensorboard" / "seed0" / "test")
-      assert [len(points) for points in found.values()] == [1, 1, 1]
+      assert len(found_after(1)) == 3
       commit(run, rows[4:])
       update()
-      found = read_events(path / "tensorboard" / "seed0" / "test")
+      found = found_after(3)
   assert found == read_events(report.write_events(path) / "seed0" / "test")
   assert [step for step, _ in found["accuracy"]] == [0, 1, 2]
   assert not (path / "tensorboard" / "of_before").exists()

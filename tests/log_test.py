@@ -31,7 +31,6 @@ def test_a_run_keeps_a_log(tmp_path):
   assert told.returncode == 0, told.stderr
   lines = lines_of(out)
   assert lines[0].startswith("Command: ")
-  assert f"--out={out}" in lines[0]
   text = "\n".join(lines)
   assert re.search(rf"Work on {out} begins: .*, process 0 of 1 on", text)
   assert "\ntraining, seeds 0 to 1: 2 of 2 [" in text

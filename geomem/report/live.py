@@ -12,6 +12,9 @@ from geomem.report import events
 
 _LOG = logging.getLogger(__name__)
 _SECONDS = 5.0  # Between looks at the rows.
+# Until what was added is on the disk: the writer's own `flush` may come before
+# the thread that writes.
+_FLUSH_SECONDS = 2.0
 
 
 class _Live:
@@ -45,9 +48,10 @@ class _Live:
       self._count, self._looked = len(rows), time.monotonic()
       for name, tags in found.items():
         if name not in self._writers:
-          self._writers[name] = self._open(str(self._target / name))
+          self._writers[name] = self._open(
+            str(self._target / name), flush_secs=_FLUSH_SECONDS
+          )
         events.add_scalars(self._writers[name], tags)
-        self._writers[name].flush()
 
   def end(self) -> None:
     """Adds what is left, and closes the files."""
