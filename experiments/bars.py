@@ -48,14 +48,14 @@ class _Bar(auto.tqdm):
         self._done.pop(0)
     return super().update(n)
 
-  def _rate(self) -> float | None:
+  def _rate(self) -> float:
     """Returns steps a second, over the later half of those of this start.
 
     What is first is compiled, which comes once: of one step nothing follows for
     the others.
     """
     if self.total is not None and self.n >= self.total:
-      return None  # Nothing is left: the mean, as tqdm has it.
+      return 1.0  # Nothing is left, at any rate.
     if len(self._done) < 2:
       return 0.0
     (before, start), (done, now) = self._done[0], self._done[-1]

@@ -134,11 +134,11 @@ def start() -> None:
   _LOG.info("Command: %s", shlex.join(sys.orig_argv))
 
 
-def say(text: str) -> None:
+def say(text: object) -> None:
   """Prints, and keeps it in the log."""
   print(text, flush=True)
   # Tables begin below the time, where their columns meet.
-  told = text.strip("\n")
+  told = str(text).strip("\n")
   _LOG.info("%s%s", "\n" if "\n" in told else "", told)
 
 

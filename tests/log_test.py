@@ -27,14 +27,15 @@ def lines_of(path) -> list[str]:
 
 def test_a_run_keeps_a_log(tmp_path):
   out = tmp_path / "run"
-  told = binaries.execute("memorization", out=out, **RUN)
+  told = binaries.execute("memorization", out=out, **SMALL_RUN)
   assert told.returncode == 0, told.stderr
+  assert "F3.1" in told.stdout
   lines = lines_of(out)
   assert lines[0].startswith("Command: ")
   text = "\n".join(lines)
   assert re.search(rf"Work on {out} begins: .*, process 0 of 1 on", text)
   assert "\ntraining, seeds 0 to 1: 2 of 2 [" in text
-  assert "\ngeometry, seed 1: 3 of 3 [" in text
+  assert "\ngeometry, seed 1: 9 of 9 [" in text
   # What is printed is in it.
   for line in told.stdout.splitlines():
     assert line in text
@@ -44,7 +45,7 @@ def test_a_run_keeps_a_log(tmp_path):
   assert len(stamped) > 8
   assert 0 < runs.read_duration(out) < 600
   # A complete run is left alone.
-  binaries.execute("memorization", out=out, **RUN)
+  binaries.execute("memorization", out=out, **SMALL_RUN)
   assert lines_of(out) == lines
   # Without a terminal a bar is a line, and says what it waits for.
   first = told.stderr.splitlines()[0]

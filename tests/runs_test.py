@@ -168,11 +168,13 @@ def test_the_duration_is_that_of_all_starts(tmp_path, monkeypatch):
       counted.tick()
   assert runs.read_duration(tmp_path) == 17.5
   # What is killed had saved not long ago.
-  counted = runs.Clock(tmp_path)
+  counted = runs.Clock(tmp_path).__enter__()
   for _ in range(10):
     now[0] += 8
     counted.tick()
   assert runs.read_duration(tmp_path) == 17.5 + 64
+  kept = json.loads((tmp_path / "duration.json").read_text())
+  assert kept["starts"] == 3
   # A sweep took what its cells took.
   cell = tmp_path / "sweep" / "width=3"
   runs.Run(cell, CONFIG).close()

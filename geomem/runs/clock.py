@@ -72,6 +72,7 @@ class Clock:
         )
 
   def __enter__(self) -> "Clock":
+    self.save()  # A start counts, however it ends.
     return self
 
   def __exit__(self, *_) -> None:
