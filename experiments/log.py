@@ -110,6 +110,7 @@ class _Files(logging.Handler):
 
 
 _FILES = _Files()
+_STOPS: list[str] = []
 
 
 def start() -> None:
@@ -131,7 +132,13 @@ def start() -> None:
     if name != "experiments":  # Whose lines are printed already.
       logger.addHandler(terminal)
   _FILES.begin()
+  _STOPS.clear()
   _LOG.info("Command: %s", shlex.join(sys.orig_argv))
+
+
+def stopped_by(signal: str) -> None:
+  """Takes down which signal asked the process to end, for its logs."""
+  _STOPS.append(signal)
 
 
 def say(text: object) -> None:
@@ -206,8 +213,9 @@ def kept(directory: pathlib.Path | str) -> Iterator[None]:
 
 def _ending(error: BaseException) -> str:
   """Says how work ended by an error; one that was not expected is shown."""
-  if isinstance(error, KeyboardInterrupt):
-    return f"was stopped by {(*error.args, 'SIGINT')[0]}"
+  # A stop may come out of a library as an error of its own.
+  if _STOPS or isinstance(error, KeyboardInterrupt):
+    return f"was stopped by {(*_STOPS, 'SIGINT')[0]}"
   if not isinstance(error, Exception):
     return "was left off"
   told = errors.sentence(error)

@@ -16,7 +16,7 @@ _EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class _Stopped(KeyboardInterrupt):
-  """The process was asked to end, by the signal of this name."""
+  """The process was asked to end."""
 
 
 def _stop_by_exception() -> list[int]:
@@ -31,10 +31,11 @@ def _stop_by_exception() -> list[int]:
   def stop(number, _):
     if number in _EXIT_STATUS:
       came.append(number)
+      log.stopped_by(signal.Signals(number).name)
       # Whoever asks twice does not want to wait.
       signal.signal(number, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
-    raise _Stopped(*(signal.Signals(first).name for first in came[:1]))
+    raise _Stopped
 
   for number in (*_EXIT_STATUS, signal.SIGALRM):
     signal.signal(number, stop)
