@@ -80,7 +80,6 @@ class Losses:
     """Keeps what was added."""
     if self._kept == len(self._means):
       return
-    self._kept = len(self._means)
     content = io.BytesIO()
     means = np.array(list(self._means.values()), np.float32)
     means = means.reshape(-1, len(self._seeds))
@@ -88,6 +87,7 @@ class Losses:
     parallel.from_first(
       lambda: disk.write_whole(self._file, content.getvalue())
     )
+    self._kept = len(self._means)
 
   def of_epochs(self, seed: int) -> dict[int, float]:
     """Returns the mean loss of a seed in every epoch that is known whole."""
