@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import weakref
 
 from tqdm import auto, notebook
 
@@ -37,7 +38,9 @@ class _Bar(auto.tqdm):
     self._done: list[tuple[float, float]] = []
     super().__init__(*args, **options)
     self._drawn = self._noted = self.start_t
-    threading.Thread(target=self._beat, daemon=True).start()
+    # A bar that nobody closes is not kept by what makes it go on.
+    arguments = weakref.ref(self), self._ended
+    threading.Thread(target=_go_on, args=arguments, daemon=True).start()
 
   def update(self, n: float | None = 1) -> bool | None:
     """Moves the bar."""
@@ -71,16 +74,16 @@ class _Bar(auto.tqdm):
     self._drawn = self._time()
     return super().display(*args, **options)
 
-  def _beat(self) -> None:
-    seconds = max(self.mininterval, _BEAT)
-    while not self._ended.wait(_BEAT):
-      now = self._time()
-      with self.get_lock():
-        if now - self._drawn >= seconds and not self._ended.is_set():
-          self.refresh(nolock=True)
-          self.last_print_t = now
-      if now - self._noted >= _LOG_SECONDS:
-        self._note()
+  def beat(self) -> None:
+    """Draws the bar, and adds a line to the log, where the last is long ago."""
+    now = self._time()
+    with self.get_lock():
+      is_due = now - self._drawn >= max(self.mininterval, _BEAT)
+      if is_due and not self._ended.is_set():
+        self.refresh(nolock=True)
+        self.last_print_t = now
+    if now - self._noted >= _LOG_SECONDS:
+      self._note()
 
   def _note(self) -> None:
     """Adds a line to the log of the run."""
@@ -96,6 +99,16 @@ class _Bar(auto.tqdm):
     super().close()
     if not has_ended:
       self._note()
+
+
+def _go_on(reference: weakref.ref, ended: threading.Event) -> None:
+  """Lets a bar beat until it is closed, or gone."""
+  while not ended.wait(_BEAT):
+    bar = reference()
+    if bar is None:
+      return
+    bar.beat()
+    del bar
 
 
 def bar(total: int, desc: str, **options) -> auto.tqdm:

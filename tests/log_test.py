@@ -6,6 +6,7 @@ import pathlib
 import re
 import signal
 import time
+import weakref
 
 import pytest
 from absl import flags
@@ -240,3 +241,16 @@ def test_a_long_step_is_not_silent(monkeypatch, capsys):
       if told.count("\n") > 1 or bar._drawn > bar.start_t + 0.1:
         break
     assert "reading: 0 of 3 [" in told
+
+
+def test_a_bar_that_is_not_closed_goes_with_its_last_reference(monkeypatch):
+  monkeypatch.setattr(bars, "_BEAT", 0.01)
+  bar = bars.bar(3, "reading")
+  reference = weakref.ref(bar)
+  time.sleep(0.05)
+  del bar
+  for _ in range(500):
+    if reference() is None:
+      break
+    time.sleep(0.01)
+  assert reference() is None
