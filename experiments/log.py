@@ -199,7 +199,9 @@ def kept(directory: pathlib.Path | str) -> Iterator[None]:
     raise
   finally:
     seconds = time.monotonic() - began
-    in_all = runs.read_duration(directory)
+    # Of a sweep, whose runs may lie side by side, it is no sum of this kind.
+    has_own = (pathlib.Path(directory) / "duration.json").exists()
+    in_all = runs.read_duration(directory) if has_own else None
     _LOG.info(
       "Work on %s %s after %.1f s%s.",
       os.path.abspath(directory),

@@ -200,8 +200,9 @@ def _do(unit: Unit, out: runs.Run, bar, step_done) -> None:
     done += step.size
     if step.done_before:
       bar.initial += step.size
-    # Not drawn for each step: in a log file that would be a line.
-    bar.set_postfix(step.facts, refresh=False)
+    else:
+      # Not drawn for each step: in a log file that would be a line.
+      bar.set_postfix(step.facts, refresh=False)
     # In whole units: parts of one would add up to more than the total.
     whole = min(int(done + 1e-6), int(unit.size))
     bar.update(whole - shown)
