@@ -51,6 +51,8 @@ $(READY): setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	  "geomem needs Python 3.11 or newer, and this is %s: name another \
 	with make PYTHON=python3.12" % sys.version.split()[0] or 0)'
+	@echo "Installing geomem, JAX and what else they need into $(VENV):" \
+	  "about a minute, some 1.5 GB."
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install -qq --editable ".[test]"

@@ -1,18 +1,20 @@
 """Binaries from studies: flags, bars, figures, a table and findings."""
 
+import contextlib
 import functools
 import pathlib
 import sys
 import traceback
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import flags
 
+from experiments import bars, log, values
 from experiments import flags as common
-from experiments import terminal, values
 from geomem import parallel, runs, studies
+from geomem.report import live_events
 from geomem.studies import config as configs
 from geomem.studies import presets
 
@@ -51,6 +53,7 @@ def study_of_run(study: type, *, has_run: bool = True) -> None:
       config = kind(**common.given([kind]))
     trained = None
     if has_run and flags.FLAGS.run is not None:
+      log.say(f"Reading {flags.FLAGS.run} and its data.")
       trained = studies.TrainedRun(flags.FLAGS.run, flags.FLAGS.data_dir)
     with values.command_line():
       made = study(config, trained)
@@ -80,6 +83,8 @@ def define_training_flags(study: str, sweeps: tuple[str, ...]) -> None:
   flags.DEFINE_string(
     "cell", None, "i/n: the i-th of n processes' part of a sweep, i from 0"
   )
+  text = "whether to write TensorBoard's event files, to DIR/tensorboard"
+  flags.DEFINE_bool("tensorboard", False, f"{text}, while it works")
   texts = "; ".join(f"{name}: {presets.PRESETS[name].text}" for name in names)
   flags.DEFINE_string(
     "preset", None, f"values for many flags, by name. {texts}."
@@ -110,6 +115,8 @@ def train(study: str, sweeps: tuple[str, ...], argv) -> int:
         f" {', '.join('--' + name for name in sweeps)}."
       )
     config = studies.make_config(study, flags.FLAGS.preset, **fields)
+    if config.data.dataset != "digits":  # Others can take a while.
+      log.say(f"Reading {config.data.dataset}.")
     made = studies.Memorization(config)
   experiment = made.experiment
   return do(
@@ -126,7 +133,7 @@ def do(
   study: studies.Study,
   out: pathlib.Path | str | None,
   opening: str = "",
-  progress: Callable[..., Any] = terminal.bar,
+  progress: Callable[..., Any] = bars.bar,
 ) -> int:
   """Runs a study, with bars, figures, its table and its findings.
 
@@ -141,35 +148,53 @@ def do(
     studies.run(study, path)  # Refuses the run of another study.
     drawn = any((path / "figures").glob("*.png"))
     if not drawn and parallel.from_first(lambda: studies.draw(path)):
-      print(f"Drew the figures of {path}.")
-    print(f"{path} is complete; nothing to do.")
+      log.say(f"Drew the figures of {path}.")
+    log.say(f"{path} is complete; nothing to do.")
     return 0
   if opening:
-    print(opening)
+    log.say(opening)
   report = functools.partial(_report, study)
-  studies.run(study, path, progress=progress, report=report)
+  studies.run(study, path, progress=progress, report=report, watch=watched)
   return 0
+
+
+@contextlib.contextmanager
+def watched(path: pathlib.Path) -> Iterator[Callable[[], None]]:
+  """Keeps a log while there is work, and event files if they are wanted."""
+  known = flags.FLAGS
+  wants_events = "tensorboard" in known and known["tensorboard"].value
+  events = contextlib.nullcontext(lambda: None)
+  with log.kept(path):
+    if wants_events and parallel.is_first():
+      events = live_events(path)
+    with events as update:
+      yield update
+
+
+def _draw(run) -> list[pathlib.Path]:
+  log.say("Drawing the figures.")
+  return studies.draw(run.path)
 
 
 def _report(study, run) -> None:
   """Draws a run whose work is done, and prints what it shows."""
-  written = parallel.from_first(lambda: studies.draw(run.path))
+  written = parallel.from_first(lambda: _draw(run))
   rows = run.rows
   table = study.table(rows)
   if table:
-    print(table)
+    log.say(table)
   findings = study.findings(run.config, rows)
   for finding in findings:
-    print(finding)
+    log.say(finding)
   if any(getattr(finding, "claim", "") for finding in findings):
-    print("How claims such as F3.1 are judged: docs/reproduction.md.")
+    log.say("How claims such as F3.1 are judged: docs/reproduction.md.")
   _print_figures(written)
 
 
 def do_sweep(
   sweep: studies.Sweep,
   out: pathlib.Path | str,
-  progress: Callable[..., Any] = terminal.bar,
+  progress: Callable[..., Any] = bars.bar,
 ) -> int:
   """Runs a sweep, or this process's share of it.
 
@@ -190,20 +215,22 @@ def do_sweep(
 
   def report(run, sentences) -> None:
     reported.append(True)
-    written = studies.draw(run.path)
+    written = _draw(run)
     for sentence in sentences:
-      print(sentence)
+      log.say(sentence)
     _print_figures(written)
 
-  failures = studies.run_sweep(sweep, path, progress=progress, report=report)
+  failures = studies.run_sweep(
+    sweep, path, progress=progress, report=report, watch=watched
+  )
   missing = [cell.path.name for cell in cells if not cell.is_done]
   if missing:
-    print(
+    log.say(
       f"{len(cells) - len(missing)} of {len(cells)} cells are complete;"
       f" there remain {', '.join(missing)}."
     )
   elif complete and not reported:
-    print(f"{path} is complete; nothing to do.")
+    log.say(f"{path} is complete; nothing to do.")
   for cell, error in failures:
     if not isinstance(error, ValueError | FloatingPointError | OSError):
       # What is not one of our own sentences is worth a traceback.
@@ -215,4 +242,4 @@ def do_sweep(
 def _print_figures(written: list[pathlib.Path]) -> None:
   shown = [str(path) for path in written if path.suffix == ".png"]
   if shown:
-    print("Figures:", ", ".join(shown))
+    log.say(f"Figures: {', '.join(shown)}")

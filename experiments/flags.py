@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import processes, terminal, values
+from experiments import log, processes, terminal, values
 from geomem import compilation
 
 _HELP_WIDTH = 80
@@ -132,6 +132,7 @@ def help_text() -> str:
   known = flags.FLAGS.get_flags_for_module(sys.argv[0])
   for module in (__name__, processes.__name__):
     known += flags.FLAGS.get_flags_for_module(module)
+  known += [flags.FLAGS[name] for name in log.FLAGS]
   lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "Flags:", ""]
   for flag in known:
     left = f"  {_left(flag)}"
@@ -190,6 +191,7 @@ def run(main) -> None:
   """Runs a binary, with what `terminal.guarded` makes of its errors."""
 
   def start(argv):
+    log.open_elsewhere()
     compilation.keep_programs(flags.FLAGS.compilation_cache)
     return main(argv)
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-from experiments import cli, terminal, values
+from experiments import bars, cli, log, values
 from experiments import flags as common
 from geomem import disk, parallel, runs
 from geomem.studies import Sweep, paper
@@ -62,7 +62,7 @@ class Budget:
     Raises:
       OutOfTime: from the bar's `update`; the work is as after any kill.
     """
-    bar = terminal.bar(**options)
+    bar = bars.bar(**options)
     if math.isinf(self._minutes):
       return bar
     move, start = bar.update, self.spent
@@ -97,40 +97,48 @@ def reproduce(
   Returns:
     The exit status: 1 where a stage failed in part.
   """
-  scale, status = paper.SCALES[name], 0
+  scale = paper.SCALES[name]
   config = {"experiment": paper.Paper.name, "scale": name}
   with runs.open_run(path, config) as out:
     if out.is_done:
-      print(f"{path} is complete; nothing to do. Its table: {path}/paper.md.")
+      log.say(f"{path} is complete; nothing to do. Its table: {path}/paper.md.")
       return 0
-    print(f"The paper at scale {name} ({scale.text}), to {path}.")
-    for count, stage in enumerate(stages, 1):
-      place, study = path / stage.place, stage.study.name
-      which = f"[{count}/{len(stages)}] {stage.name}"
-      minutes = scale.minutes.get(stage.name)
-      about, complete = "unknown time, taken to fit", _is_complete(place)
-      if minutes is not None:
-        about = f"about {minutes:.1f} min on two cores"
-      if complete:
-        about = "complete"
-      print(f"\n{which}: {study}, to {place}; {about}.")
-      if complete:
-        continue  # In a small copy the networks that it took may be missing.
-      if not budget.fits(minutes or 0):
-        print(f"{stage.name} is not started: it does not fit --minutes.")
-        break
-      with values.command_line():
-        made = paper.make(stage, scale, path, data_dir)
-      before, do = budget.spent, cli.do
-      if isinstance(made, Sweep):
-        do = cli.do_sweep
-      try:
-        status = max(status, do(made, place, progress=budget.bar))
-      except OutOfTime:
-        print(f"{stage.name} is not complete: the rest does not fit --minutes.")
-        break
-      print(f"{stage.name} took {budget.spent - before:.1f} min.")
-    _tell(out, path, scale)
+    with log.kept(path):
+      log.say(f"The paper at scale {name} ({scale.text}), to {path}.")
+      status = _do_stages(scale, path, stages, budget, data_dir)
+      _tell(out, path, scale)
+  return status
+
+
+def _do_stages(scale, path, stages, budget: Budget, data_dir) -> int:
+  """Does the stages that fit the time; returns the exit status."""
+  status = 0
+  for count, stage in enumerate(stages, 1):
+    place, study = path / stage.place, stage.study.name
+    which = f"[{count}/{len(stages)}] {stage.name}"
+    minutes = scale.minutes.get(stage.name)
+    about, complete = "unknown time, taken to fit", _is_complete(place)
+    if minutes is not None:
+      about = f"about {minutes:.1f} min on two cores"
+    if complete:
+      about = "complete"
+    log.say(f"\n{which}: {study}, to {place}; {about}.")
+    if complete:
+      continue  # In a small copy the networks that it took may be missing.
+    if not budget.fits(minutes or 0):
+      log.say(f"{stage.name} is not started: it does not fit --minutes.")
+      break
+    with values.command_line():
+      made = paper.make(stage, scale, path, data_dir)
+    before, do = budget.spent, cli.do
+    if isinstance(made, Sweep):
+      do = cli.do_sweep
+    try:
+      status = max(status, do(made, place, progress=budget.bar))
+    except OutOfTime:
+      log.say(f"{stage.name} is not complete: the rest does not fit --minutes.")
+      break
+    log.say(f"{stage.name} took {budget.spent - before:.1f} min.")
   return status
 
 
@@ -144,10 +152,10 @@ def _tell(out, path: pathlib.Path, scale: paper.Scale) -> None:
   table = paper.Paper.table(out.rows)
   file = path / "paper.md"
   parallel.from_first(lambda: disk.write_whole(file, f"{table}\n".encode()))
-  print(f"\n{table}\n\nThe table is in {file}.")
+  log.say(f"\n{table}\n\nThe table is in {file}.")
   left = [s.name for s in paper.STAGES if not _is_complete(path / s.place)]
   if left:
-    print(
+    log.say(
       f"There remain {', '.join(left)}. The same command goes on from here,"
       f" also where {path} has moved; without --only it does all of them."
     )

@@ -1,72 +1,18 @@
-"""What a terminal, a notebook or a log file sees of a binary, to its end."""
+"""How a binary ends: errors and stops are sentences, and an exit status."""
 
-import logging
 import os
-import re
 import shlex
 import signal
 import sys
 from collections.abc import Callable
 
 from absl import flags
-from absl import logging as absl_logging
-from tqdm import auto, notebook, tqdm
 
-from geomem import disk
+from experiments import errors, log
 
 _PATIENCE = 2.0  # Seconds until a stop that was lost is raised again.
-_LOG_SECONDS = 30.0  # Between the lines of a bar in a log file.
-_BAR = "{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}{postfix}]"
-_LINE = "{desc}: {n:.0f} of {total} [{elapsed}<{remaining}{postfix}]"
 # What carries on after a stop is told by which signal it was.
 _EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
-
-
-class _Lines:
-  """A file for bars: what they draw over and over becomes one line each."""
-
-  def write(self, text: str) -> None:
-    line = text.replace("\x1b[A", "").strip()
-    if line:
-      print(line, file=sys.stderr, flush=True)
-
-  def flush(self) -> None:
-    pass
-
-
-def bar(total: int, desc: str, **options) -> tqdm:
-  """Makes a progress bar; without a terminal, a line now and then.
-
-  Args:
-    total: units of work.
-    desc: what is worked on.
-    **options: as tqdm takes them.
-  """
-  is_notebook = issubclass(auto.tqdm, notebook.tqdm)
-  if is_notebook or sys.stderr.isatty():
-    return auto.tqdm(total=total, desc=desc, bar_format=_BAR, **options)
-  options |= {"mininterval": _LOG_SECONDS, "maxinterval": _LOG_SECONDS}
-  return tqdm(
-    total=total, desc=desc, bar_format=_LINE, file=_Lines(), **options
-  )
-
-
-class _Warnings(logging.Handler):
-  """Warnings as sentences, above the bars."""
-
-  def emit(self, record: logging.LogRecord) -> None:
-    tqdm.write(f"Warning: {record.getMessage()}", file=sys.stderr)
-
-
-def _choose_what_is_logged() -> None:
-  """Shows our own warnings and JAX's, and no others."""
-  # What others log of their start-up, or of an error they raise as well, is
-  # of no use here.
-  absl_logging.set_verbosity(absl_logging.FATAL)
-  for name in ("geomem", "jax"):
-    logger = logging.getLogger(name)
-    logger.setLevel(logging.WARNING)
-    logger.handlers, logger.propagate = [_Warnings()], False
 
 
 class _Stopped(KeyboardInterrupt):
@@ -85,6 +31,7 @@ def _stop_by_exception() -> list[int]:
   def stop(number, _):
     if number in _EXIT_STATUS:
       came.append(number)
+      log.stopped_by(signal.Signals(number).name)
       # Whoever asks twice does not want to wait.
       signal.signal(number, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
@@ -98,32 +45,15 @@ def _stop_by_exception() -> list[int]:
   return came
 
 
-def _out_of_memory(error: Exception) -> str:
-  size = re.search(r"[\d.]+ ?[KMGT]?i?B\b|[\d]+ bytes", str(error))
-  asked = f" where {size[0]} were asked for" if size else ""
-  return (
-    f"Memory ran out{asked}. What was done is kept. Lower --batch_size,"
-    " --width, --num_seeds, --manifold_points or --num_probes, or"
-    " --memory_limit, from which on images stay on the disk."
-  )
-
-
 def _told(error: Exception) -> int:
   """Prints an error as a sentence and returns the exit status."""
-  if isinstance(error, flags.Error):
-    print(f"Error: {error} See --help.", file=sys.stderr)
-    return 2
-  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
-    print(f"Error: {_out_of_memory(error)}", file=sys.stderr)
-    return 1
   if isinstance(error, BrokenPipeError):
     return abandoned()
-  if isinstance(error, OSError):
-    error = disk.explain(error.filename or "The output", error)
-  if not isinstance(error, ValueError | FloatingPointError):
+  sentence = errors.sentence(error)
+  if sentence is None:
     raise error
-  print(f"Error: {error}", file=sys.stderr)
-  return 1
+  print(f"Error: {sentence}", file=sys.stderr)
+  return 2 if isinstance(error, flags.Error) else 1
 
 
 def abandoned() -> int:
@@ -155,7 +85,7 @@ def guarded(main: Callable) -> Callable:
   """
 
   def run(argv) -> int:
-    _choose_what_is_logged()
+    log.start()
     came = _stop_by_exception()
     try:
       status = main(argv)

@@ -3,10 +3,12 @@
 import pathlib
 import struct
 import sys
+import time
 
 import pytest
 
 from geomem import report, runs
+from geomem.report import live
 from tests.fakes import commit
 
 LAYERS = ("input", "fc1")
@@ -109,6 +111,49 @@ def test_event_files_are_whole_or_the_earlier_ones(finished, monkeypatch):
     report.write_events(finished)
   assert sorted(written.rglob("*")) == before
   assert not list(finished.glob(".tensorboard*"))
+
+
+def test_live_event_files_grow_with_the_rows(tmp_path, monkeypatch):
+  monkeypatch.setattr(live, "_SECONDS", -1)
+  monkeypatch.setattr(live, "_FLUSH_SECONDS", 0.05)
+  path, rows = tmp_path / "run", curves(0)
+
+  def found_after(count):
+    """The events, when there are so many of each tag, or after ten seconds."""
+    for _ in range(500):
+      found = read_events(path / "tensorboard" / "seed0" / "test")
+      if found and {len(points) for points in found.values()} == {count}:
+        break
+      time.sleep(0.02)
+    return found
+
+  with runs.Run(path, {"dataset": "digits"}) as run:
+    commit(run, rows[:4])
+    # As an earlier start: what it committed is there once.
+    for _ in range(2):
+      with report.live_events(path) as update:
+        update()
+    (path / "tensorboard" / "of_before").touch()
+    with report.live_events(path) as update:
+      assert len(found_after(1)) == 3
+      commit(run, rows[4:])
+      update()
+      found = found_after(3)
+  assert found == read_events(report.write_events(path) / "seed0" / "test")
+  assert [step for step, _ in found["accuracy"]] == [0, 1, 2]
+  assert not (path / "tensorboard" / "of_before").exists()
+
+
+def test_live_event_files_do_not_end_the_work(tmp_path, monkeypatch, caplog):
+  path = tmp_path / "run"
+  monkeypatch.setattr(live, "_SECONDS", -1)
+  with runs.Run(path, {}) as run:
+    (path / "tensorboard").write_text("A file where the directory would be.")
+    with report.live_events(path) as update:
+      commit(run, curves(0))
+      update()
+  (told,) = [record.getMessage() for record in caplog.records]
+  assert "tensorboard cannot be written" in told
 
 
 def test_without_the_writer_there_is_a_sentence(finished, monkeypatch):

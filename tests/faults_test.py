@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from absl import flags as absl_flags
 
-from experiments import terminal
+from experiments import bars, terminal
 from geomem import data, disk, geometry, runs, studies, training
 from geomem.studies.measured_epochs import SavedEpochs
 from geomem.studies.measuring import geometry_stage
@@ -326,8 +326,8 @@ def test_our_warnings_are_seen_and_not_those_of_others(as_before, capsys):
 def test_a_log_file_gets_lines_and_few(monkeypatch):
   log = io.StringIO()
   monkeypatch.setattr(sys, "stderr", log)
-  with terminal.bar(10_000, "cells") as outer:
-    with terminal.bar(10_000, "seed 0: training", leave=False) as inner:
+  with bars.bar(10_000, "cells") as outer:
+    with bars.bar(10_000, "training, seed 0", leave=False) as inner:
       for _ in range(10_000):
         inner.set_postfix({"loss": "0.500"}, refresh=False)
         inner.update(1)

@@ -73,6 +73,21 @@ def test_accuracy_is_the_mean_over_seeds():
     assert mean_of("accuracy", subset, (epoch, epoch)) in shown(figure)
 
 
+def test_losses_are_those_of_subsets_and_of_every_epoch_of_training():
+  rows = rows_of()
+  base = dict.fromkeys(runs.COLUMNS) | {"metric": "training_loss"}
+  for row in rows_of().where("accuracy"):
+    rows.append(row | {"metric": "loss"})
+  for seed, epoch in itertools.product((0, 1), (1, 2, 3)):
+    value = 2.0 / epoch + seed
+    rows.append(base | {"seed": seed, "epoch": epoch, "value": value})
+  figure = plots.plot_loss(rows)
+  for subset, epoch in itertools.product(SUBSETS, range(4)):
+    assert mean_of("accuracy", subset, (epoch, epoch)) in shown(figure)
+  (line,) = named(figure.axes[0], "in training")
+  np.testing.assert_allclose(line.get_ydata(), [2.5, 1.5, 2 / 3 + 0.5])
+
+
 def test_bands_are_one_standard_error():
   rows = rows_of().where("accuracy", subset="test", epoch=2)
   values = [number("accuracy", seed, 2, "test") for seed in (0, 1)]

@@ -36,8 +36,8 @@ class Bar:
 
   initial = 0
 
-  def __init__(self, total, desc):
-    self.epoch, self.speaks = 0, desc.endswith("training")
+  def __init__(self, total, desc, **_):
+    self.epoch, self.speaks = 0, desc.startswith("training")
 
   def __enter__(self):
     return self

@@ -170,6 +170,15 @@ def test_figures_that_are_not_there_are_drawn(finished, monkeypatch):
     assert {figure["name"] for figure in parts[0]["figures"]} == wanted
 
 
+def test_the_page_says_how_long_a_run_took(finished):
+  kept = json.dumps({"seconds": 83.4, "starts": 2})
+  (finished / "duration.json").write_text(kept)
+  written = Elements(report.write_report(finished).read_text())
+  ((run, *others),) = json.loads(written.data)["runs"]
+  assert run["environment"]["duration"] == "83 s"
+  assert all("duration" not in other["environment"] for other in others)
+
+
 def test_every_figure_that_the_page_draws_is_one_of_its_study():
   for kind, own in page._PAGES_OWN.items():
     assert own <= set(studies.STUDIES[kind].figures)

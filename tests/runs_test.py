@@ -5,9 +5,11 @@ import shlex
 import sys
 
 import jax
+import numpy as np
 import pytest
 
 from geomem import disk, runs
+from geomem.runs import clock
 
 CONFIG = {"model": "mlp", "width": 4}
 
@@ -138,6 +140,49 @@ def test_numbers_that_are_not_finite_become_null(tmp_path):
     run.commit({}, [{"metric": "loss", "value": float("nan")}])
   line = (tmp_path / "results.jsonl").read_text()
   assert json.loads(line)["value"] is None
+
+
+def test_runs_are_read_into_one_table(tmp_path):
+  paths = [tmp_path / name for name in ("a", "b")]
+  for width, path in enumerate(paths, 3):
+    with runs.Run(path, {"model": {"width": width}}) as run:
+      run.commit({}, rows_of(width))
+  found = runs.read_runs(*paths, fields=["width"])
+  assert [*found[0]][:2] == ["run", "width"]
+  assert [row["run"] for row in found] == [str(p) for p in paths for _ in "123"]
+  for width, path in enumerate(paths, 3):
+    here = found.where(run=str(path))
+    assert here.distinct("width") == [width]
+    assert np.array_equal(here.values, runs.read_rows(path).values)
+  with pytest.raises(runs.RunError, match="no field 'height'; it has width"):
+    runs.read_runs(*paths, fields=["height"])
+
+
+def test_the_duration_is_that_of_all_starts(tmp_path, monkeypatch):
+  now = [0.0]
+  monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])
+  assert runs.read_duration(tmp_path) is None
+  for seconds in (10.0, 7.5):
+    with runs.Clock(tmp_path) as counted:
+      now[0] += seconds
+      counted.tick()
+  assert runs.read_duration(tmp_path) == 17.5
+  # What is killed had saved not long ago.
+  counted = runs.Clock(tmp_path).__enter__()
+  for _ in range(10):
+    now[0] += 8
+    counted.tick()
+  assert runs.read_duration(tmp_path) == 17.5 + 64
+  kept = json.loads((tmp_path / "duration.json").read_text())
+  assert kept["starts"] == 3
+  # A sweep took what its cells took.
+  cell = tmp_path / "sweep" / "width=3"
+  runs.Run(cell, CONFIG).close()
+  with runs.Clock(cell):
+    now[0] += 5
+  assert runs.read_duration(tmp_path / "sweep") == 5
+  (tmp_path / "duration.json").write_text("[")
+  assert runs.read_duration(tmp_path) is None
 
 
 def test_a_file_is_no_run_directory(tmp_path):

@@ -302,6 +302,10 @@ def test_a_run_cut_off_within_an_epoch_goes_on_there(data_dir, tmp_path):
   assert len(whole) == 14
   np.testing.assert_array_equal(steps, [*whole[:12], *whole[11:]])
   jax.tree.map(np.testing.assert_array_equal, states["cut"], states["whole"])
+  # The loss of an epoch is that of all of its steps, wherever it was cut.
+  rows = [runs.read_rows(tmp_path / name) for name in ("cut", "whole")]
+  assert rows[0] == rows[1]
+  assert rows[0].where("training_loss").distinct("epoch") == [1, 2]
 
 
 def run_rows(tmp_path, config):

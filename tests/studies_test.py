@@ -130,3 +130,38 @@ def test_every_field_of_its_config_is_described(name):
   for field in dataclasses.fields(kind):
     text = "\n".join(base.__doc__ or "" for base in kind.__mro__)
     assert f"    {field.name}: " in text or f"\n  {field.name}: " in text
+
+
+def test_a_bar_says_that_it_waits_until_the_first_step_is_done(tmp_path):
+  told = []
+
+  class Bar(_Silent):
+    def __init__(self, desc, postfix=None, **_):
+      self.told = [postfix]
+      if desc:
+        told.append((desc, self.told))
+
+    def set_postfix(self, facts, **_):
+      self.told.append(facts)
+
+  def do(**options):
+    studies.run(make("memorization", None), tmp_path, **options)
+
+  with pytest.raises(KilledError):
+    do(progress=killer(5))
+  do(progress=Bar)
+  # Training was done, and part of the geometry.
+  titles = ["training, seeds 0 to 1", "geometry, seed 0", "geometry, seed 1"]
+  assert [desc for desc, _ in told] == titles
+  for (_, said), waits in zip(told, (False, True, True), strict=True):
+    assert (said[0] == "compiling") == waits
+    assert all(facts for facts in said[1:])
+    assert len(said) > waits
+  (tmp_path / "again").mkdir()
+  told.clear()
+  study = make("memorization", None)
+  studies.run(study, tmp_path / "again", progress=Bar)
+  _, (first, *facts) = told[0]
+  # The network that is saved before the first step ends no waiting.
+  assert first == "compiling"
+  assert [set(fact) for fact in facts] == [{"loss"}] * 2

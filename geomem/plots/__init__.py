@@ -14,6 +14,7 @@ from geomem.plots.figures import (
   plot_by_layer,
   plot_capacity_heatmaps,
   plot_geometry_by_layer,
+  plot_loss,
   plot_measures,
 )
 from geomem.plots.gradients import (
@@ -63,6 +64,7 @@ __all__ = [
   "plot_gradient_law",
   "plot_gradient_parts",
   "plot_last_layer",
+  "plot_loss",
   "plot_measures",
   "plot_model_size",
   "plot_recovered",

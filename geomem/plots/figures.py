@@ -42,6 +42,29 @@ def plot_accuracy(rows: runs.Rows) -> Figure:
   return figure
 
 
+def plot_loss(rows: runs.Rows) -> Figure:
+  """Draws the loss of the subsets by epoch, and that of training itself.
+
+  The latter is the mean over the steps of an epoch, and is there at every one.
+  """
+  figure = style.new_figure(5.4, 3.6)
+  ax = figure.subplots()
+  scores = rows.where("loss")
+  for subset in scores.subsets:
+    series = scores.where(subset=subset).series("epoch")
+    style.draw_series(ax, series, **style.look_of(subset), label=subset)
+  steps = rows.where("training_loss")  # Runs of old have none.
+  if steps:
+    x, mean, _ = steps.series("epoch")
+    ax.plot(x, mean, color=style.INK, lw=1, label="in training", zorder=1)
+  style.mark_best(ax, rows)
+  epoch_axis(ax, float(max(rows.distinct("epoch"))))
+  style.log_axis(ax.yaxis)
+  ax.set_ylabel("loss (nats)")
+  style.explain(figure, [ax], ncols=3)
+  return figure
+
+
 def plot_geometry_by_layer(rows: runs.Rows) -> Figure | None:
   """Draws capacity, radius and dimension by layer, best and last epoch.
 
@@ -182,6 +205,7 @@ def plot_measures(rows: runs.Rows) -> Figure | None:
 
 MEMORIZATION = {
   "accuracy": plot_accuracy,
+  "loss": plot_loss,
   "geometry_by_layer": plot_geometry_by_layer,
   "capacity_by_epoch": plot_capacity_heatmaps,
 }

@@ -12,7 +12,7 @@ from geomem import runs
 from geomem.report.page import parts_of
 
 # By tag, the values and epochs of a curve.
-_Curves = dict[str, list[tuple[float, int]]]
+Curves = dict[str, list[tuple[float, int]]]
 
 
 def write_events(
@@ -36,7 +36,7 @@ def write_events(
   """
   path = pathlib.Path(path)
   runs.read_config(path)
-  open_writer = _import_writer()
+  open_writer = import_writer()
   above = path if out is None else pathlib.Path(out)
   target = above / "tensorboard"
   new = above / f".tensorboard.{os.getpid()}"
@@ -53,7 +53,12 @@ def write_events(
   return target
 
 
-def _import_writer() -> Callable[[str], Any]:
+def import_writer() -> Callable[[str], Any]:
+  """Returns what opens an event file in a directory.
+
+  Raises:
+    RunError: it is not installed.
+  """
   try:
     import tensorboardX
   except ImportError as error:
@@ -65,20 +70,35 @@ def _import_writer() -> Callable[[str], Any]:
 
 
 def _write_part(open_writer, part: pathlib.Path, target: pathlib.Path) -> None:
+  config = write_config(open_writer, part, target)
+  found = curves(runs.read_rows(part), config.get("axes", []))
+  for name, tags in found.items():
+    # A point alone is no curve.
+    tags = {tag: points for tag, points in tags.items() if len(points) > 1}
+    with open_writer(str(target / name)) as writer:
+      add_scalars(writer, tags)
+
+
+def write_config(
+  open_writer, part: pathlib.Path, target: pathlib.Path
+) -> dict[str, Any]:
+  """Writes the config of a run as text, and returns it."""
   config = runs.read_config(part)
   with open_writer(str(target)) as writer:
     text = json.dumps(config, indent=2).replace("\n", "\n    ")
     writer.add_text("config", f"    {text}", 0)
-  found = _curves(runs.read_rows(part), config.get("axes", []))
-  for name, curves in found.items():
-    with open_writer(str(target / name)) as writer:
-      for tag, points in curves.items():
-        for value, epoch in points:
-          writer.add_scalar(tag, value, epoch)
+  return config
 
 
-def _curves(rows: list[dict], axes: list[str]) -> dict[str, _Curves]:
-  """Collects curves by run and tag, where there are several epochs."""
+def add_scalars(writer, tags: Curves) -> None:
+  """Adds curves to an event file."""
+  for tag, points in tags.items():
+    for value, epoch in points:
+      writer.add_scalar(tag, value, epoch)
+
+
+def curves(rows: list[dict], axes: list[str]) -> dict[str, Curves]:
+  """Collects the rows that have an epoch by run and tag of TensorBoard's."""
   further = dict.fromkeys(name for row in rows for name in row)
   further = [n for n in further if n not in (*runs.COLUMNS, *axes)]
   found = defaultdict(lambda: defaultdict(list))
@@ -91,12 +111,7 @@ def _curves(rows: list[dict], axes: list[str]) -> dict[str, _Curves]:
     tag = [row["metric"], "-".join(what), row["layer"] or ""]
     point = (row["value"], row["epoch"])
     found[name]["/".join(filter(None, tag))].append(point)
-  return {
-    name: {
-      # Rows come in the order of measuring.
-      tag: sorted(points, key=lambda point: point[1])
-      for tag, points in curves.items()
-      if len(points) > 1
-    }
-    for name, curves in found.items()
-  }
+  for tags in found.values():
+    for points in tags.values():  # Rows come in the order of measuring.
+      points.sort(key=lambda point: point[1])
+  return found

@@ -22,7 +22,12 @@ from geomem.plots import style
 _SCRIPTS = ("rows", "charts", "maps", "tables", "runs", "page")
 # Figures that the page draws itself, by study: none is there twice.
 _PAGES_OWN = {
-  "memorization": {"accuracy", "geometry_by_layer", "capacity_by_epoch"},
+  "memorization": {
+    "accuracy",
+    "loss",
+    "geometry_by_layer",
+    "capacity_by_epoch",
+  },
   "measure": {"by_layer", "capacity_by_epoch"},
   "rewind": {"heatmaps"},
 }
@@ -85,6 +90,10 @@ def _part(root: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
   """Gathers what the page says of one directory."""
   content = runs.read_content(path)
   done = runs.is_complete(path)
+  environment = dict(content.get("environment", {}))
+  seconds = runs.read_duration(path)
+  if seconds is not None:
+    environment["duration"] = f"{seconds:.0f} s"
   kind = content["config"].get("experiment", "memorization")
   known = kind in studies.STUDIES
   return {
@@ -92,7 +101,7 @@ def _part(root: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
     "kind": kind,
     "done": done,
     "config": runs.flat_config(content["config"]),
-    "environment": content.get("environment", {}),
+    "environment": environment,
     "sentences": studies.findings(path) if done and known else [],
     "figures": _figures(path, kind, done and known),
     "rows": pack_rows(runs.read_rows(path)),

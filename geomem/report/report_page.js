@@ -45,12 +45,19 @@ function bestMarks(rows) {
   return bestEpochs(rows).map((x, i) => ({ x, label: i ? "" : "best epoch" }));
 }
 
+// The mean over the steps of every epoch; runs of old have none.
+function trainingLoss(rows) {
+  return { name: "in training", color: "currentColor", faint: true,
+    points: series(select(rows, { metric: "training_loss" }), "epoch") };
+}
+
 function accuracyCharts(rows, hidden) {
   const last = Math.max(...levels(rows, "epoch"));
   const known = ["accuracy", "loss"];
   return known.filter((m) => subsetsOf(rows, m).length).map((metric) => {
     const lines = subsetsOf(rows, metric).map((subset) =>
       lineOf(select(rows, { metric, subset, layer: null }), subset, "epoch"));
+    if (metric === "loss") lines.push(trainingLoss(rows));
     const points = lines.flatMap((line) => line.points);
     const y = { label: LABELS[metric],
       domain: metric === "accuracy" ? [-0.02, 1.02] : domain(points) };
@@ -249,6 +256,8 @@ function memorization(rows) {
   });
   return make("div", {}, make("div", { class: "controls sticky" },
     make("span", { class: "boxes" }, ...boxes), ...geometry.controls), accuracy,
+    trainingLoss(rows).points.length ? make("p", { class: "soft" },
+      "Faint: the loss in training, a mean over the steps of each epoch.") : "",
     make("details", {}, make("summary", {}, "As a table"), accuracyTable(rows)),
     geometry.node);
 }

@@ -1,5 +1,6 @@
 """Run directories: config, origin, tidy result rows, done marker."""
 
+from geomem.runs.clock import Clock, read_duration
 from geomem.runs.directory import (
   BusyError,
   Parent,
@@ -9,6 +10,7 @@ from geomem.runs.directory import (
   parent_of,
   read_config,
   read_content,
+  read_runs,
 )
 from geomem.runs.rows import (
   COLUMNS,
@@ -28,6 +30,7 @@ __all__ = [
   "COLUMNS",
   "SUBSETS",
   "BusyError",
+  "Clock",
   "Parent",
   "Row",
   "Rows",
@@ -43,6 +46,8 @@ __all__ = [
   "parent_of",
   "read_config",
   "read_content",
+  "read_duration",
   "read_rows",
+  "read_runs",
   "tagged",
 ]

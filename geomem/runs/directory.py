@@ -9,10 +9,11 @@ import json
 import logging
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from geomem import disk
-from geomem.runs.rows import rows_file
+from geomem.runs.rows import Rows, read_rows, rows_file
 
 _LOG = logging.getLogger(__name__)
 
@@ -76,6 +77,34 @@ def flat_config(config: dict[str, Any]) -> dict[str, Any]:
   for name, value in config.items():
     flat |= value if isinstance(value, dict) else {name: value}
   return flat
+
+
+def read_runs(*paths: pathlib.Path | str, fields: Sequence[str] = ()) -> Rows:
+  """Reads the rows of several runs into one table.
+
+  Args:
+    *paths: the run directories.
+    fields: of their configs, such as `width` or `permuted_fraction`; each
+      becomes a column, too.
+
+  Returns:
+    The rows of each run in turn, with the column `run`: its path, as given.
+
+  Raises:
+    RunError: one of them is no run directory, or its config lacks a field.
+  """
+  found = Rows()
+  for path in paths:
+    config = flat_config(read_config(path))
+    missing = [field for field in fields if field not in config]
+    if missing:
+      raise RunError(
+        f"The config of {path} has no field {missing[0]!r}; it has"
+        f" {', '.join(config)}."
+      )
+    columns = {"run": str(path)} | {field: config[field] for field in fields}
+    found += [columns | row for row in read_rows(path)]
+  return found
 
 
 def parent_of(path: pathlib.Path | str) -> Parent:

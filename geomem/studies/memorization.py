@@ -8,6 +8,7 @@ from geomem import geometry, plots, runs
 from geomem.studies.config import ExperimentConfig
 from geomem.studies.doubts import doubts
 from geomem.studies.experiment import keep_labels, prepare, prepare_seeds
+from geomem.studies.losses import lost_losses
 from geomem.studies.measured_epochs import SavedEpochs
 from geomem.studies.measuring import geometry_stage
 from geomem.studies.memorization_findings import find
@@ -52,6 +53,7 @@ class Memorization:
     yield self._training(run)
     for seed in self.seeds:
       yield self._scores(run, seed)
+    yield lost_losses(run, self.experiment)
     yield self._facts(run)
     yield geometry_stage(
       self.experiment,
@@ -63,14 +65,15 @@ class Memorization:
 
   def _training(self, run) -> Stage:
     """Makes the stage that trains all seeds together."""
-    numbers = ", ".join(str(seed.number) for seed in self.seeds)
+    first, last = self.seeds[0].number, self.seeds[-1].number
+    which = f"seed {first}" if first == last else f"seeds {first} to {last}"
     epochs = self.config.training.epochs
     unit = Unit(
       {"stage": "training"},
       lambda: train_seeds(run, self.experiment, self.seeds),
       epochs,
     )
-    return Stage(f"seed {numbers}: training", [unit])
+    return Stage(f"training, {which}", [unit])
 
   def _scores(self, run, seed) -> Stage:
     """Scores that training committed, and that were lost since."""

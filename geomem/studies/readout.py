@@ -104,7 +104,7 @@ class Readout(OfRun):
         )
         for epoch in self.epochs[seed.number]
       ]
-      yield Stage(f"seed {seed.number}: readout", units)
+      yield Stage(f"readout, seed {seed.number}", units)
 
   def _work(self, seed: Seed, epoch: int) -> Iterator[Step]:
     experiment = self.trained.experiment

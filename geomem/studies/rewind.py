@@ -114,7 +114,7 @@ class LayerRewind:
       )
       for epoch in self.epochs[seed.number]
     ]
-    return Stage(f"seed {seed.number}: networks", units)
+    return Stage(f"networks, seed {seed.number}", units)
 
   def _score(self, seed: Seed, epoch: int) -> Iterator[Step]:
     """Scores every network of an epoch; equal ones once."""
@@ -180,7 +180,7 @@ class LayerRewind:
       for epoch in self.epochs[seed.number]
       if epoch != last
     ]
-    return Stage(f"seed {seed.number}: geometry", units)
+    return Stage(f"geometry, seed {seed.number}", units)
 
   def _measure(self, seed: Seed, epoch: int) -> Iterator[Step]:
     experiment = self.trained.experiment

@@ -158,7 +158,7 @@ class Similarity(OfRun):
       )
       for seed in self.trained.seeds
     ]
-    yield Stage("similarity: networks", units)
+    yield Stage("networks", units)
 
   def _images(self, seed: Seed) -> Any:
     """Returns images `[n, ...]` of all manifolds alike."""

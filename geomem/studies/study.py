@@ -121,12 +121,27 @@ def silent(**_: Any) -> _Silent:
   return _Silent()
 
 
+# Entered with a run directory while there is work; gives what to call after
+# every step.
+Watch = Callable[
+  [pathlib.Path], contextlib.AbstractContextManager[Callable[[], None]]
+]
+
+
+@contextlib.contextmanager
+def unwatched(path: pathlib.Path) -> Iterator[Callable[[], None]]:
+  """Does nothing while a run is worked on."""
+  del path
+  yield lambda: None
+
+
 def run(
   study: Study,
   path: pathlib.Path | str | None = None,
   *,
   progress: Callable[..., Any] = silent,
   report: Callable[[Any], None] | None = None,
+  watch: Watch = unwatched,
 ) -> runs.Rows:
   """Does what is left of a study, and returns its rows.
 
@@ -138,6 +153,8 @@ def run(
     path: the run directory; by default the study's own.
     progress: makes the progress bars, as `tqdm.tqdm` does, and may be that.
     report: called with the run before it is marked as complete.
+    watch: a context for the time that the directory is worked on, which gives
+      a function that is called after every step: what keeps a log, say.
 
   Raises:
     RunError: the directory is of another study, config, data or parent run.
@@ -146,33 +163,49 @@ def run(
   path = study.directory if path is None else path
   with runs.open_run(path, study.as_dict(), study.origin) as out:
     if not out.is_done:
-      for stage in study.stages(out):
-        show = progress if stage.title and stage.units else silent
-        with show(total=stage.size, desc=stage.title) as bar:
-          for unit in stage.units:
-            _do(unit, out, bar)
-      if report is not None:
-        report(out)
-      out.finish()
+      with watch(out.path) as tell, runs.Clock(out.path) as clock:
+
+        def step_done() -> None:
+          clock.tick()
+          tell()
+
+        for stage in study.stages(out):
+          _do_stage(stage, out, progress, step_done)
+        if report is not None:
+          report(out)
+        out.finish()
     return out.rows
 
 
-def _do(unit: Unit, out: runs.Run, bar) -> None:
+def _do_stage(stage: Stage, out: runs.Run, progress, step_done) -> None:
+  """Does the units of a stage, with a progress bar."""
+  done = [out.has(unit.key) for unit in stage.units]
+  show = progress if stage.title and stage.units else silent
+  # What is first waited for; the first step puts its facts in its place.
+  facts = {} if all(done) else {"postfix": "compiling"}
+  with show(total=stage.size, desc=stage.title, **facts) as bar:
+    for unit, is_done in zip(stage.units, done, strict=True):
+      if is_done:
+        bar.initial += unit.size
+        bar.update(unit.size)
+      else:
+        _do(unit, out, bar, step_done)
+
+
+def _do(unit: Unit, out: runs.Run, bar, step_done) -> None:
   """Does a unit that is not done yet, and commits its rows."""
-  if out.has(unit.key):
-    bar.initial += unit.size
-    bar.update(unit.size)
-    return
   rows, done, shown = [], 0.0, 0
   for step in unit.work():
     rows += step.rows
     done += step.size
     if step.done_before:
       bar.initial += step.size
-    # Not drawn for each step: in a log file that would be a line.
-    bar.set_postfix(step.facts, refresh=False)
+    else:
+      # Not drawn for each step: in a log file that would be a line.
+      bar.set_postfix(step.facts, refresh=False)
     # In whole units: parts of one would add up to more than the total.
     whole = min(int(done + 1e-6), int(unit.size))
     bar.update(whole - shown)
     shown = whole
+    step_done()
   out.commit(unit.key, rows)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import logging
 import pathlib
 import re
 import time
@@ -11,8 +12,9 @@ from typing import Any, NamedTuple
 from geomem import parallel, runs
 from geomem.studies.config import ExperimentConfig
 from geomem.studies.memorization import Memorization
-from geomem.studies.study import run, silent
+from geomem.studies.study import Watch, run, silent, unwatched
 
+_LOG = logging.getLogger(__name__)
 _PATIENCE = 5.0  # Seconds between looks at what another process holds.
 
 
@@ -111,6 +113,7 @@ def run_sweep(
   *,
   progress: Callable[..., Any] = silent,
   report: Callable[[Any, list[str]], None] | None = None,
+  watch: Watch = unwatched,
 ) -> list[Failure]:
   """Does the cells of a sweep that are not done yet, and gathers their rows.
 
@@ -123,6 +126,7 @@ def run_sweep(
     progress: as for `run`.
     report: called with the sweep's run and what it found, before it is marked
       as complete; not where its rows are those that it was completed with.
+    watch: as for `run`; of the sweep as a whole, and of every cell.
 
   Returns:
     The cells that failed.
@@ -137,29 +141,32 @@ def run_sweep(
   parallel.from_first(lambda: _open(path, sweep).close())
   failures = []
   waiting = [cell for cell in own if not cell.is_done]
-  if waiting:
-    for cell in set(own) - set(waiting):  # Refuses those of another config.
-      runs.open_run(cell.path, cell.as_dict()).close()
-    with progress(total=len(own), desc="cells") as bar:
-      bar.initial += len(own) - len(waiting)
-      bar.update(len(own) - len(waiting))
-      within = functools.partial(progress, leave=False)
-      failures = _do_cells(waiting, bar, within)
-  parallel.from_first(lambda: _gather(sweep, path, cells, report))
+  with (watch if waiting else unwatched)(pathlib.Path(path)):
+    if waiting:
+      for cell in set(own) - set(waiting):  # Refuses those of another config.
+        runs.open_run(cell.path, cell.as_dict()).close()
+      with progress(total=len(own), desc="cells") as bar:
+        bar.initial += len(own) - len(waiting)
+        bar.update(len(own) - len(waiting))
+        within = functools.partial(progress, leave=False)
+        failures = _do_cells(waiting, bar, within, watch)
+    parallel.from_first(lambda: _gather(sweep, path, cells, report))
   return failures
 
 
-def _do_cells(waiting: list[Cell], bar, progress) -> list[Failure]:
+def _do_cells(waiting: list[Cell], bar, progress, watch) -> list[Failure]:
   failures = []
   while waiting:
     held = []
     for cell in waiting:
       try:
-        run(Memorization(cell.config), cell.path, progress=progress)
+        study = Memorization(cell.config)
+        run(study, cell.path, progress=progress, watch=watch)
       except runs.BusyError:
         held.append(cell)
         continue
       except Exception as error:  # Whatever it is, it is this cell's own.
+        _LOG.info("%s failed: %s", cell.path, error)
         failures.append(Failure(cell, error))
       bar.update(1)
     if len(held) == len(waiting):  # Nothing else is left to do.

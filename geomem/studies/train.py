@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from geomem import data, parallel, runs, training
 from geomem.studies import experiment as experiments
 from geomem.studies.experiment import Experiment, Seed
+from geomem.studies.losses import Losses, losses_key
 from geomem.studies.study import Step
 from geomem.studies.trained import checkpoints
 
@@ -60,10 +61,11 @@ def train_seeds(
 ) -> Iterator[Step]:
   """Trains seeds together, or resumes where they were killed.
 
-  At the chosen epochs each network is saved first, then its scores are
-  committed, then the states to resume from are saved: whatever is cut off is
-  done again, with the same result. Where the training set is streamed, states
-  to resume from are saved in every epoch, and within epochs that are long.
+  At the chosen epochs each network is saved first, then its scores and the
+  losses of the epochs since the last one are committed, then the states to
+  resume from are saved: whatever is cut off is done again, with the same
+  result. Where the training set is streamed, states to resume from are saved in
+  every epoch, and within epochs that are long.
 
   Args:
     run: where checkpoints and scores go.
@@ -85,8 +87,10 @@ def train_seeds(
     _forget(resume_path)
     return
   streams = data.streams(experiment.train.images)
+  kept = Losses(run.path, experiment)
+  steps = kept.steps_per_epoch
   # The unit in which saved states count the time: a step or an epoch.
-  unit = _steps_per_epoch(experiment) if streams else 1
+  unit = steps if streams else 1
   epoch = 0
   with training.Checkpoints(resume_path, keep=2) as resumable:
     for states, losses in training.train_seeds(
@@ -96,20 +100,24 @@ def train_seeds(
       experiment.recipe,
       resume=lambda states: _resume(resumable, states, unit),
     ):
-      is_chosen = states.step == 0 and states.epoch in chosen
+      loss, past, epoch = float(losses.mean()), epoch, states.epoch
+      is_start = loss != loss  # What is before it was trained in earlier ones.
+      if is_start:
+        kept.go_on_from(epoch * steps + states.step)
+      else:
+        kept.add(epoch * steps + states.step, losses)
+      is_chosen = states.step == 0 and epoch in chosen
       if is_chosen or (config.stop_when_memorized and states.step == 0):
         going = [
-          i for i in going if not _record(run, experiment, seeds[i], states[i])
+          i
+          for i in going
+          if not _record(run, experiment, seeds[i], states[i], kept)
         ]
       if is_chosen or streams:
-        time = states.epoch * unit + states.step
-        resumable.save(time, _resume_tree(states))
-      loss, past = float(losses.mean()), epoch
-      epoch = states.epoch
-      if loss == loss:
-        yield Step(size=epoch - past, facts={"loss": f"{loss:.3f}"})
-      else:  # Trained in an earlier start.
-        yield Step(size=epoch - past, done_before=True)
+        kept.save()
+        resumable.save(epoch * unit + states.step, _resume_tree(states))
+      facts = {} if is_start else {"loss": f"{loss:.3f}"}
+      yield Step(size=epoch - past, facts=facts, done_before=is_start)
       if not going:
         break
   _forget(resume_path)
@@ -126,7 +134,7 @@ def _training_data(experiment, seeds) -> training.TrainingData:
   return one._replace(labels=labels)
 
 
-def _record(run, experiment, seed, state: training.TrainState) -> bool:
+def _record(run, experiment, seed, state: training.TrainState, losses) -> bool:
   """Saves and scores a network; tells whether its training has ended."""
   config = experiment.config.training
   rows = score_subsets(experiment, seed, state.network)
@@ -138,15 +146,13 @@ def _record(run, experiment, seed, state: training.TrainState) -> bool:
       saved.save(state.epoch, state.network)
     rows = runs.tagged(rows, seed=seed.number, epoch=state.epoch)
     run.commit(scores_key(seed.number, state.epoch), rows)
+    losses.save()
+    found = losses.rows(seed.number, state.epoch)
+    if found:  # None before the first epoch.
+      run.commit(losses_key(seed.number, state.epoch), found)
   if is_last:
     run.commit(training_key(seed.number))
   return is_last
-
-
-def _steps_per_epoch(experiment) -> int:
-  return training.steps_per_epoch(
-    len(experiment.train.labels), experiment.recipe.batch_size
-  )
 
 
 def _resume(resumable, states: list, unit: int) -> list:

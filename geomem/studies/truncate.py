@@ -119,7 +119,7 @@ class Truncate(OfRun):
         )
         for layer in self.layers
       ]
-      yield Stage(f"seed {seed.number}: layers", units)
+      yield Stage(f"layers, seed {seed.number}", units)
 
   def _work(self, seed: Seed, layer: str) -> Iterator[Step]:
     experiment, trained = self.trained.experiment, self.trained

@@ -144,21 +144,21 @@ class SeedStates(Sequence):
 
 
 def _run_epoch(together: Together, carry, data: TrainingData, batches, keys):
-  """Yields (states, losses so far) at the end of the epoch.
+  """Yields (states, losses since the last yield) at the end of the epoch.
 
   For streamed data it does so every `STEPS_BETWEEN_STATES` steps, too. Losses
   are `[steps, seeds]`.
   """
-  losses, done, yielded = [], 0, 0
+  losses, done = [], 0
   for window in windows(data, batches, keys):
     carry, found = together.epoch(carry, *window)
     losses.append(found)
     if len(losses) > 1:  # Or windows would queue up on the device.
       losses[-2].block_until_ready()
     done += len(found)
-    if done == len(batches) or done - yielded >= STEPS_BETWEEN_STATES:
-      yielded = done
+    if done == len(batches) or sum(map(len, losses)) >= STEPS_BETWEEN_STATES:
       yield carry, np.concatenate(losses)
+      losses = []
 
 
 def train_seeds(
@@ -187,8 +187,8 @@ def train_seeds(
       of the same time.
 
   Yields:
-    The states after each epoch, those to start from first, and the epoch's
-    mean losses so far (NaN at first).
+    The states after each epoch, those to start from first, and the mean losses
+    of the steps since the last yield (NaN at first).
 
   Raises:
     NonFiniteLossError: it names the network and the step.
@@ -219,10 +219,11 @@ def train_seeds(
   plan = _make_plan(num_examples, num_steps, config.batch_size)
   for epoch in range(start, config.epochs):
     rest = [x[step:] for x in plan(*epoch_keys, epoch)]
-    so_far = _run_epoch(together, carry, data, *rest)
-    for carry, losses in so_far:
+    parts = _run_epoch(together, carry, data, *rest)
+    for carry, losses in parts:
       _check_losses(losses, epoch + 1, step)
-      passed, now = divmod(step + len(losses), num_steps)
+      step += len(losses)
+      passed, now = divmod(step, num_steps)
       yield at(carry, num_seeds, epoch + passed, now), losses.mean(axis=0)
     step = 0
 
@@ -245,8 +246,8 @@ def train(
     resume: takes the initial state, and returns the one to resume from.
 
   Yields:
-    The state after each epoch, the one to start from first, and the epoch's
-    mean loss (NaN for the first).
+    The state after each epoch, the one to start from first, and the mean loss
+    of the steps since the last yield (NaN at first).
 
   Raises:
     NonFiniteLossError: it names the step.

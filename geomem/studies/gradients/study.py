@@ -141,7 +141,7 @@ class Gradients:
       units += [self._epoch(seed, e, "evaluation") for e in epochs]
       units += [self._law(seed)]
       units += [self._epoch(seed, e, m) for m in self.modes[1:] for e in epochs]
-      yield Stage(f"seed {seed.number}: gradients", units)
+      yield Stage(f"gradients, seed {seed.number}", units)
 
   def _facts(self, seed: Seed) -> Unit:
     rows = [
