@@ -36,7 +36,7 @@ def test_a_run_keeps_a_log(tmp_path):
   text = "\n".join(lines)
   assert re.search(rf"Work on {out} begins: .*, process 0 of 1 on", text)
   assert "\ntraining, seeds 0 to 1: 2 of 2 [" in text
-  assert "\ngeometry, seed 1: 9 of 9 [" in text
+  assert "\ngeometry: 18 of 18 [" in text
   # What is printed is in it.
   for line in told.stdout.splitlines():
     assert line in text
