@@ -26,10 +26,8 @@ from geomem.geometry.qp.working_set import solve_on
 # Slots and precision of the rounds in turn. Measured on two cores for 250 to
 # 5,000 points: more slots leave a core's cache, and take twenty times as long.
 _TIERS = (
-  (64, jnp.float32),
-  (320, jnp.float32),
-  (128, jnp.float64),
-  (320, jnp.float64),
+  ("float32", (64, 320)),
+  ("float64", (128, 320)),
 )
 _MAX_ROUNDS = 12
 # Entries of tableaus that are swept together.
@@ -90,16 +88,18 @@ def solve_on_growing_set(
     signs: of the rows and columns of G, for each.
     tol: of `solved`.
   """
-  lanes = Lanes(jnp.zeros_like(b), b, jnp.zeros(len(b), bool))
-  fewer = {jnp.float32: 0, jnp.float64: 0}
-  for slots, kind in _TIERS:
-    if b.shape[1] > fewer[kind]:
-      slots = min(slots, b.shape[1])
-      if not fewer[kind]:  # What stalled in single precision gets a new chance.
-        lanes = lanes._replace(stalled=jnp.zeros(len(b), bool))
-      lanes = _solve_in_rounds(G, b, signs, lanes, slots, kind, tol)
-      fewer[kind] = slots
-  return lanes.lam
+  lam, gradient, nobody = jnp.zeros_like(b), b, jnp.zeros(len(b), bool)
+  for kind, sizes in _TIERS:
+    lanes, fewer = Lanes(lam, gradient, nobody), 0
+    for slots in sizes:
+      if b.shape[1] > fewer:
+        # More slots are for those that lack them.
+        lanes = lanes._replace(stalled=(lanes.lam > 0).sum(axis=1) < fewer)
+        slots = min(slots, b.shape[1])
+        lanes = _solve_in_rounds(G, b, signs, lanes, slots, kind, tol)
+        fewer = slots
+    lam, gradient, _ = lanes
+  return lam
 
 
 def _solve_in_rounds(G, b, signs, lanes, num_slots, kind, tol) -> Lanes:
@@ -141,7 +141,10 @@ def _solve_in_rounds(G, b, signs, lanes, num_slots, kind, tol) -> Lanes:
       lambda carry: carry[0] < wanted, chunk, (jnp.int32(0), lanes.lam)
     )
     gradient = b - product(G, lam, signs)
-    gains = value(lam, gradient, b) > value(lanes.lam, lanes.gradient, b)
+    now = value(lam, gradient, b)
+    gains = now > value(lanes.lam, lanes.gradient, b)
+    # Beyond that, rounding is all that the value says.
+    gains &= jnp.finfo(b.dtype).eps * lam.sum(axis=-1) ** 2 < tol * now
     better = (wait & gains)[:, None]
     lanes = Lanes(
       jnp.where(better, lam, lanes.lam),

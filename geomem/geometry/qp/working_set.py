@@ -24,6 +24,10 @@ from geomem.geometry.loops import repeat_until_done
 # take longer; more sweeps than this wait for the slowest lane.
 NUM_SLOTS = 8
 NUM_SWEEPS = 10
+# The pivot of a point, and the gradient, that count as more than rounding. In
+# double precision problems come that single cannot do, and tableaus of a
+# condition of 10⁷ and more have lost as many digits.
+_LEAST = {"float32": (30 * 2.0**-23, 100 * 2.0**-23), "float64": (1e-11, 1e-10)}
 # Steps of refinement.
 _REFINEMENTS = 3
 
@@ -70,11 +74,12 @@ def _sweep(lanes: _Tableau) -> _Tableau:
   above = 1 / eps
   ratio = lam / (lam - target)
   blocking = jnp.where(target <= 0, above * (2 - ratio), -1)
+  least_pivot, least_gain = _LEAST[target.dtype.name]
   # A point in the span of the support would divide by its rounding error.
-  entering = jnp.where(diagonal > 30 * eps, target, -1)
+  entering = jnp.where(diagonal > least_pivot, target, -1)
   k, key = _first_largest(jnp.where(support, blocking, entering))
   leaves = key > above / 2
-  done |= ~(key > 100 * eps)
+  done |= ~(key > least_gain)
   go = ~done[:, None]
   chosen = jax.lax.broadcasted_iota(jnp.int32, target.shape, 1) == k[:, None]
   step = jnp.where(leaves, 2 - key / above, 1)[:, None]
