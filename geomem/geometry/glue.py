@@ -30,15 +30,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
 from geomem.geometry.double import in_double
+from geomem.geometry.fields import draw_normal, fields_of
 from geomem.geometry.glue_numbers import numbers_of
 from geomem.geometry.labellings import Labels, draw_labels
 from geomem.geometry.points import Mask, Points
-from geomem.geometry.products import (
-  PointProducts,
-  draw_normal,
-  fields_of,
-  point_products,
-)
+from geomem.geometry.products import PointProducts, point_products
 from geomem.geometry.qp.projected_cg import product
 from geomem.geometry.qp.signed import default_tolerance, solve_signed
 from geomem.geometry.statistics import times_power

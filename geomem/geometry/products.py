@@ -6,7 +6,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
 from geomem.geometry.double import in_double
 from geomem.geometry.linalg import matmul
@@ -134,20 +134,25 @@ def _rounded(whole, dtype) -> tuple[Array, Array, Array, Array]:
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _products(points, mask, exponent, dtype) -> PointProducts:
-  def multiply(z, mask):
+def _products(points, origin, mask, exponent, dtype) -> PointProducts:
+  """Computes the products of points that are given relative to an origin."""
+
+  def multiply(floats, mask):
+    z, origin = floats
     there = mask[..., None]
     z = jnp.where(there, z, 0)
-    largest = jax.lax.stop_gradient(jnp.abs(z).max())
+    largest = jnp.maximum(jnp.abs(z).max(), jnp.abs(origin).max())
+    largest = jax.lax.stop_gradient(largest)
     unit = unit_exponent(largest, dtype)
     z = times_power(z, -unit).reshape(-1, points.shape[2])
     # Here, no offset costs digits.
     mean = (z / mask.sum()).sum(axis=0)
     x = jnp.where(there.reshape(-1, 1), z - mean[None], 0)
+    mean = mean + times_power(origin, -unit)
     x = jnp.concatenate([x, mean[None]])
     return _rounded(matmul(x, x.T), dtype), (unit, largest > 0)
 
-  parts, (unit, some) = in_double(multiply, dtype)(points, mask)
+  parts, (unit, some) = in_double(multiply, dtype)((points, origin), mask)
   unit = jnp.where(some, exponent + unit, OF_NOTHING).astype(jnp.int32)
   return PointProducts(*parts, mask, unit)
 
@@ -160,7 +165,8 @@ def point_products(
 ) -> PointProducts:
   """Computes the products of all points of P manifolds with each other.
 
-  Exact sums over features, at (P M)² N multiply-adds and 4 (P M)² bytes.
+  Exact sums over features, at (P M)² N multiply-adds in double precision
+  and 8 (P M)² bytes.
 
   Args:
     points: `[P, M, N]`, or a list of `[M_i, N]` arrays of unequal length.
@@ -185,79 +191,19 @@ def point_products(
 
 
 def _block(points, mask) -> PointProducts:
-  exponent = 0
   dtype = jnp.promote_types(points.dtype, jnp.float32)
+  if is_wide(points) or not jnp.issubdtype(dtype, jnp.floating):
+    dtype = jnp.result_type(float)
+  exponent, origin = 0, jnp.zeros(points.shape[2], dtype)
   if is_wide(points):
-    # Scaled on the host, in float64, where JAX's type may not have the scale.
-    dtype = jnp.result_type(float)
-    points = np.where(mask[..., None], points.astype(np.float64), 0)
+    # On the host, in float64: an offset would cost digits, and so would a scale
+    # that JAX's type does not have.
+    there = mask[..., None]
+    points = np.where(there, points.astype(np.float64), 0)
+    mean = (points / mask.sum()).sum(axis=(0, 1))
     exponent = int(unit_exponent(float(np.abs(points).max()), dtype))
-    points = jnp.asarray(np.ldexp(points, -exponent))
-  elif not jnp.issubdtype(dtype, jnp.floating):
-    dtype = jnp.result_type(float)
-  return _products(points, jnp.asarray(mask), exponent, np.dtype(dtype))
-
-
-def draw_fields(
-  key: Key[Array, ""], products: PointProducts, num_probes: int
-) -> Float[Array, "T n"]:
-  """Draws Z t of probes t ~ N(0, I): normal, of covariance K, in their unit.
-
-  With C the correlations of the centred points and their mean, and L Lᵀ =
-  C + εI, these are C (L Lᵀ)⁻¹ C L⁻ᵀ x of standard normal x: in the span of the
-  points whatever their rank, and short of the covariance by 3 ε at most. ε is
-  as small as the factorization allows.
-  """
-  x = draw_normal(key, products, num_probes)
-  floats = (products.parts, x)
-
-  def draw(floats, others):
-    parts, x = floats
-    return fields_of(PointProducts(*parts, *others), x), ()
-
-  others = (products.mask, products.exponent)
-  return in_double(draw, x.dtype)(floats, others)[0]
-
-
-def draw_normal(key, products, num_probes) -> Float[Array, "n1 T"]:
-  """Draws what `fields_of` needs."""
-  shape = (len(products.offset) + 1, num_probes)
-  return jax.random.normal(key, shape, products.gram.dtype)
-
-
-def fields_of(
-  products: PointProducts, x: Float[Array, "n1 T"]
-) -> Float[Array, "T n"]:
-  """Computes what `draw_fields` does, in the precision of its arguments."""
-  A = products.whole
-  diagonal = jnp.diagonal(A)
-  scale = jnp.where(diagonal > 0, jnp.sqrt(jnp.abs(diagonal)), 1)
-  C = A / (scale[:, None] * scale[None])
-  eye = jnp.eye(len(C), dtype=C.dtype)
-  norm = jnp.maximum(jnp.abs(C).sum(axis=1).max(), 1)
-  start = jax.lax.stop_gradient(8 * jnp.finfo(C.dtype).eps * norm)
-
-  def factor(epsilon):
-    return jnp.linalg.cholesky(C + epsilon * eye)
-
-  def failed(L):
-    return ~jnp.isfinite(L[-1, -1])
-
-  # Mostly the first will do, and it is what takes the time.
-  first = factor(start)
-  epsilon, _ = jax.lax.while_loop(
-    # NaN ends it, too.
-    lambda found: found[1] & (found[0] < 1),
-    lambda found: (4 * found[0], failed(factor(4 * found[0]))),
-    jax.lax.stop_gradient((start, failed(first))),
-  )
-  # C = L Lᵀ − εI: in this form little is lost to rounding.
-  L = jax.lax.cond(epsilon > start, lambda: factor(epsilon), lambda: first)
-  back = jax.scipy.linalg.solve_triangular(L, x, lower=True, trans=1)
-  h = matmul(L, x) - epsilon * back
-  # What rounding left outside the span no multipliers could ever fit: where
-  # points surround the origin, they would grow without end.
-  h = h - epsilon * jax.scipy.linalg.cho_solve((L, True), h)
-  h = (scale[:, None] * h).T
-  there = products.mask.reshape(-1)
-  return jnp.where(there[None], h[:, :-1] + h[:, -1:], 0)
+    points, origin = (
+      jnp.asarray(np.ldexp(x, -exponent).astype(dtype))
+      for x in (points - mean, mean)
+    )
+  return _products(points, origin, jnp.asarray(mask), exponent, np.dtype(dtype))

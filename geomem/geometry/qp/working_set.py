@@ -138,7 +138,7 @@ def solve_on_working_set(
     b: a vector for each.
   """
   _, slots = jax.lax.top_k(b, min(NUM_SLOTS, b.shape[-1]))
-  return solve_on(G, b, None, slots, NUM_SWEEPS, b.dtype, 1)
+  return solve_on(G, b, None, slots, NUM_SWEEPS, b.dtype.name, 1)
 
 
 def solve_on(
@@ -147,7 +147,7 @@ def solve_on(
   signs: Float[Array, "t M"] | None,
   slots: Int[Array, "t K"],
   num_sweeps: int,
-  kind: jnp.dtype,
+  kind: str,
   num_refinements: int = _REFINEMENTS,
 ) -> Float[Array, "t M"]:
   """Solves on the chosen points; returns a feasible λ.
@@ -158,7 +158,7 @@ def solve_on(
     signs: of the rows and columns of G, for each; all + by default.
     slots: the points that are chosen, for each.
     num_sweeps: bound on the sweeps.
-    kind: dtype of the tableau.
+    kind: name of the dtype of the tableau.
     num_refinements: steps of refinement, in the precision of G.
   """
   size = b.shape[-1]
