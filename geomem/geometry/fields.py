@@ -1,5 +1,7 @@
 """Probes as GLUE sees them: fields Z t, of the covariance of the points."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
@@ -9,6 +11,7 @@ from geomem.geometry.linalg import matmul
 from geomem.geometry.products import PointProducts
 
 
+@functools.partial(jax.jit, static_argnames="num_probes")
 def draw_fields(
   key: Key[Array, ""], products: PointProducts, num_probes: int
 ) -> Float[Array, "T n"]:
@@ -52,7 +55,7 @@ def fields_of(
     return jnp.linalg.cholesky(C + epsilon * eye)
 
   def failed(L):
-    return ~jnp.isfinite(L[-1, -1])
+    return ~jnp.isfinite(L[-1:, -1:]).all()
 
   # Mostly the first will do, and it is what takes the time.
   first = factor(start)

@@ -111,6 +111,8 @@ def _glue(key, products, y, num_probes) -> Glue:
   found, (converged,) = in_double(solve, dtype)(
     (products.parts, x, y), (products.mask, products.exponent)
   )
+  for name in ("center_alignment", "axis_alignment", "center_axis_alignment"):
+    found[name] = times_power(found[name], 2 * products.exponent)
   return Glue(**found, converged=converged)
 
 
@@ -123,8 +125,6 @@ def _solve(floats, others, tol):
   b = jnp.where(mask.reshape(-1)[None], signs * g, -1)
   found = solve_signed(K, b, signs, _MAXITER, tol)
   values = numbers_of(K, g, signs, found.lam, mask)
-  for name in ("center_alignment", "axis_alignment", "center_axis_alignment"):
-    values[name] = times_power(values[name], 2 * products.exponent)
   # Of a dead layer nothing can be said.
   norms = jnp.sqrt(jnp.diagonal(K))
   dead = ~(norms > 0).any()

@@ -57,16 +57,7 @@ class PointProducts:
 
   def __add__(self, other: "PointProducts") -> "PointProducts":
     """Returns the products of both blocks of features together."""
-    exponent = jnp.maximum(self.exponent, other.exponent)
-    powers = [2 * (x.exponent - exponent) for x in (self, other)]
-    dtype = self.gram.dtype
-
-    def add(floats, powers):
-      whole = sum(map(times_power, map(_whole, floats), powers))
-      return _rounded(whole, dtype), ()
-
-    parts, _ = in_double(add, dtype)([self.parts, other.parts], powers)
-    return PointProducts(*parts, self.mask, exponent)
+    return _add(self, other)
 
   @property
   def parts(self) -> tuple[Array, Array, Array, Array]:
@@ -130,31 +121,53 @@ def _rounded(whole, dtype) -> tuple[Array, Array, Array, Array]:
   """Splits products into what a type holds of them, and the rest."""
   near = whole.astype(dtype).astype(whole.dtype)
   rest = jax.lax.stop_gradient(whole - near)
-  return near[..., :-1, :-1], near[..., :-1, -1], near[..., -1, -1], rest
+  # Not by index: of JAX before 0.8, `in_double` does not allow it.
+  offset = near[..., :-1, -1:].squeeze(-1)
+  return (
+    near[..., :-1, :-1],
+    offset,
+    near[..., -1:, -1:].squeeze((-1, -2)),
+    rest,
+  )
+
+
+@jax.jit
+def _add(a: PointProducts, b: PointProducts) -> PointProducts:
+  exponent = jnp.maximum(a.exponent, b.exponent)
+  dtype = a.gram.dtype
+  floats = [
+    tuple(times_power(part, 2 * (x.exponent - exponent)) for part in x.parts)
+    for x in (a, b)
+  ]
+
+  def add(floats, _):
+    return _rounded(sum(map(_whole, floats)), dtype), ()
+
+  parts, _ = in_double(add, dtype)(floats, ())
+  return PointProducts(*parts, a.mask, exponent)
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _products(points, origin, mask, exponent, dtype) -> PointProducts:
   """Computes the products of points that are given relative to an origin."""
+  there = mask[..., None]
+  z = jnp.where(there, points.astype(dtype), 0)
+  largest = jnp.maximum(jnp.abs(z).max(), jnp.abs(origin).max())
+  unit = jax.lax.stop_gradient(unit_exponent(largest, dtype))
+  floats = [times_power(x, -unit) for x in (z, origin)]
 
-  def multiply(floats, mask):
+  def multiply(floats, there):
     z, origin = floats
-    there = mask[..., None]
-    z = jnp.where(there, z, 0)
-    largest = jnp.maximum(jnp.abs(z).max(), jnp.abs(origin).max())
-    largest = jax.lax.stop_gradient(largest)
-    unit = unit_exponent(largest, dtype)
-    z = times_power(z, -unit).reshape(-1, points.shape[2])
+    z = z.reshape(-1, points.shape[2])
     # Here, no offset costs digits.
-    mean = (z / mask.sum()).sum(axis=0)
+    mean = (z / there.sum()).sum(axis=0)
     x = jnp.where(there.reshape(-1, 1), z - mean[None], 0)
-    mean = mean + times_power(origin, -unit)
-    x = jnp.concatenate([x, mean[None]])
-    return _rounded(matmul(x, x.T), dtype), (unit, largest > 0)
+    x = jnp.concatenate([x, (mean + origin)[None]])
+    return _rounded(matmul(x, x.T), dtype), ()
 
-  parts, (unit, some) = in_double(multiply, dtype)((points, origin), mask)
-  unit = jnp.where(some, exponent + unit, OF_NOTHING).astype(jnp.int32)
-  return PointProducts(*parts, mask, unit)
+  parts, _ = in_double(multiply, dtype)(floats, there)
+  unit = jnp.where(largest > 0, exponent + unit, OF_NOTHING)
+  return PointProducts(*parts, mask, unit.astype(jnp.int32))
 
 
 def point_products(
