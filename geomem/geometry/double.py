@@ -65,9 +65,9 @@ def _like(tree, dtype):
 def in_double(function: _Function, dtype) -> _Function:
   """Returns a function that computes in float64, and takes and gives `dtype`.
 
-  For use under jit, with reverse-mode derivatives and `vmap`. What JAX lowers by
-  functions of its own knows no float64 there: argmin and argmax; and before JAX
-  0.8 `x[..., -1]`, frexp and ldexp, and integers that do not say their bits.
+  For use under jit, with reverse-mode derivatives and `vmap`. What JAX lowers
+  by functions of its own knows no float64 there: argmin and argmax, and before
+  JAX 0.8 `x[..., -1]`, frexp, ldexp, and integers that do not say their bits.
 
   Args:
     function: from trees of floats and of other arrays to two such trees. Floats

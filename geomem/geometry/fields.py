@@ -10,6 +10,10 @@ from geomem.geometry.double import in_double
 from geomem.geometry.linalg import matmul
 from geomem.geometry.products import PointProducts
 
+# Much less than directions that count in single precision, and enough for
+# derivatives, which grow like its inverse root, to fit that.
+_SHIFT = 2e-13
+
 
 @functools.partial(jax.jit, static_argnames="num_probes")
 def draw_fields(
@@ -49,7 +53,7 @@ def fields_of(
   C = A / (scale[:, None] * scale[None])
   eye = jnp.eye(len(C), dtype=C.dtype)
   norm = jnp.maximum(jnp.abs(C).sum(axis=1).max(), 1)
-  start = jax.lax.stop_gradient(8 * jnp.finfo(C.dtype).eps * norm)
+  start = jax.lax.stop_gradient(_SHIFT * norm)
 
   def factor(epsilon):
     return jnp.linalg.cholesky(C + epsilon * eye)
