@@ -10,9 +10,10 @@ from geomem.geometry.double import in_double
 from geomem.geometry.linalg import matmul
 from geomem.geometry.products import PointProducts
 
-# Much less than directions that count in single precision, and enough for
-# derivatives, which grow like its inverse root, to fit that.
-_SHIFT = 2e-13
+# ε over the norm, for products in single and double precision. It is far below
+# what single precision tells of directions; less would make derivatives, which
+# grow like its inverse root, lose their digits there.
+_SHIFT, _DOUBLE_SHIFT = 4e-12, 2e-15
 
 
 @functools.partial(jax.jit, static_argnames="num_probes")
@@ -28,10 +29,11 @@ def draw_fields(
   """
   x = draw_normal(key, products, num_probes)
   floats = (products.parts, x)
+  single = x.dtype == jnp.float32
 
   def draw(floats, others):
     parts, x = floats
-    return fields_of(PointProducts(*parts, *others), x), ()
+    return fields_of(PointProducts(*parts, *others), x, single), ()
 
   others = (products.mask, products.exponent)
   return in_double(draw, x.dtype)(floats, others)[0]
@@ -44,7 +46,7 @@ def draw_normal(key, products, num_probes) -> Float[Array, "n1 T"]:
 
 
 def fields_of(
-  products: PointProducts, x: Float[Array, "n1 T"]
+  products: PointProducts, x: Float[Array, "n1 T"], single: bool = True
 ) -> Float[Array, "T n"]:
   """Computes what `draw_fields` does, in the precision of its arguments."""
   A = products.whole
@@ -53,7 +55,7 @@ def fields_of(
   C = A / (scale[:, None] * scale[None])
   eye = jnp.eye(len(C), dtype=C.dtype)
   norm = jnp.maximum(jnp.abs(C).sum(axis=1).max(), 1)
-  start = jax.lax.stop_gradient(_SHIFT * norm)
+  start = jax.lax.stop_gradient((_SHIFT if single else _DOUBLE_SHIFT) * norm)
 
   def factor(epsilon):
     return jnp.linalg.cholesky(C + epsilon * eye)

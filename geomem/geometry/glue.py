@@ -106,7 +106,9 @@ class Glue(NamedTuple):
 @functools.partial(jax.jit, static_argnames="num_probes")
 def _glue(key, products, y, num_probes) -> Glue:
   dtype = products.gram.dtype
-  solve = functools.partial(_solve, tol=default_tolerance(dtype))
+  solve = functools.partial(
+    _solve, tol=default_tolerance(dtype), single=dtype == jnp.float32
+  )
   x = draw_normal(key, products, num_probes)
   found, (converged,) = in_double(solve, dtype)(
     (products.parts, x, y), (products.mask, products.exponent)
@@ -116,11 +118,11 @@ def _glue(key, products, y, num_probes) -> Glue:
   return Glue(**found, converged=converged)
 
 
-def _solve(floats, others, tol):
+def _solve(floats, others, tol, single):
   parts, x, y = floats
   products = PointProducts(*parts, *others)
   K, mask = products.raw, products.mask
-  g = fields_of(products, x)
+  g = fields_of(products, x, single)
   signs = jnp.repeat(y, mask.shape[1], axis=1)
   b = jnp.where(mask.reshape(-1)[None], signs * g, -1)
   found = solve_signed(K, b, signs, _MAXITER, tol)
