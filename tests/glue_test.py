@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import optimize
+from sklearn import datasets
 
 from geomem import geometry
-from geomem.geometry.products import draw_fields
+from geomem.geometry.fields import draw_fields, draw_normal, fields_of
+from geomem.geometry.qp.growing_set import solved
 
 
 def known_manifolds(P, M, N, D, R, correlation=0.0, seed=0):
@@ -347,6 +349,90 @@ def test_points_that_are_hardly_inseparable_are_solved():
   assert float(found.interior) > 0.8
   # The mean of 40: ± 1.9.
   assert float(found.critical_features) == pytest.approx(72, abs=6)
+
+
+def pixels(num_points):
+  """Digits as they are: the spectrum of their 61 features spans 10³."""
+  digits = datasets.load_digits()
+  own = (digits.data[digits.target == c][:num_points] for c in range(10))
+  return np.stack(list(own))
+
+
+def exact_forces(points, fields, labels):
+  """F of each probe, by SciPy in float64 on the points themselves."""
+  Z = points.reshape(-1, points.shape[-1]).astype(float)
+  forces = []
+  for t, y in zip(fields @ np.linalg.pinv(Z).T, labels, strict=True):
+    A = np.repeat(y, points.shape[1])[:, None] * Z
+    A = A / np.linalg.norm(A, axis=1, keepdims=True)
+    lam, _ = optimize.nnls(A.T, t, maxiter=9000)
+    forces.append(((lam @ A) ** 2).sum())
+  return np.array(forces)
+
+
+def drawn_in_double(key, points, labels, num_probes):
+  """What `glue` draws for points in single precision, before rounding."""
+  single = geometry.point_products(points.astype("f4"))
+  _, y = drawn(key, single, labels, num_probes)
+  x = draw_normal(jax.random.split(key)[0], single, num_probes)
+  with jax.enable_x64(True):
+    products = geometry.point_products(points.astype(float))
+    return np.asarray(fields_of(products, jnp.asarray(x, float))), y
+
+
+@pytest.mark.parametrize("labels", ["balanced", [1, -1] * 5])
+def test_ill_conditioned_points_near_separability_are_solved(labels):
+  """Multipliers are of 10⁴ where labels are nearly inseparable.
+
+  With products in single precision 40 to 70 % of the problems were solved.
+  """
+  points = pixels(25).astype("f4")
+  key = jax.random.key(1)
+  found = geometry.glue(key, points, labels=labels, num_probes=60)
+  assert found.converged.mean() >= 0.99
+  forces = exact_forces(points, *drawn_in_double(key, points, labels, 60))
+  assert float(found.capacity) == pytest.approx(10 / forces.mean(), rel=1e-4)
+
+
+def test_directions_in_which_points_hardly_vary_count():
+  """Features' scales span 10⁴, so that products in float32 lose half of them.
+
+  All labels can be separated by the directions that hardly vary: without them
+  F would be less.
+  """
+  scales = np.logspace(0, -4, 60)
+  points = np.random.default_rng(0).normal(size=(6, 8, 60)) * scales
+  points = points.astype("f4")
+  key = jax.random.key(0)
+  found = geometry.glue(key, points, num_probes=40)
+  assert found.converged.all()
+  forces = exact_forces(points, *drawn_in_double(key, points, "balanced", 40))
+  assert float(found.capacity) == pytest.approx(6 / forces.mean(), rel=1e-3)
+
+
+def test_problems_that_are_said_to_be_solved_are():
+  """Each of them, to the tolerance, and no others are said to be."""
+  points = pixels(12)
+  fields, y = drawn_in_double(jax.random.key(2), points, "balanced", 30)
+  exact = exact_forces(points, fields, y)
+  Z = points.reshape(120, -1)
+  norms = np.linalg.norm(Z, axis=1)
+  signs = np.repeat(y, 12, axis=1).astype(float)
+  with jax.enable_x64(True):
+    for tol in (1e-6, 3e-4):
+      problem = map(jnp.asarray, (Z @ Z.T, signs * fields, signs))
+      found = geometry.solve_signed_qp(*problem, tol=tol)
+      assert found.converged.all()
+      lam = np.asarray(found.lam)
+      np.testing.assert_allclose(
+        (((signs * lam) @ Z) ** 2).sum(axis=1), exact, rtol=tol
+      )
+    # A little less than the multipliers is not the optimum, nor is nothing.
+    for share, expected in ((1, True), (0.999, False), (0, False)):
+      v = signs * (fields - share * (signs * lam) @ Z @ Z.T)
+      arrays = (share * lam * norms, v / norms, signs * fields / norms)
+      said = np.asarray(solved(*map(jnp.asarray, arrays), 3e-4))
+      assert (said == expected).all()
 
 
 def test_error_bars_hold_what_they_say():

@@ -29,16 +29,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from geomem.geometry.double import in_double
+from geomem.geometry.fields import draw_normal, fields_of
 from geomem.geometry.glue_numbers import numbers_of
 from geomem.geometry.labellings import Labels, draw_labels
 from geomem.geometry.points import Mask, Points
-from geomem.geometry.products import (
-  PointProducts,
-  draw_fields,
-  point_products,
-)
-from geomem.geometry.qp import solve_signed_qp
+from geomem.geometry.products import PointProducts, point_products
 from geomem.geometry.qp.projected_cg import product
+from geomem.geometry.qp.signed import default_tolerance, solve_signed
 from geomem.geometry.statistics import times_power
 
 _MAXITER = 1000
@@ -107,14 +105,28 @@ class Glue(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames="num_probes")
 def _glue(key, products, y, num_probes) -> Glue:
-  K, mask = products.raw, products.mask
-  g = draw_fields(key, products, num_probes)
-  signs = jnp.repeat(y, mask.shape[1], axis=1).astype(K.dtype)
-  b = jnp.where(mask.reshape(-1)[None], signs * g, -1)
-  found = solve_signed_qp(K, b, signs, maxiter=_MAXITER)
-  values = numbers_of(K, g, signs, found.lam, mask)
+  dtype = products.gram.dtype
+  solve = functools.partial(
+    _solve, tol=default_tolerance(dtype), single=dtype == jnp.float32
+  )
+  x = draw_normal(key, products, num_probes)
+  found, (converged,) = in_double(solve, dtype)(
+    (products.parts, x, y), (products.mask, products.exponent)
+  )
   for name in ("center_alignment", "axis_alignment", "center_axis_alignment"):
-    values[name] = times_power(values[name], 2 * products.exponent)
+    found[name] = times_power(found[name], 2 * products.exponent)
+  return Glue(**found, converged=converged)
+
+
+def _solve(floats, others, tol, single):
+  parts, x, y = floats
+  products = PointProducts(*parts, *others)
+  K, mask = products.raw, products.mask
+  g = fields_of(products, x, single)
+  signs = jnp.repeat(y, mask.shape[1], axis=1)
+  b = jnp.where(mask.reshape(-1)[None], signs * g, -1)
+  found = solve_signed(K, b, signs, _MAXITER, tol)
+  values = numbers_of(K, g, signs, found.lam, mask)
   # Of a dead layer nothing can be said.
   norms = jnp.sqrt(jnp.diagonal(K))
   dead = ~(norms > 0).any()
@@ -126,12 +138,9 @@ def _glue(key, products, y, num_probes) -> Glue:
   for name in values:
     unknown = dead | ((interior > _MOST_INTERIOR) & (name not in _OF_FORCES))
     values[name] = jnp.where(unknown, jnp.nan, values[name])
-  return Glue(
-    **values,
-    interior=jnp.where(dead, jnp.nan, interior),
-    converged=found.converged & ~dead,
-    residual=found.residual.max(),
-  )
+  values["interior"] = jnp.where(dead, jnp.nan, interior)
+  values["residual"] = found.residual.max()
+  return values, (found.converged & ~dead,)
 
 
 @functools.partial(jax.jit, static_argnames="num_probes")
@@ -141,13 +150,7 @@ def _glue_of_pairs(probe_key, label_key, products, pairs, num_probes) -> Glue:
 
   def one(pair):
     i = points[pair].reshape(-1)
-    part = PointProducts(
-      products.gram[i[:, None], i[None]],
-      products.offset[i],
-      products.square,
-      products.mask[pair],
-      products.exponent,
-    )
+    part = products.of_points(i, products.mask[pair])
     y = draw_labels(label_key, "balanced", num_probes, 2)
     return _glue(probe_key, part, y, num_probes)
 

@@ -6,8 +6,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int
 
+from geomem.geometry.double import in_double
 from geomem.geometry.linalg import matmul
 from geomem.geometry.points import (
   Mask,
@@ -26,7 +27,7 @@ from geomem.geometry.statistics import (
 
 @functools.partial(
   jax.tree_util.register_dataclass,
-  data_fields=["gram", "offset", "square", "mask", "exponent"],
+  data_fields=["gram", "offset", "square", "rest", "mask", "exponent"],
   meta_fields=[],
 )
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +41,9 @@ class PointProducts:
     gram: ⟨z_i − m, z_j − m⟩; rows of points that are missing are zero.
     offset: ⟨z_i − m, m⟩.
     square: ‖m‖².
+    rest: what rounding took off these, as a matrix with the mean last. Beside
+      large products, those of directions in which points hardly vary are lost
+      in single precision, and GLUE needs them. It has no derivative.
     mask: which of the P · M points are there.
     exponent: products are in units of 4^exponent, as in `GramStatistics`.
   """
@@ -47,19 +51,39 @@ class PointProducts:
   gram: Float[Array, "*b n n"]
   offset: Float[Array, "*b n"]
   square: Float[Array, "*b"]
+  rest: Float[Array, "*b n1 n1"]
   mask: Bool[Array, "*b P M"]
   exponent: Int[Array, "*b"]
 
   def __add__(self, other: "PointProducts") -> "PointProducts":
     """Returns the products of both blocks of features together."""
-    exponent = jnp.maximum(self.exponent, other.exponent)
-    a, b = (2 * (x.exponent - exponent) for x in (self, other))
-    sums = {
-      name: times_power(getattr(self, name), a)
-      + times_power(getattr(other, name), b)
-      for name in ("gram", "offset", "square")
-    }
-    return dataclasses.replace(self, **sums, exponent=exponent)
+    return _add(self, other)
+
+  @property
+  def parts(self) -> tuple[Array, Array, Array, Array]:
+    """What is of floats."""
+    return self.gram, self.offset, self.square, self.rest
+
+  @property
+  def whole(self) -> Float[Array, "*b n1 n1"]:
+    """The products of the centred points and, last, their mean."""
+    return _whole(self.parts)
+
+  def of_points(self, chosen: Int[Array, " m"], mask) -> "PointProducts":
+    """Returns the products of some of the points, about the same mean.
+
+    Args:
+      chosen: which of the n.
+      mask: `[P, M]` of those.
+    """
+    with_mean = jnp.append(chosen, len(self.offset))
+    return dataclasses.replace(
+      self,
+      gram=self.gram[chosen[:, None], chosen[None]],
+      offset=self.offset[chosen],
+      mask=mask,
+      rest=self.rest[with_mean[:, None], with_mean[None]],
+    )
 
   @property
   def has_spread(self) -> Bool[Array, "*b"]:
@@ -71,12 +95,10 @@ class PointProducts:
   @property
   def raw(self) -> Float[Array, "*b n n"]:
     """The products ⟨z_i, z_j⟩ of the points as they are, in the same unit."""
+    A = self.whole
     there = self.mask.reshape(*self.mask.shape[:-2], -1)
     K = (
-      self.gram
-      + self.offset[..., :, None]
-      + self.offset[..., None, :]
-      + self.square[..., None, None]
+      A[..., :-1, :-1] + A[..., :-1, -1:] + A[..., -1:, :-1] + A[..., -1:, -1:]
     )
     return jnp.where(there[..., :, None] & there[..., None, :], K, 0)
 
@@ -84,33 +106,68 @@ class PointProducts:
 def product_bytes(num_manifolds: int, num_points: int) -> int:
   """Returns the bytes that the products of P · M points take."""
   itemsize = jnp.dtype(jnp.result_type(float)).itemsize
-  return itemsize * (num_manifolds * num_points) ** 2
+  return 2 * itemsize * (num_manifolds * num_points) ** 2
 
 
-@jax.jit
-def _products(centered, mean, mask, exponent) -> PointProducts:
-  there = mask.reshape(-1)[:, None]
-  x = jnp.where(there, centered.reshape(len(there), -1), 0)
-  largest = jnp.maximum(jnp.abs(x).max(), jnp.abs(mean).max())
-  unit = jax.lax.stop_gradient(unit_exponent(largest, x.dtype))
-  x, mean = times_power(x, -unit), times_power(mean, -unit)
-  return PointProducts(
-    gram=matmul(x, x.T),
-    offset=matmul(x, mean),
-    square=matmul(mean, mean),
-    mask=mask,
-    exponent=jnp.where(largest > 0, exponent + unit, OF_NOTHING),
+def _whole(parts) -> Array:
+  gram, offset, square, rest = parts
+  offset = offset[..., None]
+  last = jnp.concatenate([offset, square[..., None, None]], axis=-2)
+  rows = jnp.concatenate([gram, offset.swapaxes(-1, -2)], axis=-2)
+  return jnp.concatenate([rows, last], axis=-1) + rest
+
+
+def _rounded(whole, dtype) -> tuple[Array, Array, Array, Array]:
+  """Splits products into what a type holds of them, and the rest."""
+  near = whole.astype(dtype).astype(whole.dtype)
+  rest = jax.lax.stop_gradient(whole - near)
+  # Not by index: of JAX before 0.8, `in_double` does not allow it.
+  offset = near[..., :-1, -1:].squeeze(-1)
+  return (
+    near[..., :-1, :-1],
+    offset,
+    near[..., -1:, -1:].squeeze((-1, -2)),
+    rest,
   )
 
 
 @jax.jit
-def _centered(points, mask):
-  dtype = jnp.promote_types(points.dtype, jnp.float32)
-  if not jnp.issubdtype(dtype, jnp.floating):
-    dtype = jnp.result_type(float)
-  points = jnp.where(mask[..., None], points.astype(dtype), 0)
-  mean = (points / mask.sum()).sum(axis=(0, 1))
-  return points - mean[None, None], mean
+def _add(a: PointProducts, b: PointProducts) -> PointProducts:
+  exponent = jnp.maximum(a.exponent, b.exponent)
+  dtype = a.gram.dtype
+  floats = [
+    tuple(times_power(part, 2 * (x.exponent - exponent)) for part in x.parts)
+    for x in (a, b)
+  ]
+
+  def add(floats, _):
+    return _rounded(sum(map(_whole, floats)), dtype), ()
+
+  parts, _ = in_double(add, dtype)(floats, ())
+  return PointProducts(*parts, a.mask, exponent)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _products(points, origin, mask, exponent, dtype) -> PointProducts:
+  """Computes the products of points that are given relative to an origin."""
+  there = mask[..., None]
+  z = jnp.where(there, points.astype(dtype), 0)
+  largest = jnp.maximum(jnp.abs(z).max(), jnp.abs(origin).max())
+  unit = jax.lax.stop_gradient(unit_exponent(largest, dtype))
+  floats = [times_power(x, -unit) for x in (z, origin)]
+
+  def multiply(floats, there):
+    z, origin = floats
+    z = z.reshape(-1, points.shape[2])
+    # Here, no offset costs digits.
+    mean = (z / there.sum()).sum(axis=0)
+    x = jnp.where(there.reshape(-1, 1), z - mean[None], 0)
+    x = jnp.concatenate([x, (mean + origin)[None]])
+    return _rounded(matmul(x, x.T), dtype), ()
+
+  parts, _ = in_double(multiply, dtype)(floats, there)
+  unit = jnp.where(largest > 0, exponent + unit, OF_NOTHING)
+  return PointProducts(*parts, mask, unit.astype(jnp.int32))
 
 
 def point_products(
@@ -121,7 +178,8 @@ def point_products(
 ) -> PointProducts:
   """Computes the products of all points of P manifolds with each other.
 
-  Exact sums over features, at (P M)² N multiply-adds and 4 (P M)² bytes.
+  Exact sums over features, at (P M)² N multiply-adds in double precision
+  and 8 (P M)² bytes.
 
   Args:
     points: `[P, M, N]`, or a list of `[M_i, N]` arrays of unequal length.
@@ -146,63 +204,19 @@ def point_products(
 
 
 def _block(points, mask) -> PointProducts:
-  if not is_wide(points):
-    mask = jnp.asarray(mask)
-    return _products(*_centered(points, mask), mask, 0)
-  # On the host, in float64: an offset would cost digits, and so would a scale
-  # that JAX's type does not have.
-  there = np.where(mask[..., None], points.astype(np.float64), 0)
-  mean = (there / mask.sum()).sum(axis=(0, 1))
-  kind = jnp.result_type(float)
-  exponent = int(unit_exponent(float(np.abs(there).max()), kind))
-  arrays = (
-    jnp.asarray(np.ldexp(x, -exponent).astype(kind))
-    for x in (there - mean, mean)
-  )
-  return _products(*arrays, jnp.asarray(mask), exponent)
-
-
-def draw_fields(
-  key: Key[Array, ""], products: PointProducts, num_probes: int
-) -> Float[Array, "T n"]:
-  """Draws Z t of probes t ~ N(0, I): normal, of covariance K, in their unit.
-
-  With C the correlations of the centred points and their mean, and L Lᵀ =
-  C + εI, these are C (L Lᵀ)⁻¹ C L⁻ᵀ x of standard normal x: in the span of the
-  points whatever their rank, and short of the covariance by 3 ε at most. ε is
-  as small as the factorization allows.
-  """
-  dtype = products.gram.dtype
-  A = jnp.block(
-    [
-      [products.gram, products.offset[:, None]],
-      [products.offset[None], products.square[None, None]],
-    ]
-  )
-  diagonal = jnp.diagonal(A)
-  scale = jnp.where(diagonal > 0, jnp.sqrt(jnp.abs(diagonal)), 1)
-  C = A / (scale[:, None] * scale[None])
-  eye = jnp.eye(len(C), dtype=dtype)
-  norm = jnp.maximum(jnp.abs(C).sum(axis=1).max(), 1)
-  start = 8 * jnp.finfo(dtype).eps * norm
-
-  def factor(epsilon):
-    return jnp.linalg.cholesky(C + epsilon * eye)
-
-  epsilon = jax.lax.while_loop(
-    # NaN ends it, too.
-    lambda epsilon: ~jnp.isfinite(factor(epsilon)[-1, -1]) & (epsilon < 1),
-    lambda epsilon: 4 * epsilon,
-    jax.lax.stop_gradient(start),
-  )
-  x = jax.random.normal(key, (len(C), num_probes), dtype)
-  # C = L Lᵀ − εI: in this form little is lost to rounding.
-  L = factor(epsilon)
-  back = jax.scipy.linalg.solve_triangular(L, x, lower=True, trans=1)
-  h = matmul(L, x) - epsilon * back
-  # What rounding left outside the span no multipliers could ever fit: where
-  # points surround the origin, they would grow without end.
-  h = h - epsilon * jax.scipy.linalg.cho_solve((L, True), h)
-  h = (scale[:, None] * h).T
-  there = products.mask.reshape(-1)
-  return jnp.where(there[None], h[:, :-1] + h[:, -1:], 0)
+  dtype = jnp.promote_types(points.dtype, jnp.float32)
+  if is_wide(points) or not jnp.issubdtype(dtype, jnp.floating):
+    dtype = jnp.result_type(float)
+  exponent, origin = 0, jnp.zeros(points.shape[2], dtype)
+  if is_wide(points):
+    # On the host, in float64: an offset would cost digits, and so would a scale
+    # that JAX's type does not have.
+    there = mask[..., None]
+    points = np.where(there, points.astype(np.float64), 0)
+    mean = (points / mask.sum()).sum(axis=(0, 1))
+    exponent = int(unit_exponent(float(np.abs(points).max()), dtype))
+    points, origin = (
+      jnp.asarray(np.ldexp(x, -exponent).astype(dtype))
+      for x in (points - mean, mean)
+    )
+  return _products(points, origin, jnp.asarray(mask), exponent, np.dtype(dtype))

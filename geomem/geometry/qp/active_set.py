@@ -39,11 +39,10 @@ def _solve_on(G: Array, b: Array, support: Array) -> Array:
     return _solve_masked(G, b, support)
 
   def on_few(_):
-    (places,) = jnp.nonzero(support, size=_MOST_SLOTS, fill_value=size)
-    there = places < size
-    some = jnp.where(there, places, 0)
+    _, some = jax.lax.top_k(support.astype(b.dtype), _MOST_SLOTS)
+    there = support[some]
     found = _solve_masked(G[some[:, None], some[None, :]], b[some], there)
-    return jnp.zeros_like(b).at[places].set(found, mode="drop")
+    return jnp.zeros_like(b).at[some].set(found, unique_indices=True)
 
   return jax.lax.cond(
     support.sum() <= _MOST_SLOTS,
@@ -66,6 +65,11 @@ def _solve_masked(G: Array, b: Array, support: Array) -> Array:
   return jnp.where(support, z + jax.scipy.linalg.lu_solve(factors, left), 0)
 
 
+def _first(flags: Array) -> Array:
+  """Finds the first of the flags; `in_double` allows no other way."""
+  return jax.lax.argmax(flags, 0, jnp.int32)
+
+
 def _step(G: Array, b: Array, state: _State) -> _State:
   """Moves λ towards the solution on its support while it is feasible.
 
@@ -77,7 +81,7 @@ def _step(G: Array, b: Array, state: _State) -> _State:
   z = _solve_on(G, b, support)
   blocking = support & (z <= 0)
   ratio = jnp.where(blocking, lam / (lam - z), jnp.inf)
-  first = ratio.argmin()
+  first = _first(ratio == ratio.min())
   blocked = blocking.any()
   length = jnp.where(blocked, jnp.clip(ratio[first], 0, 1), 1)
   lam = jnp.where(support, jnp.maximum(lam + length * (z - lam), 0), 0)
@@ -86,7 +90,7 @@ def _step(G: Array, b: Array, state: _State) -> _State:
   lam = jnp.where(left, lam, 0)
   gradient = b - matmul(G, lam)
   gain = jnp.where(left, -jnp.inf, gradient)
-  best = gain.argmax()
+  best = _first(gain == gain.max())
   enters = ~blocked & (gain[best] > 8 * eps * (1 + lam.sum()))
   support = left | (enters & (points == best))
   return _State(lam, support, ~blocked & ~enters, count + 1)
@@ -125,7 +129,7 @@ def finish(
 
   def solve(carry):
     lam, waiting = carry
-    lane = waiting.argmax()
+    lane = _first(waiting)
     start = lam[lane]
     own = G
     if signs is not None:

@@ -16,10 +16,7 @@ from jaxtyping import Array, Float, Int
 from geomem.geometry.loops import repeat_until_done
 from geomem.geometry.qp import projected_cg
 from geomem.geometry.qp.active_set import finish, violation
-from geomem.geometry.qp.working_set import (
-  solve_on_growing_set,
-  solve_on_working_set,
-)
+from geomem.geometry.qp.working_set import solve_on_working_set
 
 # Blocks go on with other lanes once two thirds of them are done: measured.
 _SHRINKAGE = 3
@@ -42,7 +39,9 @@ def _first_waiting(waiting, size: int) -> Int[Array, " size"]:
   return nowhere.at[places].set(lane, mode="drop")
 
 
-def _finish_by_blocks(G, step, lanes, size: int, allowed: int, maxiter):
+def _finish_by_blocks(
+  G, step, lanes, size: int, allowed: int, maxiter, wanted: float
+):
   """Iterates on `size` lanes at a time until at most `allowed` wait.
 
   A block goes on until a third of it waits, and is then filled up again; what
@@ -50,7 +49,8 @@ def _finish_by_blocks(G, step, lanes, size: int, allowed: int, maxiter):
   """
 
   def waiting(lanes):
-    return projected_cg.pending(lanes) & (lanes.num_iters < maxiter)
+    more = lanes.num_iters < maxiter
+    return projected_cg.pending(lanes, wanted) & more
 
   def block(lanes):
     places = _first_waiting(waiting(lanes), size)
@@ -72,21 +72,38 @@ def _finish_by_blocks(G, step, lanes, size: int, allowed: int, maxiter):
   )
 
 
-def _solve_manifold(G, b, maxiter, signs=None):
-  """Solves for t probes `[t, M]` of one manifold, of unit diagonal."""
+def iterate_in_blocks(
+  G: Float[Array, "M M"],
+  b: Float[Array, "t M"],
+  lam: Float[Array, "t M"],
+  maxiter: Int[Array, ""],
+  signs: Float[Array, "t M"] | None = None,
+  wanted: float = 0.0,
+) -> projected_cg.Lanes:
+  """Iterates by conjugate gradients until none is pending.
+
+  Args:
+    G: the matrix of all, with unit diagonal.
+    b: a vector for each.
+    lam: feasible, to start from.
+    maxiter: bound on the iterations.
+    signs: of the rows and columns of G, for each; all + by default.
+    wanted: as in `projected_cg.pending`.
+  """
   step = projected_cg.step_length(G)
-  if signs is None:
-    lam = solve_on_working_set(G, b)
-  else:
-    lam = solve_on_growing_set(G, b, signs)
   num_iters = jnp.zeros((len(b),), jnp.int32)
   lanes = projected_cg.start(G, b, lam, step, num_iters, signs)
   for size, allowed in _blocks(len(b)):
-    lanes = _finish_by_blocks(G, step, lanes, size, allowed, maxiter)
-  found = violation(G, b, lanes.lam, signs)
+    lanes = _finish_by_blocks(G, step, lanes, size, allowed, maxiter, wanted)
+  return lanes
+
+
+def _solve_manifold(G, b, maxiter):
+  """Solves for t probes `[t, M]` of one manifold, of unit diagonal."""
+  lanes = iterate_in_blocks(G, b, solve_on_working_set(G, b), maxiter)
+  found = violation(G, b, lanes.lam)
   left = found > _CLOSE * jnp.finfo(b.dtype).eps
-  lam = finish(G, b, lanes.lam, left, maxiter, signs)
-  return lam, lanes.num_iters
+  return finish(G, b, lanes.lam, left, maxiter), lanes.num_iters
 
 
 def _blocks(num_lanes: int) -> list[tuple[int, int]]:
@@ -151,27 +168,3 @@ def _solve_batch(axis_size, in_batched, G, b, maxiter):
   found = solve_in_chunks(*flat, maxiter)
   split = [x.reshape(axis_size, -1, *x.shape[1:]) for x in found]
   return tuple(split), (True, True)
-
-
-def solve_signed(
-  G: Float[Array, "M M"],
-  b: Float[Array, "T M"],
-  signs: Float[Array, "T M"],
-  maxiter: Int[Array, ""],
-) -> tuple[Float[Array, "T M"], Int[Array, " T"]]:
-  """Minimises ½ (s∘λ)ᵀ G (s∘λ) − λᵀb over λ ≥ 0, for T problems.
-
-  Args:
-    G: a positive semidefinite matrix for all.
-    b: a vector for each.
-    signs: s of each, ±1.
-    maxiter: bound on the iterations.
-
-  Returns:
-    λ, and the iterations of each problem.
-  """
-  g = scales(G)
-  lam, num_iters = _solve_manifold(
-    G / (g[:, None] * g[None]), b / g[None], maxiter, signs
-  )
-  return lam / g[None], num_iters

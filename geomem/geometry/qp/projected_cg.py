@@ -90,9 +90,17 @@ def error(lanes: Lanes) -> Float[Array, "*t"]:
   return norm / (4 * eps * (1 + lanes.lam.sum(axis=-1)))
 
 
-def pending(lanes: Lanes) -> Bool[Array, "*t"]:
-  """Tells which lanes are not at the optimum; NaN counts as given up."""
-  return error(lanes) > 1
+def pending(lanes: Lanes, wanted: float = 0.0) -> Bool[Array, "*t"]:
+  """Tells which lanes are not at the optimum; NaN counts as given up.
+
+  Args:
+    lanes: in progress.
+    wanted: the projected gradient times 1 + Σλ, which is an error of the
+      objective, that will do; by default only rounding ends a lane.
+  """
+  norm = jnp.sqrt(lanes.free + lanes.chopped)[..., 0]
+  far = norm * (1 + lanes.lam.sum(axis=-1)) > wanted
+  return far & (error(lanes) > 1)
 
 
 def iterate(G: Float[Array, "M M"], step, lanes: Lanes) -> Lanes:

@@ -19,20 +19,17 @@ from jaxtyping import Array, Bool, Float, Int
 
 from geomem.geometry.linalg import einsum
 from geomem.geometry.loops import repeat_until_done
-from geomem.geometry.qp.projected_cg import product
 
 # Measured on two cores: with 12 slots more lanes are finished here, and all
 # take longer; more sweeps than this wait for the slowest lane.
 NUM_SLOTS = 8
 NUM_SWEEPS = 10
-# Where there are many points: slots in turn, the larger for lanes that need
-# them; rounds with each; the violation of a point that is taken in; and entries
-# of tableaus that are swept together. Measured on two cores for 500 to 5,000
-# points: more slots leave a core's cache, and take twenty times as long.
-_GROWN_SLOTS = (64, 320)
-_MAX_ROUNDS = 12
-_VIOLATION = 3e-4
-_CACHED = 2**18
+# The pivot of a point, and the gradient, that count as more than rounding. In
+# double precision problems come that single cannot do, and tableaus of a
+# condition of 10⁷ and more have lost as many digits.
+_LEAST = {"float32": (30 * 2.0**-23, 100 * 2.0**-23), "float64": (1e-11, 1e-10)}
+# Steps of refinement.
+_REFINEMENTS = 3
 
 
 class _Tableau(NamedTuple):
@@ -77,11 +74,12 @@ def _sweep(lanes: _Tableau) -> _Tableau:
   above = 1 / eps
   ratio = lam / (lam - target)
   blocking = jnp.where(target <= 0, above * (2 - ratio), -1)
+  least_pivot, least_gain = _LEAST[target.dtype.name]
   # A point in the span of the support would divide by its rounding error.
-  entering = jnp.where(diagonal > 30 * eps, target, -1)
+  entering = jnp.where(diagonal > least_pivot, target, -1)
   k, key = _first_largest(jnp.where(support, blocking, entering))
   leaves = key > above / 2
-  done |= ~(key > 100 * eps)
+  done |= ~(key > least_gain)
   go = ~done[:, None]
   chosen = jax.lax.broadcasted_iota(jnp.int32, target.shape, 1) == k[:, None]
   step = jnp.where(leaves, 2 - key / above, 1)[:, None]
@@ -112,7 +110,9 @@ def _solve_small(G: Array, b: Array, num_sweeps: int) -> _Tableau:
     return ~lanes.done.all() & (count < num_sweeps)
 
   lanes, _ = repeat_until_done(
-    unfinished, lambda carry: (_sweep(carry[0]), carry[1] + 1), (lanes, 0)
+    unfinished,
+    lambda carry: (_sweep(carry[0]), carry[1] + 1),
+    (lanes, jnp.int32(0)),
   )
   target = jnp.where(lanes.support, lanes.target, 0)
   feasible = (target >= 0).all(axis=-1, keepdims=True)
@@ -138,84 +138,41 @@ def solve_on_working_set(
     b: a vector for each.
   """
   _, slots = jax.lax.top_k(b, min(NUM_SLOTS, b.shape[-1]))
-  return _solve_on(G, b, None, slots, NUM_SWEEPS)
+  return solve_on(G, b, None, slots, NUM_SWEEPS, b.dtype.name, 1)
 
 
-def _solve_on(G, b, signs, slots, num_sweeps) -> Float[Array, "t M"]:
-  """Solves on the chosen points, with one step of refinement."""
+def solve_on(
+  G: Float[Array, "M M"],
+  b: Float[Array, "t M"],
+  signs: Float[Array, "t M"] | None,
+  slots: Int[Array, "t K"],
+  num_sweeps: int,
+  kind: str,
+  num_refinements: int = _REFINEMENTS,
+) -> Float[Array, "t M"]:
+  """Solves on the chosen points; returns a feasible λ.
+
+  Args:
+    G: the matrix of all, with unit diagonal.
+    b: a vector for each.
+    signs: of the rows and columns of G, for each; all + by default.
+    slots: the points that are chosen, for each.
+    num_sweeps: bound on the sweeps.
+    kind: name of the dtype of the tableau.
+    num_refinements: steps of refinement, in the precision of G.
+  """
   size = b.shape[-1]
   small = G[slots[:, :, None], slots[:, None, :]]
   if signs is not None:
     own = jnp.take_along_axis(signs, slots, axis=1)
     small = small * own[:, :, None] * own[:, None, :]
   target = jnp.take_along_axis(b, slots, axis=1)
-  found = _solve_small(small, target, num_sweeps)
-  # One step of refinement with the support's inverse, from the tableau.
-  left = target - einsum("lij,lj->li", small, found.lam)
-  left = jnp.where(found.support, left, 0)
-  step = einsum("lij,lj->li", found.matrix, left)
-  refined = found.lam - jnp.where(found.support, step, 0)
-  return _scatter(slots, jnp.maximum(refined, 0), size)
-
-
-def solve_on_growing_set(
-  G: Float[Array, "M M"],
-  b: Float[Array, "t M"],
-  signs: Float[Array, "t M"],
-) -> Float[Array, "t M"]:
-  """Returns a feasible λ, exact where some hundred points support it.
-
-  Of many points few support a solution. Each round solves on those that do and
-  those that are violated most, as many as there are slots, until none is, or
-  there are no slots left.
-
-  Args:
-    G: the matrix of all, with unit diagonal.
-    b: a vector for each.
-    signs: of the rows and columns of G, for each.
-  """
-  lam = jnp.zeros_like(b)
-  for slots, fewer in zip(_GROWN_SLOTS, (0, *_GROWN_SLOTS), strict=False):
-    if b.shape[1] > fewer:
-      lam = _solve_in_rounds(G, b, signs, lam, min(slots, b.shape[1]))
-  return lam
-
-
-def _solve_in_rounds(G, b, signs, lam, num_slots) -> Float[Array, "t M"]:
-  # As many lanes as a core's cache holds go together.
-  on_cpu = jax.default_backend() == "cpu"
-  at_once = max(1, _CACHED // num_slots**2) if on_cpu else len(b)
-
-  def waiting(lam, gradient):
-    fits = (lam > 0).sum(axis=-1) < num_slots
-    # Rounding of G λ, with |G| ≤ 1, is not a violation.
-    rounding = 8 * jnp.finfo(lam.dtype).eps * lam.sum(axis=-1)
-    return fits & (gradient.max(axis=-1) > _VIOLATION + rounding)
-
-  def solve(lane):
-    lam, gradient, b, signs = lane
-    # A point of the support stands above all others.
-    _, slots = jax.lax.top_k(jnp.where(lam > 0, 1e6 + lam, gradient), num_slots)
-    # What does not wait has nothing to gain, and is done at once.
-    target = jnp.where(waiting(lam, gradient)[:, None], b, -1)
-    found = _solve_on(G, target, signs, slots, 3 * num_slots)
-    return jnp.where(waiting(lam, gradient)[:, None], found, lam)
-
-  def advance(carry):
-    lam, gradient, count = carry
-    lanes = (lam, gradient, b, signs)
-    more = -len(b) % at_once
-    chunks = jax.tree.map(
-      lambda x: jnp.pad(x, ((0, more), (0, 0)), mode="edge").reshape(
-        -1, at_once, x.shape[1]
-      ),
-      lanes,
-    )
-    lam = jax.lax.map(solve, chunks).reshape(-1, b.shape[1])[: len(b)]
-    return lam, b - product(G, lam, signs), count + 1
-
-  return jax.lax.while_loop(
-    lambda carry: waiting(*carry[:2]).any() & (carry[2] < _MAX_ROUNDS),
-    advance,
-    (lam, b - product(G, lam, signs), 0),
-  )[0]
+  found = _solve_small(small.astype(kind), target.astype(kind), num_sweeps)
+  lam = found.lam.astype(b.dtype)
+  # With the support's inverse, from the tableau.
+  for _ in range(num_refinements):
+    left = target - einsum("lij,lj->li", small, lam)
+    left = jnp.where(found.support, left, 0).astype(kind)
+    step = einsum("lij,lj->li", found.matrix, left)
+    lam = lam - jnp.where(found.support, step, 0)
+  return _scatter(slots, jnp.maximum(lam, 0), size)

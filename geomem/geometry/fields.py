@@ -1,0 +1,83 @@
+"""Probes as GLUE sees them: fields Z t, of the covariance of the points."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from geomem.geometry.double import in_double
+from geomem.geometry.linalg import matmul
+from geomem.geometry.products import PointProducts
+
+# ε over the norm, for products in single and double precision. It is far below
+# what single precision tells of directions; less would make derivatives, which
+# grow like its inverse root, lose their digits there.
+_SHIFT, _DOUBLE_SHIFT = 4e-12, 2e-15
+
+
+@functools.partial(jax.jit, static_argnames="num_probes")
+def draw_fields(
+  key: Key[Array, ""], products: PointProducts, num_probes: int
+) -> Float[Array, "T n"]:
+  """Draws Z t of probes t ~ N(0, I): normal, of covariance K, in their unit.
+
+  With C the correlations of the centred points and their mean, and L Lᵀ =
+  C + εI, these are C (L Lᵀ)⁻¹ C L⁻ᵀ x of standard normal x: in the span of the
+  points whatever their rank, and short of the covariance by 3 ε at most. ε is
+  as small as the factorization allows.
+  """
+  x = draw_normal(key, products, num_probes)
+  floats = (products.parts, x)
+  single = x.dtype == jnp.float32
+
+  def draw(floats, others):
+    parts, x = floats
+    return fields_of(PointProducts(*parts, *others), x, single), ()
+
+  others = (products.mask, products.exponent)
+  return in_double(draw, x.dtype)(floats, others)[0]
+
+
+def draw_normal(key, products, num_probes) -> Float[Array, "n1 T"]:
+  """Draws what `fields_of` needs."""
+  shape = (len(products.offset) + 1, num_probes)
+  return jax.random.normal(key, shape, products.gram.dtype)
+
+
+def fields_of(
+  products: PointProducts, x: Float[Array, "n1 T"], single: bool = True
+) -> Float[Array, "T n"]:
+  """Computes what `draw_fields` does, in the precision of its arguments."""
+  A = products.whole
+  diagonal = jnp.diagonal(A)
+  scale = jnp.where(diagonal > 0, jnp.sqrt(jnp.abs(diagonal)), 1)
+  C = A / (scale[:, None] * scale[None])
+  eye = jnp.eye(len(C), dtype=C.dtype)
+  norm = jnp.maximum(jnp.abs(C).sum(axis=1).max(), 1)
+  start = jax.lax.stop_gradient((_SHIFT if single else _DOUBLE_SHIFT) * norm)
+
+  def factor(epsilon):
+    return jnp.linalg.cholesky(C + epsilon * eye)
+
+  def failed(L):
+    return ~jnp.isfinite(L[-1:, -1:]).all()
+
+  # Mostly the first will do, and it is what takes the time.
+  first = factor(start)
+  epsilon, _ = jax.lax.while_loop(
+    # NaN ends it, too.
+    lambda found: found[1] & (found[0] < 1),
+    lambda found: (4 * found[0], failed(factor(4 * found[0]))),
+    jax.lax.stop_gradient((start, failed(first))),
+  )
+  # C = L Lᵀ − εI: in this form little is lost to rounding.
+  L = jax.lax.cond(epsilon > start, lambda: factor(epsilon), lambda: first)
+  back = jax.scipy.linalg.solve_triangular(L, x, lower=True, trans=1)
+  h = matmul(L, x) - epsilon * back
+  # What rounding left outside the span no multipliers could ever fit: where
+  # points surround the origin, they would grow without end.
+  h = h - epsilon * jax.scipy.linalg.cho_solve((L, True), h)
+  h = (scale[:, None] * h).T
+  there = products.mask.reshape(-1)
+  return jnp.where(there[None], h[:, :-1] + h[:, -1:], 0)
