@@ -17,8 +17,8 @@ from geomem.measures import activations
 def pretend(monkeypatch):
   """Lets programs be those of an accelerator from here on."""
 
-  def start():
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  def start(name="gpu"):
+    monkeypatch.setattr(jax, "default_backend", lambda: name)
     jax.clear_caches()
 
   yield start
@@ -118,3 +118,24 @@ def test_programmes_in_tiers_are_solved(pretend):
   expected = values()
   pretend()
   np.testing.assert_allclose(values(), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_devices_without_double_precision_do_without(pretend):
+  """XLA cannot bring all that GLUE does in float64 to TPUs."""
+  rng = np.random.default_rng(0)
+  points = rng.standard_normal((4, 6, 60), np.float32)
+
+  def measure(points):
+    return geometry.glue(jax.random.key(0), points, num_probes=30)
+
+  def program():
+    return jax.jit(measure).lower(points).as_text()
+
+  assert "xf64>" in program()
+  expected = measure(points)
+  pretend("tpu")
+  assert "f64>" not in program()
+  found = measure(points)
+  assert found.converged.all()
+  np.testing.assert_allclose(found.capacity, expected.capacity, rtol=1e-3)
+  np.testing.assert_allclose(found.radius, expected.radius, rtol=1e-2)

@@ -18,8 +18,19 @@ import jax.numpy as jnp
 _Function = Callable[[Any, Any], tuple[Any, Any]]
 
 
+def _has_double() -> bool:
+  """Tells whether the devices know float64.
+
+  On TPUs XLA splits it in two, which it does not know how to do for all that is
+  done here.
+  """
+  return jax.default_backend() != "tpu"
+
+
 def _double_precision() -> contextlib.AbstractContextManager:
-  """Returns a context in which arrays may be float64."""
+  """Returns a context in which arrays may be float64, where devices know it."""
+  if not _has_double():
+    return contextlib.nullcontext()
   if hasattr(jax, "enable_x64"):
     return jax.enable_x64(True)
   return jax.experimental.enable_x64(True)  # Before JAX 0.8.
@@ -65,18 +76,20 @@ def _like(tree, dtype):
 def in_double(function: _Function, dtype) -> _Function:
   """Returns a function that computes in float64, and takes and gives `dtype`.
 
-  For use under jit, with reverse-mode derivatives and `vmap`. What JAX lowers
-  by functions of its own knows no float64 there: argmin and argmax, and before
-  JAX 0.8 `x[..., -1]`, frexp, ldexp, and integers that do not say their bits.
+  On TPUs it computes in `dtype` as well. For use under jit, with reverse-mode
+  derivatives and `vmap`. What JAX lowers by functions of its own knows no
+  float64 there: argmin and argmax, and before JAX 0.8 `x[..., -1]`, frexp,
+  ldexp, and integers that do not say their bits.
 
   Args:
     function: from trees of floats and of other arrays to two such trees. Floats
       among the others, if any, stay what they are and have no derivative.
     dtype: of the floats outside.
   """
+  wide = jnp.float64 if _has_double() else dtype
 
   def doubled(floats, others):
-    found, more = function(_like(floats, jnp.float64), others)
+    found, more = function(_like(floats, wide), others)
     return _like(found, dtype), more
 
   def pull(saved, cotangents):

@@ -55,7 +55,10 @@ def fields_of(
   C = A / (scale[:, None] * scale[None])
   eye = jnp.eye(len(C), dtype=C.dtype)
   norm = jnp.maximum(jnp.abs(C).sum(axis=1).max(), 1)
-  start = jax.lax.stop_gradient((_SHIFT if single else _DOUBLE_SHIFT) * norm)
+  shift = _SHIFT if single else _DOUBLE_SHIFT
+  if C.dtype == jnp.float32:  # Where devices know no other.
+    shift = 8 * jnp.finfo(C.dtype).eps
+  start = jax.lax.stop_gradient(shift * norm)
 
   def factor(epsilon):
     return jnp.linalg.cholesky(C + epsilon * eye)

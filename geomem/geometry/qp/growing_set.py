@@ -89,7 +89,9 @@ def solve_on_growing_set(
     tol: of `solved`.
   """
   lam, gradient, nobody = jnp.zeros_like(b), b, jnp.zeros(len(b), bool)
-  for kind, sizes in _TIERS:
+  # On devices that know no double precision, all is in single.
+  known = [tier for tier in _TIERS if tier[0] in ("float32", b.dtype.name)]
+  for kind, sizes in known:
     lanes, fewer = Lanes(lam, gradient, nobody), 0
     for slots in sizes:
       if b.shape[1] > fewer:
