@@ -93,6 +93,7 @@ def plot(found: dict[str, runs.Rows]) -> Figure:
   """Draws accuracy by epoch, and capacity by layer at the last epoch."""
   figure = style.new_figure(10, 3.6)
   curves, *by_layer = figure.subplots(1, 3)
+  by_layer[1].sharey(by_layer[0])
   for color, (kind, rows) in zip(style.CYCLE, found.items(), strict=False):
     look = {"color": color, "label": f"labels {KINDS[kind]}"}
     for subset, line in (("permuted", "-"), ("test", ":")):
@@ -106,7 +107,7 @@ def plot(found: dict[str, runs.Rows]) -> Figure:
       style.draw_band(ax, *relative, marker=".", **look)
       layers = last.layers
       ax.set_xticks(list(layers), layers.values(), rotation=90, fontsize=7)
-      ax.set_title(f"wrong labels' examples, {_BY[subset]}")
+      ax.set_title(f"wrong labels, {_BY[subset]}")
   for ax in by_layer:
     style.draw_level(ax, 1)
     ax.set_ylabel("capacity / chance, last epoch")
