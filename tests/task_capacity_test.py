@@ -73,7 +73,6 @@ def test_answers_hold_where_they_should():
     ({"glue": (1, 1, 1, 2)}, 0),
     ({"early": (1, 1, 1, 1)}, 1),
     ({"interior": (0.9, 0.9, 0.9, 0.1)}, 2),
-    ({"interior": (1, 1, 1, 1)}, 2),
     ({"probe": (0.2, 0.6, 0.8, 0.79)}, 3),
   ],
 )
@@ -94,6 +93,24 @@ def test_each_can_come_out_otherwise(changed, place):
 def test_what_the_rows_cannot_answer_is_not_answered(changed, place):
   found = verdicts(**changed)
   assert [i for i, holds in enumerate(found) if holds is None] == [place]
+
+
+def test_layers_where_nothing_is_separable_are_not_compared():
+  """GLUE's capacity is at its bound there, whatever has been memorized."""
+  rows = table(**ANSWERS | {"early": (1, 1, 1, 1), "glue": (1, 1, 1.2, 2)})
+  for each in rows:
+    if (each["layer"], each["metric"]) == ("logits", "glue_interior"):
+      each["value"] = 1.0
+    if (each["layer"], each["metric"]) == ("logits", "glue_capacity"):
+      each["value"] = 1.05
+  task = TaskCapacity.findings({}, rows)[1]
+  assert task.holds is False
+  assert "in fc2 by GLUE, in fc2 by mean-field" in task.sentence
+  assert "left out: logits" in task.sentence
+  assert verdicts(interior=(1, 1, 1, 1)) == [True, None, False, True]
+  glue = plot_task(rows).axes[1].get_lines()[1]
+  assert glue.get_label() == "GLUE"
+  assert list(glue.get_xdata()) == [0, 1]
 
 
 def test_one_layer_says_nothing_of_others():

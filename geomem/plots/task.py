@@ -35,6 +35,7 @@ def plot_task(rows: runs.Rows) -> Figure:
   figure = style.new_figure(3.15 * count, 3.2)
   axes = figure.subplots(1, count)
   by_layer = axes[1] if len(names) > 1 else None
+  at_bound = inseparable(rows)
   for metric, (color, marker) in _LOOKS.items():
     epochs, values = mean_by_epoch(permuted.where(metric))
     look = {"color": color, "marker": marker, "label": THEORIES[metric]}
@@ -42,6 +43,8 @@ def plot_task(rows: runs.Rows) -> Figure:
     if by_layer:
       layers = rows.at("last").where(metric, subset="permuted")
       of_layer = grown(layers, at_first(rows.where(metric, subset="permuted")))
+      if metric == "glue_capacity":
+        of_layer = {i: x for i, x in of_layer.items() if i not in at_bound}
       by_layer.plot(list(of_layer), list(of_layer.values()), **look)
   axes[0].set_title("permuted, last hidden layer", fontsize=9)
   axes[0].set_ylabel("capacity / at the first epoch")
@@ -98,4 +101,18 @@ def grown(last: runs.Rows, first: runs.Rows) -> dict[int, float]:
     i: rows.mean()[0] / before[i]
     for i, rows in last.split("layer_index").items()
     if before.get(i)
+  }
+
+
+def inseparable(rows: runs.Rows) -> dict[int, str]:
+  """Names layers where most labellings are not separable at the last epoch.
+
+  GLUE's capacity is at its bound there, which the number of features sets: it
+  tells nothing of the manifolds.
+  """
+  found = rows.at("last").where("glue_interior", subset="permuted")
+  return {
+    i: found.layers[i]
+    for i, of_layer in found.split("layer_index").items()
+    if of_layer.mean()[0] > 0.5
   }

@@ -20,6 +20,7 @@ from geomem.plots.task import (
   THEORIES,
   at_first,
   grown,
+  inseparable,
   mean_by_epoch,
   plot_task,
 )
@@ -166,23 +167,32 @@ def _layers(rows: runs.Rows) -> Finding:
   name, claim = "Task 2", "GLUE tells memorization in other layers"
   if len(rows.layers) < 2:
     return Finding(name, None, "one layer was measured", claim)
-  found = {}
+  found, at_bound = {}, inseparable(rows)
+  if len(rows.layers) - len(at_bound) < 2:
+    few = "labellings are separable in fewer than two layers"
+    return Finding(name, None, few, claim)
   for metric in THEORIES:
     here = rows.where(metric, subset="permuted").known()
     last = rows.at("last").where(metric, subset="permuted").known()
     factors = grown(last, at_first(here))
     found[metric] = [
-      name for i, name in here.layers.items() if factors.get(i, 0) > GROWN
+      name
+      for i, name in here.layers.items()
+      if factors.get(i, 0) > GROWN and i not in at_bound
     ]
   said = {
     metric: ", ".join(names) or "no layer" for metric, names in found.items()
   }
+  without = ""
+  if at_bound:
+    names = ", ".join(at_bound.values())
+    without = f"; left out: {names}, where most labellings are inseparable"
   return Finding(
     name,
     found["capacity"] != found["glue_capacity"],
     f"capacity of permuted examples grows by {GROWN - 1:.0%} in"
     f" {said['glue_capacity']} by GLUE, in {said['capacity']} by mean-field"
-    " theory",
+    f" theory{without}",
     claim,
   )
 
