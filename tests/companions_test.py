@@ -104,7 +104,7 @@ def test_products_that_do_not_fit_are_refused_by_a_sentence():
   def forward(state, x):
     return {"wide": x @ np.ones((5, 40), "f4")}
 
-  for limit, sentence in ((500, "12 points"), (1000, "Layer wide takes")):
+  for limit, sentence in ((500, "12 points"), (1500, "Layer wide takes")):
     with pytest.raises(ValueError, match=sentence):
       list(
         measures.layer_statistics(
