@@ -31,6 +31,7 @@ def test_a_run_keeps_a_log(tmp_path):
   told = binaries.execute("memorization", out=out, **SMALL_RUN)
   assert told.returncode == 0, told.stderr
   assert "F3.1" in told.stdout
+  assert not (out / "resume").exists()  # Nothing is left to resume.
   lines = lines_of(out)
   assert lines[0].startswith("Command: ")
   text = "\n".join(lines)

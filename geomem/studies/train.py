@@ -1,5 +1,6 @@
 """Trains the seeds of a run together, and resumes what was cut off."""
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 
@@ -124,8 +125,13 @@ def train_seeds(
 
 
 def _forget(path) -> None:
+  def remove():
+    shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):  # Other seeds may have theirs there.
+      path.parent.rmdir()
+
   parallel.wait(f"all are done with {path}")
-  parallel.from_first(lambda: shutil.rmtree(path, ignore_errors=True))
+  parallel.from_first(remove)
 
 
 def _training_data(experiment, seeds) -> training.TrainingData:
