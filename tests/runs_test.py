@@ -158,6 +158,18 @@ def test_runs_are_read_into_one_table(tmp_path):
     runs.read_runs(*paths, fields=["height"])
 
 
+def test_facts_of_several_runs_are_not_mixed():
+  """Each run has a seed 0, and a best epoch of its own."""
+  rows = runs.Rows(
+    {"run": run, "seed": 0, "metric": "best_epoch", "value": value}
+    | {"subset": None, "layer": None, "epoch": None}
+    for run, value in (("a", 3), ("b", 8))
+  )
+  with pytest.raises(ValueError, match=r"of several runs.*where\(run=\)"):
+    rows.epochs("best")
+  assert rows.where(run="b").epochs("best") == {0: 8}
+
+
 def test_the_duration_is_that_of_all_starts(tmp_path, monkeypatch):
   now = [0.0]
   monkeypatch.setattr(clock.time, "monotonic", lambda: now[0])

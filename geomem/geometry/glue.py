@@ -168,9 +168,10 @@ def glue(
 ) -> Glue:
   """Estimates GLUE: capacity, dimension, radius and utility for a task.
 
-  Differentiable in the points. Equal keys, split for probes and labels, draw
-  equal labellings, and probes as equal as they can be, whatever the points:
-  differences between layers, epochs and subsets are then of the manifolds.
+  Differentiable in the points, in reverse mode. Equal keys, split for probes
+  and labels, draw equal labellings, and probes as equal as can be, whatever
+  the points: differences between layers, epochs and subsets are then of the
+  manifolds.
 
   Args:
     key: for probes and labels.

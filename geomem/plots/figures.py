@@ -25,14 +25,19 @@ def epoch_axis(ax, last: float | int) -> None:
   ax.set_xlabel("epoch")
 
 
+def _draw_subsets(ax, scores: runs.Rows) -> None:
+  """Draws a curve over epochs for each subset."""
+  for subset in scores.subsets:
+    series = scores.where(subset=subset).series("epoch")
+    style.draw_series(ax, series, **style.look_of(subset), label=subset)
+
+
 def plot_accuracy(rows: runs.Rows) -> Figure:
   """Draws the accuracy of the subsets by epoch, and marks the best epochs."""
   figure = style.new_figure(5.4, 3.6)
   ax = figure.subplots()
   scores = rows.where("accuracy")
-  for subset in scores.subsets:
-    series = scores.where(subset=subset).series("epoch")
-    style.draw_series(ax, series, **style.look_of(subset), label=subset)
+  _draw_subsets(ax, scores)
   style.mark_best(ax, rows)
   style.draw_chance_accuracy(ax, rows)
   epoch_axis(ax, float(max(scores.distinct("epoch"))))
@@ -50,9 +55,7 @@ def plot_loss(rows: runs.Rows) -> Figure:
   figure = style.new_figure(5.4, 3.6)
   ax = figure.subplots()
   scores = rows.where("loss")
-  for subset in scores.subsets:
-    series = scores.where(subset=subset).series("epoch")
-    style.draw_series(ax, series, **style.look_of(subset), label=subset)
+  _draw_subsets(ax, scores)
   steps = rows.where("training_loss")  # Runs of old have none.
   if steps:
     x, mean, _ = steps.series("epoch")

@@ -27,66 +27,75 @@ def plot_task(rows: runs.Rows) -> Figure:
 
   The panel of the layers is left out where there is one.
   """
-  deepest = rows.last_hidden()
-  permuted = deepest.where(subset="permuted")
-  accuracy = rows.where("accuracy", layer=None)
-  names = rows.where("capacity").layers
-  count = 4 if len(names) > 1 else 3
+  has_layers = len(rows.where("capacity").layers) > 1
+  count = 4 if has_layers else 3
   figure = style.new_figure(3.15 * count, 3.2)
   axes = figure.subplots(1, count)
-  by_layer = axes[1] if len(names) > 1 else None
-  at_bound = inseparable(rows)
-  for metric, (color, marker) in _LOOKS.items():
-    epochs, values = mean_by_epoch(permuted.where(metric))
-    look = {"color": color, "marker": marker, "label": THEORIES[metric]}
-    axes[0].plot(epochs, values / values[:1], **look)
-    if by_layer:
-      layers = rows.at("last").where(metric, subset="permuted")
-      of_layer = grown(layers, at_first(rows.where(metric, subset="permuted")))
-      if metric == "glue_capacity":
-        of_layer = {i: x for i, x in of_layer.items() if i not in at_bound}
-      by_layer.plot(list(of_layer), list(of_layer.values()), **look)
-  axes[0].set_title("permuted, last hidden layer", fontsize=9)
-  axes[0].set_ylabel("capacity / at the first epoch")
-  if by_layer:
-    by_layer.set_title("permuted, last epoch", fontsize=9)
-    by_layer.set_ylabel("capacity / at the first epoch")
-    by_layer.set_xticks(
-      list(names), list(names.values()), rotation=90, fontsize=6
-    )
-    style.draw_level(by_layer, GROWN)
-  fitted, readouts = axes[-2:]
-  epochs, inside = mean_by_epoch(permuted.where("glue_interior"))
-  color, marker = _LOOKS["glue_capacity"]
-  fitted.plot(epochs, 1 - inside, color=color, marker=marker)
-  fitted.plot(
-    *mean_by_epoch(accuracy.where(subset="permuted")),
-    **style.look_of("permuted"),
-  )
-  lines = fitted.get_lines()
-  lines[0].set_label("separable labellings")
-  lines[1].set_label("permuted accuracy")
-  fitted.set_title("separable and fitted", fontsize=9)
-  readouts.plot(
-    *mean_by_epoch(accuracy.where(subset="test")),
-    **style.look_of("test"),
-    label="the network's readout",
-  )
-  readouts.plot(
-    *mean_by_epoch(deepest.where("probe_accuracy", subset="test")),
-    color="0.4",
-    marker="v",
-    label="a new readout",
-  )
-  readouts.set_title("test accuracy", fontsize=9)
-  for ax in (axes[0], fitted, readouts):
+  by_epoch, *by_layer, fitted, readouts = axes
+  _draw_by_epoch(by_epoch, rows)
+  for ax in by_layer:
+    _draw_by_layer(ax, rows)
+  _draw_fitted(fitted, rows)
+  _draw_readouts(readouts, rows)
+  last = max(rows.where("accuracy", layer=None).distinct("epoch"))
+  for ax in (by_epoch, fitted, readouts):
     style.mark_best(ax, rows)
-    epoch_axis(ax, max(accuracy.distinct("epoch")))
+    epoch_axis(ax, last)
   for ax in (fitted, readouts):
     style.draw_chance_accuracy(ax, rows)
     ax.set_ylim(-0.02, 1.02)
   style.explain(figure, axes, ncols=4)
   return figure
+
+
+def _look(metric: str) -> dict[str, str]:
+  color, marker = _LOOKS[metric]
+  return {"color": color, "marker": marker, "label": THEORIES[metric]}
+
+
+def _draw_by_epoch(ax, rows: runs.Rows) -> None:
+  permuted = rows.last_hidden().where(subset="permuted")
+  for metric in _LOOKS:
+    epochs, values = mean_by_epoch(permuted.where(metric))
+    ax.plot(epochs, values / values[:1], **_look(metric))
+  ax.set_title("permuted, last hidden layer", fontsize=9)
+  ax.set_ylabel("capacity / at the first epoch")
+
+
+def _draw_by_layer(ax, rows: runs.Rows) -> None:
+  left_out = {"glue_capacity": inseparable(rows)}
+  for metric in _LOOKS:
+    last = rows.at("last").where(metric, subset="permuted")
+    of_layer = grown(last, at_first(rows.where(metric, subset="permuted")))
+    for i in left_out.get(metric, ()):
+      of_layer.pop(i, None)
+    ax.plot(list(of_layer), list(of_layer.values()), **_look(metric))
+  names = rows.where("capacity").layers
+  ax.set_title("permuted, last epoch", fontsize=9)
+  ax.set_ylabel("capacity / at the first epoch")
+  ax.set_xticks(list(names), list(names.values()), rotation=90, fontsize=6)
+  style.draw_level(ax, GROWN)
+
+
+def _draw_fitted(ax, rows: runs.Rows) -> None:
+  permuted = rows.last_hidden().where(subset="permuted")
+  epochs, inside = mean_by_epoch(permuted.where("glue_interior"))
+  look = _look("glue_capacity") | {"label": "separable labellings"}
+  ax.plot(epochs, 1 - inside, **look)
+  accuracy = rows.where("accuracy", layer=None, subset="permuted")
+  look = style.look_of("permuted") | {"label": "permuted accuracy"}
+  ax.plot(*mean_by_epoch(accuracy), **look)
+  ax.set_title("separable and fitted", fontsize=9)
+
+
+def _draw_readouts(ax, rows: runs.Rows) -> None:
+  accuracy = rows.where("accuracy", layer=None, subset="test")
+  look = style.look_of("test") | {"label": "the network's readout"}
+  ax.plot(*mean_by_epoch(accuracy), **look)
+  probe = rows.last_hidden().where("probe_accuracy", subset="test")
+  look = {"color": "0.4", "marker": "v", "label": "a new readout"}
+  ax.plot(*mean_by_epoch(probe), **look)
+  ax.set_title("test accuracy", fontsize=9)
 
 
 def at_first(rows: runs.Rows) -> runs.Rows:

@@ -56,6 +56,8 @@ class _Live:
   def end(self) -> None:
     """Writes all once more, by epoch: rows came in the order of measuring."""
     self._close()
+    if self._is_ended:  # What could be written is left as it is.
+      return
     self._count = 0
     self.begin()
     self._close()

@@ -115,10 +115,11 @@ class Rows(list):
     return {index: names[index] for index in sorted(names)}
 
   def fact(self, metric: str) -> dict[int | None, Any]:
-    """Returns a fact about each seed, such as `best_epoch`."""
-    return {
-      row["seed"]: row["value"] for row in self.where(metric, subset=None)
-    }
+    """Returns a fact about each seed of one run, such as `best_epoch`."""
+    found = self.where(metric, subset=None)
+    if len({row.get("run") for row in found}) > 1:  # Seeds share numbers.
+      raise ValueError("The rows are of several runs; choose one: where(run=).")
+    return {row["seed"]: row["value"] for row in found}
 
   def epochs(self, which: str) -> dict[int, int]:
     """Returns the `best` or the `last` epoch of each seed.
@@ -189,9 +190,9 @@ class Rows(list):
     Runs of old do not say it; their margin counts as 0.
     """
     facts = self.where(layer=None)
-    known = facts.where("chance_capacity") or facts.where("manifold_points")
-    value = known[-1]["value"]
-    return value if known[-1]["metric"] == "chance_capacity" else 2 / value
+    if known := facts.where("chance_capacity"):
+      return known[-1]["value"]
+    return 2 / facts.where("manifold_points")[-1]["value"]
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
@@ -212,8 +213,7 @@ def read_rows(path: pathlib.Path | str) -> Rows:
   A damaged line is named and left out. A value that JSON has no number for is
   NaN.
   """
-  file = rows_file(path)
-  rows = Rows()
+  file, rows = rows_file(path), Rows()
   if not file.exists():
     return rows
   for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
