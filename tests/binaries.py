@@ -14,9 +14,11 @@ import sys
 import tempfile
 
 ROOT = pathlib.Path(__file__).parent.parent
-# What all binaries import, and no device.
+# What all binaries import, at once or for digits and figures, and no device.
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["experiments.cli"])
+_CONTEXT.set_forkserver_preload(
+  ["experiments.cli", "matplotlib.backends.backend_pdf", "sklearn.datasets"]
+)
 
 
 def command(binary: str, *flags: str, **values) -> list[str]:

@@ -190,19 +190,28 @@ def test_costs_are_as_low_as_those_of_many_random_starts(
 
 
 def test_small_eigenvalues_count_in_single_precision():
-  """All 99 dimensions of centres whose variance spans five decades."""
+  """All 49 dimensions of centres whose variance spans five decades."""
   rng = np.random.default_rng(0)
-  centers = rng.normal(size=(100, 600)) * np.geomspace(1, 10**-2.5, 600)
+  centers = rng.normal(size=(50, 600)) * np.geomspace(1, 10**-2.5, 600)
   found = find(jnp.asarray(gram_of(centers, np.float32)))
-  assert int(found.span) == 99
+  assert int(found.span) == 49
   with jax.enable_x64(True):
     exact = find(jnp.asarray(gram_of(centers)))
   tried = np.isfinite(found.costs) & np.isfinite(exact.costs)
   np.testing.assert_allclose(found.costs[tried], exact.costs[tried], rtol=5e-3)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("size", "rank"), [(10, 6), (20, 10), (100, 5)])
+@pytest.mark.parametrize(
+  ("size", "rank", "dtype"),
+  [
+    (10, 6, np.float64),
+    (20, 10, np.float32),
+    pytest.param(10, 6, np.float32, marks=pytest.mark.long),
+    pytest.param(20, 10, np.float64, marks=pytest.mark.long),
+    pytest.param(100, 5, np.float32, marks=pytest.mark.long),
+    pytest.param(100, 5, np.float64, marks=pytest.mark.long),
+  ],
+)
 def test_no_more_directions_go_than_leave_two(size, rank, dtype):
   """K ≤ rank − 2; K = rank / 2 and more leave a tight frame, P²/2(rank − K)."""
   rng = np.random.default_rng(1)
@@ -265,23 +274,27 @@ def test_what_is_removed_is_gone(dtype):
   )
   with jax.enable_x64(dtype == np.float64):
     stats = geometry.gram_statistics(jnp.asarray(points, dtype))
-    for K in (0, 1, 6):
+    for K in (0, 6):
       shared = find(stats.centers, K)
       assert int(shared.rank) == K
-      relative = relative_grams(stats, shared.coefficients)
-      frames = make_frames(relative.grams, relative.lost)
-      assert frames.rank.tolist() == [10 - K] * 10
-    for rule in (3, "low_rank"):
-      found = geometry.manifold_geometry(KEY, stats, centers=rule)
-      assert bool(found.converged.all())
+      assert rank_left(stats, shared.coefficients).tolist() == [10 - K] * 10
+    found = geometry.manifold_geometry(KEY, stats, num_probes=64)
+    assert bool(found.converged.all())
+
+
+@jax.jit
+def rank_left(stats, coefficients):
+  relative = relative_grams(stats, coefficients)
+  return make_frames(relative.grams, relative.lost).rank
 
 
 def test_centres_on_one_line_say_that_nothing_could_be_tried():
   rng = np.random.default_rng(0)
-  line = rng.normal(size=(8, 1, 1)) * rng.normal(size=30)
-  hidden = 1e4 * line + rng.normal(size=(8, 6, 30))
-  assert not bool(geometry.manifold_geometry(KEY, hidden).converged.any())
-  plain = geometry.manifold_geometry(KEY, hidden, centers=None)
+  line = rng.normal(size=(20, 1, 1)) * rng.normal(size=40)
+  hidden = 1e4 * line + rng.normal(size=(20, 5, 40))
+  found = geometry.manifold_geometry(KEY, hidden, num_probes=64)
+  assert not bool(found.converged.any())
+  plain = geometry.manifold_geometry(KEY, hidden, num_probes=64, centers=None)
   assert bool(plain.converged.all())
 
 
@@ -305,7 +318,7 @@ def test_capacity_does_not_depend_on_the_key_by_the_centres():
   stats = geometry.gram_statistics(points)
   found = [
     geometry.manifold_geometry(jax.random.key(i), stats, num_probes=300)
-    for i in range(10)
+    for i in range(5)
   ]
   assert len({int(x.rank) for x in found}) == 1
   assert int(found[0].rank) > 0
@@ -380,7 +393,10 @@ def _orthonormal(A, stats):
   return A @ (vectors / jnp.sqrt(values)[None]) @ vectors.T
 
 
-@pytest.mark.parametrize("strength", [3, 30, 300, 3000])
+@pytest.mark.parametrize(
+  "strength",
+  [3, 300, *(pytest.param(s, marks=pytest.mark.long) for s in (30, 3000))],
+)
 def test_directions_that_hide_the_rest_in_rounding_say_so(strength):
   """In float32 capacities are right to 2 %, or they have not converged."""
   rng = np.random.default_rng(0)
@@ -426,11 +442,11 @@ def test_a_long_feature_of_one_point_hides_no_axis():
 
 def test_the_stability_rule_and_the_number_of_directions_are_options():
   gram = jnp.asarray(gram_of(correlated(12, 2)), jnp.float32)
-  found = geometry.shared_directions(KEY, gram, 2, select="stability")
+  found = find(gram, 2, select="stability")
   assert int(found.rank) == 2
-  usual = geometry.shared_directions(KEY, gram, 2)
+  usual = find(gram, 2)
   assert float(found.left[2]) >= float(usual.left[2]) - 1e-3
-  nothing = geometry.shared_directions(KEY, gram, None)
+  nothing = find(gram, None)
   assert int(nothing.rank) == 0
   assert not bool(nothing.coefficients.any())
   with pytest.raises(ValueError, match="at most 9 can"):
@@ -447,9 +463,9 @@ def test_manifolds_without_a_centre_of_their_own_are_refused():
   with pytest.raises(ValueError, match="There is one manifold"):
     geometry.manifold_geometry(KEY, points[:1])
   with pytest.raises(
-    ValueError, match=r"manifolds \[0, 1, 2\] are at the mean"
+    ValueError, match=r"manifolds \[0, 1, 2, 3, 4\] are at the mean"
   ):
-    geometry.manifold_geometry(KEY, np.stack([points[0]] * 3))
+    geometry.manifold_geometry(KEY, np.stack([points[0]] * 5))
   points[3] -= points[3].mean(axis=0)
   points[[0, 1, 2, 4]] -= points[[0, 1, 2, 4]].mean(axis=(0, 1))
   with pytest.raises(ValueError, match=r"manifolds \[3\] are at the mean"):
@@ -460,6 +476,6 @@ def test_manifolds_without_a_centre_of_their_own_are_refused():
   assert np.isnan(inside.capacity[3])
   assert not bool(inside.converged[3])
   assert np.isfinite(np.delete(np.asarray(inside.capacity), 3)).all()
-  dead = geometry.manifold_geometry(KEY, np.zeros((4, 3, 5)))
+  dead = geometry.manifold_geometry(KEY, np.zeros((5, 6, 20)))
   assert np.isnan(dead.capacity).all()
   assert not bool(dead.converged.any())

@@ -71,7 +71,7 @@ NAMES = ("inverse", "radius", "dimension")
 
 @pytest.mark.parametrize(
   "count",
-  [16, 48, *(pytest.param(n, marks=pytest.mark.long) for n in (32, 100, 300))],
+  [48, *(pytest.param(n, marks=pytest.mark.long) for n in (16, 32, 100, 300))],
 )
 def test_control_variates_are_never_worse(probed, count):
   """But for what the spreads of some hundred groups are known by."""
@@ -97,7 +97,10 @@ def test_they_pay_where_there_are_many_probes(probed):
     assert reduced < 0.5 * plain
 
 
-@pytest.mark.parametrize("count", [16, 48, 100, 300])
+@pytest.mark.parametrize(
+  "count",
+  [48, 300, *(pytest.param(n, marks=pytest.mark.long) for n in (16, 100))],
+)
 def test_error_bars_are_what_estimates_spread_by(probed, count):
   """Within a quarter from 48 probes on; with fewer they are vague."""
   allowed = 1.25 if count >= 48 else 1.45
@@ -109,7 +112,10 @@ def test_error_bars_are_what_estimates_spread_by(probed, count):
       assert ratio < allowed, (case, name, ratio)
 
 
-@pytest.mark.parametrize("count", [4, 16, 48, 300])
+@pytest.mark.parametrize(
+  "count",
+  [4, 48, *(pytest.param(n, marks=pytest.mark.long) for n in (16, 300))],
+)
 def test_few_probes_do_not_bias(probed, count):
   """The mean square radius and the dimension, against all probes at once."""
   for case in probed:

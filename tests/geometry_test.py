@@ -106,7 +106,9 @@ def test_several_margins_share_the_probes():
   assert together.rank.shape == (2,)
 
 
-@pytest.mark.parametrize("num_features", [3, 12])
+@pytest.mark.parametrize(
+  "num_features", [3, pytest.param(12, marks=pytest.mark.long)]
+)
 def test_gradients_equal_finite_differences(num_features):
   """Of α, R and D, with points that span less than their number too."""
   with jax.enable_x64(True):
@@ -132,6 +134,7 @@ def test_gradients_equal_finite_differences(num_features):
     np.testing.assert_allclose(slopes, finite, rtol=1e-5)
 
 
+@pytest.mark.long
 def test_ascent_of_the_gradient_raises_the_capacity_of_a_layer():
   """Of the outputs of a linear layer, for fixed inputs."""
   inputs = jnp.asarray(POINTS)
@@ -192,7 +195,7 @@ def test_few_manifolds_are_defined(num_manifolds):
 
 def test_control_variates_do_not_bias_and_reduce_the_error():
   """Ten times fewer probes at R = 1; the mean of many runs stays."""
-  keys = jax.random.split(KEY, 200)
+  keys = jax.random.split(KEY, 100)
   # Centres and points are of one length: R = 1.
   stats = geometry.gram_statistics(clouds(3, 1, 500, 1) + clouds(3, 50, 500))
 

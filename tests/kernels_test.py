@@ -31,7 +31,10 @@ def library_convolution(x, kernel, strides, padding):
   )
 
 
-@pytest.mark.parametrize("side", [1, 2, 3, 4, 5])
+@pytest.mark.parametrize(
+  "side",
+  [1, 2, 5, *(pytest.param(side, marks=pytest.mark.long) for side in (3, 4))],
+)
 @pytest.mark.parametrize("size", [1, 3, 5])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_convolution_is_the_library_s(side, size, stride):

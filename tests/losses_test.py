@@ -48,7 +48,14 @@ def test_every_epoch_of_every_seed_has_one(calm):
   assert len({row["value"] for row in found}) == len(found)
 
 
-@pytest.mark.parametrize("moves", [(5,), (7,), (5, 7), (2, 4, 6)])
+@pytest.mark.parametrize(
+  "moves",
+  [
+    (5, 7),
+    (2, 4, 6),
+    *(pytest.param(m, marks=pytest.mark.long) for m in ((5,), (7,))),
+  ],
+)
 def test_cut_off_between_saved_epochs_it_ends_with_the_same_rows(
   calm, tmp_path, moves
 ):

@@ -49,8 +49,17 @@ def test_the_rehearsal_of_the_papers_run(tmp_path):
   assert len(measured) == 2 * 2
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+  """Files of ten and of a hundred classes."""
+  path = tmp_path_factory.mktemp("images")
+  for num_classes in (10, 100):
+    write_images(path / f"{num_classes}.npz", num_classes, 52)
+  return path
+
+
 @pytest.mark.parametrize("name", studies.PRESETS)
-def test_a_preset_is_what_it_says_and_can_be_prepared(name, tmp_path):
+def test_a_preset_is_what_it_says_and_can_be_prepared(name, images):
   """On images of the right number of classes, in place of those it names."""
   preset = studies.PRESETS[name]
   config = studies.make_config(preset.study, name)
@@ -58,8 +67,7 @@ def test_a_preset_is_what_it_says_and_can_be_prepared(name, tmp_path):
   for field, value in preset.values.items():
     assert field == "width" or fields[field] == value
   num_classes = 10 if name.startswith(("tiny", "digits")) else 100
-  write_images(tmp_path / "images.npz", num_classes, 52)
-  changed = {"dataset": f"npz:{tmp_path / 'images.npz'}"}
+  changed = {"dataset": f"npz:{images / f'{num_classes}.npz'}"}
   if config.data.dataset == "digits":
     changed = {}
   if config.data.examples_per_class:

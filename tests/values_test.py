@@ -81,13 +81,14 @@ WRONG = {
   ],
 }
 
+CASES = [(name, *case) for name, cases in WRONG.items() for case in cases]
 # Each case in a process that has imported everything already.
 _SCRIPT = """
 import importlib, json, os, runpy, sys
 
 importlib.import_module("experiments.cli")
-binary = "experiments." + sys.argv[1]
-for i, flags in enumerate(json.loads(sys.argv[2])):
+for i, (binary, flags, _) in enumerate(json.loads(sys.argv[1])):
+  binary = "experiments." + binary
   child = os.fork()
   if child == 0:
     out = os.open(f"said{i}", os.O_WRONLY | os.O_CREAT)
@@ -103,8 +104,7 @@ for i, flags in enumerate(json.loads(sys.argv[2])):
 """
 
 
-@pytest.mark.parametrize("binary", WRONG)
-def test_wrong_values_end_in_a_sentence_and_status_2(binary, tmp_path):
+def test_wrong_values_end_in_a_sentence_and_status_2(tmp_path):
   images = np.zeros((6, 4, 4), np.uint8)
   np.savez(
     tmp_path / "two_sizes.npz",
@@ -114,24 +114,22 @@ def test_wrong_values_end_in_a_sentence_and_status_2(binary, tmp_path):
     y_test=np.arange(6) % 3,
   )
   before = sorted(os.listdir(tmp_path))
-  cases = WRONG[binary]
-  given = json.dumps([flags for flags, _ in cases])
   result = subprocess.run(
-    [sys.executable, "-W", "ignore", "-c", _SCRIPT, binary, given],
+    [sys.executable, "-W", "ignore", "-c", _SCRIPT, json.dumps(CASES)],
     capture_output=True,
     text=True,
     cwd=tmp_path,
     env=os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parents[1])},
   )
   statuses = result.stdout.split()
-  assert len(statuses) == len(cases), result.stderr
-  for i, (status, (flags, sentence)) in enumerate(
-    zip(statuses, cases, strict=True)
+  assert len(statuses) == len(CASES), result.stderr
+  for i, (status, (binary, flags, sentence)) in enumerate(
+    zip(statuses, CASES, strict=True)
   ):
     said = (tmp_path / f"said{i}").read_text()
-    assert sentence in said, (flags, said)
-    assert "Traceback" not in said, flags
-    assert status == "2", (flags, status, said)
+    assert sentence in said, (binary, flags, said)
+    assert "Traceback" not in said, (binary, flags)
+    assert status == "2", (binary, flags, status, said)
     (tmp_path / f"said{i}").unlink()
   assert sorted(os.listdir(tmp_path)) == before
 

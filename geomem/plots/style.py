@@ -1,7 +1,9 @@
 """One look for all figures: colours, sizes, and how they are saved."""
 
+import contextlib
 import io
 import pathlib
+from collections.abc import Iterator
 
 import matplotlib
 import numpy as np
@@ -208,11 +210,25 @@ def save_figure(
     path.parent.mkdir(parents=True, exist_ok=True)
   disk.remove_partial(path.parent)
   written = []
-  for suffix in suffixes:
-    # In memory first: on a disk that is full, Matplotlib's own errors are many.
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix[1:], dpi=160)
-    target = path.with_suffix(suffix)
-    disk.write_whole(target, buffer.getvalue())
-    written.append(target)
+  with _laid_out(figure):
+    for suffix in suffixes:
+      # In memory first: on a full disk, Matplotlib's own errors are many.
+      buffer = io.BytesIO()
+      figure.savefig(buffer, format=suffix[1:], dpi=160)
+      target = path.with_suffix(suffix)
+      disk.write_whole(target, buffer.getvalue())
+      written.append(target)
   return written
+
+
+@contextlib.contextmanager
+def _laid_out(figure: Figure) -> Iterator[None]:
+  """Arranges the panels once, for all files: it takes longer than drawing."""
+  engine = figure.get_layout_engine()
+  if engine is not None:
+    engine.execute(figure)
+  figure.set_layout_engine("none")
+  try:
+    yield
+  finally:
+    figure.set_layout_engine(engine)
