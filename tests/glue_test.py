@@ -8,7 +8,7 @@ from scipy import optimize
 from sklearn import datasets
 
 from geomem import geometry
-from geomem.geometry.fields import draw_fields, draw_normal, fields_of
+from geomem.geometry.fields import draw_normal, fields_of
 from geomem.geometry.qp.growing_set import solved
 
 
@@ -75,6 +75,16 @@ def by_hand(manifolds, fields, labels):
     "axis_alignment": np.mean(axis),
     "active": (np.abs(anchors).sum(axis=2) > 0).mean(axis=0),
   }
+
+
+def draw_fields(key, products, num_probes):
+  """The fields of the probes that `glue` draws, in double precision."""
+  x = draw_normal(key, products, num_probes)
+  with jax.enable_x64(True):
+    exact = jax.tree.map(
+      lambda a: a.astype(float) if a.dtype == jnp.float32 else a, (products, x)
+    )
+    return np.asarray(fields_of(*exact))
 
 
 def drawn(key, products, labels, num_probes):
@@ -178,7 +188,10 @@ def test_known_manifolds_are_recovered(D, R, correlation, expected):
 @pytest.mark.parametrize(
   # In double precision also where there are more points than features.
   ("x64", "num_features", "error"),
-  [(False, 150, 5e-4), (True, 70, 1e-6)],
+  [
+    (False, 150, 5e-4),
+    pytest.param(True, 70, 1e-6, marks=pytest.mark.long),
+  ],
 )
 def test_zeros_rotation_and_order_of_features_change_nothing(
   x64, num_features, error
@@ -227,22 +240,22 @@ def test_products_add_up_over_blocks_and_lose_no_digits_to_an_offset():
 
 
 def test_points_of_any_size_are_measured_and_dead_ones_are_not():
-  points = known_manifolds(4, 6, 40, 3, 1.0)
+  points = known_manifolds(6, 8, 60, 3, 1.0)
   key = jax.random.key(0)
-  expected = geometry.glue(key, points, num_probes=50)
+  expected = geometry.glue(key, points, num_probes=60)
   for scale in (2.0**-70, 2.0**70):
     for other in (points * np.float32(scale), points.astype(float) * scale):
-      found = geometry.glue(key, other, num_probes=50)
+      found = geometry.glue(key, other, num_probes=60)
       assert found.converged.all()
       for name in ("capacity", "dimension", "radius"):
         np.testing.assert_allclose(
           getattr(found, name), getattr(expected, name), rtol=1e-3
         )
-  dead = geometry.glue(key, 0 * points, num_probes=50)
+  dead = geometry.glue(key, 0 * points, num_probes=60)
   assert np.isnan(dead.capacity)
   # Under jit nothing can be refused: it must end, and say so.
   bad = jnp.asarray(points).at[0, 0, 0].set(jnp.nan)
-  found = jax.jit(lambda x: geometry.glue(key, x, num_probes=50))(bad)
+  found = jax.jit(lambda x: geometry.glue(key, x, num_probes=60))(bad)
   assert np.isnan(found.capacity)
   assert not found.converged.any()
 
@@ -258,7 +271,8 @@ def test_points_that_surround_the_origin_are_said_to():
   two = geometry.glue(jax.random.key(0), np.eye(2, dtype="f4")[:, None])
   assert float(two.interior) == 0
   assert np.isfinite(two.dimension)
-  apart = geometry.glue(jax.random.key(0), known_manifolds(6, 10, 90, 3, 1.0))
+  apart = known_manifolds(6, 10, 90, 3, 1.0)
+  apart = geometry.glue(jax.random.key(0), apart, num_probes=400)
   assert float(apart.interior) == 0
 
 
@@ -331,8 +345,8 @@ def test_pairs_are_measured_each_by_itself():
 
 def test_many_points_beyond_the_slots_are_solved():
   # The supports have more points than a working set has slots.
-  points = np.random.default_rng(0).normal(size=(20, 10, 160)).astype("f4")
-  found = geometry.glue(jax.random.key(0), points, num_probes=10)
+  points = np.random.default_rng(0).normal(size=(8, 20, 100)).astype("f4")
+  found = geometry.glue(jax.random.key(0), points, num_probes=40)
   assert found.converged.all()
   assert float(found.critical_features) > 64
 
@@ -404,9 +418,9 @@ def test_directions_in_which_points_hardly_vary_count():
   points = np.random.default_rng(0).normal(size=(6, 8, 60)) * scales
   points = points.astype("f4")
   key = jax.random.key(0)
-  found = geometry.glue(key, points, num_probes=40)
+  found = geometry.glue(key, points, num_probes=60)
   assert found.converged.all()
-  forces = exact_forces(points, *drawn_in_double(key, points, "balanced", 40))
+  forces = exact_forces(points, *drawn_in_double(key, points, "balanced", 60))
   assert float(found.capacity) == pytest.approx(6 / forces.mean(), rel=1e-3)
 
 
@@ -436,13 +450,13 @@ def test_problems_that_are_said_to_be_solved_are():
 
 
 def test_error_bars_hold_what_they_say():
-  """Of 150 keys, intervals of 95 % hold the mean: .95 ± .018."""
+  """Of 100 keys, intervals of 95 % hold the mean: .95 ± .022."""
   rng = np.random.default_rng(0)
   points = rng.normal(size=(6, 8, 30)) + 2 * rng.normal(size=(6, 1, 30))
   products = geometry.point_products(points.astype("f4"))
   found = [
-    geometry.glue(jax.random.key(i), products, num_probes=100)
-    for i in range(150)
+    geometry.glue(jax.random.key(i), products, num_probes=60)
+    for i in range(100)
   ]
   for name in ("capacity", "dimension", "radius", "utility"):
     values, errors = (

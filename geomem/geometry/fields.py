@@ -1,12 +1,9 @@
 """Probes as GLUE sees them: fields Z t, of the covariance of the points."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
-from geomem.geometry.double import in_double
 from geomem.geometry.linalg import matmul
 from geomem.geometry.products import PointProducts
 
@@ -16,31 +13,8 @@ from geomem.geometry.products import PointProducts
 _SHIFT, _DOUBLE_SHIFT = 4e-12, 2e-15
 
 
-@functools.partial(jax.jit, static_argnames="num_probes")
-def draw_fields(
-  key: Key[Array, ""], products: PointProducts, num_probes: int
-) -> Float[Array, "T n"]:
-  """Draws Z t of probes t ~ N(0, I): normal, of covariance K, in their unit.
-
-  With C the correlations of the centred points and their mean, and L Lᵀ =
-  C + εI, these are C (L Lᵀ)⁻¹ C L⁻ᵀ x of standard normal x: in the span of the
-  points whatever their rank, and short of the covariance by 3 ε at most. ε is
-  as small as the factorization allows.
-  """
-  x = draw_normal(key, products, num_probes)
-  floats = (products.parts, x)
-  single = x.dtype == jnp.float32
-
-  def draw(floats, others):
-    parts, x = floats
-    return fields_of(PointProducts(*parts, *others), x, single), ()
-
-  others = (products.mask, products.exponent)
-  return in_double(draw, x.dtype)(floats, others)[0]
-
-
 def draw_normal(key, products, num_probes) -> Float[Array, "n1 T"]:
-  """Draws what `fields_of` needs."""
+  """Draws the standard normal x that `fields_of` takes."""
   shape = (len(products.offset) + 1, num_probes)
   return jax.random.normal(key, shape, products.gram.dtype)
 
@@ -48,7 +22,21 @@ def draw_normal(key, products, num_probes) -> Float[Array, "n1 T"]:
 def fields_of(
   products: PointProducts, x: Float[Array, "n1 T"], single: bool = True
 ) -> Float[Array, "T n"]:
-  """Computes what `draw_fields` does, in the precision of its arguments."""
+  """Computes Z t of probes t ~ N(0, I): normal, of covariance K.
+
+  With C the correlations of the centred points and their mean, and L Lᵀ =
+  C + εI, these are C (L Lᵀ)⁻¹ C L⁻ᵀ x: in the span of the points whatever their
+  rank, and short of the covariance by 3 ε at most. ε is as small as the
+  factorization allows.
+
+  Args:
+    products: of the points, in the precision to compute in.
+    x: standard normal, a column for each probe.
+    single: whether the points were known in single precision.
+
+  Returns:
+    A row for each probe, in the unit of the points.
+  """
   A = products.whole
   diagonal = jnp.diagonal(A)
   scale = jnp.where(diagonal > 0, jnp.sqrt(jnp.abs(diagonal)), 1)

@@ -36,7 +36,7 @@ from geomem.geometry.labellings import Labels, draw_labels
 from geomem.geometry.points import Mask, Points
 from geomem.geometry.products import PointProducts, point_products
 from geomem.geometry.qp.projected_cg import product
-from geomem.geometry.qp.signed import default_tolerance, solve_signed
+from geomem.geometry.qp.signed import default_error, solve_signed
 from geomem.geometry.statistics import times_power
 
 _MAXITER = 1000
@@ -107,7 +107,7 @@ class Glue(NamedTuple):
 def _glue(key, products, y, num_probes) -> Glue:
   dtype = products.gram.dtype
   solve = functools.partial(
-    _solve, tol=default_tolerance(dtype), single=dtype == jnp.float32
+    _solve, tol=default_error(dtype), single=dtype == jnp.float32
   )
   x = draw_normal(key, products, num_probes)
   found, (converged,) = in_double(solve, dtype)(

@@ -106,7 +106,7 @@ def solve_signed_qp(
     b: a vector for each problem.
     signs: s of each, ±1.
     tol: the error of twice the objective, relative to it, that counts as
-      converged; `default_tolerance` of the type of b by default.
+      converged; `default_error` of the type of b by default.
     maxiter: bound on the iterations of conjugate gradients, and on the steps
       of the active-set method after them.
 
@@ -114,7 +114,7 @@ def solve_signed_qp(
     The solutions; see `QPSolution`. They converged where the error, as far as
     violated conditions tell it, is within `tol`.
   """
-  tol = default_tolerance(b.dtype) if tol is None else tol
+  tol = default_error(b.dtype) if tol is None else tol
 
   def solve(floats, _):
     found = solve_signed(*floats, maxiter, tol)
@@ -124,7 +124,7 @@ def solve_signed_qp(
   return QPSolution(lam, residual, *others)
 
 
-def default_tolerance(dtype) -> float:
+def default_error(dtype) -> float:
   """Returns the error of F that counts as solved: of float32 3e-4, else 1e-6.
 
   With multipliers of 10⁵, rounding in double precision leaves 1e-7.
