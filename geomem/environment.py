@@ -7,11 +7,14 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "orbax-checkpoint")
+# What numbers may depend on.
+_OF_NUMBERS = ("geomem", "geomem_revision", "jax", "jaxlib")
 
 
 def _git(*arguments: str) -> str | None:
@@ -42,7 +45,36 @@ def describe() -> dict[str, Any]:
     "command": shlex.join(sys.orig_argv),
     "devices": f"{len(devices)} {devices[0].device_kind}",
     "python": platform.python_version(),
-    "geomem_revision": _git("rev-parse", "HEAD"),
     "geomem_changed": None if changes is None else bool(changes),
-    **{name: importlib.metadata.version(name) for name in _PACKAGES},
+    **_versions(),
   }
+
+
+def _versions() -> dict[str, str | None]:
+  versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
+  try:
+    own = importlib.metadata.version("geomem")
+  except importlib.metadata.PackageNotFoundError:  # On the path as a clone.
+    own = None
+  revision = _git("rev-parse", "HEAD")
+  return {"geomem": own, "geomem_revision": revision, **versions}
+
+
+def changes_since(
+  recorded: Any, names: Sequence[str] = _OF_NUMBERS
+) -> list[str]:
+  """Lists the versions that are others than those of an earlier `describe()`.
+
+  Args:
+    recorded: what it returned, read back from a file; what it did not know
+      then counts as unchanged.
+    names: of the versions that are compared.
+  """
+  if not isinstance(recorded, dict):
+    return []
+  now = _versions()
+  return [
+    f"{name} {recorded[name]} (now {now[name]})"
+    for name in names
+    if recorded.get(name) is not None and recorded[name] != now[name]
+  ]

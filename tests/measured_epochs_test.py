@@ -1,5 +1,8 @@
 """Epochs to measure: a choice, its order, and what is said of the others."""
 
+import json
+import shutil
+
 import pytest
 
 from experiments import paper as binary
@@ -155,7 +158,10 @@ def test_rows_are_those_of_all_epochs_in_their_order(whole, few):
   )
 
 
-@pytest.mark.parametrize("moves", [1, 4, 9, 20])
+@pytest.mark.parametrize(
+  "moves",
+  [4, 20, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 9))],
+)
 def test_stopped_in_the_geometry_it_ends_with_the_same_rows(
   moves, whole, tmp_path
 ):
@@ -289,6 +295,7 @@ def test_a_sweep_says_what_was_not_measured(whole):
   assert plots.MEMORIZATION_SWEEP["departure"](cell)
 
 
+@pytest.mark.long
 def test_a_sweep_over_widths_does_without(tmp_path):
   fields = THREE | {"num_seeds": 1, "layers": "last", "subsets": "test"}
   del fields["width"]
@@ -345,6 +352,16 @@ def test_of_a_run_that_is_not_complete_nothing_is_taken_over(few, tmp_path):
   trained = studies.TrainedRun(tmp_path)
   assert not studies.Measuring(config, trained)._known()
   assert studies.Measuring(config, studies.TrainedRun(few))._known()
+
+
+def test_of_another_revision_nothing_is_taken_over(few, tmp_path):
+  run = shutil.copytree(few, tmp_path / "run")
+  file = run / "config.json"
+  content = json.loads(file.read_text())
+  content["environment"]["geomem_revision"] = "abc"
+  file.write_text(json.dumps(content))
+  config = studies.MeasuringConfig(num_probes=THREE["num_probes"])
+  assert not studies.Measuring(config, studies.TrainedRun(run))._known()
 
 
 def test_the_binary_measures_some_epochs(few, tmp_path):

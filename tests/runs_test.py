@@ -214,3 +214,33 @@ def test_a_run_says_what_made_it(tmp_path):
   assert made["devices"].startswith(f"{jax.device_count()} ")
   assert made["geomem_changed"] in (True, False, None)
   assert (made["geomem_revision"] is None) == (made["geomem_changed"] is None)
+
+
+def test_going_on_with_other_versions_is_said(tmp_path, caplog):
+  path = tmp_path / "run"
+  with runs.Run(path, CONFIG):
+    pass
+  file = path / "config.json"
+  content = json.loads(file.read_text())
+  for made_with, said in (
+    (
+      {"jax": "0.0.1"},
+      f"{path} was begun with jax 0.0.1 (now {jax.__version__})",
+    ),
+    ({"geomem_revision": "abc"}, "geomem_revision abc (now "),
+    ({}, None),
+    ({"geomem_revision": None}, None),
+    ([], None),
+  ):
+    caplog.clear()
+    file.write_text(json.dumps(content | {"environment": made_with}))
+    with runs.Run(path, CONFIG) as run:
+      assert len(caplog.messages) == (said is not None)
+      assert said is None or said in caplog.text
+  # A complete run is only read.
+  file.write_text(json.dumps(content | {"environment": {"jax": "0.0.1"}}))
+  with runs.Run(path, CONFIG) as run:
+    run.finish()
+  caplog.clear()
+  with runs.Run(path, CONFIG):
+    assert not caplog.messages

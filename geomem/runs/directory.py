@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from geomem import disk
+from geomem import disk, environment
 from geomem.runs.rows import Rows, read_rows, rows_file
 
 _LOG = logging.getLogger(__name__)
@@ -64,6 +64,13 @@ def read_content(path: pathlib.Path | str) -> dict[str, Any]:
     f"{file} is damaged: it is not the JSON of a config ({reason}). Put it back"
     " from a copy, or choose another directory with --out."
   )
+
+
+def is_of_this_revision(path: pathlib.Path | str) -> bool:
+  """Tells whether this revision of geomem began the run, as far as known."""
+  made_with = read_content(path).get("environment")
+  names = ("geomem", "geomem_revision")
+  return not environment.changes_since(made_with, names)
 
 
 def read_config(path: pathlib.Path | str) -> dict[str, Any]:

@@ -90,6 +90,7 @@ class Run:
     file = self.path / "config.json"
     if file.exists():
       directory.check_config(self.path, self.config, self._origin)
+      self._warn_of_other_versions()
       return
     content = {
       "config": self.config,
@@ -98,6 +99,19 @@ class Run:
       "environment": environment.describe(),
     }
     disk.write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
+
+  def _warn_of_other_versions(self) -> None:
+    """Says so where the rows to come are made by other code than the first."""
+    if self.is_done:
+      return
+    recorded = directory.read_content(self.path).get("environment")
+    changes = environment.changes_since(recorded)
+    if changes:
+      _LOG.warning(
+        "%s was begun with %s: what is missing is done with what is here.",
+        self.path,
+        ", ".join(changes),
+      )
 
   def _repair(self) -> None:
     """Keeps the rows of whole units; sets aside lines that are damaged.

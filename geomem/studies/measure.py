@@ -60,14 +60,19 @@ class Measuring(OfRun):
     return self.trained.path / "-".join([*parts, *epochs])
 
   def _known(self) -> dict[tuple[int, int], runs.Rows]:
-    """Groups the rows of the run by seed and epoch, if it measured the same."""
+    """Groups the rows of the run by seed and epoch, if it measured the same.
+
+    That is with the same settings, and by the same revision of geomem.
+    """
     names = [field.name for field in dataclasses.fields(MeasuringConfig)]
     names.remove("measure_epochs")
     asked, there = self.config, self.trained.experiment.config.measure
     if any(getattr(asked, name) != getattr(there, name) for name in names):
       return {}
     path = self.trained.path
-    if not parallel.from_first(lambda: runs.is_complete(path)):
+    if not parallel.from_first(
+      lambda: runs.is_complete(path) and runs.is_of_this_revision(path)
+    ):
       return {}
     measured = runs.Rows(r for r in self.trained.rows if r["layer"] is not None)
     return {
