@@ -133,6 +133,8 @@ def main(argv: list[str]) -> None:
     "stop_when_memorized": True,
     "model": flags.FLAGS.model,
     "epochs": flags.FLAGS.epochs,
+    # The preset's would depend on how many epochs there are at most.
+    "schedule": "constant",
   }
   found = {}
   for kind in KINDS:

@@ -204,10 +204,12 @@ def _readout_sentence(sizes: Sizes, dip: Dip) -> str:
     fell[metric] = mean_and_error(values[dip.before] - values[dip.at])
   share = fell["probe_accuracy"][0] / fell["accuracy"][0]
   whose = "representation" if share > 0.5 else "readout"
+  lost, error = fell["probe_accuracy"]
   return (
     f"Where test accuracy falls by {with_error(*fell['accuracy'])}, a new"
-    f" linear readout of the last hidden layer loses"
-    f" {with_error(*fell['probe_accuracy'])}: the dip is mostly of the {whose}."
+    f" linear readout of the last hidden layer"
+    f" {'gains' if lost < 0 else 'loses'} {with_error(abs(lost), error)}: the"
+    f" dip is mostly of the {whose}."
   )
 
 

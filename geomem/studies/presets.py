@@ -42,7 +42,6 @@ _SMALL = _PAPER | {
   "manifold_points": 10,
   "examples_per_class": 250,
   "width": 16,
-  "epochs": 55,
   "batch_size": 64,
 }
 
@@ -135,10 +134,18 @@ PRESETS = {
   ),
   "small_vgg16": Preset(
     "memorization",
-    "VGG16 with batch norm and 16 channels on 20 classes of 250 images, 25"
-    " minutes a seed on one core; permuted capacity ends at .62 in the last"
-    " hidden layer, after .21 at the best epoch (chance .20)",
-    _SMALL | {"model": "vgg16_bn", "optimizer": "adam", "learning_rate": 0.001},
+    "VGG16 with batch norm and 16 channels on 20 classes of 250 images, 20"
+    " minutes a seed on one core; permuted capacity ends at .73 in the last"
+    " hidden layer, after .20 at the best epoch (chance .20)",
+    # At a constant rate 2 % of the labels are not fitted after 55 epochs.
+    _SMALL
+    | {
+      "model": "vgg16_bn",
+      "epochs": 40,
+      "optimizer": "adam",
+      "learning_rate": 0.001,
+      "schedule": "cosine",
+    },
   ),
   "tiny_vgg16": Preset(
     "memorization",
