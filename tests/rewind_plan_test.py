@@ -157,3 +157,16 @@ def test_the_first_layers_must_not_restore():
   (found,) = find_rewinds(prefix_rows([0.1, 0.2, 0.3, 0.4]))
   assert found.holds
   assert "no number of layers gives 80%" in found.sentence
+
+
+@pytest.mark.parametrize(("error", "told"), [(0.3, True), (0.5, False)])
+def test_shares_of_next_to_nothing_tell_nothing(error, told):
+  """Of two seeds the mean has an error of .21, of .35: .25 is the limit."""
+  for rows in (made_rows([0.1, 0.9, 0.9, 1], {}), prefix_rows([0.9] * 4)):
+    for row in rows:
+      if row["metric"] == "recovered":
+        row["stderr"] = error
+    assert rows.seeds == [0, 1]
+    (found,) = find_rewinds(rows)
+    assert (found.holds is not None) == told
+    assert told or "the test examples alone leave ± 35%" in str(found)

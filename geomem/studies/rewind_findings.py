@@ -10,77 +10,16 @@ import math
 import numpy as np
 
 from geomem import runs
+from geomem.studies.rewind_scores import RewindScores
 from geomem.studies.words import Finding
 
 ENOUGH = 0.8
 # Of the permuted labels that were fitted beyond chance: less is no memory.
 _MEMORIZED = 0.2
-
-
-class RewindScores:
-  """The scores of rewinds, by what is rewound, epoch and seed.
-
-  Attributes:
-    subsets: their names, in the order of the rows.
-    chance: 1 / classes.
-  """
-
-  def __init__(self, rows: runs.Rows):
-    """Selects the rows of whole networks."""
-    self._best, self._last = rows.epochs("best"), rows.epochs("last")
-    self.subsets = rows.distinct("subset")
-    self.chance = rows.where("chance_accuracy")[0]["value"]
-    self._seeds = rows.seeds
-    self._networks = rows.where(layer=None)
-    self._rewinds: dict[tuple, runs.Rows] = {}
-    for row in self._networks:
-      if row.get("kind") is not None:
-        key = (row["kind"], row["rewound"])
-        self._rewinds.setdefault(key, runs.Rows()).append(row)
-
-  @property
-  def kinds(self) -> list[str]:
-    """The kinds of rewinds, in the order of the rows."""
-    return list(dict.fromkeys(kind for kind, _ in self._rewinds))
-
-  def rewound(self, kind: str) -> list[str]:
-    """Lists what was rewound, in the order of the rows."""
-    return [rewound for k, rewound in self._rewinds if k == kind]
-
-  def at_best(self, kind, rewound, subset, metric="accuracy") -> np.ndarray:
-    """Returns values by seed, at the epoch that is nearest to its best.
-
-    Seeds without the metric are left out.
-    """
-    rows = self._rewinds[kind, rewound].where(metric, subset=subset)
-    found = []
-    for seed, best in self._best.items():
-      here = rows.where(seed=seed)
-      if here:
-        nearest = min(here, key=lambda row: abs(row["epoch"] - best))
-        found.append(nearest["value"])
-    return np.array(found)
-
-  def by_epoch(
-    self, kind, rewound, subset, metric="accuracy"
-  ) -> dict[int, np.ndarray]:
-    """Returns values by seed, for each epoch that all seeds have."""
-    rows = self._rewinds[kind, rewound].where(metric, subset=subset)
-    return {
-      epoch: found.values
-      for epoch, found in rows.split("epoch").items()
-      if found.seeds == self._seeds
-    }
-
-  def at_last(self, subset: str) -> np.ndarray:
-    """Returns accuracies of the last networks, nothing rewound, by seed."""
-    rows = self._networks.where("accuracy", subset=subset, kind=None)
-    return np.array(
-      [
-        rows.where(seed=seed, epoch=epoch)[0]["value"]
-        for seed, epoch in self._last.items()
-      ]
-    )
+_CLAIMS = {
+  "suffix": ("F4.1", "the last layers restore generalization"),
+  "prefix": ("F4.2", "the first layers do not"),
+}
 
 
 def _share(values: np.ndarray) -> str:
@@ -102,6 +41,13 @@ def _set_name(kind: str, rewound: str) -> str:
 
 def _side(scores: RewindScores, kind: str) -> Finding:
   """Tests whether fewer than half of the layers are enough."""
+  name, claim = _CLAIMS[kind]
+  if not scores.tell_shares:
+    too_little = (
+      "the network has lost too little test accuracy for shares of it to be"
+      f" known: the test examples alone leave ± {scores.error:.0%}"
+    )
+    return Finding(name, None, too_little, claim)
 
   def says(rewound):
     recovered = scores.at_best(kind, rewound, "test", "recovered")
@@ -120,18 +66,14 @@ def _side(scores: RewindScores, kind: str) -> Finding:
   )
   takes = f"no number of layers gives {ENOUGH:.0%}"
   if enough <= len(sets):
-    name = _set_name(kind, sets[enough - 1])
-    takes = f"{ENOUGH:.0%} takes {name}: {says(sets[enough - 1])}"
+    these = _set_name(kind, sets[enough - 1])
+    takes = f"{ENOUGH:.0%} takes {these}: {says(sets[enough - 1])}"
   sentence = (
     f"at the best epoch {_set_name(kind, sets[few - 1])} of {len(sets)} recover"
     f" {says(sets[few - 1])} (chance {scores.chance:.3f}), of the test accuracy"
     f" that was lost; {takes}"
   )
-  if kind == "suffix":
-    claim = "the last layers restore generalization"
-    return Finding("F4.1", enough <= few, sentence, claim)
-  claim = "the first layers do not"
-  return Finding("F4.2", enough > few, sentence, claim)
+  return Finding(name, (enough <= few) == (kind == "suffix"), sentence, claim)
 
 
 def best_rewinds(rows: runs.Rows) -> list[str]:

@@ -14,7 +14,8 @@ from geomem.studies.model_size import Sizes, find_dip
 from geomem.studies.paper.numbers import CLAIMS, CLOSE, LAST_HIDDEN
 from geomem.studies.paper.scales import Scale
 from geomem.studies.paper.stages import STAGES
-from geomem.studies.rewind_findings import ENOUGH, RewindScores
+from geomem.studies.rewind_findings import ENOUGH
+from geomem.studies.rewind_scores import RewindScores
 from geomem.studies.sweep import of_cells
 from geomem.studies.words import Finding
 
@@ -86,7 +87,7 @@ def _rewind(rows: runs.Rows, _) -> _Found:
   values["T4"] = recovered("suffix", most)
   left = scores.at_best("suffix", most, "permuted").mean()
   holds = values["T4"].mean() >= ENOUGH and left <= 2 * scores.chance
-  return values, {"T4": bool(holds)}
+  return values, {"T4": bool(holds) if scores.tell_shares else None}
 
 
 def _gradients(rows: runs.Rows, _) -> _Found:
