@@ -38,7 +38,9 @@ def describe() -> dict[str, Any]:
   None where geomem is not in a clone.
   """
   now = datetime.datetime.now(datetime.UTC)
-  changes = _git("status", "--porcelain", "--untracked-files=no", ".")
+  changes = None
+  if _revision() is not None:
+    changes = _git("status", "--porcelain", "--untracked-files=no", ".")
   devices = jax.devices()
   return {
     "started": now.isoformat(timespec="seconds"),
@@ -56,8 +58,17 @@ def _versions() -> dict[str, str | None]:
     own = importlib.metadata.version("geomem")
   except importlib.metadata.PackageNotFoundError:  # On the path as a clone.
     own = None
-  revision = _git("rev-parse", "HEAD")
-  return {"geomem": own, "geomem_revision": revision, **versions}
+  return {"geomem": own, "geomem_revision": _revision(), **versions}
+
+
+def _revision() -> str | None:
+  """Returns the commit of a clone of geomem.
+
+  Installed, its files may lie in a repository that does not have them.
+  """
+  if _git("ls-files", "--error-unmatch", pathlib.Path(__file__).name) is None:
+    return None
+  return _git("rev-parse", "HEAD")
 
 
 def changes_since(

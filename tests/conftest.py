@@ -35,8 +35,8 @@ if not hasattr(jax, "enable_x64"):  # The oldest versions, see tests/oldest.txt.
 
   jax.enable_x64 = jax.experimental.enable_x64
 
-# Public borders state their shapes; the tests hold the code to them. Rows,
-# figures and reports have none, and a check of each row takes longer than rows.
+# Public borders state their shapes; the tests hold the code to them. In rows,
+# figures and reports there are hardly any, and checking takes longer than work.
 ROOMS = ("data", "geometry", "measures", "models", "studies", "training")
 jaxtyping.install_import_hook(
   [f"geomem.{room}" for room in ROOMS], "beartype.beartype"

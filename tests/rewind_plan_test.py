@@ -170,3 +170,4 @@ def test_shares_of_next_to_nothing_tell_nothing(error, told):
     (found,) = find_rewinds(rows)
     assert (found.holds is not None) == told
     assert told or "the test examples alone leave ± 35%" in str(found)
+    assert bool(best_rewinds(rows)) == told

@@ -2,13 +2,14 @@
 
 import json
 import shlex
+import subprocess
 import sys
 
 import jax
 import numpy as np
 import pytest
 
-from geomem import disk, runs
+from geomem import disk, environment, runs
 from geomem.runs import clock
 
 CONFIG = {"model": "mlp", "width": 4}
@@ -244,3 +245,25 @@ def test_going_on_with_other_versions_is_said(tmp_path, caplog):
   caplog.clear()
   with runs.Run(path, CONFIG):
     assert not caplog.messages
+
+
+def test_a_repository_that_has_not_its_files_is_not_its_own(
+  tmp_path, monkeypatch
+):
+  """As where geomem is installed below a user's own repository."""
+  package = tmp_path / "venv" / "geomem"
+  package.mkdir(parents=True)
+  (package / "environment.py").touch()
+  (tmp_path / "own.py").touch()
+  name = ("-c", "user.name=x", "-c", "user.email=x")
+  for words in (
+    ("init", "-q"),
+    ("add", "own.py"),
+    (*name, "commit", "-qm", "x"),
+  ):
+    subprocess.run(["git", *words], cwd=tmp_path, check=True)
+  monkeypatch.setattr(environment, "__file__", str(package / "environment.py"))
+  made = environment.describe()
+  assert made["geomem_revision"] is made["geomem_changed"] is None
+  subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
+  assert environment.describe()["geomem_revision"] is not None

@@ -414,3 +414,21 @@ def test_whose_the_dip_is_follows_from_a_new_readout(probe, whose):
     probe[1]
   ]
   assert f" {change} ± 0.000: " in sentences[-1]
+
+
+def test_whose_the_dip_is_needs_more_than_its_error():
+  """A readout that loses .1 ± .1 where test accuracy falls by .2."""
+
+  class KnownSizes(model_size.Sizes):
+    def at(self, which, metric, subset):
+      del which, subset
+      if metric == "accuracy":
+        return np.array([[0.7, 0.7], [0.5, 0.5]])
+      return np.array([[0.8, 0.8], [0.8, 0.6]])
+
+  sentence = model_size._readout_sentence(
+    KnownSizes.__new__(KnownSizes), model_size.Dip(0, 1, 0.2, 0.0, 0.1, 0.0)
+  )
+  assert sentence.endswith(
+    "loses 0.100 ± 0.100: whose the dip is cannot be told."
+  )

@@ -108,7 +108,7 @@ class Run:
     changes = environment.changes_since(recorded)
     if changes:
       _LOG.warning(
-        "%s was begun with %s: what is missing is done with what is here.",
+        "%s was begun with %s; the rest is computed with the present one.",
         self.path,
         ", ".join(changes),
       )

@@ -202,14 +202,17 @@ def _readout_sentence(sizes: Sizes, dip: Dip) -> str:
   for metric in ("accuracy", "probe_accuracy"):
     values = sizes.at("last", metric, "test")
     fell[metric] = mean_and_error(values[dip.before] - values[dip.at])
-  share = fell["probe_accuracy"][0] / fell["accuracy"][0]
-  whose = "representation" if share > 0.5 else "readout"
   lost, error = fell["probe_accuracy"]
+  half = fell["accuracy"][0] / 2
+  whose = "the dip is mostly of the "
+  whose += "representation" if lost > half else "readout"
+  if abs(lost - half) < 2 * error:
+    whose = "whose the dip is cannot be told"
   return (
     f"Where test accuracy falls by {with_error(*fell['accuracy'])}, a new"
     f" linear readout of the last hidden layer"
-    f" {'gains' if lost < 0 else 'loses'} {with_error(abs(lost), error)}: the"
-    f" dip is mostly of the {whose}."
+    f" {'gains' if lost < 0 else 'loses'} {with_error(abs(lost), error)}:"
+    f" {whose}."
   )
 
 

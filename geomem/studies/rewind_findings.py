@@ -82,7 +82,7 @@ def best_rewinds(rows: runs.Rows) -> list[str]:
   All layers at once do not count: that is an earlier epoch's network.
   """
   scores, sentences = RewindScores(rows), []
-  for kind in scores.kinds:
+  for kind in scores.kinds if scores.tell_shares else ():
     sets = scores.rewound(kind)
     recovered = {
       (rewound, epoch): values
@@ -178,7 +178,8 @@ def rewind_table(rows: runs.Rows) -> str:
     for rewound in scores.rewound(kind):
       recovered = scores.at_best(kind, rewound, "test", "recovered")
       line = f"{kind:8}{_short_name(kind, rewound):16}"
-      line += f"{recovered.mean():10.2f}" if recovered.size else f"{'':10}"
+      known = recovered.size and scores.tell_shares
+      line += f"{recovered.mean():10.2f}" if known else f"{'':10}"
       for subset in scores.subsets:
         line += f"{scores.at_best(kind, rewound, subset).mean():11.3f}"
       lines.append(line)

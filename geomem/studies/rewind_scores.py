@@ -14,8 +14,8 @@ class RewindScores:
   Attributes:
     subsets: their names, in the order of the rows.
     chance: 1 / classes.
-    error: standard error of a recovered share, mean over seeds, by the number
-      of test examples: large where little was lost.
+    error: standard error of a recovered share's mean over seeds, from the
+      number of test examples: large where little was lost.
   """
 
   def __init__(self, rows: runs.Rows):
