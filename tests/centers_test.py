@@ -11,6 +11,7 @@ from sklearn import datasets
 
 from geomem import geometry
 from geomem.geometry.frames import make_frames, relative_grams
+from tests.fakes import also_long
 
 KEY = jax.random.key(0)
 find = functools.partial(
@@ -395,7 +396,7 @@ def _orthonormal(A, stats):
 
 @pytest.mark.parametrize(
   "strength",
-  [3, 300, *(pytest.param(s, marks=pytest.mark.long) for s in (30, 3000))],
+  [3, 300, *also_long(30, 3000)],
 )
 def test_directions_that_hide_the_rest_in_rounding_say_so(strength):
   """In float32 capacities are right to 2 %, or they have not converged."""

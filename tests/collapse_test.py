@@ -1,19 +1,15 @@
 """Neural collapse against covariances, scikit-learn, and collapsed clouds."""
 
-import jax
 import numpy as np
 import pytest
 from sklearn.neighbors import NearestCentroid
 
-from geomem import geometry, measures
+from geomem import geometry
+from tests.fakes import numbers_of
 
 
 def found_of(points, **options):
-  stats = geometry.gram_statistics(points, **options)
-  measure = measures.MEASURES["collapse"]
-  found = measure.compute(jax.random.key(0), stats, measures.Options())
-  found = jax.tree.map(lambda x: x[None], found)
-  return {n: float(v[0]) for n, (v, _) in measure.summarize(found).items()}
+  return numbers_of("collapse", geometry.gram_statistics(points, **options))
 
 
 def clouds(seed=0, sizes=(9, 7, 12, 8), features=20, spread=1.0):

@@ -1,18 +1,15 @@
 """Few-shot errors against simulation, neighbours against scikit-learn."""
 
-import jax
 import numpy as np
 import pytest
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from geomem import geometry, measures
+from tests.fakes import numbers_of
 
 
 def found_of(name, points, **options):
-  products = geometry.point_products(points, **options)
-  measure = measures.MEASURES[name]
-  found = measure.compute(jax.random.key(0), products, measures.Options())
-  return {n: float(v) for n, (v, _) in measure.summarize(found).items()}
+  return numbers_of(name, geometry.point_products(points, **options))
 
 
 def gaussian_manifolds(rng, sizes):

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import strategies as st
 
 from geomem import data
+from geomem.data.permutations import permutations
 
 FEW = hypothesis.settings(max_examples=20, deadline=None)
 
@@ -77,6 +78,17 @@ def test_subsets_are_the_papers(fraction, seed):
   chosen = data.sample_manifolds(jax.random.key(1), subsets["test"], 4, 2)
   np.testing.assert_array_equal(chosen % 4, np.arange(4)[:, None] * [[1, 1]])
   assert len(set(chosen.ravel())) == 8
+
+
+def test_permutations_are_jax_s_own():
+  # From 1,626 on JAX sorts twice. Others would be other examples and labels
+  # than those of runs on disk.
+  sizes = [0, 1, 3, 37, 180, 1625, 1626, 2100]
+  keys = jax.random.split(jax.random.key(5), len(sizes))
+  for key, size, found in zip(
+    keys, sizes, permutations(keys, sizes), strict=True
+  ):
+    np.testing.assert_array_equal(found, jax.random.permutation(key, size))
 
 
 def test_too_many_points_are_refused_by_class():

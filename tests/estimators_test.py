@@ -8,6 +8,7 @@ import pytest
 from geomem import geometry
 from geomem.geometry import mean_field
 from geomem.geometry.estimators import control_variates, mean_over_probes
+from tests.fakes import also_long
 
 NUM_PROBES = 48_000
 KAPPAS = (-1.0, 0.0, 0.5)
@@ -71,7 +72,7 @@ NAMES = ("inverse", "radius", "dimension")
 
 @pytest.mark.parametrize(
   "count",
-  [48, *(pytest.param(n, marks=pytest.mark.long) for n in (16, 32, 100, 300))],
+  [48, *also_long(16, 32, 100, 300)],
 )
 def test_control_variates_are_never_worse(probed, count):
   """But for what the spreads of some hundred groups are known by."""
@@ -99,7 +100,7 @@ def test_they_pay_where_there_are_many_probes(probed):
 
 @pytest.mark.parametrize(
   "count",
-  [48, 300, *(pytest.param(n, marks=pytest.mark.long) for n in (16, 100))],
+  [48, 300, *also_long(16, 100)],
 )
 def test_error_bars_are_what_estimates_spread_by(probed, count):
   """Within a quarter from 48 probes on; with fewer they are vague."""
@@ -114,7 +115,7 @@ def test_error_bars_are_what_estimates_spread_by(probed, count):
 
 @pytest.mark.parametrize(
   "count",
-  [4, 48, *(pytest.param(n, marks=pytest.mark.long) for n in (16, 300))],
+  [4, 48, *also_long(16, 300)],
 )
 def test_few_probes_do_not_bias(probed, count):
   """The mean square radius and the dimension, against all probes at once."""

@@ -1,10 +1,13 @@
-"""Run directories as if something had worked on them."""
+"""Run directories as if something had worked on them, and what tests share."""
 
+import functools
 import itertools
 
+import jax
 import numpy as np
+import pytest
 
-from geomem import runs
+from geomem import measures, runs
 
 _NUMBERS = itertools.count()
 # Fields of a run that takes a second. Tests that share it share its programs.
@@ -19,6 +22,25 @@ SMALL_RUN = {
   "num_probes": 10,
   "num_seeds": 2,
 }
+
+
+def also_long(*cases):
+  """Marks the cases of a parametrized test that `make long` runs."""
+  return [pytest.param(case, marks=pytest.mark.long) for case in cases]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def compute(name, statistics):
+  """Computes a measure by name, as one program."""
+  measure = measures.MEASURES[name]
+  return measure.compute(jax.random.key(0), statistics, measures.Options())
+
+
+def numbers_of(name, statistics) -> dict[str, float]:
+  """Returns the numbers of a measure by their names, for one set."""
+  found = jax.tree.map(lambda x: x[None], compute(name, statistics))
+  summary = measures.MEASURES[name].summarize(found)
+  return {n: float(values[0]) for n, (values, _) in summary.items()}
 
 
 def fields_of(config) -> dict:

@@ -10,6 +10,7 @@ from scipy import optimize
 
 from geomem import geometry
 from tests import problems
+from tests.fakes import also_long
 
 KEY = jax.random.key(0)
 
@@ -106,9 +107,7 @@ def test_several_margins_share_the_probes():
   assert together.rank.shape == (2,)
 
 
-@pytest.mark.parametrize(
-  "num_features", [3, pytest.param(12, marks=pytest.mark.long)]
-)
+@pytest.mark.parametrize("num_features", [3, *also_long(12)])
 def test_gradients_equal_finite_differences(num_features):
   """Of α, R and D, with points that span less than their number too."""
   with jax.enable_x64(True):

@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from geomem.models import kernels, layers
+from tests.fakes import also_long
 
 
 def draw(seed, shape):
@@ -22,7 +23,7 @@ def value_and_gradients(function, *arguments):
     return (found * draw(9, found.shape)).sum()
 
   gradients = jax.grad(total, argnums=tuple(range(len(arguments))))
-  return function(*arguments), *gradients(*arguments)
+  return jax.jit(lambda *a: (function(*a), *gradients(*a)))(*arguments)
 
 
 def library_convolution(x, kernel, strides, padding):
@@ -33,7 +34,7 @@ def library_convolution(x, kernel, strides, padding):
 
 @pytest.mark.parametrize(
   "side",
-  [1, 2, 5, *(pytest.param(side, marks=pytest.mark.long) for side in (3, 4))],
+  [1, 2, 5, *also_long(3, 4)],
 )
 @pytest.mark.parametrize("size", [1, 3, 5])
 @pytest.mark.parametrize("stride", [1, 2])

@@ -3,7 +3,7 @@
 import pytest
 
 from geomem import runs, studies
-from tests.fakes import SMALL_RUN
+from tests.fakes import SMALL_RUN, also_long
 from tests.studies_test import KilledError, killer
 
 # Of these epochs 4 and 6 are not saved.
@@ -53,7 +53,7 @@ def test_every_epoch_of_every_seed_has_one(calm):
   [
     (5, 7),
     (2, 4, 6),
-    *(pytest.param(m, marks=pytest.mark.long) for m in ((5,), (7,))),
+    *also_long((5,), (7,)),
   ],
 )
 def test_cut_off_between_saved_epochs_it_ends_with_the_same_rows(

@@ -16,7 +16,7 @@ from geomem.studies.measured_epochs import (
 )
 from geomem.studies.study import _Silent
 from tests.binaries import execute
-from tests.fakes import SMALL_RUN, shown
+from tests.fakes import SMALL_RUN, also_long, shown
 
 # Saved are 0, 1, 2 and 3; 3 epochs give the best one a choice.
 THREE = SMALL_RUN | {"epochs": 3}
@@ -160,7 +160,7 @@ def test_rows_are_those_of_all_epochs_in_their_order(whole, few):
 
 @pytest.mark.parametrize(
   "moves",
-  [4, 20, *(pytest.param(n, marks=pytest.mark.long) for n in (1, 9))],
+  [4, 20, *also_long(1, 9)],
 )
 def test_stopped_in_the_geometry_it_ends_with_the_same_rows(
   moves, whole, tmp_path

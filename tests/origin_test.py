@@ -12,7 +12,7 @@ import pytest
 from geomem import data, runs, studies
 from geomem.studies import fields
 from tests import binaries
-from tests.fakes import commit
+from tests.fakes import also_long, commit
 
 
 def write_set(path, seed):
@@ -132,13 +132,7 @@ def test_labels_are_read_back(here):
 
 @pytest.mark.parametrize(
   "binary",
-  [
-    *(
-      pytest.param(name, marks=pytest.mark.long)
-      for name in ("rewind", "gradients", "capacity")
-    ),
-    "measure",
-  ],
+  ["measure", *also_long("rewind", "gradients", "capacity")],
 )
 @pytest.mark.parametrize("half", [False, True])
 def test_what_is_derived_from_one_run_is_refused_to_another(here, binary, half):

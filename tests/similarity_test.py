@@ -7,11 +7,12 @@ import pytest
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
-from geomem import geometry, measures, runs, studies
+from geomem import geometry, runs, studies
 from geomem.measures import probe
 from geomem.studies.experiment import manifold_images
 from geomem.studies.readout import Readout, ReadoutConfig
 from geomem.studies.similarity import Similarity, SimilarityConfig
+from tests.fakes import compute
 
 SMALL = {
   "model": "mlp1",
@@ -106,7 +107,7 @@ def test_what_is_not_the_same_points_or_has_no_spread_has_no_similarity():
   still = geometry.point_products(constant.astype("f4"))
   assert np.isnan(geometry.linear_cka(still, whole))
   assert np.isnan(geometry.label_alignment(still))
-  found = probe.compute(jax.random.key(0), still, measures.Options())
+  found = compute("probe", still)
   assert np.isnan(found["accuracy"])
   # A small spread far from the origin is one.
   far = geometry.point_products(1e-3 * a + 10)
@@ -126,9 +127,13 @@ def test_the_probe_is_the_ridge_regression_of_scikit_learn():
   order = jax.random.permutation(jax.random.key(5), 3 * 40, independent=False)
   fitted, new = np.asarray(order[:80]), np.asarray(order[80:])
   X, labels = flat(points), np.repeat(np.arange(3), 40)
+
+  @jax.jit
+  def scores(products, fitted, new, strength):
+    return probe._scores(probe._system(products, fitted, new), strength)
+
   for strength in (1e-2, 1.0, 100.0):
-    system = probe._system(products, jnp.asarray(fitted), jnp.asarray(new))
-    error, accuracy, count = probe._scores(system, strength)
+    error, accuracy, count = scores(products, fitted, new, strength)
     kernel = X[fitted] - X[fitted].mean(axis=0)
     ridge = strength * (kernel**2).sum() / len(fitted)
     model = Ridge(alpha=ridge).fit(X[fitted], np.eye(3)[labels[fitted]])
@@ -144,15 +149,15 @@ def test_the_probe_is_scored_on_points_that_it_has_not_seen():
   """Labels without meaning: chance, though 200 features fit them all."""
   points = points_of(4, (4, 60, 200))
   products = geometry.point_products(points)
-  found = probe.compute(jax.random.key(0), products, measures.Options())
+  found = compute("probe", products)
   # Of 48 points, .25 ± .0625.
   assert abs(found["accuracy"] - 0.25) < 3 * 0.0625
   separate = points + 20 * np.eye(4, 200, dtype="f4")[:, None]
   products = geometry.point_products(separate)
-  found = probe.compute(jax.random.key(0), products, measures.Options())
+  found = compute("probe", products)
   assert found["accuracy"] == 1
   few = geometry.point_products(separate[:, :2])
-  found = probe.compute(jax.random.key(0), few, measures.Options())
+  found = compute("probe", few)
   assert np.isnan(found["accuracy"])
 
 

@@ -1,19 +1,14 @@
 """The spectrum measure against covariances, and on a run that is finished."""
 
-import jax
 import numpy as np
 import pytest
 
-from geomem import geometry, measures, studies
-from tests.fakes import SMALL_RUN
+from geomem import geometry, studies
+from tests.fakes import SMALL_RUN, numbers_of
 
 
 def found_of(points, **options):
-  stats = geometry.gram_statistics(points, **options)
-  measure = measures.MEASURES["spectrum"]
-  found = measure.compute(jax.random.key(0), stats, measures.Options())
-  found = jax.tree.map(lambda x: x[None], found)
-  return {n: float(v[0]) for n, (v, _) in measure.summarize(found).items()}
+  return numbers_of("spectrum", geometry.gram_statistics(points, **options))
 
 
 def ratio_of(points) -> float:

@@ -95,6 +95,25 @@ def test_what_the_rows_cannot_answer_is_not_answered(changed, place):
   assert [i for i, holds in enumerate(found) if holds is None] == [place]
 
 
+@pytest.mark.parametrize(
+  ("errors", "answer"),
+  [
+    # The network loses .2, the probe .2 of which half is .1.
+    ({"accuracy": 0.01, "probe_accuracy": 0.03}, True),
+    ({"accuracy": 0.01, "probe_accuracy": 0.04}, None),
+    ({"accuracy": 0.08, "probe_accuracy": 0.0}, None),
+  ],
+)
+def test_whose_the_fall_is_is_not_told_within_its_error(errors, answer):
+  rows = table(**ANSWERS)
+  for each in rows:
+    each["stderr"] = errors.get(each["metric"])
+  found = TaskCapacity.findings({}, rows)[-1]
+  assert found.holds is answer
+  error = 2**0.5 * errors["probe_accuracy"]
+  assert f"last hidden layer 0.200 ± {error:.3f}" in found.sentence
+
+
 def test_layers_where_nothing_is_separable_are_not_compared():
   """GLUE's capacity is at its bound there, whatever has been memorized."""
   rows = table(**ANSWERS | {"early": (1, 1, 1, 1), "glue": (1, 1, 1.2, 2)})

@@ -5,12 +5,12 @@ import pathlib
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
 from geomem import disk
 from geomem.data.dataset import DatasetError
+from geomem.data.permutations import permutations
 
 
 class PermutedLabels(NamedTuple):
@@ -80,14 +80,15 @@ def permute_labels(
       f"permuted_fraction is {fraction}; it must lie between 0 and 1."
     )
   labels = np.asarray(labels, np.int32)
-  choose_key, label_key = jax.random.split(key)
-  order = np.asarray(jax.random.permutation(choose_key, len(labels)))
-  chosen = np.sort(order[: round(fraction * len(labels))])
+  keys = jax.random.split(key)
+  count = round(fraction * len(labels))
+  order, shuffled = permutations(keys, [len(labels), count])
+  chosen = np.sort(order[:count])
   if redraw:
     num_classes = int(labels.max()) + 1
-    drawn = jax.random.randint(label_key, (len(chosen),), 0, num_classes)
+    drawn = jax.random.randint(keys[1], (count,), 0, num_classes)
   else:
-    drawn = jax.random.permutation(label_key, jnp.asarray(labels[chosen]))
+    drawn = labels[chosen][shuffled]
   training_labels = labels.copy()
   training_labels[chosen] = np.asarray(drawn)
   permuted = np.zeros(len(labels), bool)

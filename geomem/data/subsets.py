@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from geomem.data.labels import PermutedLabels
+from geomem.data.permutations import permutations
 
 
 class Subset(NamedTuple):
@@ -62,17 +63,18 @@ def sample_manifolds(
   Raises:
     ValueError: a class has fewer examples; it says which.
   """
-  rows = []
-  for label in range(num_classes):
-    members = subset.indices[subset.labels == label]
-    if len(members) < num_points:
+  members = [subset.indices[subset.labels == c] for c in range(num_classes)]
+  for label, examples in enumerate(members):
+    if len(examples) < num_points:
       raise ValueError(
-        f"Class {label} has {len(members)} {subset.name} examples, fewer than"
+        f"Class {label} has {len(examples)} {subset.name} examples, fewer than"
         f" the {num_points} points asked for; lower --manifold_points."
       )
-    class_key = jax.random.fold_in(key, label)
-    chosen = jax.random.choice(
-      class_key, len(members), (num_points,), replace=False
-    )
-    rows.append(members[np.asarray(chosen)])
-  return np.stack(rows)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(num_classes))
+  orders = permutations(keys, [len(examples) for examples in members])
+  return np.stack(
+    [
+      examples[order[:num_points]]
+      for examples, order in zip(members, orders, strict=True)
+    ]
+  )

@@ -61,6 +61,7 @@ def _anchors(frames, probes, kappa, mask) -> Anchors:
   )
 
 
+@jax.jit
 def anchors(
   frame: Float[Array, "M D1"],
   probes: Float[Array, "T D1"],

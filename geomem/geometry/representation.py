@@ -98,6 +98,7 @@ def _unit(stats: GramStatistics, num_axes: int) -> Array:
   return unit.reshape(unit.shape + (1,) * num_axes)
 
 
+@jax.jit
 def participation_ratio(
   eigenvalues: Float[Array, "*b values"],
 ) -> Float[Array, "*b"]:

@@ -80,6 +80,7 @@ def linear_cka(
   return jnp.where(same, (first * second).sum(), jnp.nan)
 
 
+@jax.jit
 def label_alignment(products: PointProducts) -> Float[Array, ""]:
   """Computes linear CKA of a representation with its labels, one-hot.
 

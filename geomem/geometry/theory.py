@@ -110,6 +110,7 @@ def ball_radius(
   return _ball_radius(*_floating(radius, dimension, kappa))
 
 
+@jax.jit
 def _force_up_to(b: Array, c: Array) -> Array:
   """Computes ∫_{-∞}^c Dt (b - t)²."""
   return (1 + b**2) * norm.cdf(c) + (2 * b - c) * norm.pdf(c)

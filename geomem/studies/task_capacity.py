@@ -10,6 +10,7 @@ Source of the last: "Two Speeds of Learning", arXiv 2605.27078.
 """
 
 import dataclasses
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -226,22 +227,27 @@ def _at(epoch: float) -> str:
 def _representation(rows: runs.Rows) -> Finding:
   name = "Task 4"
   claim = "the fall of test accuracy is the representation's"
-  fell = {}
-  for of, metric in (("network", "accuracy"), ("probe", "probe_accuracy")):
-    best, last = (
-      rows.of_network(metric, "test", which).mean()[0]
-      for which in ("best", "last")
-    )
-    fell[of] = best - last
-  if not fell["network"] > 0:
+  network, its_error = _fall(rows, "accuracy")
+  probe, probe_error = _fall(rows, "probe_accuracy")
+  if not network > 0:
     return Finding(name, None, "no test accuracy was lost", claim)
-  if not np.isfinite(fell["probe"]):
+  if not np.isfinite(probe):
     return Finding(name, None, "there are too few points for a probe", claim)
-  return Finding(
-    name,
-    fell["probe"] > fell["network"] / 2,
-    f"from the best to the last epoch the network loses {fell['network']:.3f}"
-    f" of its test accuracy, a new readout of its last hidden layer"
-    f" {fell['probe']:.3f}",
-    claim,
+  said = (
+    f"from the best to the last epoch the network loses {network:.3f} ±"
+    f" {its_error:.3f} of its test accuracy, a new readout of its last hidden"
+    f" layer {probe:.3f} ± {probe_error:.3f}"
   )
+  beyond, error = probe - network / 2, math.hypot(probe_error, its_error / 2)
+  if network <= 2 * its_error or abs(beyond) <= 2 * error:
+    near = "more or less than half cannot be known within two errors"
+    return Finding(name, None, f"{said}; {near}", claim)
+  return Finding(name, beyond > 0, said, claim)
+
+
+def _fall(rows: runs.Rows, metric: str) -> tuple[float, float]:
+  """Returns by how much a test accuracy falls, and the error of that."""
+  (best, error), (last, other) = (
+    rows.of_network(metric, "test", which).mean() for which in ("best", "last")
+  )
+  return best - last, math.hypot(error, other)
