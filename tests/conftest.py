@@ -1,6 +1,7 @@
 """Strict mode for every test: no silent broadcasting, shapes checked."""
 
 import atexit
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -47,6 +48,12 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
   atexit.register(
     shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
   )
+
+
+def pytest_collection_finish():
+  """Lets the collector look at young objects, of which tracing makes many."""
+  gc.freeze()
+  gc.set_threshold(50_000, 20, 20)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,5 +1,6 @@
 """Labels ±1 for manifolds: the ensembles that a capacity is asked for."""
 
+import functools
 from collections.abc import Sequence
 
 import jax
@@ -41,6 +42,12 @@ LABELLINGS = {
 Labels = str | Shaped[Array | np.ndarray, " P"] | Sequence
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2, 3))
+def _draw(name, key, num_labellings, num_manifolds):
+  drawn = LABELLINGS[name](key, num_labellings, num_manifolds)
+  return jnp.asarray(drawn, jnp.result_type(float))
+
+
 def draw_labels(
   key: Key[Array, ""],
   labels: Labels,
@@ -74,8 +81,7 @@ def draw_labels(
         f"tilt={tilt} was given with labels {labels!r}; it is about one"
         " labelling: give its signs."
       )
-    drawn = LABELLINGS[labels](key, *shape)
-    return jnp.asarray(drawn, jnp.result_type(float))
+    return _draw(labels, key, *shape)
   if not isinstance(labels, jax.Array):
     labels = np.asarray(labels)
   if labels.shape != (num_manifolds,):

@@ -91,10 +91,10 @@ def _draw_fitted(ax, rows: runs.Rows) -> None:
 def _draw_readouts(ax, rows: runs.Rows) -> None:
   accuracy = rows.where("accuracy", layer=None, subset="test")
   look = style.look_of("test") | {"label": "the network's readout"}
-  ax.plot(*mean_by_epoch(accuracy), **look)
+  style.draw_series(ax, accuracy.known().series("epoch"), **look)
   probe = rows.last_hidden().where("probe_accuracy", subset="test")
   look = {"color": "0.4", "marker": "v", "label": "a new readout"}
-  ax.plot(*mean_by_epoch(probe), **look)
+  style.draw_series(ax, probe.known().series("epoch"), **look)
   ax.set_title("test accuracy", fontsize=9)
 
 
