@@ -2,6 +2,7 @@
 
 import io
 import tarfile
+import types
 from unittest import mock
 
 import hypothesis
@@ -10,8 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import strategies as st
+from sklearn import datasets
 
 from geomem import data
+from geomem.data import digits
 from geomem.data.permutations import permutations
 
 FEW = hypothesis.settings(max_examples=20, deadline=None)
@@ -95,6 +98,18 @@ def test_too_many_points_are_refused_by_class():
   subset = data.Subset("test", "test", np.arange(5), np.array([0, 0, 0, 1, 1]))
   with pytest.raises(ValueError, match="Class 1 has 2 test examples"):
     data.sample_manifolds(jax.random.key(0), subset, 2, 3)
+
+
+@pytest.mark.parametrize("has_file", [True, False])
+def test_digits_are_scikit_learn_s(monkeypatch, tmp_path, has_file):
+  if not has_file:
+    elsewhere = types.SimpleNamespace(origin=str(tmp_path / "__init__.py"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: elsewhere)
+  pixels, labels = digits._read.__wrapped__()
+  monkeypatch.undo()
+  expected = datasets.load_digits()
+  np.testing.assert_array_equal(pixels, expected.data)
+  np.testing.assert_array_equal(labels, expected.target)
 
 
 def test_normalized_pixels_have_zero_mean_and_unit_variance():

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Array, Shaped
-from scipy import optimize
 
 from geomem.geometry.foreign import DLPackArray, as_array
 
@@ -76,6 +75,8 @@ def _sides(labels, count: int) -> np.ndarray:
 
 def _by_least_squares(A: np.ndarray) -> bool | None:
   """Returns the answer, or None where rounding hides it."""
+  from scipy import optimize  # Imported here: it takes half a second.
+
   num_points, num_features = A.shape
   S = np.concatenate([A.T, np.ones((1, num_points))])
   target = np.zeros(num_features + 1)
@@ -95,6 +96,8 @@ def _by_least_squares(A: np.ndarray) -> bool | None:
 
 def _by_linear_programme(A: np.ndarray) -> bool:
   """Tells whether some w has A w ≥ 1, by HiGHS."""
+  from scipy import optimize
+
   num_points, num_features = A.shape
   # It drops small entries; features have no unit here.
   largest = np.abs(A).max(axis=0, keepdims=True)
