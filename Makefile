@@ -15,10 +15,11 @@ OUT ?= runs/demo
 demo: $(READY)
 	$(PY) -m experiments.memorization --out=$(OUT)
 
-# One thread for each of two workers: more would wait for each other.
+# One thread for each worker: more would wait for each other. Of two cores a third
+# worker takes what the others leave while they wait.
 test: export OMP_NUM_THREADS = 1
 test: $(READY)
-	$(PY) -m pytest -n 2 --dist worksteal -m "not long"
+	$(PY) -m pytest -n 3 --dist worksteal -m "not long"
 
 quick: $(READY)
 	$(PY) -m pytest -n 2 -m "not slow and not long"
