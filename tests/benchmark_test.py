@@ -1,11 +1,12 @@
 """The benchmark: its solvers agree, and its table says what was timed."""
 
+import jax
 import numpy as np
 import pytest
 
-from benchmarks import baselines
+from benchmarks import baselines, glue
 from benchmarks.benchmark import Benchmark, BenchmarkConfig, compare_solvers
-from geomem import runs, studies
+from geomem import geometry, runs, studies
 
 
 def test_the_other_solvers_are_right():
@@ -69,3 +70,13 @@ def test_a_benchmark_is_a_study(tmp_path, monkeypatch):
   other = Benchmark(BenchmarkConfig(sizes=(3,), kappas=(0.0,), layer=False))
   with pytest.raises(runs.RunError, match="another sizes"):
     studies.run(other, tmp_path)
+
+
+def test_a_loop_over_nnls_finds_the_capacity_of_glue():
+  size = glue.Size("spheres", 4, 12, 40)
+  points = glue.draw(size)
+  _, capacity, error = glue.by_nnls(points, 400)
+  found = geometry.glue(jax.random.key(0), points, num_probes=400)
+  apart = np.hypot(error, found.capacity_stderr)
+  assert abs(found.capacity - capacity) < 4 * apart
+  assert apart < 0.05 * capacity
