@@ -114,6 +114,19 @@ def test_whose_the_fall_is_is_not_told_within_its_error(errors, answer):
   assert f"last hidden layer 0.200 ± {error:.3f}" in found.sentence
 
 
+@pytest.mark.parametrize(("error", "answer"), [(0.05, True), (0.2, None)])
+def test_layers_are_not_told_apart_within_their_errors(error, answer):
+  """In fc1 GLUE grows 1.5 times, mean-field capacity not at all."""
+  rows = table(**ANSWERS)
+  for each in rows:
+    if "capacity" in each["metric"]:
+      each["stderr"] = error * each["value"]
+  found = TaskCapacity.findings({}, rows)[1]
+  assert found.holds is answer
+  assert "in fc1, fc2, logits by GLUE, in fc2, logits" in found.sentence
+  assert ("within two errors" in found.sentence) is (answer is None)
+
+
 def test_layers_where_nothing_is_separable_are_not_compared():
   """GLUE's capacity is at its bound there, whatever has been memorized."""
   rows = table(**ANSWERS | {"early": (1, 1, 1, 1), "glue": (1, 1, 1.2, 2)})

@@ -1,5 +1,7 @@
 """The figure of capacity for the task's labels, and what it is made of."""
 
+import math
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -20,6 +22,23 @@ def mean_by_epoch(rows: runs.Rows) -> tuple[np.ndarray, np.ndarray]:
   """Returns epochs, and the means over seeds of what is known."""
   series = rows.known().series("epoch")
   return np.asarray(series.x, float), np.asarray(series.mean)
+
+
+def half_rise(epochs, values) -> float:
+  """Returns the epoch at which a curve is half way from its least to its last.
+
+  Of the last such crossing, between epochs by the straight line; NaN where the
+  curve ends at its least.
+  """
+  if not len(values):
+    return float("nan")
+  half = (values.min() + values[-1]) / 2
+  below = np.flatnonzero(values < half)
+  if not below.size or below[-1] == len(values) - 1:
+    return float("nan")
+  i = below[-1]
+  share = (half - values[i]) / (values[i + 1] - values[i])
+  return float(epochs[i] + share * (epochs[i + 1] - epochs[i]))
 
 
 def plot_task(rows: runs.Rows) -> Figure:
@@ -69,7 +88,10 @@ def _draw_by_layer(ax, rows: runs.Rows) -> None:
     of_layer = grown(last, at_first(rows.where(metric, subset="permuted")))
     for i in left_out.get(metric, ()):
       of_layer.pop(i, None)
-    ax.plot(list(of_layer), list(of_layer.values()), **_look(metric))
+    factors, errors = (
+      zip(*of_layer.values(), strict=True) if of_layer else ((), ())
+    )
+    style.draw_band(ax, list(of_layer), factors, errors, **_look(metric))
   names = rows.where("capacity").layers
   ax.set_title("permuted, last epoch", fontsize=9)
   ax.set_ylabel("capacity / at the first epoch")
@@ -103,14 +125,20 @@ def at_first(rows: runs.Rows) -> runs.Rows:
   return rows.where(epoch=min(rows.distinct("epoch"), default=0))
 
 
-def grown(last: runs.Rows, first: runs.Rows) -> dict[int, float]:
-  """Returns by layer how much larger values are, where both are there."""
-  before = {i: rows.mean()[0] for i, rows in first.split("layer_index").items()}
-  return {
-    i: rows.mean()[0] / before[i]
-    for i, rows in last.split("layer_index").items()
-    if before.get(i)
-  }
+def grown(last: runs.Rows, first: runs.Rows) -> dict[int, tuple[float, float]]:
+  """Returns by layer how much larger values are, where both are there.
+
+  With its error: that over seeds, or of one seed that of its rows.
+  """
+  before = {i: rows.mean() for i, rows in first.split("layer_index").items()}
+  found = {}
+  for i, rows in last.split("layer_index").items():
+    old, old_error = before.get(i, (0.0, 0.0))
+    if old:
+      new, error = rows.mean()
+      relative = math.hypot(error / new, old_error / old) if new else 0.0
+      found[i] = new / old, new / old * relative
+  return found
 
 
 def inseparable(rows: runs.Rows) -> dict[int, str]:
