@@ -81,13 +81,13 @@ def test_a_preset_is_what_it_says_and_can_be_prepared(name, images):
 def test_presets_of_a_study_are_listed():
   done = execute("memorization", preset="paper_vgg61")
   assert done.returncode == 2
-  assert "paper_vgg16, paper_vgg16_bn" in done.stderr
+  assert "paper_vgg16, paper_vgg16_long, paper_vgg16_bn" in done.stderr
 
 
 def test_what_is_given_goes_before_the_preset_and_that_before_the_recipe():
   config = studies.make_config(preset="paper_vgg16_bn", epochs=7)
   assert config.training.epochs == 7
-  assert config.training.learning_rate == 0.1
+  assert config.training.learning_rate == 0.001
   assert config.data.dataset == "cifar100"
   assert studies.make_config().model.model == "convnet"
   assert studies.make_config(dataset="cifar10").model.model == "vgg16"
