@@ -1,5 +1,7 @@
 """Estimates from few probes: no worse than plain ones, and their errors so."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,21 +52,24 @@ def estimates(probed, case, count, reduce_variance):
   groups = jax.tree.map(
     lambda x: x.reshape(-1, count, *x.shape[1:]), (probes, anchors)
   )
-  rank = frame.shape[1] - 1
+  with jax.enable_x64(True):
+    found = of_groups(frame, *groups, case[1], reduce_variance)
+    return {name: np.asarray(x) for name, x in found.items()}
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def of_groups(frame, probes, anchors, kappa, reduce_variance):
+  rank = jnp.float64(frame.shape[1] - 1)
 
   def of_group(probes, found):
     got = mean_field._estimates(
-      frame, probes, jnp.float64(rank), found, case[1], reduce_variance
+      frame, probes, rank, found, kappa, reduce_variance
     )
     got["inverse"] = 1 / got["capacity"]
     got["inverse_stderr"] = got["capacity_stderr"] / got["capacity"] ** 2
     return got
 
-  with jax.enable_x64(True):
-    return {
-      name: np.asarray(x)
-      for name, x in jax.jit(jax.vmap(of_group))(*groups).items()
-    }
+  return jax.vmap(of_group)(probes, anchors)
 
 
 NAMES = ("inverse", "radius", "dimension")
