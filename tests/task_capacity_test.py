@@ -102,6 +102,7 @@ def test_what_the_rows_cannot_answer_is_not_answered(changed, place):
     ({"accuracy": 0.01, "probe_accuracy": 0.03}, True),
     ({"accuracy": 0.01, "probe_accuracy": 0.04}, None),
     ({"accuracy": 0.08, "probe_accuracy": 0.0}, None),
+    ({"accuracy": float("nan"), "probe_accuracy": 0.0}, None),
   ],
 )
 def test_whose_the_fall_is_is_not_told_within_its_error(errors, answer):

@@ -237,7 +237,8 @@ def _representation(rows: runs.Rows) -> Finding:
     f" layer {probe:.3f} ± {probe_error:.3f}"
   )
   beyond, error = probe - network / 2, math.hypot(probe_error, its_error / 2)
-  if network <= 2 * its_error or abs(beyond) <= 2 * error:
+  # Written so that errors of NaN tell nothing.
+  if not (network > 2 * its_error and abs(beyond) > 2 * error):
     near = "more or less than half cannot be known within two errors"
     return Finding(name, None, f"{said}; {near}", claim)
   return Finding(name, beyond > 0, said, claim)
