@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
-from scipy import special
 
 from geomem.geometry.points import Mask, Points, as_points, check_finite
 from geomem.geometry.separability import is_separable
@@ -54,6 +53,8 @@ class _Transition:
     self.log_posterior = np.zeros((1000, 10))
 
   def add(self, num_features: int, separable: bool) -> None:
+    from scipy import special  # Imported here: it takes a third of a second.
+
     z = (num_features - self.critical) / (self.slope * self.critical)
     self.log_posterior += special.log_ndtr(z if separable else -z)
 
