@@ -12,15 +12,18 @@ from jaxtyping import Array, Int, Key
 def permutations(
   keys: Key[Array, " k"], sizes: list[int]
 ) -> list[Int[np.ndarray, " n"]]:
-  """Returns what `jax.random.permutation` does of each key and size.
+  """Returns what `jax.random.permutation` gives for each key and size.
 
-  That compiles a program for every size, a third of a second each. Random bits
-  of a key begin alike whatever their number: one program draws those of all
-  sizes, and NumPy sorts.
+  That compiles a program for every size, a third of a second each. The bits of
+  a key begin alike however many are drawn, of JAX's default keys: one program
+  draws those of all sizes, and NumPy sorts.
 
   Args:
     keys: one for each size.
     sizes: the i-th permutation is of 0 to sizes[i] - 1.
+
+  Returns:
+    The permutations, in the order of the keys.
   """
   # As in JAX: enough rounds for the bits to tell n³ places apart.
   rounds = [
