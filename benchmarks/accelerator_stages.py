@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from geomem import geometry, measures, models, parallel, training
+from geomem import geometry, measures, models, shares, training
 from geomem.data import normalize
 from geomem.measures import layers
 from geomem.studies import hybrids
@@ -171,7 +171,7 @@ def geometry_of_sets(sizes: Sizes) -> Iterator[Row]:
       centers=centers,
     )
     yield {"name": f"one set, centers={centers}"} | timed(call)
-  at_once = max(1, parallel.entries_at_once() // 4)
+  at_once = max(1, shares.entries_at_once() // 4)
   stacked = layers.stack_layers([{"manifolds": stats}], at_once)
   stacked = jax.tree.map(lambda x: jnp.repeat(x[:, None], 4, axis=1), stacked)
   for centers in (None, "low_rank"):

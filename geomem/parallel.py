@@ -4,23 +4,27 @@ Programs are written for whole arrays, and compiled once for the mesh: what a
 device does follows from where the arrays lie. Every process runs the same
 program on the same values; only the first writes. With one device all of this
 comes down to that device.
+
+A processor counts as one device, whose cores share a large operation. What is
+many small ones leaves all cores but one idle: `geomem.shares` gives it to each
+core by itself.
 """
 
+import contextlib
 import functools
+import os
 import pickle
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-_AXIS = "devices"
-# Manifold sets that an accelerator measures together: their loops' steps take
-# as long for one as for so many.
-_ENTRIES_A_DEVICE = 32
+AXIS = "devices"
+# Beyond so many there is hardly work for all.
+_MOST_CORES = 16
 _T = TypeVar("_T")
 
 
@@ -46,6 +50,8 @@ def start(
   if all(value is None for value in given):
     if automatic:
       _start_automatically()
+    else:
+      _use_cores()
     return
   if any(value is None for value in given):
     raise ValueError(
@@ -66,11 +72,37 @@ def _start_automatically() -> None:
     ) from error
 
 
+# Whether devices are the cores of one processor: not empty if so.
+_CORES: list[bool] = []
+
+
+def _use_cores() -> None:
+  """Makes a device of each core, unless the user says how many there are."""
+  told = jax.config.jax_num_cpu_devices >= 0
+  if told or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    return
+  count = os.cpu_count() or 1
+  if hasattr(os, "sched_getaffinity"):
+    count = len(os.sched_getaffinity(0))
+  # Whoever has touched a device before keeps those that there are.
+  with contextlib.suppress(RuntimeError):
+    jax.config.update("jax_num_cpu_devices", min(count, _MOST_CORES))
+    _CORES.append(True)
+
+
 @functools.cache
 def mesh() -> Mesh:
-  """Returns all devices as a mesh of one axis."""
+  """Returns the devices as a mesh of one axis; of a processor's cores one."""
+  one = bool(_CORES) and jax.default_backend() == "cpu"
+  return in_a_row(jax.devices()[:1] if one else jax.devices())
+
+
+def in_a_row(devices) -> Mesh:
+  """Returns a mesh of one axis of some devices."""
   auto = (jax.sharding.AxisType.Auto,)
-  return jax.make_mesh((jax.device_count(),), (_AXIS,), axis_types=auto)
+  return jax.make_mesh(
+    (len(devices),), (AXIS,), axis_types=auto, devices=devices
+  )
 
 
 def is_first() -> bool:
@@ -82,9 +114,11 @@ def describe(batch_size: int) -> str:
   """Devices, mesh and global batch in one line."""
   count, processes = mesh().size, jax.process_count()
   kind = jax.devices()[0].device_kind
+  if count < jax.device_count():
+    kind += f", manifold sets shared out to {jax.device_count()} cores"
   return (
     f"{count} device{'s' * (count > 1)} ({kind}) of {processes}"
-    f" process{'es' * (processes > 1)}, mesh {_AXIS}={count}, batches of"
+    f" process{'es' * (processes > 1)}, mesh {AXIS}={count}, batches of"
     f" {batch_size} examples, {-(-batch_size // count)} a device"
   )
 
@@ -96,7 +130,7 @@ def everywhere() -> NamedSharding:
 
 def along(axis: int) -> NamedSharding:
   """Returns the sharding of one axis, counted from the front."""
-  return NamedSharding(mesh(), PartitionSpec(*[None] * axis, _AXIS))
+  return NamedSharding(mesh(), PartitionSpec(*[None] * axis, AXIS))
 
 
 def _place(array, sharding: NamedSharding) -> jax.Array:
@@ -165,45 +199,6 @@ def fetch(tree: Any) -> Any:
   )
 
 
-def entries_at_once() -> int:
-  """Returns how many entries `map_shares` should get to use all devices."""
-  each = 1 if jax.default_backend() == "cpu" else _ENTRIES_A_DEVICE
-  return each * mesh().size
-
-
-def _map(function: Callable[[_T], Any], entries: _T) -> Any:
-  if jax.default_backend() == "cpu":
-    return jax.lax.map(function, entries)
-  return jax.vmap(function)(entries)
-
-
-def map_shares(function: Callable[[_T], Any], entries: _T) -> Any:
-  """Maps under jit, each device over its share.
-
-  An accelerator does its entries together; a core one after the other, so that
-  loops end when an entry is done.
-
-  Args:
-    function: of one entry; nothing in it may communicate.
-    entries: a tree of arrays with one leading axis; the last entry is done
-      more than once where they do not go up in the devices.
-  """
-  if mesh().size == 1:
-    return _map(function, entries)
-  count = len(jax.tree.leaves(entries)[0])
-  index = np.minimum(np.arange(count + missing(count)), count - 1)
-  spec = PartitionSpec(_AXIS)
-  mapped = jax.shard_map(
-    functools.partial(_map, function),
-    mesh=mesh(),
-    in_specs=spec,
-    out_specs=spec,
-    check_vma=False,
-  )
-  found = mapped(jax.tree.map(lambda x: jnp.take(x, index, axis=0), entries))
-  return jax.tree.map(lambda x: x[:count], found)
-
-
 def by_examples(
   function: Callable[..., jax.Array], argument: int, axis: int
 ) -> Callable[..., jax.Array]:
@@ -216,12 +211,12 @@ def by_examples(
     if mesh().size == 1:
       return function(*arguments)
     specs = [PartitionSpec()] * len(arguments)
-    specs[argument] = PartitionSpec(_AXIS)
+    specs[argument] = PartitionSpec(AXIS)
     return jax.shard_map(
       function,
       mesh=mesh(),
       in_specs=tuple(specs),
-      out_specs=PartitionSpec(*[None] * axis, _AXIS),
+      out_specs=PartitionSpec(*[None] * axis, AXIS),
       check_vma=False,
     )(*arguments)
 

@@ -117,7 +117,7 @@ def find_geometry() -> dict:
     ),
     CONFIG.measure.options,
   )["mean_field"]
-  return {name: parallel.fetch(value)[0] for name, (value, _) in found.items()}
+  return {name: value[0] for name, (value, _) in found.items()}
 
 
 def expect_shares() -> None:

@@ -116,10 +116,11 @@ def _advance(key, chains: _Chains, k: Array, X: Array, norms: Array) -> _Chains:
     )
     return summarize(V, X, norms > 0)
 
-  # Small problems go together; a large one fills a core by itself.
+  # Small problems go together; a large one fills a core by itself, and several
+  # would wait for threads: see `linalg.one_by_one`.
   together = count
   if jax.default_backend() == "cpu":
-    most = min(count, max(1, 12_000 // size**2))
+    most = min(count, max(1, 20_000 // size**3))
     # A divisor: what is left over would be a program of its own.
     together = max(n for n in range(1, most + 1) if count % n == 0)
   found = jax.lax.map(

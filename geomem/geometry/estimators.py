@@ -11,6 +11,7 @@ Source: control variates with cross-fitting; Glasserman, Monte Carlo Methods in
 Financial Engineering, 2003, section 4.1.
 """
 
+import jax
 import jax.numpy as jnp
 from jax.scipy.stats import norm
 from jaxtyping import Array, Float
@@ -64,26 +65,30 @@ def control_variates(
   return jnp.stack(controls, axis=1)
 
 
-def _coefficients(x: Array, controls: Array) -> Array:
-  """Regresses x `[T, Q]` on the controls, without the intercept."""
-  centered = controls - controls.mean(axis=0, keepdims=True)
-  variance = (centered**2).mean(axis=0)
+def _coefficients(x: Array, controls: Array, chosen: Array) -> Array:
+  """Regresses the chosen rows of x `[T, Q]` on the controls' deviations."""
+  count, size = chosen.sum(), controls.shape[1]
+  rows = chosen[:, None]
+
+  def deviations(values):
+    mean = jnp.where(rows, values, 0).sum(axis=0, keepdims=True) / count
+    return jnp.where(rows, values - mean, 0)
+
+  centered, deviation = deviations(controls), deviations(x)
+  variance = (centered**2).sum(axis=0) / count
   # A control that does not vary, or repeats another, must not blow up.
   varies = variance > 0
   scale = jnp.sqrt(jnp.where(varies, variance, 1))
   unit = centered / scale[None]
   ridge = 1e-4 if x.dtype == jnp.float32 else 1e-9
-  eye = jnp.eye(unit.shape[1], dtype=x.dtype)
-  gram = matmul(unit.T, unit) / len(unit) + ridge * eye
-  deviation = x - x.mean(axis=0, keepdims=True)
-  product = matmul(unit.T, deviation) / len(unit)
-  solution = jnp.linalg.solve(gram, product)
+  gram = matmul(unit.T, unit) / count + ridge * jnp.eye(size, dtype=x.dtype)
+  product = matmul(unit.T, deviation) / count
+  solution = jax.scipy.linalg.solve(gram, product, assume_a="pos")
   # The share of the variance that is explained, and what is left of it beyond
   # what as many controls without a meaning would explain.
-  total = (deviation**2).mean(axis=0)
+  total = (deviation**2).sum(axis=0) / count
   explained = (solution * product).sum(axis=0)
   share = jnp.clip(explained / jnp.where(total > 0, total, 1), 1e-6, 1)
-  count, size = unit.shape
   adjusted = 1 - (1 - share) * (count - 1) / (count - size - 1)
   kept = jnp.where(total > 0, jnp.clip(adjusted / share, 0, 1), 0)
   return jnp.where(varies[:, None], solution * kept[None] / scale[:, None], 0)
@@ -91,13 +96,13 @@ def _coefficients(x: Array, controls: Array) -> Array:
 
 def _less_controls(x: Array, controls: Array) -> Array:
   """Subtracts the controls, each half by the other's coefficients."""
-  half = len(x) // 2
-  pieces = (slice(0, half), slice(half, len(x)))
-  return jnp.concatenate(
-    [
-      x[here] - matmul(controls[here], _coefficients(x[there], controls[there]))
-      for here, there in (pieces, pieces[::-1])
-    ]
+  first = jnp.arange(len(x)) < len(x) // 2
+  # The halves in one program, which takes half as long to compile.
+  of_first, of_second = jax.vmap(_coefficients, (None, None, 0))(
+    x, controls, jnp.stack([first, ~first])
+  )
+  return x - jnp.where(
+    first[:, None], matmul(controls, of_second), matmul(controls, of_first)
   )
 
 

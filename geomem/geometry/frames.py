@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from geomem.geometry.linalg import matmul
+from geomem.geometry.linalg import matmul, one_by_one
 from geomem.geometry.statistics import GramStatistics
 
 
@@ -221,7 +221,7 @@ def make_frames(
     lost: likewise.
     padded: whether axes without variance count as dimensions, so that D = M.
   """
-  points, projection = jax.vmap(_frame)(grams, lost)
+  points, projection = one_by_one(_frame, grams, lost)
   if padded:
     eye = jnp.eye(grams.shape[-1], dtype=grams.dtype)
     projection = jnp.broadcast_to(eye, grams.shape)

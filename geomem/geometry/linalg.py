@@ -28,12 +28,13 @@ def grams(X: Float[Array, "P m n"]) -> Float[Array, "P m m"]:
   return einsum("pmn,pkn->pmk", X, X)
 
 
-def one_by_one(function: Callable[..., Any], *arrays: Array) -> Any:
-  """Maps a function of matrices over a leading axis.
+def one_by_one(function: Callable[..., Any], *arrays: Any) -> Any:
+  """Maps a function of matrices over the leading axis of trees of arrays.
 
-  One after the other on CPU: two of XLA's batched factorizations in one program
-  can wait there for each other's threads for ever (jaxlib 0.10, two cores, from
-  some 200 matrices of 100 x 100 on).
+  One after the other on CPU: JAX shares a batched factorization out to the
+  threads that run programs, and the one that asks waits for the others. As many
+  at once as there are threads, be it of programs that run side by side, wait
+  for each other for ever (jaxlib 0.10, batches of some 20,000 n³ and more).
   """
   if jax.default_backend() == "cpu":
     return jax.lax.map(lambda xs: function(*xs), arrays)

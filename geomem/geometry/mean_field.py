@@ -11,7 +11,7 @@ from geomem.geometry.anchors import Anchors, _anchors
 from geomem.geometry.centers import center_correlation, shared_directions
 from geomem.geometry.estimators import control_variates, mean_over_probes
 from geomem.geometry.frames import make_frames, relative_grams
-from geomem.geometry.linalg import matmul
+from geomem.geometry.linalg import matmul, one_by_one
 from geomem.geometry.manifold import ManifoldGeometry
 
 # Relative errors of distances beyond which capacities are off by more than
@@ -119,8 +119,12 @@ def _measured(
   exact = (framed.rounding < _MOST_ROUNDING) & shared.complete
 
   def measure(found, kappa):
-    estimates = jax.vmap(lambda *xs: _estimates(*xs, kappa, reduce_variance))(
-      framed.S, framed.probes, framed.rank, found
+    estimates = one_by_one(
+      lambda *xs: _estimates(*xs, kappa, reduce_variance),
+      framed.S,
+      framed.probes,
+      framed.rank,
+      found,
     )
     converged = estimates.pop("converged")
     estimates = {

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key, UInt8
 
-from geomem import parallel
+from geomem import parallel, shares
 from geomem.measures.activations import Forward
 from geomem.measures.measure import Measure, Options
 from geomem.measures.statistics import layer_statistics
@@ -46,13 +46,13 @@ def measure_layers(
   """
   subsets = list(images)
   kinds = tuple(dict.fromkeys(one.statistic for one in measures))
-  num_layers = max(1, parallel.entries_at_once() // len(subsets))
+  num_layers = max(1, shares.entries_at_once() // len(subsets))
   # The products of all points are large: those of one layer at a time.
   num_layers = 1 if "points" in kinds else min(num_layers, len(layers))
   found = layer_statistics(forward, state, images, layers, kinds=kinds)
   while group := list(itertools.islice(found, num_layers)):
     stats = stack_layers([stats for _, stats in group], num_layers)
-    measured = parallel.fetch(measure(key, tuple(measures), stats, options))
+    measured = measure(key, tuple(measures), stats, options)
     for i, (layer, _) in enumerate(group):
       rows = []
       for one in measures:
@@ -79,32 +79,43 @@ def measure(
 
   Returns:
     By the name of each measure what its `summarize` gives, of shape
-    `[layers, subsets]`: all that leaves the devices.
+    `[layers, subsets]`, on the host: all that leaves the devices.
   """
-  return _measure(
+  leading = jax.tree.leaves(stats)[0].shape[:2]
+  entries = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stats)
+  devices = shares.devices_for(entries)
+  found = _measure(
     measures,
+    devices,
     key,
-    stats,
+    shares.place(entries, devices),
     kappa=options.kappa,
     num_probes=options.num_probes,
     centers=options.centers,
     labels=options.labels,
   )
+  count = leading[0] * leading[1]
+  return jax.tree.map(
+    lambda x: x[:count].reshape(leading), parallel.fetch(found)
+  )
 
 
 @functools.partial(
-  jax.jit, static_argnums=0, static_argnames=("num_probes", "centers", "labels")
+  jax.jit,
+  static_argnums=(0, 1),
+  static_argnames=("num_probes", "centers", "labels"),
 )
-def _measure(measures, key, stats, *, kappa, num_probes, centers, labels):
+def _measure(
+  measures, devices, key, entries, *, kappa, num_probes, centers, labels
+):
   """Shares the layers' subsets out over the devices."""
   options = Options(kappa, num_probes, centers, labels)
-  leading = jax.tree.leaves(stats)[0].shape[:2]
-  found = parallel.map_shares(
+  found = shares.map_over(
     lambda subset: {
       one.name: one.compute(key, subset[one.statistic], options)
       for one in measures
     },
-    jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stats),
+    entries,
+    devices,
   )
-  values = {one.name: one.summarize(found[one.name]) for one in measures}
-  return jax.tree.map(lambda x: x.reshape(leading), values)
+  return {one.name: one.summarize(found[one.name]) for one in measures}
