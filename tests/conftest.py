@@ -10,6 +10,9 @@ import tempfile
 
 # Before jax is imported: tests never need an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Binaries and tests have one device each, so that rows are equal bit for bit;
+# shares_test gives manifold sets to several cores.
+os.environ.setdefault("JAX_NUM_CPU_DEVICES", "1")
 # What one process compiled, its workers and the binaries that tests start need
 # not: they inherit the environment.
 if "PYTEST_XDIST_WORKER" not in os.environ:

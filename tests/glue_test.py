@@ -48,16 +48,17 @@ def by_hand(manifolds, fields, labels):
   a, b, c, axis = [], [], [], []
   others = ~np.eye(P, dtype=bool)
 
-  def form(A, r):
-    return r @ np.linalg.pinv(A, rcond=1e-8, hermitian=True) @ r
+  def shares(A, r):
+    return r * (np.linalg.pinv(A, rcond=1e-8, hermitian=True) @ r)
 
   for t, S in zip(probes, anchors, strict=True):
     S1 = S - S0
-    a.append(form(S @ S.T, S @ t))
-    b.append(form(S1 @ S1.T, S1 @ t))
-    c.append(form(S0 @ S0.T + S1 @ S1.T, S1 @ t))
+    a.append(shares(S @ S.T, S @ t))
+    b.append(shares(S1 @ S1.T, S1 @ t))
+    c.append(shares(S0 @ S0.T + S1 @ S1.T, S1 @ t))
     axis.append(np.abs(S1 @ S1.T)[others].mean())
-  a, b, c = np.mean(a), np.mean(b), np.mean(c)
+  own = [np.mean(x, axis=0) for x in (a, b, c)]
+  a, b, c = (x.sum() for x in own)
   # Σ y Λ s of mean anchors, and of what is left of each: a = ‖their sum‖².
   of_centers = strengths @ S0
   of_axes = np.einsum("tp,tpn->tn", strengths, anchors - S0)
@@ -74,6 +75,10 @@ def by_hand(manifolds, fields, labels):
     "center_alignment": np.abs(S0 @ S0.T)[others].mean(),
     "axis_alignment": np.mean(axis),
     "active": (np.abs(anchors).sum(axis=2) > 0).mean(axis=0),
+    "manifold_capacity": 1 / own[0],
+    "manifold_dimension": own[1],
+    "manifold_radius": np.sqrt(own[2] / (own[1] - own[2])),
+    "manifold_utility": own[2] / own[0],
   }
 
 
@@ -124,6 +129,8 @@ def test_every_number_is_that_of_the_definition(sizes, labels):
     )
   identity = found.utility * (1 + found.radius**-2) / found.dimension
   assert float(found.capacity) == pytest.approx(float(identity), rel=1e-5)
+  mean = (1 / found.manifold_capacity).mean()
+  assert float(1 / found.capacity) == pytest.approx(float(mean), rel=1e-5)
 
 
 def test_the_fields_have_the_covariance_of_the_points():
@@ -149,11 +156,23 @@ def test_orthonormal_points_have_their_closed_forms():
   assert abs(found.capacity - 2) < 4 * found.capacity_stderr
   for value in (found.dimension, found.radius, found.utility):
     assert float(value) == pytest.approx(1, abs=0.03)
+  np.testing.assert_allclose(found.manifold_dimension, 1, atol=0.2)
   # M = 8 each: F = Σ max(y z·t, 0)², so that α = 2 / M.
   points = np.eye(64, dtype="f4").reshape(8, 8, 64)
   found = geometry.glue(jax.random.key(1), points, num_probes=600)
   assert abs(found.capacity - 1 / 4) < 4 * found.capacity_stderr
   assert found.capacity_stderr < 0.005
+  # Manifolds of 1, 2, 4 and 8 such points have capacities of their own.
+  basis, sizes = np.eye(15, dtype="f4"), np.array([1, 2, 4, 8])
+  found = geometry.glue(
+    jax.random.key(2),
+    np.split(basis, np.cumsum(sizes)[:-1]),
+    labels="independent",
+    num_probes=4000,
+  )
+  z = (found.manifold_capacity - 2 / sizes) / found.manifold_capacity_stderr
+  assert np.abs(z).max() < 4
+  assert (found.manifold_capacity_stderr < 0.05 * 2 / sizes).all()
 
 
 @pytest.mark.slow

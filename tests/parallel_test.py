@@ -28,8 +28,7 @@ def start(path, *processes, devices=1) -> subprocess.Popen:
     "JAX_COMPILATION_CACHE_DIR": str(path / "compiled"),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-    "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')}"
-    f" --xla_force_host_platform_device_count={devices}",
+    "JAX_NUM_CPU_DEVICES": str(devices),
     "JAX_PLATFORMS": "cpu",
   }
   command = [sys.executable, "-m", "tests.parallel_worker", path, *processes]

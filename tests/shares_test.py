@@ -1,8 +1,9 @@
 """The cores of one processor share manifold sets out, and none waits for ever.
 
-Devices are made once in a process, so that each test has one of its own.
+Devices are made once in a process, so that each test has processes of its own.
 """
 
+import os
 import pickle
 import subprocess
 import sys
@@ -11,27 +12,45 @@ import jax
 import numpy as np
 import pytest
 
-from geomem import geometry, measures
+from geomem import geometry, measures, studies
 from geomem.measures import layers
 from tests.parallel_test import ROOT
 
-# Threads that wait for each other do so for ever; this takes some 30 seconds.
+# Threads that wait for each other do so for ever; this takes some ten seconds.
 PATIENCE = 240
 
-MEASURE = """
+START = """
 import os, pickle, sys
-os.sched_getaffinity = lambda process: range(3)
-from geomem import parallel, shares
+cores = int(sys.argv[1])
+os.sched_getaffinity = lambda process: range(cores)
+from geomem import parallel, shares, studies
 parallel.start()
 import jax
 from tests import shares_test
-assert (jax.device_count(), parallel.mesh().size) == (3, 1)
+assert (jax.device_count(), parallel.mesh().size) == (cores, 1)
+"""
+
+MEASURE = f"""{START}
 small = jax.numpy.zeros((4, 10))
-assert shares.devices_for(small).size == 3
+assert shares.devices_for(small).size == cores
 shares._MOST_BYTES_A_CORE = 39
 assert shares.devices_for(small).size == 1
 shares._MOST_BYTES_A_CORE = 2**25
 pickle.dump(shares_test.measured(), sys.stdout.buffer)
+"""
+
+# Ends by itself after so many steps: the bar's, of training and measuring.
+RUN = f"""{START}
+path, left = sys.argv[2], int(sys.argv[3])
+
+class Bar(shares_test.Bar):
+  def update(self, size=1):
+    global left
+    left -= size
+    if left == 0:
+      os._exit(9)
+
+studies.run(studies.Memorization(shares_test.CONFIG), path, progress=Bar)
 """
 
 TWO_THREADS = """
@@ -42,12 +61,44 @@ from tests.shares_test import points
 
 def measure(seed):
   key = jax.random.key(seed)
-  return geometry.manifold_geometry(key, points(seed, 30), num_probes=20).rank
+  found = geometry.manifold_geometry(key, points(seed, 30), num_probes=20)
+  glue = geometry.glue(key, points(seed)[:, :20], num_probes=20)
+  return found.rank, glue.capacity
 
 first = measure(0)
 with concurrent.futures.ThreadPoolExecutor(2) as pool:
   assert list(pool.map(measure, [0] * 12)) == [first] * 12
 """
+
+CONFIG = studies.make_config(
+  model="mlp1",
+  width=4,
+  epochs=3,
+  batch_size=30,
+  manifold_points=5,
+  num_probes=20,
+  num_classes=3,
+  examples_per_class=60,
+  centers="none",
+)
+
+
+class Bar:
+  """A progress bar that says nothing."""
+
+  initial = 0
+
+  def __init__(self, **options):
+    pass
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    pass
+
+  def set_postfix(self, *_, **__):
+    pass
 
 
 def points(seed: int, P: int = 6) -> np.ndarray:
@@ -56,7 +107,7 @@ def points(seed: int, P: int = 6) -> np.ndarray:
 
 
 def measured() -> dict:
-  """Measures two layers of two subsets: four sets, which three cores share."""
+  """Measures two layers of two subsets: four sets, which the cores share."""
   stats = [geometry.gram_statistics(points(seed)) for seed in range(4)]
   stacked = jax.tree.map(
     lambda *xs: jax.numpy.stack(xs).reshape(2, 2, *xs[0].shape), *stats
@@ -68,20 +119,22 @@ def measured() -> dict:
   )
 
 
-def run(code: str) -> bytes:
+def run(code: str, *arguments, status: int = 0) -> bytes:
+  told = "JAX_NUM_CPU_DEVICES"
   found = subprocess.run(
-    [sys.executable, "-c", code],
+    [sys.executable, "-c", code, *map(str, arguments)],
     cwd=ROOT,
+    env={name: value for name, value in os.environ.items() if name != told},
     capture_output=True,
     timeout=PATIENCE,
     check=False,
   )
-  assert found.returncode == 0, found.stderr.decode()[-3000:]
+  assert found.returncode == status, found.stderr.decode()[-3000:]
   return found.stdout
 
 
 def test_cores_find_what_one_device_finds():
-  found, expected = pickle.loads(run(MEASURE)), measured()
+  found, expected = pickle.loads(run(MEASURE, 3)), measured()
   assert jax.tree.structure(found) == jax.tree.structure(expected)
   for value, other in zip(
     jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
@@ -90,6 +143,21 @@ def test_cores_find_what_one_device_finds():
     np.testing.assert_allclose(value, other, rtol=1e-4, atol=1e-5)
   capacity = found["mean_field"]["capacity"][0]
   assert len(np.unique(capacity)) == 4, "each set has numbers of its own"
+
+
+def test_killed_on_many_cores_it_ends_with_the_same_rows(tmp_path):
+  """Three epochs of training, and after some layers the end."""
+  run(RUN, 2, tmp_path / "calm", -1)
+  run(RUN, 2, tmp_path / "killed", 6, status=9)
+  begun = (tmp_path / "killed" / "results.jsonl").read_bytes()
+  run(RUN, 2, tmp_path / "killed", -1)
+  calm, killed = (
+    (tmp_path / name / "results.jsonl").read_bytes()
+    for name in ("calm", "killed")
+  )
+  assert killed == calm
+  assert b"capacity" in begun
+  assert len(begun) < len(calm)
 
 
 @pytest.mark.slow

@@ -130,8 +130,7 @@ def test_shards_on_eight_devices_give_the_same():
       np.testing.assert_allclose(found.capacity, alone.capacity, rtol=1e-4)
   """
   environment = os.environ | {
-    "XLA_FLAGS": os.environ.get("XLA_FLAGS", "")
-    + " --xla_force_host_platform_device_count=8",
+    "JAX_NUM_CPU_DEVICES": "8",
     "JAX_PLATFORMS": "cpu",
   }
   result = subprocess.run(

@@ -13,6 +13,9 @@ S¹ the matrices of P rows,
                                     utility    Ψ = ⟨c⟩ / ⟨a⟩
 
 so that α = Ψ (1 + R⁻²) / D. N = P/α features separate half of the labellings.
+Each form is a sum over manifolds, (St)_μ [(SSᵀ)⁺(St)]_μ and so on, and their
+terms in these formulas with P = 1 give each manifold's own α, D, R and Ψ: 1/α
+and D are the means of theirs.
 
 Only products of points enter, of K = Z Zᵀ: the probes as Z t ~ N(0, K).
 
@@ -71,6 +74,13 @@ class Glue(NamedTuple):
     axis_part: share of s¹_μ·s¹_ν, likewise.
     center_axis_part: of s⁰_μ·s¹_ν and s¹_μ·s⁰_ν; the three add up to 1.
     active: share of the samples in which a manifold has an anchor.
+    manifold_capacity: α_μ of each manifold, 1 / ⟨its share of F⟩, infinite
+      where it never binds; 1/α is the mean of 1/α_μ.
+    manifold_capacity_stderr: its error.
+    manifold_dimension: D_μ, likewise; D is their mean. Shares may be negative,
+      and come without errors, as the mean anchors are of the same samples.
+    manifold_radius: R_μ; NaN where a share is negative.
+    manifold_utility: Ψ_μ, so that α_μ = Ψ_μ (1 + R_μ⁻²) / D_μ.
     interior: share of the samples in which the points surround the origin, so
       that no v but 0 is left: F is ‖t‖², and anchors are not unique. Where it
       is more than one in a hundred, D, R, Ψ and alignments are NaN. It is NaN
@@ -98,6 +108,11 @@ class Glue(NamedTuple):
   axis_part: Float[Array, "*b"]
   center_axis_part: Float[Array, "*b"]
   active: Float[Array, "*b P"]
+  manifold_capacity: Float[Array, "*b P"]
+  manifold_capacity_stderr: Float[Array, "*b P"]
+  manifold_dimension: Float[Array, "*b P"]
+  manifold_radius: Float[Array, "*b P"]
+  manifold_utility: Float[Array, "*b P"]
   interior: Float[Array, "*b"]
   converged: Bool[Array, "*b T"]
   residual: Float[Array, "*b"]

@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from geomem.geometry.estimators import ratio_of_means
-from geomem.geometry.linalg import einsum, matmul, pseudo_inverse_form
+from geomem.geometry.estimators import mean_over_probes, ratio_of_means
+from geomem.geometry.linalg import einsum, matmul, pseudo_inverse_shares
 
 
 def _off_diagonal(X: Float[Array, "*t P P"]) -> Float[Array, ""]:
@@ -33,7 +33,7 @@ def _forms(
   K: Float[Array, "n n"],
   g: Float[Array, "T n"],
 ) -> tuple[Array, Array, tuple[Array, Array, Array]]:
-  """Computes b and c of each sample, and the products of s⁰ and s¹.
+  """Computes b and c by sample and manifold, and the products of s⁰ and s¹.
 
   Args:
     mean: weights of the mean anchors s⁰.
@@ -49,13 +49,13 @@ def _forms(
   S0S0 = (S0S0 + S0S0.T) / 2
   S1S1 = SS - SS0 - SS0.swapaxes(1, 2) + S0S0[None]
   along = ((W - mean[None]) * g.reshape(T, P, M)).sum(axis=2)
-  b = pseudo_inverse_form(S1S1, along)
-  c = pseudo_inverse_form(S0S0[None] + S1S1, along)
+  b = pseudo_inverse_shares(S1S1, along)
+  c = pseudo_inverse_shares(S0S0[None] + S1S1, along)
   return b, c, (S0S0, SS0 - S0S0[None], S1S1)
 
 
 def _with_influence(mean, W, SS, K, g):
-  """Returns b, c and products, b and c with what each sample does to s⁰.
+  """Returns b and c with what each sample does to s⁰, and what `_forms` does.
 
   The mean anchors are estimated from the same samples. To first order sample t
   moves ⟨b⟩ by ∂⟨b⟩/∂s⁰ · (s − s⁰) more than by b alone; these terms add up to
@@ -64,20 +64,21 @@ def _with_influence(mean, W, SS, K, g):
   """
 
   def means(mean):
-    b, c, products = _forms(mean, W, SS, K, g)
-    return (b.mean(), c.mean()), (b, c, products)
+    forms = _forms(mean, W, SS, K, g)
+    b, c = (shares.sum(axis=1).mean() for shares in forms[:2])
+    return (b, c), forms
 
-  _, pull, (b, c, products) = jax.vjp(means, mean, has_aux=True)
-  one, zero = jnp.ones((), b.dtype), jnp.zeros((), b.dtype)
+  _, pull, forms = jax.vjp(means, mean, has_aux=True)
+  one, zero = jnp.ones((), g.dtype), jnp.zeros((), g.dtype)
   moves = []
   for cotangents in ((one, zero), (zero, one)):
     (slope,) = pull(cotangents)
     moves.append(((W - mean[None]) * slope[None]).sum(axis=(1, 2)))
   b, c = (
-    x + jax.lax.stop_gradient(move)
-    for x, move in zip((b, c), moves, strict=True)
+    shares.sum(axis=1) + jax.lax.stop_gradient(move)
+    for shares, move in zip(forms[:2], moves, strict=True)
   )
-  return b, c, products
+  return b, c, forms
 
 
 def _parts(strength, SS, S0S0, S1S1) -> dict[str, Array]:
@@ -93,6 +94,25 @@ def _parts(strength, SS, S0S0, S1S1) -> dict[str, Array]:
     "center_part": of_centers,
     "axis_part": of_axes,
     "center_axis_part": 1 - (of_centers + of_axes),
+  }
+
+
+def _of_manifolds(
+  a: Float[Array, "T P"], b: Float[Array, "T P"], c: Float[Array, "T P"]
+) -> dict[str, Array]:
+  """Computes each manifold's numbers from its shares of a, b and c.
+
+  The shares are the terms of (St)ᵀ[(SSᵀ)⁺(St)] and the like. That of a is what
+  its points have of F = λᵀb, so that 1/α is the mean of 1/α_μ.
+  """
+  own, error = mean_over_probes(a)
+  b, c = b.mean(axis=0), c.mean(axis=0)
+  return {
+    "manifold_capacity": 1 / own,
+    "manifold_capacity_stderr": error / own**2,
+    "manifold_dimension": b,
+    "manifold_radius": jnp.sqrt(c / (b - c)),
+    "manifold_utility": c / own,
   }
 
 
@@ -117,7 +137,9 @@ def numbers_of(
   fixed = jax.lax.stop_gradient(lam)
   signed = y * fixed
   # Equal to λᵀ b at the optimum; of this form the derivative is exact.
-  a = 2 * (signed * g).sum(axis=1) - (signed * matmul(signed, K)).sum(axis=1)
+  of_points = 2 * signed * g - signed * matmul(signed, K)
+  of_manifolds = of_points.reshape(T, P, M).sum(axis=2)
+  a = of_points.sum(axis=1)
   lam = lam.reshape(T, P, M)
   total = lam.sum(axis=2, keepdims=True)
   active = total[..., 0] > 0
@@ -130,7 +152,8 @@ def numbers_of(
   # ⟨s_μ, s_ν⟩ by sample, one manifold after the other.
   SS = jax.lax.map(products_of, (W.swapaxes(0, 1), K.reshape(P, M, P * M)))
   SS = SS.swapaxes(0, 1)
-  b, c, (S0S0, mixed, S1S1) = _with_influence(W.mean(axis=0), W, SS, K, g)
+  b, c, forms = _with_influence(W.mean(axis=0), W, SS, K, g)
+  b_shares, c_shares, (S0S0, mixed, S1S1) = forms
   strength = y.reshape(T, P, M)[..., 0] * total[..., 0]
   ones = jnp.ones_like(a)
   inverse, inverse_error = ratio_of_means(a, ones)
@@ -158,4 +181,6 @@ def numbers_of(
       _cosines(mixed, axes, jnp.broadcast_to(centers[None], axes.shape))
     ),
     "active": active.mean(axis=0),
-  } | _parts(strength, SS, S0S0, S1S1)
+    **_of_manifolds(of_manifolds, b_shares, c_shares),
+    **_parts(strength, SS, S0S0, S1S1),
+  }

@@ -41,10 +41,14 @@ def one_by_one(function: Callable[..., Any], *arrays: Any) -> Any:
   return jax.vmap(function)(*arrays)
 
 
-def pseudo_inverse_form(
+def pseudo_inverse_shares(
   A: Float[Array, "T P P"], r: Float[Array, "T P"]
-) -> Float[Array, " T"]:
-  """Computes rᵀ A⁺ r; derivatives hold while the rank of A stays."""
+) -> Float[Array, "T P"]:
+  """Computes r ∘ A⁺ r, whose sum is rᵀ A⁺ r.
+
+  The derivative of the sum holds while the rank of A stays; those of the terms
+  alone do not.
+  """
   # LAPACK need not come to an end with NaN.
   finite = jnp.isfinite(A).all(axis=(1, 2))
   fixed = jnp.where(finite[:, None, None], jax.lax.stop_gradient(A), 0)
@@ -54,5 +58,5 @@ def pseudo_inverse_form(
   inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
   along = einsum("tpk,tp->tk", vectors, jax.lax.stop_gradient(r))
   x = einsum("tpk,tk->tp", vectors, inverse * along)
-  form = 2 * (x * r).sum(axis=1) - einsum("tp,tpq,tq->t", x, A, x)
-  return jnp.where(finite, form, jnp.nan)
+  terms = 2 * x * r - x * einsum("tpq,tq->tp", A, x)
+  return jnp.where(finite[:, None], terms, jnp.nan)

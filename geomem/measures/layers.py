@@ -110,12 +110,12 @@ def _measure(
 ):
   """Shares the layers' subsets out over the devices."""
   options = Options(kappa, num_probes, centers, labels)
-  found = shares.map_over(
-    lambda subset: {
-      one.name: one.compute(key, subset[one.statistic], options)
+
+  # All of a set in one place: however many devices, the numbers are the same.
+  def measure_set(entry):
+    return {
+      one.name: one.summarize(one.compute(key, entry[one.statistic], options))
       for one in measures
-    },
-    entries,
-    devices,
-  )
-  return {one.name: one.summarize(found[one.name]) for one in measures}
+    }
+
+  return shares.map_over(measure_set, entries, devices)

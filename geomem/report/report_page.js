@@ -348,8 +348,9 @@ function settings(part) {
 function show(part, index) {
   part.rows = unpackRows(part.rows);
   const state = part.done ? "complete" : "not complete";
+  // A run alone is what the page is called by.
   const section = make("section", { id: `part${index}` },
-    make("h2", {}, part.name),
+    ...part.name === DATA.title ? [] : [make("h2", {}, part.name)],
     make("p", { class: "soft" }, `${part.kind.replaceAll("_", " ")}, ${state},`
       + ` started ${part.environment.started ?? "at an unknown time"}`));
   if (part.sentences.length) {
