@@ -109,14 +109,12 @@ def _solve_manifold(G, b, maxiter):
 def _blocks(num_lanes: int) -> list[tuple[int, int]]:
   """Returns the sizes of blocks in turn, and how many lanes each leaves.
 
-  A core goes through all lanes a few at a time. An accelerator has room for all
-  at once, and then for the third that is left. Each size is a program of its
-  own.
+  First all lanes go together. A core does the rest a few at a time; an
+  accelerator, which has room, all at once. Each size is a program of its own.
   """
-  if jax.default_backend() == "cpu":
-    return [(num_lanes // 6 or num_lanes, 0)]
   rest = num_lanes // _SHRINKAGE
-  return [(num_lanes, rest), (rest, 0)] if rest else [(num_lanes, 0)]
+  block = rest // 2 if jax.default_backend() == "cpu" else rest
+  return [(num_lanes, rest), (block, 0)] if block else [(num_lanes, 0)]
 
 
 def _chunk_sizes(num_manifolds: int, num_probes: int) -> tuple[int, int]:
