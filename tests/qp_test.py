@@ -79,9 +79,9 @@ def test_forces_agree_with_scipys_nnls(num_features):
 
 
 def test_missing_and_many_points_take_every_path():
-  """More probes than a chunk, and M on both sides of the working set."""
+  """More probes than a chunk, and M on both sides of both working sets."""
   rng = np.random.default_rng(0)
-  for num_points in (3, 60):
+  for num_points in (3, 60, 170):
     S = np.hstack([rng.normal(size=(num_points, 40)), np.ones((num_points, 1))])
     t = rng.normal(size=(700, 41))
     G, b = S @ S.T, 0.5 - t @ S.T
