@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from geomem import geometry, measures, studies
+from geomem import geometry, measures
 from geomem.measures import layers
 from tests.parallel_test import ROOT
 
@@ -26,7 +26,7 @@ os.sched_getaffinity = lambda process: range(cores)
 from geomem import parallel, shares, studies
 parallel.start()
 import jax
-from tests import shares_test
+from tests import parallel_worker, shares_test
 assert (jax.device_count(), parallel.mesh().size) == (cores, 1)
 """
 
@@ -43,14 +43,15 @@ pickle.dump(shares_test.measured(), sys.stdout.buffer)
 RUN = f"""{START}
 path, left = sys.argv[2], int(sys.argv[3])
 
-class Bar(shares_test.Bar):
+class Bar(parallel_worker.Bar):
   def update(self, size=1):
     global left
     left -= size
     if left == 0:
       os._exit(9)
 
-studies.run(studies.Memorization(shares_test.CONFIG), path, progress=Bar)
+study = studies.Memorization(parallel_worker.CONFIG)
+studies.run(study, path, progress=Bar)
 """
 
 TWO_THREADS = """
@@ -69,36 +70,6 @@ first = measure(0)
 with concurrent.futures.ThreadPoolExecutor(2) as pool:
   assert list(pool.map(measure, [0] * 12)) == [first] * 12
 """
-
-CONFIG = studies.make_config(
-  model="mlp1",
-  width=4,
-  epochs=3,
-  batch_size=30,
-  manifold_points=5,
-  num_probes=20,
-  num_classes=3,
-  examples_per_class=60,
-  centers="none",
-)
-
-
-class Bar:
-  """A progress bar that says nothing."""
-
-  initial = 0
-
-  def __init__(self, **options):
-    pass
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *_):
-    pass
-
-  def set_postfix(self, *_, **__):
-    pass
 
 
 def points(seed: int, P: int = 6) -> np.ndarray:

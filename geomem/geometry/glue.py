@@ -79,7 +79,7 @@ class Glue(NamedTuple):
     manifold_capacity_stderr: its error.
     manifold_dimension: D_μ, likewise; D is their mean. Shares may be negative,
       and come without errors, as the mean anchors are of the same samples.
-    manifold_radius: R_μ; NaN where a share is negative.
+    manifold_radius: R_μ; NaN where c or b − c has a share that is not positive.
     manifold_utility: Ψ_μ, so that α_μ = Ψ_μ (1 + R_μ⁻²) / D_μ.
     interior: share of the samples in which the points surround the origin, so
       that no v but 0 is left: F is ‖t‖², and anchors are not unique. Where it

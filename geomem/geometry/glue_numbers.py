@@ -107,11 +107,13 @@ def _of_manifolds(
   """
   own, error = mean_over_probes(a)
   b, c = b.mean(axis=0), c.mean(axis=0)
+  known = (c > 0) & (b > c)
+  squared = jnp.where(known, c, 1) / jnp.where(known, b - c, 1)
   return {
     "manifold_capacity": 1 / own,
     "manifold_capacity_stderr": error / own**2,
     "manifold_dimension": b,
-    "manifold_radius": jnp.sqrt(c / (b - c)),
+    "manifold_radius": jnp.where(known, jnp.sqrt(squared), jnp.nan),
     "manifold_utility": c / own,
   }
 
@@ -136,10 +138,15 @@ def numbers_of(
   T = len(g)
   fixed = jax.lax.stop_gradient(lam)
   signed = y * fixed
-  # Equal to λᵀ b at the optimum; of this form the derivative is exact.
-  of_points = 2 * signed * g - signed * matmul(signed, K)
-  of_manifolds = of_points.reshape(T, P, M).sum(axis=2)
-  a = of_points.sum(axis=1)
+
+  def shares_of_a(signed):
+    terms = 2 * signed * g - signed * matmul(signed, K)
+    return terms.reshape(T, P, M).sum(axis=2)
+
+  # Equal to λᵀ b at the optimum; of the sum the derivative at fixed λ is exact,
+  # while a manifold's share changes with λ.
+  a = shares_of_a(signed).sum(axis=1)
+  of_manifolds = shares_of_a(y * lam)
   lam = lam.reshape(T, P, M)
   total = lam.sum(axis=2, keepdims=True)
   active = total[..., 0] > 0

@@ -34,7 +34,8 @@ def one_by_one(function: Callable[..., Any], *arrays: Any) -> Any:
   One after the other on CPU: JAX shares a batched factorization out to the
   threads that run programs, and the one that asks waits for the others. As many
   at once as there are threads, be it of programs that run side by side, wait
-  for each other for ever (jaxlib 0.10, batches of some 20,000 n³ and more).
+  for each other for ever (jaxlib 0.10). Batches of k matrices with k n³
+  of at most 20,000 are too small to be shared out.
   """
   if jax.default_backend() == "cpu":
     return jax.lax.map(lambda xs: function(*xs), arrays)
@@ -46,8 +47,7 @@ def pseudo_inverse_shares(
 ) -> Float[Array, "T P"]:
   """Computes r ∘ A⁺ r, whose sum is rᵀ A⁺ r.
 
-  The derivative of the sum holds while the rank of A stays; those of the terms
-  alone do not.
+  Derivatives hold while the rank of A stays and r is in its range.
   """
   # LAPACK need not come to an end with NaN.
   finite = jnp.isfinite(A).all(axis=(1, 2))
@@ -56,7 +56,12 @@ def pseudo_inverse_shares(
   smallest = A.shape[-1] * 4 * jnp.finfo(A.dtype).eps
   kept = values > smallest * values[:, -1:]
   inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
-  along = einsum("tpk,tp->tk", vectors, jax.lax.stop_gradient(r))
-  x = einsum("tpk,tk->tp", vectors, inverse * along)
-  terms = 2 * x * r - x * einsum("tpq,tq->tp", A, x)
-  return jnp.where(finite[:, None], terms, jnp.nan)
+
+  def solve(r):
+    along = einsum("tpk,tp->tk", vectors, r)
+    return einsum("tpk,tk->tp", vectors, inverse * along)
+
+  x = solve(jax.lax.stop_gradient(r))
+  # The correction is zero; its derivative is A⁺(dr − dA x), that of x.
+  x = x + solve(r - einsum("tpq,tq->tp", A, x))
+  return jnp.where(finite[:, None], x * r, jnp.nan)

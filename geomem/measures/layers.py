@@ -111,7 +111,7 @@ def _measure(
   """Shares the layers' subsets out over the devices."""
   options = Options(kappa, num_probes, centers, labels)
 
-  # All of a set in one place: however many devices, the numbers are the same.
+  # Averages are taken where a set is measured: 2 cores and 4 round alike.
   def measure_set(entry):
     return {
       one.name: one.summarize(one.compute(key, entry[one.statistic], options))
