@@ -4,12 +4,8 @@ import numpy as np
 import pytest
 
 from geomem import runs, studies
-from geomem.studies.task_capacity import (
-  TaskCapacity,
-  TaskConfig,
-  half_rise,
-  plot_task,
-)
+from geomem.plots.task import half_rise, half_rise_with_error, plot_task
+from geomem.studies.task_capacity import TaskCapacity, TaskConfig
 
 EPOCHS = (0, 5, 10, 20)
 
@@ -183,6 +179,42 @@ def test_half_of_a_rise_is_between_epochs():
   # Of a curve that falls to its end there is no rise.
   assert np.isnan(half_rise(epochs, np.array([3.0, 2, 1])))
   assert np.isnan(half_rise(epochs[:0], epochs[:0]))
+
+
+def test_the_error_of_half_a_rise_is_that_of_its_values():
+  """By hand: half is (v0 + v2) / 2, met at 10 + 10 (half − v1) / (v2 − v1)."""
+  sigma = 0.02
+  curve = runs.Series(
+    np.array([0, 10, 20]), np.array([0.0, 1, 4]), np.full(3, sigma)
+  )
+  found, error = half_rise_with_error(curve)
+  assert found == pytest.approx(10 + 10 / 3)
+  slopes = np.array([5 / 3, -20 / 9, 5 / 9])
+  assert error == pytest.approx(sigma * np.linalg.norm(slopes), rel=0.1)
+  falling = curve._replace(mean=np.array([3.0, 2, 1]))
+  assert np.isnan(half_rise_with_error(falling)).all()
+  unknown = curve._replace(stderr=np.full(3, np.nan))
+  assert np.isnan(half_rise_with_error(unknown)[1])
+
+
+@pytest.mark.parametrize(
+  ("glue", "error", "answer"),
+  [
+    ((1, 1.8, 2, 2), 0.05, True),
+    ((1, 1.8, 2, 2), 1.0, None),
+    # Both rise at epoch 13.75, and not before 12.4 as was expected.
+    ((1, 1, 1.2, 2), 0.0, False),
+    ((1, 1, 1.2, 2), 0.02, False),
+    ((1, 1, 1.2, 2), 0.1, None),
+    ((1, 1, 1.2, 2), float("nan"), None),
+  ],
+)
+def test_what_is_earlier_is_not_told_within_its_error(glue, error, answer):
+  rows = table(**ANSWERS | {"glue": glue})
+  for each in rows:
+    if each["metric"].endswith("capacity"):
+      each["stderr"] = error
+  assert TaskCapacity.findings({}, rows)[0].holds is answer
 
 
 def test_the_figure_draws_the_rows():

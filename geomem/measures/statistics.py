@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from geomem import geometry
+from geomem import geometry, parallel, shares
 from geomem.geometry.products import product_bytes
 from geomem.measures import activations
 from geomem.measures.measure import STATISTICS
@@ -74,12 +74,7 @@ def layer_statistics(
     layers, lambda name: count * each[name] <= max_bytes
   ):
     gather = _in_one_pass if fits else _in_two_passes
-    for layer, makers in gather(forward, state, stacked, tuple(group), kinds):
-      found = [
-        _made(make, layer, name)
-        for make, name in zip(makers, names, strict=True)
-      ]
-      yield layer, jax.tree.map(lambda *xs: jnp.stack(xs), *found)
+    yield from gather(forward, state, stacked, tuple(group), kinds, names)
 
 
 def _check_room(each, layers, shape, max_bytes: int) -> None:
@@ -103,31 +98,54 @@ def _check_room(each, layers, shape, max_bytes: int) -> None:
       )
 
 
-def _made(make, layer: str, name: str) -> dict[str, Any]:
-  try:
-    return make()
-  except ValueError as error:
-    raise ValueError(f"layer {layer}, {name} examples: {error}") from error
+def _stacked(makers, layer: str, names: Sequence[str]) -> dict[str, Any]:
+  """Calls a function for each subset, and stacks what they return."""
+  found = []
+  for make, name in zip(makers, names, strict=True):
+    try:
+      found.append(make())
+    except ValueError as error:
+      raise ValueError(f"layer {layer}, {name} examples: {error}") from error
+  return jax.tree.map(lambda *xs: jnp.stack(xs), *found)
 
 
-def _in_one_pass(forward, state, images, layers, kinds):
-  flat = images.reshape(-1, *images.shape[3:])
+def _in_one_pass(forward, state, images, layers, kinds, names):
+  size = activations.feature_block()
 
   def make(points):
-    size = activations.feature_block()
     return {kind: STATISTICS[kind](points, block_size=size) for kind in kinds}
 
+  flat = images.reshape(-1, *images.shape[3:])
   for layer, points in activations.layer_blocks(forward, state, flat, layers):
-    points = points.reshape(*images.shape[:3], -1)
     # Features that fill up are zero, and add nothing to any product.
+    points = points.reshape(*images.shape[:3], -1)
+    devices = shares.devices_for(points)
+    if devices != parallel.mesh():
+      placed = shares.place(points, devices)
+      stats, is_finite = _on_cores(kinds, len(points), devices, placed)
+      if np.asarray(is_finite).all():
+        yield layer, stats
+        continue
+      # What is wrong the other way says.
     # By index: what several processes share cannot be iterated over.
-    yield (
-      layer,
-      [functools.partial(make, points[i]) for i in range(len(points))],
-    )
+    makers = [functools.partial(make, points[i]) for i in range(len(points))]
+    yield layer, _stacked(makers, layer, names)
 
 
-def _in_two_passes(forward, state, images, layers, kinds):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _on_cores(kinds, num_subsets, devices, points):
+  """Computes the statistics of the subsets, and whether they are finite."""
+
+  def of_subset(points):
+    found = {kind: STATISTICS[kind](points) for kind in kinds}
+    finite = [jnp.isfinite(x).all() for x in (points, *jax.tree.leaves(found))]
+    return found, jnp.stack(finite).all()
+
+  found = shares.map_over(of_subset, points, devices)
+  return jax.tree.map(lambda x: x[:num_subsets], found)
+
+
+def _in_two_passes(forward, state, images, layers, kinds, names):
   del kinds  # Only those of manifolds can be had so.
 
   def make(subset, layer):
@@ -137,4 +155,5 @@ def _in_two_passes(forward, state, images, layers, kinds):
     return {"manifolds": geometry.statistics_by_manifold(blocks)}
 
   for layer in layers:
-    yield layer, [functools.partial(make, x, layer) for x in images]
+    makers = [functools.partial(make, x, layer) for x in images]
+    yield layer, _stacked(makers, layer, names)

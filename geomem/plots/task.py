@@ -16,6 +16,8 @@ _LOOKS = {
 }
 # A layer tells of memory where capacity has grown by that factor.
 GROWN = 1.2
+# Of which the error of a half rise is the spread.
+_NUM_CURVES = 1000
 
 
 def mean_by_epoch(rows: runs.Rows) -> tuple[np.ndarray, np.ndarray]:
@@ -39,6 +41,22 @@ def half_rise(epochs, values) -> float:
   i = below[-1]
   share = (half - values[i]) / (values[i + 1] - values[i])
   return float(epochs[i] + share * (epochs[i + 1] - epochs[i]))
+
+
+def half_rise_with_error(series: runs.Series) -> tuple[float, float]:
+  """Computes `half_rise` of a curve, and the error that its values' give.
+
+  The error is the standard deviation over curves whose values are drawn with
+  their errors, independently. Where most of these never rise by half it is NaN.
+  """
+  rng = np.random.default_rng(0)
+  noise = rng.normal(size=(_NUM_CURVES, len(series.x)))
+  curves = series.mean + noise * series.stderr
+  found = np.array([half_rise(series.x, curve) for curve in curves])
+  found = found[np.isfinite(found)]
+  enough = len(found) > _NUM_CURVES / 2
+  error = float(found.std()) if enough else math.nan
+  return half_rise(series.x, series.mean), error
 
 
 def plot_task(rows: runs.Rows) -> Figure:

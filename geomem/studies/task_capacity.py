@@ -21,7 +21,7 @@ from geomem.plots.task import (
   THEORIES,
   at_first,
   grown,
-  half_rise,
+  half_rise_with_error,
   inseparable,
   mean_by_epoch,
   plot_task,
@@ -30,7 +30,7 @@ from geomem.studies.doubts import doubts
 from geomem.studies.measure import Measuring
 from geomem.studies.measure_config import MeasuringConfig
 from geomem.studies.trained import TrainedRun
-from geomem.studies.words import Finding
+from geomem.studies.words import Finding, with_error
 
 # Of the epoch: what is less earlier is no earlier.
 _EARLIER = 0.9
@@ -132,18 +132,24 @@ def _unmeasured(rows: runs.Rows) -> dict[str, str]:
 def _earlier(rows: runs.Rows) -> Finding:
   name, claim = "Task 1", "GLUE tells memorization earlier"
   permuted = rows.last_hidden().where(subset="permuted")
-  at = {
-    metric: half_rise(*mean_by_epoch(permuted.where(metric)))
-    for metric in THEORIES
-  }
-  if not np.isfinite(list(at.values())).all():
+  (glue, its_error), (mean_field, error) = (
+    half_rise_with_error(permuted.where(metric).known().series("epoch"))
+    for metric in ("glue_capacity", "capacity")
+  )
+  if not np.isfinite([glue, mean_field]).all():
     return Finding(name, None, "a capacity never rises by half", claim)
+  ahead = _EARLIER * mean_field - glue
+  holds, near = ahead > 0, ""
+  # Written so that errors of NaN tell nothing.
+  if not abs(ahead) > 2 * math.hypot(its_error, _EARLIER * error):
+    holds, near = None, ", which cannot be known within two errors"
   return Finding(
     name,
-    at["glue_capacity"] < _EARLIER * at["capacity"],
+    holds,
     "in the last hidden layer the capacity of permuted examples is half way up"
-    f" at epoch {at['glue_capacity']:.1f} by GLUE and {at['capacity']:.1f} by"
-    f" mean-field theory; {1 - _EARLIER:.0%} earlier was expected",
+    f" at epoch {with_error(glue, its_error, '.1f')} by GLUE and"
+    f" {with_error(mean_field, error, '.1f')} by mean-field theory;"
+    f" {1 - _EARLIER:.0%} earlier was expected{near}",
     claim,
   )
 
