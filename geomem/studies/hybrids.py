@@ -86,12 +86,12 @@ def _run_nodes(network, nodes, source, statistics, inputs, fit):
     return output, network.split({name: new})[1] if fit and new else {}
 
   state = {name: source[name]} if name in source else {}
-  (parameters, own), axis = network.split(state), None
+  (parameters, stats), axis = network.split(state), None
   if nodes[0] in statistics:
     each = [statistics[node] for node in nodes]
-    own, axis = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), 0
+    stats, axis = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), 0
   outputs, stacked = jax.vmap(layer, (None, axis, 0))(
-    parameters, own, jnp.stack(inputs)
+    parameters, stats, jnp.stack(inputs)
   )
   at = range(len(nodes))
   fits = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in at]

@@ -62,7 +62,7 @@ class Measuring(OfRun):
   def _known(self) -> dict[tuple[int, int], runs.Rows]:
     """Returns the rows of the run by seed and epoch, if they can be copied.
 
-    They can if settings and revision of geomem are the same.
+    It must be complete, with the same settings and revision of geomem.
     """
     names = [field.name for field in dataclasses.fields(MeasuringConfig)]
     names.remove("measure_epochs")

@@ -24,7 +24,7 @@ from geomem.studies.trained import checkpoints
 class Memorization:
   """Training on partly wrong labels, and the geometry of every layer.
 
-  It gives the paper's figures 2 and 3.
+  It reproduces figures 2 and 3 of the paper.
   """
 
   name = "memorization"
