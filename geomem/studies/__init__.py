@@ -1,4 +1,4 @@
-"""Studies: what is done with networks and runs, and what it shows."""
+"""Studies: experiments on networks and runs, with figures and findings."""
 
 from geomem.studies.capacity import Capacity, CapacityConfig
 from geomem.studies.config import ExperimentConfig

@@ -1,7 +1,7 @@
-"""Theory against simulation: the mean-field capacity, and dichotomies tried.
+"""Mean-field capacity against simulated capacity, on the same manifolds.
 
-The same points go to both. Directions that the centres share are left in, or
-projected out of all points first, from theory and simulation alike.
+Theory and simulation get the same points. The directions that the centres share
+are either kept, or projected out of all points first.
 """
 
 import dataclasses
@@ -30,20 +30,20 @@ _SYNTHETIC = ("num_manifolds", "manifold_points", "num_features", "dimension")
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CapacityConfig:
-  """How theory and simulation are compared.
+  """Config of the comparison of theory and simulation.
 
   Attributes:
-    epochs: of a run: `best`, `last` or `best,last`.
-    num_draws: random dichotomies of each simulation.
-    num_probes: T, probes of each manifold.
-    num_shuffles: of the labels, for the capacity without classes.
+    epochs: epochs of a run to use: `best`, `last` or `best,last`.
+    num_draws: random dichotomies per simulation.
+    num_probes: T, probes per manifold.
+    num_shuffles: shuffles of the labels, for the capacity without classes.
     bias: whether simulated hyperplanes may miss the origin.
-    num_manifolds: P, of synthetic manifolds.
-    manifold_points: M, points of each synthetic manifold.
-    num_features: N, of synthetic manifolds.
-    dimension: D, of synthetic spheres, ellipsoids and clouds.
-    seed: the first seed of synthetic manifolds.
-    num_seeds: how many; a run has its own.
+    num_manifolds: P, number of synthetic manifolds.
+    manifold_points: M, points per synthetic manifold.
+    num_features: N, features of the synthetic manifolds.
+    dimension: D, dimension of synthetic spheres, ellipsoids and clouds.
+    seed: first seed of the synthetic manifolds.
+    num_seeds: number of seeds of the synthetic manifolds; a run has its own.
   """
 
   epochs: str = "best,last"
@@ -81,9 +81,9 @@ class CapacityConfig:
 
 
 class Capacity:
-  """Compares the theory with dichotomies that are tried: figure 1B.
+  """The capacity study: theory against simulation (figure 1B).
 
-  On the layers of a finished run, or on synthetic manifolds.
+  It uses the layers of a finished run, or synthetic manifolds.
   """
 
   name = "capacity"
@@ -91,7 +91,7 @@ class Capacity:
   figures = plots.CAPACITY
 
   def __init__(self, config: CapacityConfig, trained: TrainedRun | None = None):
-    """Takes a config, and a run unless the manifolds are synthetic."""
+    """Creates the study; without a run, it uses synthetic manifolds."""
     self.config = config
     self.trained = trained
     self.origin = trained.origin if trained else None
@@ -99,25 +99,25 @@ class Capacity:
     self.directory = directory / "capacity"
 
   def as_dict(self) -> dict[str, Any]:
-    """Returns the config as a run directory keeps it: what applies of it."""
+    """Returns the fields that apply, as a run directory stores them."""
     of_run = self.trained is not None
     left_out = (*_SYNTHETIC, "seed", "num_seeds") if of_run else ("epochs",)
     fields = {k: v for k, v in vars(self.config).items() if k not in left_out}
     return {"experiment": self.name} | fields
 
   def sets(self) -> list[ManifoldSet]:
-    """Lists the sets of manifolds to compare on; points are made later."""
+    """Lists the sets of manifolds; their points are built lazily."""
     if self.trained is None:
       return synthetic_sets(self.config)
     which = [w for w in ("best", "last") if w in self.config.epochs]
     return layer_sets(self.trained, which)
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
-    """Compares on each set."""
+    """Yields one stage, with a unit for each set of manifolds."""
     del run
     units = [
-      Unit(one.columns, functools.partial(self._work, one))
-      for one in self.sets()
+      Unit(manifolds.columns, functools.partial(self._work, manifolds))
+      for manifolds in self.sets()
     ]
     yield Stage("capacity", units)
 
@@ -126,13 +126,13 @@ class Capacity:
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
-    """Says how well both agree, for each treatment of the centres."""
+    """Returns the agreement for each treatment of the centres."""
     del config
     return agreements(rows)
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
-    """Has no table."""
+    """Returns nothing: the study has no table."""
     del rows
     return ""
 
@@ -141,12 +141,13 @@ _shared_directions = jax.jit(geometry.shared_directions, static_argnums=2)
 
 
 def without_shared_directions(key, points: np.ndarray, rule) -> np.ndarray:
-  """Projects shared directions of the centres out of all points.
+  """Projects the shared directions of the centres out of all points.
 
-  The points are taken about their mean. With V = C̄ᵀA of
+  The points are first centred on their mean. With V = C̄ᵀA from
   `geometry.shared_directions`, x becomes x - V Vᵀx.
   """
-  # In float64, so that directions are gone to rounding, and count no more.
+  # In float64, removed directions vanish to rounding and no longer add to the
+  # rank.
   points = np.asarray(points, np.float64)
   points = points - points.mean(axis=(0, 1))
   stats = geometry.gram_statistics(points.astype(np.float32))
@@ -158,33 +159,33 @@ def without_shared_directions(key, points: np.ndarray, rule) -> np.ndarray:
 
 
 def compare(one: ManifoldSet, config: CapacityConfig) -> list[runs.Row]:
-  """Computes the rows of one set: the theory, the simulation, the null."""
+  """Computes the rows of one set: theory, simulation and null."""
   direction_key, probe_key, draw_key, null_key = jax.random.split(one.key, 4)
   rule = parse_centers(one.columns["centers"])
   points = without_shared_directions(direction_key, one.points(), rule)
   points32 = points.astype(np.float32)
   options = {"num_probes": config.num_probes, "centers": None}
-  found = geometry.manifold_geometry(probe_key, points32, **options)
+  theory = geometry.manifold_geometry(probe_key, points32, **options)
   simulated = geometry.simulated_capacity(
     draw_key, points, num_draws=config.num_draws, bias=config.bias
   )
   null = geometry.shuffled_null(
     null_key, points32, num_samples=config.num_shuffles, **options
   )
-  ball = geometry.ball_capacity(found.mean_radius, found.mean_dimension)
+  ball = geometry.ball_capacity(theory.mean_radius, theory.mean_dimension)
   values = {} if one.exact is None else {"exact_capacity": (one.exact, None)}
   values |= {
     "manifold_points": (points.shape[1], None),
-    "capacity": (found.mean_capacity, found.mean_capacity_stderr),
+    "capacity": (theory.mean_capacity, theory.mean_capacity_stderr),
     "critical_dimension": (
       simulated.critical_dimension,
       simulated.critical_stderr,
     ),
     "ball_capacity": (ball, None),
     "null_capacity": (null.mean.capacity, null.sd.capacity),
-    "radius": (found.mean_radius, found.mean_radius_stderr),
-    "dimension": (found.mean_dimension, found.mean_dimension_stderr),
-    "center_correlation": (found.center_correlation, None),
+    "radius": (theory.mean_radius, theory.mean_radius_stderr),
+    "dimension": (theory.mean_dimension, theory.mean_dimension_stderr),
+    "center_correlation": (theory.center_correlation, None),
     "simulated_capacity": (simulated.capacity, simulated.stderr),
   }
   return [
@@ -194,15 +195,16 @@ def compare(one: ManifoldSet, config: CapacityConfig) -> list[runs.Row]:
 
 
 class Agreement(NamedTuple):
-  """How well theory and simulation agree.
+  """The agreement of theory and simulation.
 
   Attributes:
-    centers: `none` or `low_rank`, what was removed.
-    count: sets of manifolds with both.
-    unknown: sets that even all features do not separate.
-    correlation: of the logarithms; None for less than three sets.
-    ratios: simulated over theory, their 0, 5, 50, 95 and 100 % quantiles.
-    farthest: what the ratio farthest from one belongs to.
+    centers: the directions removed: `none` or `low_rank`.
+    count: number of sets with both capacities.
+    unknown: number of sets that are not separable even in all features.
+    correlation: of the log capacities; None for fewer than three sets.
+    ratios: 0, 5, 50, 95 and 100 % quantiles of simulated over theoretical
+      capacity.
+    farthest: name of the set whose ratio is farthest from one.
   """
 
   centers: str
@@ -228,11 +230,11 @@ class Agreement(NamedTuple):
 
 
 def agreements(rows: runs.Rows) -> list[Agreement]:
-  """Compares theory and simulation, for each treatment of the centres."""
+  """Compares theory and simulation for each treatment of the centres."""
   result = []
   for centers in rows.distinct("centers"):
-    here = rows.where(centers=centers)
-    pairs = plots.pair_metrics(here, "capacity", "simulated_capacity")
+    treated = rows.where(centers=centers)
+    pairs = plots.pair_metrics(treated, "capacity", "simulated_capacity")
     if not pairs:
       continue
     logs = np.log([[a["value"], b["value"]] for a, b in pairs])
@@ -242,7 +244,7 @@ def agreements(rows: runs.Rows) -> list[Agreement]:
       Agreement(
         centers,
         len(pairs),
-        len(here.where("capacity")) - len(pairs),
+        len(treated.where("capacity")) - len(pairs),
         float(np.corrcoef(logs.T)[0, 1]) if enough else None,
         tuple(np.exp(np.quantile(ratios, (0, 0.05, 0.5, 0.95, 1))).tolist()),
         plots.name_of_set(pairs[np.abs(ratios).argmax()][0]),

@@ -1,6 +1,6 @@
-"""What theory and simulation are compared on: ideal manifolds, layers of a run.
+"""Manifolds for the capacity study: synthetic ones, and layers of a run.
 
-Points are made when their turn comes, so that one layer is held at a time.
+Points are built lazily, so that only one layer is in memory at a time.
 """
 
 import functools
@@ -16,13 +16,13 @@ from geomem.studies.trained import TrainedRun
 
 
 class ManifoldSet(NamedTuple):
-  """One set of manifolds to compare on.
+  """One set of manifolds on which theory and simulation are compared.
 
   Attributes:
-    key: for the simulation and the probes.
-    columns: what its rows have in common.
-    points: makes the points, `[P, M, N]`.
-    exact: closed-form capacity, where there is one.
+    key: PRNG key of the simulation and the probes.
+    columns: columns that its rows share.
+    points: function that builds the points, `[P, M, N]`.
+    exact: closed-form capacity, if there is one.
   """
 
   key: jax.Array
@@ -32,7 +32,7 @@ class ManifoldSet(NamedTuple):
 
   @property
   def name(self) -> str:
-    """What it is, in words."""
+    """The name of the set in figures and sentences."""
     return plots.name_of_set(self.columns)
 
 
@@ -46,18 +46,18 @@ FAMILIES = (
   "clouds",
   "correlated centres",
 )
-# Of the correlated centres: a third of the variance in a few directions.
+# Correlated centres have a third of their variance in a few directions.
 _SHARED = {"rank": 3, "strength": 0.35}
 
 
 def _ellipsoid_axes(dimension: int) -> np.ndarray:
-  """Returns semi-axes that fall as 1/i, of root mean square one."""
+  """Returns semi-axes proportional to 1/i, with root mean square one."""
   axes = 1 / np.arange(1, dimension + 1, dtype=np.float32)
   return axes / np.sqrt((axes**2).mean())
 
 
 def _build(config, family: str, radius: float, key) -> np.ndarray:
-  """Makes the `[P, M, N]` points of one family."""
+  """Builds the `[P, M, N]` points of one family."""
   center_key, key = jax.random.split(key)
   sizes = {
     "num_manifolds": config.num_manifolds,
@@ -86,14 +86,14 @@ def _exact(config, family: str, radius: float) -> float | None:
   if family == "points":
     return float(geometry.point_capacity(0.0))
   if family == "segments":
-    # The mean of P centres is subtracted, and their norm is 1 no more.
+    # Subtracting the mean of the P centres reduces their norm from 1.
     norm = np.sqrt(1 - 1 / config.num_manifolds)
     return float(geometry.segment_capacity(radius / norm))
   return None
 
 
 def synthetic_sets(config) -> list[ManifoldSet]:
-  """Lists each family of synthetic manifolds, at each radius."""
+  """Lists the synthetic sets: every family at every radius, for each seed."""
   sets = []
   for seed in range(config.seed, config.seed + config.num_seeds):
     for index, family in enumerate(FAMILIES):
@@ -117,7 +117,7 @@ def synthetic_sets(config) -> list[ManifoldSet]:
 def layer_sets(trained: TrainedRun, which: Sequence[str]) -> list[ManifoldSet]:
   """Lists each layer of a run at its `best` or `last` epoch, by subset.
 
-  With the manifolds, and the images, that the run itself was measured on.
+  Manifolds and images are those on which the run itself was measured.
   """
   sets = []
   names = trained.experiment.network.layer_names
@@ -137,7 +137,7 @@ def layer_sets(trained: TrainedRun, which: Sequence[str]) -> list[ManifoldSet]:
               "centers": centers,
             }
             points = functools.partial(
-              lambda of, layer, subset: of(layer)[subset],
+              lambda load, layer, subset: load(layer)[subset],
               points_of,
               layer,
               subset,
@@ -147,7 +147,7 @@ def layer_sets(trained: TrainedRun, which: Sequence[str]) -> list[ManifoldSet]:
 
 
 def _layer_points(trained: TrainedRun, seed, epoch: int):
-  """Makes a function from a layer to its points by subset; holds one layer."""
+  """Returns a function from a layer to its points by subset; caches one."""
 
   @functools.lru_cache(maxsize=1)
   def points_of(layer: str) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""What a training run is made of: every field is a flag of the binaries."""
+"""Configs of training runs; every field is a flag of the binaries."""
 
 import dataclasses
 from typing import Any
@@ -15,18 +15,19 @@ class DataConfig:
 
   Attributes:
     dataset: `digits`, a TFDS name, or `npz:PATH`.
-    data_dir: where TFDS looks; by default where it always does.
-    image_size: the side of TFDS images, scaled and cropped; by default their
-      own.
-    memory_limit: GB of pixels to hold in memory, 4 by default; more stream.
-    num_classes: the first classes only; all by default.
-    examples_per_class: the first training examples of each class only; all by
-      default.
-    labels: where the training labels come from: `permuted` among the permuted
-      examples, `redrawn` for them, uniformly over the classes, from
-      `file:PATH`, or those of `cifar_n:NAME` that people gave.
-    permuted_fraction: the part of the training examples with permuted labels;
-      labels of a file have their own.
+    data_dir: directory of the TFDS data; by default that of TFDS itself.
+    image_size: side to which TFDS images are scaled and cropped; by default
+      their own.
+    memory_limit: GB of pixels to hold in memory, 4 by default; larger sets are
+      streamed.
+    num_classes: how many classes to use, the first ones; all by default.
+    examples_per_class: how many training examples of each class to use, the
+      first ones; all by default.
+    labels: source of the training labels: `permuted` (shuffled among the
+      permuted examples), `redrawn` (drawn for them uniformly over the classes),
+      `file:PATH`, or `cifar_n:NAME` (given by people).
+    permuted_fraction: fraction of the training examples with permuted labels;
+      `file` and `cifar_n` ignore it.
   """
 
   dataset: str = "digits"
@@ -45,8 +46,9 @@ class ModelConfig:
 
   Attributes:
     model: the architecture, such as mlp, convnet, vgg16_bn or resnet18.
-    width: its channels in the first stage; by default the architecture's own.
-    dtype: its computation is in `float32` or `bfloat16`; the rest in float32.
+    width: channels of the first stage; by default the architecture's own.
+    dtype: type the network computes in, `float32` or `bfloat16`; all else is in
+      float32.
   """
 
   model: str
@@ -60,18 +62,18 @@ class TrainConfig:
 
   Attributes:
     epochs: passes over the training set.
-    batch_size: examples a step.
+    batch_size: examples per step.
     optimizer: `sgd` or `adam`.
-    learning_rate: at its peak.
-    momentum: of SGD.
-    weight_decay: L2 penalty.
+    learning_rate: peak learning rate.
+    momentum: momentum of SGD.
+    weight_decay: coefficient of the L2 penalty.
     schedule: `constant`, `step` or `cosine`.
-    crop: pixels of padding that random crops are taken from.
-    flip: whether half of the images are mirrored.
+    crop: pixels of padding for random crops.
+    flip: whether a random half of the images is mirrored.
     stop_when_memorized: whether to stop once 99 % of the permuted examples are
       fitted.
-    seed: the first seed.
-    num_seeds: how many seeds, trained together.
+    seed: first seed.
+    num_seeds: number of seeds, trained together.
   """
 
   epochs: int
@@ -89,12 +91,12 @@ class TrainConfig:
 
   @property
   def seeds(self) -> range:
-    """The numbers of the seeds."""
+    """The seeds of the run."""
     return range(self.seed, self.seed + self.num_seeds)
 
   @property
   def recipe(self) -> training.TrainingConfig:
-    """What the training loop needs of it."""
+    """The part of the config that the training loop needs."""
     names = [f.name for f in dataclasses.fields(training.TrainingConfig)]
     return training.TrainingConfig(**{n: getattr(self, n) for n in names})
 
@@ -105,7 +107,7 @@ _GROUPS = {
   "training": TrainConfig,
   "measure": MeasureConfig,
 }
-# Recipes check their own numbers.
+# Lower bounds. The recipe checks its own numbers.
 _LEAST = {
   "data": {
     "image_size": 1,
@@ -121,9 +123,9 @@ _LEAST = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExperimentConfig:
-  """What a training run is made of.
+  """The complete config of a training run.
 
-  The names of the fields of all groups differ, so that each is a flag.
+  Field names are unique across the groups, so that each can be a flag.
 
   Attributes:
     data: the images and their labels.
@@ -147,15 +149,15 @@ class ExperimentConfig:
 
   @classmethod
   def of(cls, **fields: Any) -> "ExperimentConfig":
-    """Makes a config from fields of all groups.
+    """Creates a config from the fields of all groups.
 
     Args:
-      **fields: by the name of the flag; those that are left out, or None, have
-        their defaults. Those without a default are needed: `make_config` takes
-        them from a preset.
+      **fields: values by flag name. A field that is missing or None takes its
+        default; a field without a default is required, and `make_config` takes
+        it from a preset.
 
     Raises:
-      ValueError: a field is not known, or its value is not possible.
+      ValueError: a field is unknown, or its value is invalid.
     """
     given = {name: value for name, value in fields.items() if value is not None}
     groups = {}
@@ -168,32 +170,32 @@ class ExperimentConfig:
 
   @classmethod
   def from_dict(cls, groups: dict[str, dict[str, Any]]) -> "ExperimentConfig":
-    """Undoes `as_dict`.
+    """Creates a config from a result of `as_dict`.
 
     Raises:
-      ValueError: it is no such dict, or a value is not possible.
+      ValueError: the dict has another form, or a value is invalid.
     """
     for name, group in _GROUPS.items():
-      known = {field.name for field in dataclasses.fields(group)}
+      valid = {field.name for field in dataclasses.fields(group)}
       fields = groups.get(name)
       if not isinstance(fields, dict):
         raise ValueError(f"there is no group {name!r} in the config.")
-      if not known >= set(fields):
+      if not valid >= set(fields):
         raise ValueError(
-          f"the group {name!r} has the fields {sorted(set(fields) - known)},"
+          f"the group {name!r} has the fields {sorted(set(fields) - valid)},"
           " which are not known."
         )
     return cls(**{n: group(**groups[n]) for n, group in _GROUPS.items()})
 
   def as_dict(self) -> dict[str, dict[str, Any]]:
-    """Returns the groups as a run directory keeps them."""
+    """Returns the groups as a run directory stores them."""
     return dataclasses.asdict(self)
 
   def replace(self, **fields: Any) -> "ExperimentConfig":
-    """Returns the config with some fields, of any group, changed."""
+    """Returns a copy in which the given fields, of any group, are replaced."""
     return self.of(**(self.flat() | fields))
 
   def flat(self) -> dict[str, Any]:
-    """Returns the fields of all groups."""
+    """Returns the fields of all groups as one dict."""
     groups = self.as_dict().values()
     return {k: v for fields in groups for k, v in fields.items()}

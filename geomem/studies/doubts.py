@@ -1,9 +1,9 @@
-"""Numbers that are not to be believed."""
+"""Doubts about measured geometry."""
 
 from geomem import runs
 
 _MOST_NAMED = 3
-# Of mean-field theory, and of GLUE.
+# The metrics of mean-field theory and of GLUE.
 _CONVERGED = ("converged", "glue_converged")
 _CAPACITIES = ("capacity", "glue_capacity")
 
@@ -11,9 +11,9 @@ _CAPACITIES = ("capacity", "glue_capacity")
 def doubts(rows: runs.Rows) -> list[str]:
   """Names the layers, subsets and epochs whose geometry is in doubt.
 
-  It is where manifolds are lost in rounding, as in layers without activity, or
-  where their problems were not solved: `converged` of the rows, or
-  `glue_converged`, is less than 1, or a value is missing.
+  It is in doubt if manifolds are lost in rounding, as in dead layers, or if
+  their problems were not solved: `converged` or `glue_converged` of the rows is
+  less than 1, or a capacity is missing.
   """
 
   def places(found) -> set[tuple]:
@@ -34,10 +34,10 @@ def doubts(rows: runs.Rows) -> list[str]:
     for _, layer, subset, epoch in sorted(bad)[:_MOST_NAMED]
   ]
   rest = len(bad) - len(named)
-  more = f" and {rest} more" if rest else ""
+  ending = f" and {rest} more" if rest else ""
   return [
     f"Not to be believed: {len(bad)} of {len(places(capacities))} layers"
     " measured hold manifolds whose points or centres are lost in rounding, or"
     f" whose problems were not solved (converged below 1): {', '.join(named)}"
-    f"{more}."
+    f"{ending}."
   ]

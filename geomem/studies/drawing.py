@@ -11,7 +11,7 @@ def study_of(path: pathlib.Path | str) -> Any:
   """Returns the study whose run a directory holds.
 
   Raises:
-    RunError: the directory holds no run, or one of no known study.
+    RunError: the directory holds no run, or that of an unknown study.
   """
   name = runs.read_config(path).get("experiment", "memorization")
   if name not in STUDIES:
@@ -25,14 +25,14 @@ def study_of(path: pathlib.Path | str) -> Any:
 def draw(
   path: pathlib.Path | str, out: pathlib.Path | str | None = None
 ) -> list[pathlib.Path]:
-  """Draws every figure of a run directory that its rows have something for.
+  """Draws every figure for which the rows of a run directory have values.
 
   Args:
     path: the run directory.
-    out: where `figures` goes; into the run directory by default.
+    out: directory in which to create `figures`; the run directory by default.
 
   Returns:
-    The files.
+    The paths of the files.
   """
   target = pathlib.Path(path if out is None else out) / "figures"
   rows = runs.read_rows(path)
@@ -45,6 +45,6 @@ def draw(
 
 
 def findings(path: pathlib.Path | str) -> list[str]:
-  """Says what a complete run directory of any study shows."""
+  """Returns the findings of a complete run directory as sentences."""
   config, rows = runs.read_config(path), runs.read_rows(path)
   return [str(finding) for finding in study_of(path).findings(config, rows)]

@@ -1,4 +1,4 @@
-"""An experiment, shared by all its seeds, and what each seed adds."""
+"""The parts of an experiment that all seeds share, and those of each seed."""
 
 import functools
 import pathlib
@@ -19,13 +19,13 @@ class Experiment(NamedTuple):
   """An experiment's data, network and recipe, shared by all its seeds.
 
   Attributes:
-    config: what it is made of.
-    train: training split; what is not streamed is on every device.
+    config: the config.
+    train: training split, replicated on every device unless it is streamed.
     test: test split, likewise.
     network: the network.
-    mean: of the training pixels, by channel.
-    std: of the training pixels, by channel.
-    fingerprint: of the data that are used.
+    mean: mean of the training pixels, by channel.
+    std: standard deviation of the training pixels, by channel.
+    fingerprint: fingerprint of the data in use.
   """
 
   config: ExperimentConfig
@@ -43,7 +43,7 @@ class Experiment(NamedTuple):
 
   @property
   def origin(self) -> dict[str, Any]:
-    """The origin of a run of it, as its directory keeps it."""
+    """The origin of its runs, as a run directory stores it."""
     return {"data": self.fingerprint}
 
   @property
@@ -53,15 +53,15 @@ class Experiment(NamedTuple):
 
 
 class Seed(NamedTuple):
-  """What depends on the seed, and nothing that training changes.
+  """Everything that depends on the seed, except the training state.
 
   Attributes:
     number: the seed.
-    labels: training labels and which are permuted.
+    labels: training labels, and the mask of permuted examples.
     subsets: the paper's subsets by name.
-    manifolds: `[P, M]` indices of each measured subset's analysis images.
-    training_key: key of the training.
-    geometry_key: key of the probes.
+    manifolds: `[P, M]` image indices of the manifolds, by measured subset.
+    training_key: PRNG key of the training.
+    geometry_key: PRNG key of the probes.
   """
 
   number: int
@@ -76,8 +76,8 @@ def prepare(config: ExperimentConfig) -> Experiment:
   """Loads the data and builds the network.
 
   Raises:
-    ValueError: whatever of the config cannot be done is said here, before any
-      work.
+    ValueError: the config is not feasible; everything is checked here, before
+      any work.
   """
   names_in(config.measure.subsets, data.SUBSETS, "subset")
   recipe = config.training.recipe
@@ -102,12 +102,12 @@ def prepare(config: ExperimentConfig) -> Experiment:
   geometry.check_centers(config.measure.options.centers, num_classes)
   training.steps_per_epoch(len(train.labels), recipe.batch_size)
   moments = data.pixel_moments(train.images)
-  known = data.fingerprint(train, test)
+  fingerprint = data.fingerprint(train, test)
   train, test = (
     split._replace(images=training.on_devices(split.images))
     for split in (train, test)
   )
-  return Experiment(config, train, test, network, *moments, known)
+  return Experiment(config, train, test, network, *moments, fingerprint)
 
 
 def _check_crop(crop: int, size: tuple[int, int]) -> None:
@@ -119,7 +119,7 @@ def _check_crop(crop: int, size: tuple[int, int]) -> None:
 
 
 def _load(config, split: str) -> data.Dataset:
-  """Loads what the config uses of a split; only that must fit the memory."""
+  """Loads the used part of a split; only this part must fit in memory."""
   chosen = data.open_split(
     config.dataset, split, config.data_dir, config.image_size
   )
@@ -160,10 +160,10 @@ def prepare_seeds(
 
   Args:
     experiment: from `prepare`.
-    run_path: a run that was trained with them, whose labels must be theirs.
+    run_path: a run trained with these seeds, whose labels must match.
 
   Raises:
-    RunError: they are others.
+    RunError: the labels of the run differ.
   """
   numbers = experiment.config.training.seeds
   seeds = [prepare_seed(experiment, number) for number in numbers]
@@ -180,8 +180,8 @@ def _labels_file(path: pathlib.Path | str, seed: Seed) -> pathlib.Path:
 def _check_labels(file: pathlib.Path, seed: Seed) -> None:
   if not file.exists():
     return
-  kept = data.PermutedLabels.load(file)
-  if not all(map(np.array_equal, kept, seed.labels)):
+  stored = data.PermutedLabels.load(file)
+  if not all(map(np.array_equal, stored, seed.labels)):
     raise runs.RunError(
       f"{file} holds other labels than seed {seed.number} of this config gives:"
       " they were made from other data, or by another version of JAX. Choose"
@@ -190,10 +190,10 @@ def _check_labels(file: pathlib.Path, seed: Seed) -> None:
 
 
 def keep_labels(path: pathlib.Path | str, seed: Seed) -> None:
-  """Keeps a seed's labels in its run's directory, or compares with those there.
+  """Saves a seed's labels in the run directory, or checks those in it.
 
   Raises:
-    RunError: they are others.
+    RunError: the labels in the directory differ.
   """
   file = _labels_file(path, seed)
   if not parallel.from_first(file.exists):
@@ -216,7 +216,7 @@ def manifold_images(
 ) -> dict[str, UInt8[Array | np.ndarray, "P M H W C"]]:
   """Returns the images of the manifolds, by measured subset.
 
-  Of streamed sets they are read, and on the host.
+  Images of streamed sets are decoded, and returned on the host.
   """
   chosen = {
     name: getattr(experiment, seed.subsets[name].source).images[indices]
@@ -229,7 +229,7 @@ def manifold_images(
 
 
 def measuring_forward(experiment: Experiment):
-  """Returns `(state, uint8 images) -> activations`, one for each network."""
+  """Returns `(state, uint8 images) -> activations`, cached by network."""
   moments = (tuple(x.tolist()) for x in (experiment.mean, experiment.std))
   return _forward(experiment.network, *moments)
 

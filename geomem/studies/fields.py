@@ -1,4 +1,4 @@
-"""Checks of a config's fields: whatever wrote them, their types are right."""
+"""Checks of the types and ranges of config fields, whatever their source."""
 
 import dataclasses
 import math
@@ -6,7 +6,7 @@ import numbers
 import typing
 from typing import Any
 
-# Keys are 32 bits wide: beyond, seeds would repeat one another.
+# Seeds of keys have 32 bits: larger ones would repeat smaller ones.
 _NUM_SEEDS_THERE_ARE = 2**32
 _MOST_SEEDS = 10_000
 
@@ -19,17 +19,17 @@ _KINDS = {
 
 
 def check_types(config: Any) -> None:
-  """Raises ValueError unless the fields are of their types, numbers finite."""
+  """Raises ValueError unless fields have their types and floats are finite."""
   hints = typing.get_type_hints(type(config))
   for field in dataclasses.fields(config):
     hint, value = hints[field.name], getattr(config, field.name)
     kinds = typing.get_args(hint) or (hint,)
-    known = next((kind for kind in kinds if kind in _KINDS), None)
-    if known is None or (value is None and type(None) in kinds):
+    expected = next((kind for kind in kinds if kind in _KINDS), None)
+    if expected is None or (value is None and type(None) in kinds):
       continue
     is_tuple = typing.get_origin(hint) is tuple
     for item in value if is_tuple else (value,):
-      _check(field.name, item, known)
+      _check(field.name, item, expected)
 
 
 def _check(name: str, value: Any, known: type) -> None:
@@ -43,7 +43,7 @@ def _check(name: str, value: Any, known: type) -> None:
 
 
 def check_least(config: Any, least: dict[str, int]) -> None:
-  """Raises ValueError for a field that is less than its least value."""
+  """Raises ValueError for a field below its lower bound."""
   for name, bound in least.items():
     value = getattr(config, name)
     if value is not None and not value >= bound:
@@ -51,7 +51,7 @@ def check_least(config: Any, least: dict[str, int]) -> None:
 
 
 def check_seeds(first: int, count: int | None) -> None:
-  """Raises ValueError for seeds that would repeat others, or are too many."""
+  """Raises ValueError for seeds that are out of range, or too many."""
   count = 1 if count is None else count
   if count > _MOST_SEEDS:
     raise ValueError(

@@ -1,9 +1,9 @@
-"""Hybrid networks: some layers of one epoch, the others of the last.
+"""Hybrid networks: some layers from another epoch, the rest from the last.
 
-Networks that agree in their first layers share the work there: of the tree of
-their layers each node costs one layer. All nodes of a depth that take the layer
-from the same network are one call of it, on what enters each of them: however
-many hybrids there are, their program is that of two networks.
+Hybrids that agree in their first layers share the computation of these layers:
+the layers form a tree, and each node costs one layer. All nodes of a depth that
+take their layer from the same network run in one vmapped call, so the program
+is as large as that of two networks, however many hybrids there are.
 """
 
 import functools
@@ -17,19 +17,19 @@ from jaxtyping import Array, Float, UInt8
 
 from geomem import data, models, parallel, training
 
-# Of each layer in order, the input not among them: is it the other epoch's?
-# That of a network's first layers names a node of the tree.
+# Whether each layer in order, without the input, is from the other epoch. The
+# mask of a network's first layers identifies a node of the tree.
 Mask = tuple[bool, ...]
 
 
 class Hybrids(NamedTuple):
-  """Everything of which hybrids are made.
+  """The parts that hybrids are assembled from.
 
   Attributes:
     network: the network.
-    last: the state that they have in common.
-    other: the layers that take the place of those of `last`.
-    statistics: batch statistics in place of a layer's own, by node.
+    last: the state that all hybrids start from.
+    other: the states of the layers that replace those of `last`.
+    statistics: batch statistics that replace a layer's own, by node.
   """
 
   network: models.Network
@@ -60,12 +60,12 @@ class Hybrids(NamedTuple):
 
 
 def mask_of(network: models.Network, layers: Sequence[str]) -> Mask:
-  """Returns the mask under which these layers are replaced."""
+  """Returns the mask that replaces the given layers."""
   return tuple(name in layers for name in network.layer_names[1:])
 
 
 def mixed_layers(network: models.Network, mask: Mask) -> list[str]:
-  """Lists the layers that have layers of both epochs below them."""
+  """Lists the layers whose output depends on layers of both epochs."""
   names, mixed, flags = network.layer_names[1:], [], set()
   for name, flag in zip(names, mask, strict=True):
     if name in network.parameter_layers:
@@ -76,7 +76,7 @@ def mixed_layers(network: models.Network, mask: Mask) -> list[str]:
 
 
 def _run_nodes(network, nodes, source, statistics, inputs, fit):
-  """Runs one layer in several networks; returns outputs and fits by node."""
+  """Runs one layer at several nodes; returns outputs and fits by node."""
   name = network.layer_names[len(nodes[0])]
 
   def layer(parameters, own, x):
@@ -86,15 +86,15 @@ def _run_nodes(network, nodes, source, statistics, inputs, fit):
     return output, network.split({name: new})[1] if fit and new else {}
 
   state = {name: source[name]} if name in source else {}
-  (parameters, own), axis = network.split(state), None
+  (parameters, stats), axis = network.split(state), None
   if nodes[0] in statistics:
     each = [statistics[node] for node in nodes]
-    own, axis = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), 0
-  outputs, found = jax.vmap(layer, (None, axis, 0))(
-    parameters, own, jnp.stack(inputs)
+    stats, axis = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each), 0
+  outputs, stacked = jax.vmap(layer, (None, axis, 0))(
+    parameters, stats, jnp.stack(inputs)
   )
   at = range(len(nodes))
-  fits = [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in at]
+  fits = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in at]
   return dict(zip(nodes, outputs, strict=True)), dict(
     zip(nodes, fits, strict=True)
   )
@@ -113,13 +113,13 @@ def _run(network, masks, parts, x, fit=False):
         inputs = [before[node[:-1]] for node in nodes]
         results = _run_nodes(network, nodes, source, statistics, inputs, fit)
         outputs |= results[0]
-        fitted |= {node: found for node, found in results[1].items() if found}
+        fitted |= {node: new for node, new in results[1].items() if new}
   return outputs, fitted
 
 
 @functools.cache
 def _compiled_logits(network: models.Network, masks: tuple[Mask, ...]):
-  """Compiles `[masks, n, classes]` logits; each device has its own images."""
+  """Compiles the `[masks, n, classes]` logits of images that are sharded."""
 
   def run(parts, images, mean, std):
     x = data.normalize(images, mean, std)
@@ -131,7 +131,7 @@ def _compiled_logits(network: models.Network, masks: tuple[Mask, ...]):
 
 @functools.cache
 def _compiled_fit(network: models.Network, masks: tuple[Mask, ...]):
-  """Compiles batch statistics by node, of all images as one batch."""
+  """Compiles the batch statistics by node, over all images as one batch."""
 
   def run(parts, images, mean, std):
     x = parallel.share(data.normalize(images, mean, std))
@@ -141,7 +141,7 @@ def _compiled_fit(network: models.Network, masks: tuple[Mask, ...]):
 
 
 def _block_size(network: models.Network, masks: Sequence[Mask]) -> int:
-  """Returns how many images a device takes, that the widest level fits."""
+  """Returns the images per device for which the widest level fits."""
   image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
   layers = jax.eval_shape(network.apply, network.abstract_state, image)
   sizes = [x.size * x.dtype.itemsize for x in layers.activations.values()]
@@ -149,10 +149,10 @@ def _block_size(network: models.Network, masks: Sequence[Mask]) -> int:
     size * len({mask[:depth] for mask in masks})
     for depth, size in zip(range(len(masks[0]) + 1), sizes, strict=False)
   )
-  # A level of a core's block fits its cache, if it can: measured.
+  # Measured: on a CPU, a level should fit in the cache of a core.
   on_cpu = jax.default_backend() == "cpu"
-  budget, most = (2**24, 512) if on_cpu else (2**32, 4096)
-  return min(max(32, budget // widest), most)
+  budget, largest = (2**24, 512) if on_cpu else (2**32, 4096)
+  return min(max(32, budget // widest), largest)
 
 
 def hybrid_logits(
@@ -162,17 +162,17 @@ def hybrid_logits(
   mean: Float[np.ndarray, " C"],
   std: Float[np.ndarray, " C"],
 ) -> Iterator[Float[Array, "masks b classes"]]:
-  """Yields the logits of every hybrid, block by block of images in order.
+  """Yields the logits of all hybrids, for successive blocks of images.
 
   Args:
-    hybrids: what they are made of.
-    masks: which.
-    images: all of them.
-    mean: of the pixels.
-    std: of the pixels.
+    hybrids: the parts of the hybrids.
+    masks: the hybrids to run.
+    images: all images.
+    mean: mean of the pixels, by channel.
+    std: standard deviation of the pixels, by channel.
 
   Yields:
-    The logits of the next images, on every device.
+    The logits of the next block, replicated on every device.
   """
   masks = tuple(masks)
   run = _compiled_logits(hybrids.network, masks)
@@ -188,10 +188,10 @@ def reestimate(
   mean: Float[np.ndarray, " C"],
   std: Float[np.ndarray, " C"],
 ) -> Hybrids:
-  """Returns the hybrids with batch statistics of their own.
+  """Returns the hybrids with re-estimated batch statistics.
 
-  Every layer's are over what the layers below make of the images under
-  statistics that are re-estimated already, all images as one batch.
+  The statistics of a layer are taken over its input, which the layers below
+  compute with re-estimated statistics, all images as one batch.
   """
   fit = _compiled_fit(hybrids.network, tuple(masks))
   parts = hybrids[1:3]

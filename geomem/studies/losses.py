@@ -1,8 +1,8 @@
-"""The losses of training: kept beside the networks, and rows by epoch.
+"""Training losses: stored beside the networks, and reported by epoch.
 
-They cost nothing, as every step has computed one, and they come at every epoch
-where scores come at the saved ones only. What was lost of the rows is made
-again from `losses.npz`, and training is not needed for that.
+They cost nothing, as every step computes its loss, and they cover every epoch,
+while scores cover the saved epochs only. Lost rows are rebuilt from
+`losses.npz`, without training.
 """
 
 import io
@@ -22,21 +22,21 @@ _LOG = logging.getLogger(__name__)
 
 
 def losses_key(seed: int, epoch: int) -> dict:
-  """Names the unit of work that a seed's losses up to a saved epoch are."""
+  """Returns the unit key of a seed's losses up to a saved epoch."""
   return {"stage": "losses", "seed": seed, "epoch": epoch}
 
 
 class Losses:
-  """The mean losses of all seeds, stretch by stretch of steps.
+  """The mean losses of all seeds, by stretch of steps.
 
-  A stretch is an epoch, or a part of one where the training set is streamed: it
-  ends where a state to resume from may be saved. So training that was cut off
-  goes on with whole stretches, and the mean of an epoch is the same number
-  wherever it was cut.
+  A stretch is an epoch, or part of one if the training set is streamed: it ends
+  where a state to resume from may be saved. Interrupted training therefore
+  resumes with whole stretches, and the mean of an epoch does not depend on
+  where it was interrupted.
   """
 
   def __init__(self, path: pathlib.Path | str, experiment: Experiment):
-    """Reads what earlier starts of the run in a directory have kept."""
+    """Reads the losses that earlier starts of the run have saved."""
     config = experiment.config.training
     self._file = pathlib.Path(path) / "losses.npz"
     self._seeds = list(config.seeds)
@@ -44,7 +44,7 @@ class Losses:
     self.steps_per_epoch = training.steps_per_epoch(
       len(experiment.train.labels), experiment.recipe.batch_size
     )
-    # By the number of steps at its end, the means of a stretch.
+    # The means of each stretch, by the number of steps at its end.
     self._means = parallel.from_first(self._read)
     self._kept = len(self._means)
 
@@ -52,8 +52,8 @@ class Losses:
     if not self._file.exists():
       return {}
     try:
-      with np.load(self._file, allow_pickle=False) as kept:
-        steps, means = kept["steps"], kept["means"]
+      with np.load(self._file, allow_pickle=False) as stored:
+        steps, means = stored["steps"], stored["means"]
       if means.shape != (len(steps), len(self._seeds)):
         raise ValueError(means.shape)
       return dict(zip(steps.tolist(), means, strict=True))
@@ -66,18 +66,18 @@ class Losses:
       return {}
 
   def go_on_from(self, step: int) -> None:
-    """Forgets what was kept of later steps, which are done again."""
+    """Drops the losses of later steps, which will be repeated."""
     self._means = {s: m for s, m in self._means.items() if s <= step}
-    if step and step not in self._means:  # They were lost.
+    if step and step not in self._means:  # Lost, so unknown.
       self.add(step, np.full(len(self._seeds), np.nan))
     self._kept = len(self._means)
 
   def add(self, step: int, means: Float[np.ndarray, " seeds"]) -> None:
-    """Adds the stretch that ends after so many steps in all."""
+    """Adds the stretch that ends after `step` steps in total."""
     self._means[step] = np.asarray(means, np.float32)
 
   def save(self) -> None:
-    """Keeps what was added."""
+    """Writes the file, if stretches were added."""
     if self._kept == len(self._means):
       return
     content = io.BytesIO()
@@ -90,11 +90,11 @@ class Losses:
     self._kept = len(self._means)
 
   def of_epochs(self, seed: int) -> dict[int, float]:
-    """Returns the mean loss of a seed in every epoch that is known whole."""
+    """Returns a seed's mean loss in every epoch that is complete."""
     index, steps = self._seeds.index(seed), self.steps_per_epoch
     counts, sums, before = Counter(), Counter(), 0
     for step, means in self._means.items():
-      # Counted from 1, as the states after them are.
+      # Epochs count from 1, like the states at their ends.
       epoch = -(-step // steps)
       counts[epoch] += step - before
       sums[epoch] += (step - before) * float(means[index])
@@ -106,7 +106,7 @@ class Losses:
     }
 
   def rows(self, seed: int, epoch: int) -> list[runs.Row]:
-    """Returns a seed's rows of the epochs from the last saved one to this."""
+    """Returns a seed's rows for the epochs since the previous saved one."""
     last = max((e for e in self._chosen if e < epoch), default=0)
     return [
       {"seed": seed, "epoch": e, "metric": "training_loss", "value": loss}
@@ -116,7 +116,7 @@ class Losses:
 
 
 def lost_losses(run: runs.Run, experiment: Experiment) -> Stage:
-  """Makes the stage for losses that training committed, and were lost since."""
+  """Returns the stage that rebuilds committed losses that were lost."""
   losses = Losses(run.path, experiment)
   units = []
   for seed in experiment.config.training.seeds:

@@ -16,17 +16,17 @@ from geomem.studies.trained import TrainedRun
 
 
 class Measuring(OfRun):
-  """Measures the layers of a finished run at saved epochs.
+  """Measurements of the layers of a finished run at saved epochs.
 
-  On the manifolds, and with the probes, of the run itself. What the run has
-  measured in the same way is taken over from it.
+  They use the manifolds and the probes of the run itself. Rows that the run has
+  measured in the same way are copied from it.
   """
 
   name = "measure"
   figures = plots.MEASURE
 
   def __init__(self, config: MeasuringConfig, trained: TrainedRun):
-    """Checks the names of the layers, and which networks are there."""
+    """Checks the layer names, and that the chosen epochs are saved."""
     super().__init__(config, trained)
     names = trained.experiment.network.layer_names
     measured_layers(config.layers, names)
@@ -36,11 +36,11 @@ class Measuring(OfRun):
       seed: SavedEpochs(epochs, trained.best(seed), trained.last(seed))
       for seed, epochs in saved.items()
     }
-    measures = (one.name for one in config.chosen)
+    measures = (measure.name for measure in config.chosen)
     self.directory = self._directory("measure", *measures)
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
-    """Measures every seed."""
+    """Yields the facts, and the geometry of all seeds."""
     del run
     yield self.facts_stage()
     stage = geometry_stage(
@@ -50,24 +50,26 @@ class Measuring(OfRun):
       self.trained.state,
       self.config,
     )
-    known = self._known()
-    yield stage._replace(units=[_of(unit, known) for unit in stage.units])
+    measured = self._known()
+    yield stage._replace(units=[_of(unit, measured) for unit in stage.units])
 
   def _directory(self, *parts: str) -> pathlib.Path:
-    """Names a directory that differs where the epochs do."""
+    """Returns a directory whose name includes the chosen epochs."""
     chosen = self.config.measure_epochs
     epochs = chosen.split(",") if chosen else ()
     return self.trained.path / "-".join([*parts, *epochs])
 
   def _known(self) -> dict[tuple[int, int], runs.Rows]:
-    """Groups the rows of the run by seed and epoch, if it measured the same.
+    """Returns the rows of the run by seed and epoch, if they can be copied.
 
-    That is with the same settings, and by the same revision of geomem.
+    It must be complete, with the same settings and revision of geomem.
     """
     names = [field.name for field in dataclasses.fields(MeasuringConfig)]
     names.remove("measure_epochs")
-    asked, there = self.config, self.trained.experiment.config.measure
-    if any(getattr(asked, name) != getattr(there, name) for name in names):
+    config, run_config = self.config, self.trained.experiment.config.measure
+    if any(
+      getattr(config, name) != getattr(run_config, name) for name in names
+    ):
       return {}
     path = self.trained.path
     if not parallel.from_first(
@@ -83,13 +85,13 @@ class Measuring(OfRun):
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
-    """Names what is in doubt."""
+    """Returns the doubts about the rows."""
     del config
     return doubts(rows)
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
-    """Lists the metrics of the last hidden layer by subset."""
+    """Returns the metrics of the last hidden layer by subset."""
     if not rows.layers:
       return ""
     deepest = rows.last_hidden()
@@ -99,13 +101,13 @@ class Measuring(OfRun):
     lines = [f"{'':{width}}" + "".join(f"{s:>14}" for s in deepest.subsets)]
     lines[0] += f"   (layer {layer})"
     for which in ("best", "last"):
-      here = runs.Rows(row for row in rows.at(which) if row["layer"])
-      if not here:
+      at_epoch = runs.Rows(row for row in rows.at(which) if row["layer"])
+      if not at_epoch:
         lines.append(f"{which} epoch: not measured")
         continue
       lines.append(f"{which} epoch")
       for metric in metrics:
-        of_metric = here.where(metric, layer=layer)
+        of_metric = at_epoch.where(metric, layer=layer)
         cells = [
           f"{of_metric.where(subset=subset).mean()[0]:14.4g}"
           for subset in deepest.subsets
@@ -115,7 +117,7 @@ class Measuring(OfRun):
 
 
 def _of(unit: Unit, known: dict[tuple[int, int], runs.Rows]) -> Unit:
-  """Makes a unit take over the rows that are known, if they are."""
+  """Returns a unit that copies its rows if they are known."""
   rows = known.get((unit.key["seed"], unit.key["epoch"]))
   if rows is None:
     return unit

@@ -1,4 +1,4 @@
-"""What is measured of a network's layers: every field is a flag."""
+"""Configs of the measurements of layers; every field is a flag."""
 
 import dataclasses
 import re
@@ -11,18 +11,20 @@ from geomem.studies.measured_epochs import normalized
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeasuringConfig:
-  """What is asked of every layer, and at which epochs.
+  """The measures of every layer, and the epochs to measure.
 
   Attributes:
-    measures: names of measures, with commas.
-    num_probes: T, probes of each manifold.
+    measures: names of measures, comma-separated.
+    num_probes: T, probes per manifold.
     kappa: margin κ, in units of the norm of a manifold's centre.
-    centers: `low_rank`, `none` or a number of directions to remove.
-    glue_labels: labellings that GLUE asks for: `balanced`, `independent` or
+    centers: rule for shared directions to remove: `low_rank`, `none` or their
+      number.
+    glue_labels: labellings for GLUE: `balanced`, `independent` or
       `one_vs_rest`.
-    layers: those to measure, with commas, or `last` (hidden); all by default.
-    measure_epochs: those to measure, with commas: `all` that are saved (the
-      default), `best`, `last`, `first`, or their numbers; always in the order
+    layers: layers to measure, comma-separated, or `last` (hidden); all by
+      default.
+    measure_epochs: epochs to measure, comma-separated: `all` that are saved
+      (the default), `best`, `last`, `first`, or numbers; always in the order
       best, last, first, others.
   """
 
@@ -36,14 +38,14 @@ class MeasuringConfig:
 
   def __post_init__(self):
     check_types(self)
-    # Equal choices are equal configs.
+    # Normalized, so that equal choices give equal configs.
     object.__setattr__(self, "measure_epochs", normalized(self.measure_epochs))
     check_least(self, {"num_probes": 1})
     _ = self.chosen, self.options
 
   @property
   def options(self) -> Options:
-    """What the measures depend on."""
+    """The options of the measures."""
     if self.glue_labels not in LABELLINGS:
       raise ValueError(
         f"glue_labels {self.glue_labels!r} is not known; choose one of"
@@ -61,11 +63,11 @@ class MeasuringConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeasureConfig(MeasuringConfig):
-  """What is measured, and of which manifolds.
+  """The measures of every layer, and the manifolds to measure.
 
   Attributes:
-    manifold_points: M, points of each manifold.
-    subsets: those to measure, with commas; all by default.
+    manifold_points: M, points per manifold.
+    subsets: subsets to measure, comma-separated; all by default.
   """
 
   manifold_points: int
@@ -73,7 +75,7 @@ class MeasureConfig(MeasuringConfig):
 
 
 def parse_centers(text: str) -> str | int | None:
-  """Returns the value of `--centers` as the geometry takes it."""
+  """Returns the geometry's rule for a value of `--centers`."""
   if text == "none":
     return None
   if text == "low_rank":
@@ -97,7 +99,7 @@ def measured_layers(
 def names_in(
   text: str | None, known: tuple[str, ...], noun: str
 ) -> tuple[str, ...]:
-  """Returns the names in a list with commas, in the order of those known."""
+  """Parses comma-separated names; returns them in the order of `known`."""
   if text is None:
     return known
   names = [name.strip() for name in text.split(",")]

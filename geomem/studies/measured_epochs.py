@@ -1,4 +1,4 @@
-"""Which saved epochs are measured, and in which order."""
+"""The choice and the order of the saved epochs to measure."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -9,12 +9,12 @@ WORDS = ("best", "last", "first")
 
 
 class SavedEpochs(NamedTuple):
-  """The epochs of a seed whose networks are there.
+  """The saved epochs of a seed.
 
   Attributes:
-    saved: all of them, ascending.
-    best: the one with the best test accuracy, there or not.
-    last: the last one, likewise.
+    saved: epochs whose networks are saved, ascending.
+    best: epoch with the best test accuracy, saved or not.
+    last: last epoch, saved or not.
   """
 
   saved: Sequence[int]
@@ -27,16 +27,16 @@ class SavedEpochs(NamedTuple):
 
 
 def normalized(text: str | None, name: str = "measure_epochs") -> str | None:
-  """Writes a choice of epochs in the one way that equal choices have.
+  """Returns a choice of epochs in canonical form.
 
-  Words come first, in the order of measuring, then numbers; all is None.
+  Words come first, in the order of measuring, then numbers; `all` is None.
 
   Args:
     text: the choice.
-    name: of the field that has it.
+    name: name of its field, for error messages.
 
   Raises:
-    ValueError: something is neither a word nor a number.
+    ValueError: an item is neither a known word nor a number.
   """
   if text is None:
     return None
@@ -55,14 +55,14 @@ def normalized(text: str | None, name: str = "measure_epochs") -> str | None:
 
 
 def check_saved(text: str | None, saved: Collection[int]) -> None:
-  """Refuses numbers of epochs that are not saved.
+  """Checks that the epochs chosen by number are saved.
 
   Args:
-    text: the choice, normalized.
-    saved: the epochs that any seed has.
+    text: the normalized choice.
+    saved: the epochs that at least one seed has saved.
 
   Raises:
-    ValueError: one is not among them; it names those that are.
+    ValueError: an epoch is not saved; the message lists those that are.
   """
   for item in (text or "").split(","):
     if item.isdigit() and int(item) not in saved:
@@ -77,11 +77,11 @@ def places_to_measure(
 ) -> list[tuple[int, int]]:
   """Lists seeds and epochs in the order of measuring.
 
-  The best epochs of all seeds come first, then their last and their first ones,
-  then the others, so that whatever ends the work early costs the least.
+  The best epochs of all seeds come first, then their last and first epochs,
+  then the others, so that an early end of the work costs the least.
 
   Args:
-    text: the choice, normalized; what a seed has not saved is left out.
+    text: the normalized choice; epochs that a seed has not saved are left out.
     seeds: the epochs of each seed.
 
   Returns:

@@ -1,4 +1,4 @@
-"""Stages of work that measure the saved networks of a training run."""
+"""The stage that measures the saved networks of a training run."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def measure_network(
   chosen: Sequence[measures.Measure],
   options: measures.Options,
 ) -> Iterator[Step]:
-  """Measures layers of a network; yields a step with the rows of each."""
+  """Yields a step with the rows of each measured layer of a network."""
   names = experiment.network.layer_names
   for layer, rows in measures.measure_layers(
     seed.geometry_key,
@@ -41,16 +41,16 @@ def geometry_stage(
   load: Callable[[int, int], Any],
   measure: MeasuringConfig,
 ) -> Stage:
-  """Makes the stage that measures the epochs of all seeds.
+  """Returns the stage that measures the chosen epochs of all seeds.
 
-  One for all of them: what figure 3 needs of every seed comes first.
+  All seeds share one stage, so that the epochs that figure 3 needs come first.
 
   Args:
-    experiment: the run's.
+    experiment: the experiment of the run.
     seeds: the seeds.
-    epochs: those that each of them has.
-    load: from a seed and an epoch to the network's state.
-    measure: which measures, of which layers, and at which epochs.
+    epochs: the epochs of each seed.
+    load: function from a seed and an epoch to the network's state.
+    measure: the measures, layers and epochs to measure.
   """
   layers = measured_layers(measure.layers, experiment.network.layer_names)
   by_number = {seed.number: seed for seed in seeds}

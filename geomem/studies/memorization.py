@@ -22,9 +22,9 @@ from geomem.studies.trained import checkpoints
 
 
 class Memorization:
-  """Trains on labels of which a part is wrong, and measures every layer.
+  """Training on partly wrong labels, and the geometry of every layer.
 
-  The paper's figures 2 and 3.
+  It reproduces figures 2 and 3 of the paper.
   """
 
   name = "memorization"
@@ -32,10 +32,10 @@ class Memorization:
   directory = pathlib.Path("runs/memorization")
 
   def __init__(self, config: ExperimentConfig):
-    """Loads the data, builds the network, and checks all that can be checked.
+    """Loads the data, builds the network, and checks the config.
 
     Raises:
-      ValueError: what cannot be done.
+      ValueError: the config is not feasible.
     """
     self.config = config
     self.experiment = prepare(config)
@@ -43,11 +43,11 @@ class Memorization:
     self.origin = self.experiment.origin
 
   def as_dict(self) -> dict[str, Any]:
-    """Returns the config as a run directory keeps it."""
+    """Returns the config as a run directory stores it."""
     return {"experiment": self.name} | self.config.as_dict()
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
-    """Trains all seeds together, then scores and measures what is saved."""
+    """Yields the stages that train, score and measure all seeds."""
     for seed in self.seeds:
       keep_labels(run.path, seed)
     yield self._training(run)
@@ -64,7 +64,7 @@ class Memorization:
     )
 
   def _training(self, run) -> Stage:
-    """Makes the stage that trains all seeds together."""
+    """Returns the stage that trains all seeds together."""
     first, last = self.seeds[0].number, self.seeds[-1].number
     which = f"seed {first}" if first == last else f"seeds {first} to {last}"
     epochs = self.config.training.epochs
@@ -76,7 +76,7 @@ class Memorization:
     return Stage(f"training, {which}", [unit])
 
   def _scores(self, run, seed) -> Stage:
-    """Scores that training committed, and that were lost since."""
+    """Returns the stage that recomputes committed scores that were lost."""
 
     def work(epoch):
       state = self._load(run, seed.number, epoch)
@@ -93,7 +93,7 @@ class Memorization:
     return Stage("", lost)
 
   def _facts(self, run) -> Stage:
-    """Makes the stage that states what figures and findings need."""
+    """Returns the stage with the facts that figures and findings need."""
     units = [
       Unit(
         {"stage": "facts", "seed": seed.number},
@@ -133,7 +133,7 @@ class Memorization:
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
-    """Tests F3.1 to F3.5, where the subsets and layers were measured."""
+    """Tests F3.1 to F3.5, if their subsets and layers were measured."""
     measured = set(rows.where("capacity").subsets)
     layers = (config.get("measure") or {}).get("layers")
     if layers or not {"permuted", "restored", "test"} <= measured:
@@ -146,7 +146,7 @@ class Memorization:
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
-    """Lists accuracy and the deepest hidden layer's geometry by subset."""
+    """Returns accuracy and last-hidden-layer geometry by subset."""
     if not rows.where("capacity"):
       return ""
     deepest = rows.where("capacity").last_hidden()
@@ -158,10 +158,10 @@ class Memorization:
     for which in ("best", "last"):
       epochs = rows.epochs(which)
       epoch = sum(epochs.values()) / len(epochs)
-      here = rows.at(which)
+      at_epoch = rows.at(which)
       for subset in deepest.subsets:
-        scores = here.where("accuracy", subset=subset)
-        of_layer = here.where(subset=subset, layer=layer)
+        scores = at_epoch.where("accuracy", subset=subset)
+        of_layer = at_epoch.where(subset=subset, layer=layer)
         line = f"{subset:12}{epoch:6.0f}{scores.mean()[0]:10.3f}"
         if of_layer.where("capacity"):
           capacity, radius, dimension = (
@@ -176,7 +176,7 @@ class Memorization:
 
 
 def _epochs_of(rows: runs.Rows) -> dict[int, SavedEpochs]:
-  """Lists the saved epochs of each seed, which are those that were scored."""
+  """Returns the saved epochs of each seed: those with scores."""
   best, last = rows.epochs("best"), rows.epochs("last")
   return {
     seed: SavedEpochs(sorted(of.distinct("epoch")), best[seed], last[seed])

@@ -11,7 +11,7 @@ import numpy as np
 from geomem import runs
 from geomem.studies.words import Finding
 
-TOLERANCE = 0.25  # Of what is equal in the paper.
+TOLERANCE = 0.25  # Relative, for values that are equal in the paper.
 _EPOCHS = ("best", "last")
 _CLAIMS = {
   "F3.1": "generalization comes first",
@@ -20,7 +20,7 @@ _CLAIMS = {
   "F3.4": "memorized manifolds shrink",
   "F3.5": "early layers stay general",
 }
-# Whether a claim holds, and a sentence with its figures.
+# Whether a claim holds, and a sentence with its numbers.
 _Judged = tuple[bool, str]
 
 
@@ -33,44 +33,43 @@ class _Layers(NamedTuple):
 
   @property
   def early(self) -> int:
-    """How many layers are the first half."""
+    """The number of layers in the first half."""
     return max(1, len(self.best["permuted"]) // 2)
 
 
 def find(rows: runs.Rows) -> list[Finding]:
-  """Tests the five findings; each sentence carries its figures.
+  """Tests the five findings; each sentence contains its numbers.
 
-  What is equal in the paper, such as a capacity and that of chance, must be so
-  within `TOLERANCE`; the paper's own figures are within 10 %. They are of 50
-  points of 100 classes: where manifolds have more points than there are
-  classes, permuted and restored points fall together once they are memorized,
-  and lie above chance. Where an epoch was not measured, what needs it cannot be
-  told.
+  Values that are equal in the paper, such as a capacity and that of chance,
+  must agree within `TOLERANCE`; the paper's own agree within 10 %. It has 50
+  points of each of 100 classes: if manifolds have more points than there are
+  classes, permuted and restored points fall together once memorized, and lie
+  above chance. A finding is undecided if an epoch it needs was not measured.
   """
   best, last = (by_layer(rows, "capacity", which) for which in _EPOCHS)
   layers = _Layers(best, last, rows.chance_capacity())
   no_best, no_last = (not_measured(rows, which) for which in _EPOCHS)
-  nothing = no_best or no_last
-  if not nothing and rows.epochs("best") == rows.epochs("last"):
-    # What is compared are the same numbers.
-    nothing = "the best epoch of every seed is its last; train longer"
+  undecided = no_best or no_last
+  if not undecided and rows.epochs("best") == rows.epochs("last"):
+    # The finding would compare numbers with themselves.
+    undecided = "the best epoch of every seed is its last; train longer"
   sizes = [
     [by_layer(rows, metric, which) for which in _EPOCHS]
     for metric in ("radius", "dimension")
   ]
   return [
     _judge("F3.1", no_best, _permuted_at_chance, layers),
-    _judge("F3.2", nothing, _permuted_rises_late, layers),
-    _judge("F3.3", nothing, _restored_falls, layers),
-    _judge("F3.4", nothing, _permuted_shrinks, *sizes),
-    _judge("F3.5", nothing, _early_layers_stay, layers),
+    _judge("F3.2", undecided, _permuted_rises_late, layers),
+    _judge("F3.3", undecided, _restored_falls, layers),
+    _judge("F3.4", undecided, _permuted_shrinks, *sizes),
+    _judge("F3.5", undecided, _early_layers_stay, layers),
   ]
 
 
 def not_measured(rows: runs.Rows, which: str) -> str:
-  """Says of which seeds the best or the last epoch was not measured."""
-  there = rows.at(which).where("capacity").seeds
-  missing = [str(seed) for seed in rows.seeds if seed not in there]
+  """Names the seeds whose best or last epoch was not measured, if any."""
+  measured = rows.at(which).where("capacity").seeds
+  missing = [str(seed) for seed in rows.seeds if seed not in measured]
   if not missing:
     return ""
   seeds = f"seed{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
@@ -78,7 +77,7 @@ def not_measured(rows: runs.Rows, which: str) -> str:
 
 
 def _judge(name: str, nothing: str, test: Callable, *of: Any) -> Finding:
-  """Tests a claim, unless something is said why it cannot be told."""
+  """Tests a claim, unless `nothing` says why it is undecided."""
   holds, sentence = (None, nothing) if nothing else test(*of)
   return Finding(name, holds, sentence, _CLAIMS[name])
 
@@ -86,12 +85,12 @@ def _judge(name: str, nothing: str, test: Callable, *of: Any) -> Finding:
 def by_layer(rows: runs.Rows, metric: str, which: str) -> dict:
   """Averages a metric over seeds: `[hidden layers]` by subset.
 
-  The input does not change, and the logits are the output.
+  The input, which does not change, and the logits, the output, are left out.
   """
-  found = rows.at(which).where(metric)
+  at_epoch = rows.at(which).where(metric)
   return {
-    subset: found.where(subset=subset).series("layer_index").mean[1:-1]
-    for subset in found.subsets
+    subset: at_epoch.where(subset=subset).series("layer_index").mean[1:-1]
+    for subset in at_epoch.subsets
   }
 
 
@@ -123,7 +122,7 @@ def _permuted_rises_late(layers: _Layers) -> _Judged:
 
 
 def _restored_falls(layers: _Layers) -> _Judged:
-  before, after = (of["restored"][-1] for of in (layers.best, layers.last))
+  before, after = (at["restored"][-1] for at in (layers.best, layers.last))
   apart = after / layers.chance - 1
   return (
     bool(after < before and abs(apart) < TOLERANCE),
@@ -134,8 +133,8 @@ def _restored_falls(layers: _Layers) -> _Judged:
 
 
 def _permuted_shrinks(radii, dimensions) -> _Judged:
-  radius = [of["permuted"][-1] for of in radii]
-  dimension = [of["permuted"][-1] for of in dimensions]
+  radius = [at["permuted"][-1] for at in radii]
+  dimension = [at["permuted"][-1] for at in dimensions]
   return (
     bool(radius[1] < radius[0] and dimension[1] < dimension[0]),
     f"permuted radius and dimension of the last hidden layer go from"

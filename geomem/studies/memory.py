@@ -1,4 +1,4 @@
-"""What will not fit the memory, said before any work."""
+"""Checks that a config fits in memory, before any work."""
 
 import math
 import os
@@ -7,24 +7,24 @@ import jax
 import jax.numpy as jnp
 
 _FLOAT = 4
-# Arrays of the size of the probes that are held at once when measuring.
+# Arrays of the size of the probes that are in memory at once when measuring.
 _PER_PROBE = 6
-# Parameters, their gradient, what the optimiser keeps of them, and copies on
-# their way to the disk.
+# Numbers for each parameter: its value and gradient, the optimiser's state, and
+# copies being written to disk.
 _PER_PARAMETER = 8
-# Activations and their gradients.
+# Numbers for each activation: its value and gradient.
 _PER_ACTIVATION = 2
 
 
 def available_bytes() -> int:
-  """Returns the memory of the device that computes, or the host's."""
+  """Returns the memory of the first device, or of the host if unknown."""
   stats = jax.local_devices()[0].memory_stats() or {}
   host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
   return stats.get("bytes_limit", host)
 
 
 def check_memory(config, network, num_classes: int) -> None:
-  """Raises ValueError for what no machine of this size can hold."""
+  """Raises ValueError if probes or training exceed the available memory."""
   measure, recipe = config.measure, config.training
   shape = (num_classes, measure.num_probes, measure.manifold_points + 1)
   _expect_room(
@@ -44,16 +44,16 @@ def check_memory(config, network, num_classes: int) -> None:
 
 
 def _num_activations(network) -> int:
-  """Numbers that the layers give for one example."""
+  """Returns the number of activations of all layers for one example."""
   image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
   output = jax.eval_shape(network.apply, network.abstract_state, image)
   return sum(math.prod(x.shape) for x in output.activations.values())
 
 
 def _expect_room(needed: int, what: str, advice: str) -> None:
-  there = available_bytes()
-  if needed > there:
+  available = available_bytes()
+  if needed > available:
     raise ValueError(
       f"{what} take {needed / 1e9:,.0f} GB of memory, and there are"
-      f" {there / 1e9:,.0f} GB; lower {advice}."
+      f" {available / 1e9:,.0f} GB; lower {advice}."
     )

@@ -1,4 +1,4 @@
-"""Geometry by model size, where test accuracy descends twice.
+"""Geometry by model size, through the double descent of the test error.
 
 Source: Stephenson et al., ICLR 2021, figure 4C-E; Nakkiran et al., "Deep double
 descent", ICLR 2020, for the recipe.
@@ -20,15 +20,15 @@ FITTED = 0.99  # The training accuracy that counts as interpolation.
 
 
 class Dip(NamedTuple):
-  """A fall of accuracy with growing size, before it rises again.
+  """A dip in accuracy as the size grows.
 
   Attributes:
-    before: position of the peak before it.
-    at: position of the dip.
-    depth: accuracy before it less accuracy in it.
-    stderr: of the depth, over seeds.
-    rise: accuracy at the largest size less that in the dip.
-    rise_stderr: of the rise, over seeds.
+    before: index of the peak before the dip.
+    at: index of the dip.
+    depth: accuracy at the peak minus accuracy in the dip.
+    stderr: standard error of the depth, over seeds.
+    rise: accuracy at the largest size minus accuracy in the dip.
+    rise_stderr: standard error of the rise, over seeds.
   """
 
   before: int
@@ -40,17 +40,17 @@ class Dip(NamedTuple):
 
 
 def find_dip(accuracy: Float[np.ndarray, "sizes seeds"]) -> Dip | None:
-  """Finds the deepest fall from a smaller size to a larger one, in the mean.
+  """Finds the largest drop in mean accuracy from one size to a larger one.
 
-  Both differences are taken within seeds, which share their labels over sizes.
-  Peak and dip are chosen by the same means, which favours depth; `stderr` does
-  not count that.
+  Both differences are paired by seed, as a seed has the same labels at every
+  size. Peak and dip are chosen on the same means, which biases the depth
+  upwards; `stderr` does not include this bias.
 
   Args:
-    accuracy: by growing size.
+    accuracy: accuracy, sizes ascending.
 
   Returns:
-    The dip, or None where accuracy never falls.
+    The dip, or None if accuracy never falls.
   """
   mean = accuracy.mean(axis=1)
   falls = mean[:, None] - mean[None, :]
@@ -67,17 +67,17 @@ class Sizes:
   """The rows of a sweep over widths, as `[sizes, seeds]` arrays.
 
   Attributes:
-    widths: ascending.
+    widths: the swept widths, ascending.
   """
 
   def __init__(self, rows: runs.Rows):
-    """Takes rows of complete cells that have the same seeds."""
+    """Groups the rows of complete cells, which have the same seeds."""
     self._by_width = rows.split("width")
     self._seeds = rows.seeds
     self.widths = list(self._by_width)
 
   def fact(self, metric: str) -> Float[np.ndarray, "sizes seeds"]:
-    """Returns a fact about each training."""
+    """Returns a fact about each training run."""
     return self._array(
       [rows.where(metric, subset=None) for rows in self._by_width.values()]
     )
@@ -94,7 +94,7 @@ class Sizes:
     )
 
   def has(self, which: str, metric: str, subset: str) -> bool:
-    """Tells whether a metric is known of every width and seed."""
+    """Returns whether a metric is known for every width and seed."""
     return all(
       rows.of_network(metric, subset, which).seeds == self._seeds
       for rows in self._by_width.values()
@@ -108,24 +108,24 @@ class Sizes:
 
 
 def threshold(sizes: Sizes) -> float | None:
-  """Returns the number of parameters where interpolation begins, if anywhere.
+  """Returns the parameter count at which interpolation begins, or None.
 
-  That is the smallest network whose training accuracy at the last epoch, over
-  permuted and unpermuted examples and over seeds, is `FITTED`.
+  It belongs to the smallest network whose training accuracy at the last epoch,
+  over permuted and unpermuted examples and over seeds, reaches `FITTED`.
   """
-  total, right = 0, 0
+  total, correct = 0, 0
   for subset in ("unpermuted", "permuted"):
     count = sizes.fact(f"num_{subset}")
     if count.any():
-      right = right + count * sizes.at("last", "accuracy", subset)
+      correct = correct + count * sizes.at("last", "accuracy", subset)
       total = total + count
-  fitted = np.flatnonzero((right / total).mean(axis=1) >= FITTED)
+  fitted = np.flatnonzero((correct / total).mean(axis=1) >= FITTED)
   parameters = sizes.fact("num_parameters")[:, 0]
   return float(parameters[fitted[0]]) if fitted.size else None
 
 
 def summarize_sizes(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
-  """Computes further rows of a sweep over widths, and says what it found."""
+  """Returns summary rows of a sweep over widths, and sentences on them."""
   sizes = Sizes(rows)
   parameters = sizes.fact("num_parameters")[:, 0].astype(int)
   at_threshold = threshold(sizes)
@@ -173,10 +173,10 @@ def summarize_sizes(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
 
 
 def _geometry_sentences(sizes: Sizes, dip: Dip) -> list[str]:
-  """Says how far the last epoch is from the best, in dip and ends."""
+  """Compares the last epoch with the best, in the dip and at both ends."""
   sentences = []
   places = {"smallest": 0, "dip": dip.at, "largest": len(sizes.widths) - 1}
-  # Where the dip is at an end, it is named once.
+  # Keyed by index, so that a dip at an end is listed once.
   places = {i: name for name, i in places.items()}
   for metric in ("dimension", "radius"):
     best = sizes.at("best", metric, "test")
@@ -197,22 +197,22 @@ def _geometry_sentences(sizes: Sizes, dip: Dip) -> list[str]:
 
 
 def _readout_sentence(sizes: Sizes, dip: Dip) -> str:
-  """Says whether the dip is one of the representation, or of the readout."""
-  fell = {}
+  """Attributes the dip to the representation or to the readout."""
+  drops = {}
   for metric in ("accuracy", "probe_accuracy"):
     values = sizes.at("last", metric, "test")
-    fell[metric] = mean_and_error(values[dip.before] - values[dip.at])
-  lost, error = fell["probe_accuracy"]
-  half = fell["accuracy"][0] / 2
-  whose = "the dip is mostly of the "
-  whose += "representation" if lost > half else "readout"
+    drops[metric] = mean_and_error(values[dip.before] - values[dip.at])
+  lost, error = drops["probe_accuracy"]
+  half = drops["accuracy"][0] / 2
+  verdict = "the dip is mostly of the "
+  verdict += "representation" if lost > half else "readout"
   if abs(lost - half) < 2 * error:
-    whose = "whose the dip is cannot be told"
+    verdict = "whose the dip is cannot be told"
   return (
-    f"Where test accuracy falls by {with_error(*fell['accuracy'])}, a new"
+    f"Where test accuracy falls by {with_error(*drops['accuracy'])}, a new"
     f" linear readout of the last hidden layer"
     f" {'gains' if lost < 0 else 'loses'} {with_error(abs(lost), error)}:"
-    f" {whose}."
+    f" {verdict}."
   )
 
 
@@ -223,13 +223,13 @@ def model_size_sweep(
   share: str | None = None,
   **fields: Any,
 ) -> Sweep:
-  """Makes a sweep over the width.
+  """Returns a sweep over the width.
 
   Args:
-    widths: of the networks; by default those of the preset.
+    widths: widths of the networks; those of the preset by default.
     preset: one of the presets of `model_size`.
-    share: this process's part of the cells.
-    **fields: of the config that all widths share.
+    share: this process's share of the cells.
+    **fields: config fields that all widths share.
   """
   filled = fields_of("model_size", preset, **fields)
   config = make_config("model_size", preset, **fields)
@@ -238,12 +238,12 @@ def model_size_sweep(
 
 
 class ModelSize:
-  """What a sweep over the width shows: figures 4C-E of the paper."""
+  """The findings of a sweep over the width: figures 4C-E of the paper."""
 
   name = "model_size"
   figures = plots.MODEL_SIZE
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[str]:
-    """Says where labels are fitted, and how deep test accuracy dips."""
+    """Returns where labels are fitted, and how deep test accuracy dips."""
     return summarize_sizes(of_cells(config, rows))[1]

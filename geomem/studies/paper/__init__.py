@@ -1,4 +1,4 @@
-"""The whole paper: its figures as stages, and its claims beside our numbers."""
+"""Reproduction of the paper: its figures as stages, its claims as a table."""
 
 from geomem.studies.paper.comparison import compare
 from geomem.studies.paper.scales import SCALES, Scale

@@ -1,4 +1,4 @@
-"""Our numbers that bear on the paper's claims, as rows."""
+"""Comparison of our numbers with the claims of the paper."""
 
 import pathlib
 from typing import Any
@@ -19,20 +19,22 @@ from geomem.studies.rewind_scores import RewindScores
 from geomem.studies.sweep import of_cells
 from geomem.studies.words import Finding
 
-# What a study gives: values by claim, one for each seed, and the verdicts that
-# none of its findings is; None where there is nothing to judge by.
+# The values of a study by claim, one for each seed, and the verdicts that its
+# findings do not give; None where there is nothing to judge by.
 _Found = tuple[dict[str, Any], dict[str, bool | None]]
 
-AGREES, CORRELATES = 0.15, 0.9  # T2: of the median from 1, and at least.
-DIP_PLACE, DIP_GROWTH = (3e5, 1e6), 3.0  # T5: parameters, dimension.
+# T2: largest distance of the median from 1, and least correlation.
+AGREES, CORRELATES = 0.15, 0.9
+# T5: range of parameters of the dip, and least growth of the dimension in it.
+DIP_PLACE, DIP_GROWTH = (3e5, 1e6), 3.0
 
 
 def _memorization(rows: runs.Rows, is_the_papers: bool) -> _Found:
   chance, values, numbers = rows.chance_capacity(), {}, {}
   for seed in rows.seeds:
-    own = rows.where(seed=seed)
+    of_seed = rows.where(seed=seed)
     at = {
-      (metric, which): by_layer(own, metric, which)
+      (metric, which): by_layer(of_seed, metric, which)
       for metric in CLOSE
       for which in ("best", "last")
     }
@@ -43,7 +45,7 @@ def _memorization(rows: runs.Rows, is_the_papers: bool) -> _Found:
       before, after = (at[metric, w]["permuted"][-1] for w in ("best", "last"))
       return after / before
 
-    found = {
+    ratios = {
       "F3.1": best["permuted"][-1] / chance,
       "F3.2": change("capacity"),
       "F3.3": last["restored"][-1] / chance,
@@ -53,7 +55,7 @@ def _memorization(rows: runs.Rows, is_the_papers: bool) -> _Found:
         np.abs(last[subset] / best[subset] - 1)[:early].max() for subset in best
       ),
     }
-    for key, value in found.items():
+    for key, value in ratios.items():
       values.setdefault(key, []).append(value)
     for subset, metric in LAST_HIDDEN:
       pair = [at[metric, which][subset][-1] for which in ("best", "last")]
@@ -77,23 +79,23 @@ def _rewind(rows: runs.Rows, _) -> _Found:
   for key, kind in (("F4.1", "suffix"), ("F4.2", "prefix")):
     sets = scores.rewound(kind)
     values[key] = recovered(kind, sets[max(1, len(sets) // 2) - 1])
-  # All layers at once are another epoch's network.
-  some = [
+  # Rewinding all layers gives another epoch's network.
+  partial = [
     s for s in scores.rewound("suffix")[:-1] if recovered("suffix", s).size
   ]
-  if not some:
+  if not partial:
     return values, {"T4": None}
-  most = max(some, key=lambda layers: recovered("suffix", layers).mean())
-  values["T4"] = recovered("suffix", most)
-  left = scores.at_best("suffix", most, "permuted").mean()
-  holds = values["T4"].mean() >= ENOUGH and left <= 2 * scores.chance
+  best = max(partial, key=lambda layers: recovered("suffix", layers).mean())
+  values["T4"] = recovered("suffix", best)
+  remaining = scores.at_best("suffix", best, "permuted").mean()
+  holds = values["T4"].mean() >= ENOUGH and remaining <= 2 * scores.chance
   return values, {"T4": bool(holds) if scores.tell_shares else None}
 
 
 def _gradients(rows: runs.Rows, _) -> _Found:
   rows = rows.known()
-  whole = rows.where(layer=None, mode="evaluation", labels="centered")
-  ratio = whole.where("ratio", part="label")
+  network = rows.where(layer=None, mode="evaluation", labels="centered")
+  ratio = network.where("ratio", part="label")
   facts = rows.where(("best_epoch", "last_epoch"))
   law = {"layer": None, "drawn": "independent", "labels": "centered"}
   errors = rows.where("closed_form_error", part="label").split("seed")
@@ -107,23 +109,23 @@ def _gradients(rows: runs.Rows, _) -> _Found:
     "G3": [of.values.max() for of in errors.values()],
     "G4 first": ratio.where(epoch=0).values,
     "G4 last": last(ratio),
-    "G5": last(whole.where("cancellation", subset="permuted")),
+    "G5": last(network.where("cancellation", subset="permuted")),
   }, {}
 
 
 def _capacity(rows: runs.Rows, _) -> _Found:
   removed = rows.where(centers="low_rank")
   of_seeds = [agreements(of) for of in removed.split("seed").values()]
-  found = agreements(removed)
-  if not found or found[0].correlation is None:
+  overall = agreements(removed)
+  if not overall or overall[0].correlation is None:
     return {}, {"T2 ratio": None, "T2 correlation": None}
   values = {
     "T2 ratio": [of[0].ratios[2] for of in of_seeds if of],
     "T2 correlation": [of[0].correlation for of in of_seeds if of],
   }
   return values, {
-    "T2 ratio": abs(found[0].ratios[2] - 1) <= AGREES,
-    "T2 correlation": found[0].correlation >= CORRELATES,
+    "T2 ratio": abs(overall[0].ratios[2] - 1) <= AGREES,
+    "T2 correlation": overall[0].correlation >= CORRELATES,
   }
 
 
@@ -132,13 +134,13 @@ def _model_size(rows: runs.Rows, is_the_papers: bool) -> _Found:
   accuracy = sizes.at("last", "accuracy", "test")
   dip, keys = find_dip(accuracy), [k for k in CLAIMS if k.startswith("T5")]
   if accuracy.shape[1] < 2:
-    return {}, dict.fromkeys(keys)  # Without errors any noise is a dip.
+    return {}, dict.fromkeys(keys)  # With one seed, any noise is a dip.
   if dip is None or dip.at == len(accuracy) - 1:
     return {}, dict.fromkeys(keys, False)
-  growth, places = {}, {}
+  growth, changes = {}, {}
   for metric in ("radius", "dimension"):
     best, last = (sizes.at(w, metric, "test") for w in ("best", "last"))
-    growth[metric], places[metric] = last / best - 1, last - best
+    growth[metric], changes[metric] = last / best - 1, last - best
   mean = {metric: of.mean(axis=1) for metric, of in growth.items()}
   ends = np.delete(mean["dimension"], dip.at)[[0, -1]]
   parameters = sizes.fact("num_parameters")[dip.at, 0]
@@ -146,7 +148,7 @@ def _model_size(rows: runs.Rows, is_the_papers: bool) -> _Found:
   grows = mean["dimension"][dip.at] > max(ends)
   if is_the_papers:
     falls &= DIP_PLACE[0] <= parameters <= DIP_PLACE[1]
-    grows &= places["dimension"][dip.at].mean() >= DIP_GROWTH
+    grows &= changes["dimension"][dip.at].mean() >= DIP_GROWTH
   return {
     "T5 accuracy": accuracy[dip.before] - accuracy[dip.at],
     **{f"T5 {metric}": of[dip.at] for metric, of in growth.items()},
@@ -170,31 +172,31 @@ _NUMBERS = {
 
 
 def compare(path: pathlib.Path | str, scale: Scale) -> runs.Rows:
-  """Compares the stages that are complete with the paper.
+  """Compares the complete stages with the paper.
 
   Args:
     path: the directory of the paper.
-    scale: at which they were done.
+    scale: the scale of the stages.
 
   Returns:
-    A row for each number, by claim: its mean over seeds, the standard deviation
-    over seeds as `spread`, and whether the claim `holds`, None where that is
-    not judged; then a row for each doubt about the numbers.
+    A row for each number, ordered by claim: its mean over seeds, the standard
+    deviation over seeds as `spread`, and whether the claim `holds`, None if it
+    is not judged; then a row for each doubt about the numbers.
   """
-  values, verdicts, said = {}, {}, []
+  values, verdicts, sentences = {}, {}, []
   for stage in STAGES:
     place = pathlib.Path(path) / stage.place
     if not runs.is_complete(place):
       continue
     config, rows = runs.read_config(place), runs.read_rows(place)
-    found = stage.study.findings(config, rows)
-    verdicts |= {f.name: f.holds for f in found if isinstance(f, Finding)}
-    numbers, more = _NUMBERS[stage.study.name](rows, scale.is_the_papers)
+    findings = stage.study.findings(config, rows)
+    verdicts |= {f.name: f.holds for f in findings if isinstance(f, Finding)}
+    numbers, further = _NUMBERS[stage.study.name](rows, scale.is_the_papers)
     values |= numbers
-    for key, holds in more.items():
+    for key, holds in further.items():
       is_known = not np.isnan(np.sum(numbers.get(key, 0.0)))
       verdicts[key] = holds if is_known else None
-    said += [f"{stage.name}: {sentence}" for sentence in doubts(rows)]
+    sentences += [f"{stage.name}: {sentence}" for sentence in doubts(rows)]
   if {"G1", "G4"} <= set(verdicts):
     verdicts["T6"] = verdicts["G1"] and verdicts["G4"]
   result = runs.Rows()
@@ -202,7 +204,7 @@ def compare(path: pathlib.Path | str, scale: Scale) -> runs.Rows:
     name = key.split()[0]
     judged = verdicts.get(key, verdicts.get(name))
     if key not in values and key not in verdicts and name not in verdicts:
-      continue  # Its stage is not complete, or numbers cannot be compared.
+      continue  # The stage is incomplete, or its numbers cannot be compared.
     of_seeds = np.asarray(values.get(key, []), float)
     many = of_seeds.size > 1
     result.append(
@@ -214,6 +216,6 @@ def compare(path: pathlib.Path | str, scale: Scale) -> runs.Rows:
         "is_the_papers": scale.is_the_papers,
       }
     )
-  for text in said:
+  for text in sentences:
     result.append({"metric": "doubt", "text": text})
   return result

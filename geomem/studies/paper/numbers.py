@@ -1,8 +1,8 @@
-"""The paper's claims and numbers, each with the place that it is from.
+"""The paper's claims and numbers, each with its source.
 
 Numbers of figures 3 and 4C-E were measured on the published figures: capacity
-to .001, radius to .007, dimension to .25, accuracy to .15 %. Of figures 2 and
-4A-B, and of what follows from equation 25, no numbers are known.
+to .001, radius to .007, dimension to .25, accuracy to .15 %. No numbers are
+known for figures 2 and 4A-B, nor for the consequences of equation 25.
 """
 
 from typing import NamedTuple
@@ -22,19 +22,19 @@ LAST_HIDDEN = {
   ("restored", "dimension"): (22.6, 32.8),
   ("test", "dimension"): (20.9, 28.2),
 }
-# What is close to one of these: a share of it, or a distance.
+# Tolerances on these numbers: relative, and absolute.
 CLOSE = {"capacity": (0.2, 0.0), "radius": (0.0, 0.1), "dimension": (0.0, 4.0)}
-CHANCE = 2 / 50  # Of 50 points of each class.
+CHANCE = 2 / 50  # For 50 points per class.
 
 
 class Claim(NamedTuple):
   """A number that bears on a claim.
 
   Attributes:
-    figure: of the paper.
-    quantity: what the number is.
-    paper: the paper's, or what it says in place of one.
-    source: where that is from.
+    figure: figure of the paper.
+    quantity: description of the number.
+    paper: the paper's number, or its words in place of one.
+    source: source of the paper's number.
   """
 
   figure: str
@@ -44,7 +44,7 @@ class Claim(NamedTuple):
 
 
 def _of(subset: str, metric: str, of: float | None = None) -> str:
-  """Formats a last over its best value, or either over another number."""
+  """Formats the last value over the best one, or over `of` if given."""
   best, last = LAST_HIDDEN[subset, metric]
   return f"{last / (of or best):.2f}"
 
@@ -57,7 +57,7 @@ _ABSTRACT = "abstract: to put back the final layers restores generalization"
 _GOAL = "a goal of this project"
 _LABEL = "permuted / unpermuted label gradient"
 
-# By the claim's name, and a word where several numbers bear on it.
+# Keyed by claim, and a word if several numbers bear on the claim.
 CLAIMS = {
   "T2 ratio": Claim("1B", "simulated / mean-field capacity", "1", "figure 1B"),
   "T2 correlation": Claim(

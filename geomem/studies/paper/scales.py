@@ -1,4 +1,4 @@
-"""How large the paper is reproduced: the fields of each study, by scale."""
+"""Scales of the reproduction: the config fields of each study."""
 
 from typing import Any, NamedTuple
 
@@ -7,9 +7,9 @@ class Scale(NamedTuple):
   """The sizes of all stages.
 
   Attributes:
-    text: what it is.
-    fields: of the studies' configs, by study; the others have their defaults.
-    minutes: of each stage on two cores; empty where nobody has measured any.
+    text: description of the scale.
+    fields: config fields by study; all others have their defaults.
+    minutes: measured minutes of each stage on two cores; may be empty.
     is_the_papers: whether data and network are those of the paper, so that
       numbers can be compared.
   """
@@ -20,7 +20,7 @@ class Scale(NamedTuple):
   is_the_papers: bool = False
 
 
-# What the figure shows comes first; a stage of its own measures the rest.
+# Only the epochs that figure 3 shows; a later stage measures the rest.
 _FIGURE_3 = {"measure_epochs": "best,last"}
 
 SCALES = {
@@ -50,13 +50,13 @@ SCALES = {
         "num_seeds": 2,
       },
     },
-    # With other work on both cores, fig3 at all epochs: an upper bound.
+    # Upper bounds: both cores had other work, and fig3 had all epochs.
     {"fig3": 1.8, "fig4ab": 0.9, "figa1": 0.7, "fig1b": 1.4, "fig4ce": 1.3},
   ),
   "laptop": Scale(
     "three seeds of the demo on all digits, and fourteen widths of eight seeds",
     {"memorization": {"num_seeds": 3, **_FIGURE_3}},
-    # Measured on one core, the other being busy.
+    # Measured on one core, while the other was busy.
     {
       "fig3": 2.2,
       "fig4ab": 1.0,

@@ -1,4 +1,4 @@
-"""The figures of the paper as stages, each of them a study."""
+"""The stages of the reproduction: studies that produce the figures."""
 
 import dataclasses
 import pathlib
@@ -20,12 +20,12 @@ from geomem.studies.trained import TrainedRun
 
 
 class PaperStage(NamedTuple):
-  """Figures of the paper, and the study that they come from.
+  """Figures of the paper, and the study that produces them.
 
   Attributes:
-    names: of the figures, as `--only` takes them; the first is the stage's.
-    study: its class.
-    place: its directory, below that of the paper.
+    names: names of the figures for `--only`; the first is the stage's name.
+    study: class of the study.
+    place: directory of the stage, below that of the paper.
   """
 
   names: tuple[str, ...]
@@ -34,35 +34,35 @@ class PaperStage(NamedTuple):
 
   @property
   def name(self) -> str:
-    """Its name."""
+    """The name of the stage."""
     return self.names[0]
 
   @property
   def of_run(self) -> bool:
-    """Whether it is about the networks that the first stage trains."""
+    """Whether it analyses the networks that the first stage trains."""
     return "/" in self.place
 
 
 STAGES = (
   PaperStage(("fig3", "fig2"), Memorization, "memorization"),
-  # Where reports of the run look for them.
+  # Reports of the run look for these studies below its directory.
   PaperStage(("fig4ab", "fig4"), LayerRewind, "memorization/rewind"),
   PaperStage(("figa1",), Gradients, "memorization/gradients"),
   PaperStage(("fig1b",), Capacity, "memorization/capacity"),
   PaperStage(("fig4ce", "fig4"), ModelSize, "model_size"),
-  # Figure 3 at the epochs that no figure needs, if there is time.
+  # Measures of figure 3 at the other epochs; last, as no figure needs them.
   PaperStage(("epochs",), Measuring, "memorization/measure-mean_field"),
 )
 
 
 def choose(only: Sequence[str] = ()) -> list[PaperStage]:
-  """Lists the stages of some figures, with the run that they are about.
+  """Lists the stages of the given figures, with the run that they analyse.
 
   Args:
     only: names of figures; all by default.
 
   Raises:
-    ValueError: there is no such figure.
+    ValueError: a figure is unknown.
   """
   names = {name for stage in STAGES for name in stage.names}
   known = sorted(names, key=lambda name: (name == "epochs", name))
@@ -84,32 +84,34 @@ def make(
   path: pathlib.Path,
   data_dir: str | None = None,
 ) -> Any:
-  """Makes the study of a stage, or the sweep that it is.
+  """Creates the study or the sweep of a stage.
 
   Args:
-    stage: which.
-    scale: its size.
+    stage: the stage.
+    scale: the scale of the reproduction.
     path: the directory of the paper.
-    data_dir: where TFDS looks.
+    data_dir: directory of the TFDS data.
 
   Raises:
-    ValueError: the data are not there, or the like.
-    RunError: the run that it is about is not complete.
+    ValueError: the data are missing, or the config is not feasible.
+    RunError: the run that the stage analyses is not complete.
   """
   fields = dict(scale.fields.get(stage.study.name, {}))
   if stage.of_run:
     config = typing.get_type_hints(stage.study.__init__)["config"]
     trained = TrainedRun(path / STAGES[0].place, data_dir)
     if stage.study is Measuring:
-      own = vars(trained.experiment.config.measure)
+      run_fields = vars(trained.experiment.config.measure)
       names = [field.name for field in dataclasses.fields(MeasuringConfig)]
-      fields |= {name: own[name] for name in names} | {"measure_epochs": "all"}
+      fields |= {name: run_fields[name] for name in names} | {
+        "measure_epochs": "all"
+      }
     return stage.study(config(**fields), trained)
   fields |= {"data_dir": data_dir}
   if stage.study is Memorization:
     place = path / stage.place
     if (place / "config.json").exists():
-      # What was begun before there was a choice goes on without one.
+      # A run begun before this field existed resumes without it.
       begun = runs.read_config(place).get("measure", {})
       fields["measure_epochs"] = begun.get("measure_epochs")
     return Memorization(make_config(**fields))

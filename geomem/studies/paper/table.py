@@ -1,4 +1,4 @@
-"""The table of the paper's claims, beside our numbers and verdicts."""
+"""The table of the paper's claims, with our numbers and verdicts."""
 
 import math
 import types
@@ -29,14 +29,14 @@ def _cells(row: runs.Row) -> tuple[str, ...]:
 
 
 class Paper:
-  """What the stages show together: a run directory whose rows are claims."""
+  """The joint result of the stages: a run directory whose rows are claims."""
 
   name = "paper"
-  figures = types.MappingProxyType({})  # Those of its stages lie with them.
+  figures = types.MappingProxyType({})  # Each stage keeps its own.
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[str]:
-    """Says of how many numbers the claims hold, and names the doubts."""
+    """Returns how many of the judged numbers hold, and the doubts."""
     del config
     judged = [row["holds"] for row in rows if row.get("holds") is not None]
     doubts = [row["text"] for row in rows.where("doubt")]
@@ -44,7 +44,7 @@ class Paper:
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
-    """Returns a table in Markdown that can be read as it is."""
+    """Returns a Markdown table that is also readable as plain text."""
     claims = [row for row in rows if row["metric"] in CLAIMS]
     lines = [_HEADS, *map(_cells, claims)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
@@ -58,9 +58,9 @@ class Paper:
     sources = {CLAIMS[row["metric"]].source: [] for row in claims}
     for row in claims:
       sources[CLAIMS[row["metric"]].source].append(row["metric"])
-    told = [f"- {', '.join(of)}: {source}" for source, of in sources.items()]
+    listed = [f"- {', '.join(of)}: {source}" for source, of in sources.items()]
     doubts = [f"- {row['text']}" for row in rows.where("doubt")]
-    notes = ["The paper's numbers are from:", "", *told]
+    notes = ["The paper's numbers are from:", "", *listed]
     if doubts:
       notes += ["", "Doubts:", "", *doubts]
     return "\n".join([caption, "", *text, "", *notes])
