@@ -17,7 +17,7 @@ DEPARTED = 1.25
 def departure_layer(
   capacity: np.ndarray, chance: float, departed: float = DEPARTED
 ) -> int | None:
-  """Returns the first layer from which on capacity stays above chance.
+  """Returns the first layer from which capacity stays above chance.
 
   Args:
     capacity: `[layers]` of the hidden layers, in order.

@@ -2,7 +2,7 @@
 
 The recipe for the paper's networks was found with smaller ones, on 20 classes
 of 250 images: Adam with a cosine schedule fits every permuted label there from
-epoch 34 on at the latest. Minutes on one H200 are extrapolated from seconds.
+epoch 34 at the latest. Minutes on one H200 are extrapolated from seconds.
 """
 
 from typing import Any, NamedTuple
@@ -40,7 +40,7 @@ _PAPER = {
 # Without batch norm, only this learning rate was tried.
 _VGG16 = {"model": "vgg16", "learning_rate": 5e-4}
 # Half as many points as classes, like the paper's 50 for 100: fewer points that
-# are memorized under other labels coincide, and capacity is closer to that of
+# are memorized under other labels coincide, and capacity is closer to
 # chance, 2/M.
 _SMALL = _PAPER | {
   "num_classes": 20,

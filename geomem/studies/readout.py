@@ -1,6 +1,6 @@
 """The readout compared with the representation: prediction depth, NC3, NC4.
 
-An example's prediction depth is the first layer from which on the vote of its
+An example's prediction depth is the first layer from which the vote of its
 nearest neighbours agrees with the network's decision in every layer: deep
 examples are decided late. With W the weights of the readout, and C̃ the means of
 the manifolds in the last hidden layer about their mean,
