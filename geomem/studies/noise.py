@@ -1,4 +1,4 @@
-"""Memorization by the permuted fraction, the architecture and the width."""
+"""Memorization as a function of permuted fraction, architecture and width."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,23 +9,23 @@ from geomem import plots, runs
 from geomem.studies.presets import make_config
 from geomem.studies.sweep import Sweep, of_cells
 
-# How far above chance counts as a departure; the scatter of structureless
-# points over layers stays within a tenth.
+# The multiple of chance that counts as a departure; points without structure
+# scatter by less than a tenth over layers.
 DEPARTED = 1.25
 
 
 def departure_layer(
   capacity: np.ndarray, chance: float, departed: float = DEPARTED
 ) -> int | None:
-  """Finds the first layer from which on capacity stays above chance.
+  """Returns the first layer from which capacity stays above chance.
 
   Args:
     capacity: `[layers]` of the hidden layers, in order.
     chance: capacity of points without structure.
-    departed: the multiple of chance that counts.
+    departed: the multiple of chance that counts as a departure.
 
   Returns:
-    Its position, or None where the last layer is at chance.
+    Its index in `capacity`, or None if the last layer is at chance.
   """
   below = np.flatnonzero(capacity < departed * chance)
   first = int(below[-1]) + 1 if below.size else 0
@@ -36,9 +36,9 @@ def summarize_noise(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
   """Finds where permuted capacity departs from chance, by cell and seed.
 
   Returns:
-    Rows of the metric `departure_depth`, the place of the layer among the
-    hidden ones (0 the first, 1 the last; above 1 where none departs), and one
-    sentence for every cell.
+    Rows of the metric `departure_depth`, the relative position of the layer
+    among the hidden ones (0 the first, 1 the last, above 1 if none departs),
+    and one sentence for each cell.
   """
   axes = [name for name in rows[0] if name not in runs.COLUMNS]
   cells: dict[tuple, runs.Rows] = {}
@@ -49,7 +49,9 @@ def summarize_noise(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
   for values, cell in cells.items():
     columns = dict(zip(axes, values, strict=True))
     departures = [
-      row for here in cell.split("seed").values() for row in _departure(here)
+      row
+      for of_seed in cell.split("seed").values()
+      for row in _departure(of_seed)
     ]
     further += runs.tagged(departures, **columns)
     name = ", ".join(f"{k} {v}" for k, v in columns.items())
@@ -65,17 +67,17 @@ def _departure(rows: runs.Rows) -> list[runs.Row]:
   by_index = {row["layer_index"]: row["value"] for row in capacity}
   if not by_index:
     return []
-  found = departure_layer(
+  departure = departure_layer(
     np.array([by_index[i] for i in hidden]), chance=rows.chance_capacity()
   )
-  # One layer past the last stands for none.
-  place = len(hidden) if found is None else found
+  # Without a departure, the position is one past the last layer.
+  place = len(hidden) if departure is None else departure
   return [
     {
       "seed": capacity[0]["seed"],
       "epoch": capacity[0]["epoch"],
-      "layer": None if found is None else layers[hidden[found]],
-      "layer_index": None if found is None else hidden[found],
+      "layer": None if departure is None else layers[hidden[departure]],
+      "layer_index": None if departure is None else hidden[departure],
       "subset": "permuted",
       "metric": "departure_depth",
       "value": place / max(len(hidden) - 1, 1),
@@ -112,7 +114,7 @@ def memorization_sweep(
     axes: the values of each swept field.
     preset: one of the presets of `memorization`.
     share: this process's part of the cells.
-    **fields: of the config that all cells share.
+    **fields: the config fields that all cells share.
   """
   first = {name: values[0] for name, values in axes.items()}
   config = make_config("memorization", preset, **(fields | first))
@@ -121,12 +123,12 @@ def memorization_sweep(
 
 
 class MemorizationSweep:
-  """What a sweep of the memorization study shows."""
+  """Figures and findings of a sweep of the memorization study."""
 
   name = "memorization_sweep"
   figures = plots.MEMORIZATION_SWEEP
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[str]:
-    """Says where permuted capacity departs from chance."""
+    """Returns sentences on where permuted capacity departs from chance."""
     return summarize_noise(of_cells(config, rows))[1]

@@ -1,7 +1,7 @@
-"""Small copies of run directories, from which studies go on elsewhere.
+"""Small copies of run directories, from which studies continue elsewhere.
 
-What takes room in a run are its networks. A copy has all else, and of the
-networks those that are asked for: exactly, or rounded to bfloat16.
+Networks make up most of a run's size. A copy holds everything else, and only
+the requested networks: exactly, or rounded to bfloat16.
 """
 
 import json
@@ -21,17 +21,17 @@ from geomem.studies.measured_epochs import (
 from geomem.studies.trained import checkpoints
 
 DTYPES = ("float32", "bfloat16")
-# Of networks, or written anew at any time.
+# These hold networks, or can be written again at any time.
 _LEFT_OUT = ("checkpoints", "resume", "tensorboard")
 
 
 class Packed(NamedTuple):
-  """What a copy has of a training run.
+  """The contents of a copy for one training run.
 
   Attributes:
-    path: of the run, within the directory that was copied.
-    epochs: of its networks that are there, by seed.
-    is_trained: whether training has ended; if not, all that it needs is there.
+    path: path of the run, relative to the directory that was copied.
+    epochs: epochs of the networks in the copy, by seed.
+    is_trained: whether training has ended; if not, the copy has all it needs.
   """
 
   path: pathlib.Path
@@ -46,25 +46,25 @@ def pack(
   networks: str = "best,last,first",
   dtype: str = "float32",
 ) -> list[Packed]:
-  """Copies a run directory and all below it, with some of the networks.
+  """Copies a run directory and all below it, with the chosen networks only.
 
-  The copy is whole or not there, and what is copied stays as it is. Networks of
-  complete cells of a sweep are left out: nothing goes on from a sweep but its
-  rows. Training that has not ended keeps everything that it needs.
+  The copy is whole or absent, and the source is not modified. Networks of
+  complete cells of a sweep are left out: only the rows of a sweep are used
+  later. Training that has not ended keeps everything that it needs.
 
   Args:
     path: a run directory: of a training run, a sweep, or the whole paper.
-    out: where the copy goes; nothing may be there.
+    out: path of the copy; nothing may exist there.
     networks: epochs as `--measure_epochs` takes them, or `none`.
-    dtype: `float32` keeps networks as they are, `bfloat16` rounds them.
+    dtype: `float32` keeps networks unchanged, `bfloat16` rounds them.
 
   Returns:
-    What it has of each training run.
+    The contents of the copy, one entry for each training run.
 
   Raises:
     ValueError: an epoch or a dtype is not known.
-    RunError: it is no run directory, something is there already, or numbers
-      that are not complete would go on from rounded networks.
+    RunError: `path` is not a run directory, `out` exists or is within it, or an
+      incomplete run would continue from rounded networks.
     DiskError: the copy cannot be written.
   """
   path, out = pathlib.Path(path), pathlib.Path(out)
@@ -91,14 +91,14 @@ def pack(
   try:
     with disk.explained(out):
       _copy(path, new)
-      found = [
+      packed = [
         _pack_training(run, new / run.relative_to(path), path, chosen, dtype)
         for run in trainings
       ]
       new.rename(out)
   finally:
     shutil.rmtree(new, ignore_errors=True)
-  return found
+  return packed
 
 
 def _expect_complete(training_run: pathlib.Path) -> None:
@@ -111,15 +111,15 @@ def _expect_complete(training_run: pathlib.Path) -> None:
 
 
 def _copy(path: pathlib.Path, new: pathlib.Path) -> None:
-  """Copies all that is not of networks; locks and the like are not copied."""
+  """Copies all files but networks and hidden files, such as locks."""
   for directory, names, files in os.walk(path):
-    here = pathlib.Path(directory)
+    source = pathlib.Path(directory)
     names[:] = [n for n in names if n not in _LEFT_OUT and n[0] != "."]
-    target = new / here.relative_to(path)
+    target = new / source.relative_to(path)
     target.mkdir(parents=True)
     for file in files:
       if file[0] != ".":
-        shutil.copy2(here / file, target / file)
+        shutil.copy2(source / file, target / file)
 
 
 def _pack_training(
@@ -129,7 +129,7 @@ def _pack_training(
   chosen: str | None,
   dtype: str,
 ) -> Packed:
-  """Copies the networks that are asked for."""
+  """Copies the chosen networks of a training run."""
   name, config = run.relative_to(root), runs.flat_config(runs.read_config(run))
   first = config.get("seed", 0)
   rows, seeds = runs.read_rows(run), range(first, first + config["num_seeds"])
@@ -163,18 +163,18 @@ def _copy_network(run, target, seed: int, epoch: int, dtype: str) -> None:
 
   with checkpoints(run, seed, must_exist=True) as saved:
     network: Any = saved.load(epoch, saved.shapes(epoch))
-  with checkpoints(target, seed) as kept:
-    kept.save(epoch, jax.tree.map(rounded, network))
+  with checkpoints(target, seed) as copied:
+    copied.save(epoch, jax.tree.map(rounded, network))
 
 
 def _mark(target: pathlib.Path, dtype: str) -> None:
-  """Says in the run's config what its networks are in, for what is derived."""
+  """Records the networks' dtype in config.json, for runs derived from them."""
   content = runs.read_content(target) | {"networks": dtype}
   text = json.dumps(content, indent=2) + "\n"
   disk.write_whole(target / "config.json", text.encode())
 
 
 def size_of(path: pathlib.Path | str) -> int:
-  """Adds up the bytes of all files below a directory."""
-  found = pathlib.Path(path).rglob("*")
-  return sum(file.stat().st_size for file in found if file.is_file())
+  """Returns the total size in bytes of all files below a directory."""
+  paths = pathlib.Path(path).rglob("*")
+  return sum(file.stat().st_size for file in paths if file.is_file())

@@ -1,8 +1,8 @@
-"""Presets: recipes, the paper's figures, and what two cores can do of them.
+"""Presets: recipes, the paper's figures, and versions of them for two cores.
 
-The recipe of the paper's networks was found with smaller ones, on 20 classes of
-250 images: Adam along a cosine fits every permuted label there from epoch 34
-on, or earlier. Minutes on one H200 are estimates, from seconds that one took.
+The recipe for the paper's networks was found with smaller ones, on 20 classes
+of 250 images: Adam with a cosine schedule fits every permuted label there from
+epoch 34 at the latest. Minutes on one H200 are extrapolated from seconds.
 """
 
 from typing import Any, NamedTuple
@@ -11,12 +11,12 @@ from geomem.studies.config import ExperimentConfig
 
 
 class Preset(NamedTuple):
-  """Values of a config's fields under one name.
+  """A named set of values for a config's fields.
 
   Attributes:
     study: the study that it is for.
-    text: what it is, with the figures of the paper.
-    values: of the fields; what is given beside the preset goes before them.
+    text: its description, with the paper's numbers.
+    values: the values of the fields; explicitly given ones take precedence.
   """
 
   study: str
@@ -24,8 +24,8 @@ class Preset(NamedTuple):
   values: dict[str, Any]
 
 
-# The paper gives the network, the data and half of the labels permuted. Its
-# optimiser is not known.
+# The paper states the network, the data, and that half of the labels are
+# permuted. Its optimiser is not known.
 _PAPER = {
   "dataset": "cifar100",
   "permuted_fraction": 0.5,
@@ -37,11 +37,11 @@ _PAPER = {
   "manifold_points": 50,
   "num_probes": 300,
 }
-# Without batch norm it was tried at this rate alone.
+# Without batch norm, only this learning rate was tried.
 _VGG16 = {"model": "vgg16", "learning_rate": 5e-4}
-# With half as many points as classes, like the paper's 50 of 100: fewer of
-# those that are memorized under other labels fall together, and capacity is
-# nearer to that of chance, 2/M.
+# Half as many points as classes, like the paper's 50 for 100: fewer points that
+# are memorized under other labels coincide, and capacity is closer to
+# chance, 2/M.
 _SMALL = _PAPER | {
   "num_classes": 20,
   "manifold_points": 10,
@@ -51,7 +51,7 @@ _SMALL = _PAPER | {
 }
 
 PRESETS = {
-  # What a data set gets where nothing else is said: see `default_preset`.
+  # The defaults for data sets; see `default_preset`.
   "digits": Preset(
     "memorization",
     "a small convolutional network that memorizes half of the digits' labels",
@@ -74,8 +74,8 @@ PRESETS = {
       "manifold_points": 50,
     },
   ),
-  # Few examples and much noise make the peak of the error sharp. Networks of
-  # fewer units than classes have no room for directions to be removed.
+  # Few examples and much label noise sharpen the peak of the error. In networks
+  # with fewer units than classes there is no room to remove directions.
   "digits_double_descent": Preset(
     "model_size",
     "one hidden layer on few digits, 30 % of their labels permuted",
@@ -156,7 +156,7 @@ PRESETS = {
     "VGG16 with batch norm and 16 channels on 20 classes of 250 images, 20"
     " minutes a seed on one core; permuted capacity ends at .73 in the last"
     " hidden layer, after .20 at the best epoch (chance .20)",
-    # At a constant rate 2 % of the labels are not fitted after 55 epochs.
+    # A constant rate leaves 2 % of the labels unfitted after 55 epochs.
     _SMALL | {"model": "vgg16_bn"},
   ),
   "tiny_vgg16": Preset(
@@ -185,28 +185,28 @@ PRESETS = {
 
 
 def default_preset(study: str, dataset: str) -> Preset:
-  """Returns the recipe of a study for a data set."""
+  """Returns the default preset of a study for a data set."""
   kind = "digits" if dataset == "digits" else "images"
   return PRESETS[kind if study == "memorization" else f"{kind}_double_descent"]
 
 
 def names_of(study: str) -> list[str]:
-  """Lists the presets of a study."""
+  """Lists the names of a study's presets."""
   return [name for name, p in PRESETS.items() if p.study == study]
 
 
 def fields_of(
   study: str, preset: str | None = None, **fields: Any
 ) -> dict[str, Any]:
-  """Fills in the fields of a config: those given, the preset's, the recipe's.
+  """Fills in config fields: those given, then the preset's, then the defaults.
 
   Args:
     study: `memorization` or `model_size`.
-    preset: one of its presets.
-    **fields: the fields that are given; None counts as not given.
+    preset: the name of one of its presets.
+    **fields: the given fields; None counts as not given.
 
   Raises:
-    ValueError: the study has no such preset; it lists those that it has.
+    ValueError: the study has no such preset; the message lists its presets.
   """
   if preset is not None and preset not in names_of(study):
     raise ValueError(
@@ -224,9 +224,9 @@ def make_config(
   """Makes the config of one training run; see `fields_of`.
 
   Raises:
-    ValueError: a preset, a field or a value that is not possible.
+    ValueError: a preset, a field or a value is invalid.
   """
   filled = fields_of(study, preset, **fields)
-  if isinstance(filled.get("width"), tuple):  # A sweep's.
+  if isinstance(filled.get("width"), tuple):  # The values of a sweep.
     del filled["width"]
   return ExperimentConfig.of(**filled)

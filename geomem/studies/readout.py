@@ -1,12 +1,11 @@
-"""The readout against what it reads: prediction depth, NC3, NC4.
+"""The readout compared with the representation: prediction depth, NC3, NC4.
 
-An example's prediction depth is the first layer from which on its nearest
-neighbours vote, in every layer above, as the network decides: examples that are
-deep are decided late. With W the weights of the readout, C̃ the means of the
-manifolds in the last hidden layer about their mean,
+An example's prediction depth is the first layer from which the vote of its
+nearest neighbours agrees with the network's decision in every layer: deep
+examples are decided late. With W the weights of the readout, and C̃ the means of
+the manifolds in the last hidden layer about their mean,
 
-  NC3 = ‖W/‖W‖ − C̃/‖C̃‖‖,  NC4 = how often the network's decision is the
-                            manifold whose mean is nearest.
+  NC3 = ‖W/‖W‖ − C̃/‖C̃‖‖,  NC4 = fraction of decisions for the nearest mean.
 
 Sources: Baldock, Maennel and Neyshabur, NeurIPS 2021 (k = 30); Papyan, Han and
 Donoho, PNAS 2020.
@@ -39,16 +38,16 @@ _LABELS = {
   "nc3": "NC3, readout off the means",
   "nc4": "NC4, decides by nearest mean",
 }
-# Of the largest logit: rounding stays below, in bfloat16, too.
+# Relative to the largest logit. Rounding stays below it, even in bfloat16.
 _AFFINE = 0.03
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ReadoutConfig:
-  """What is measured, at every saved epoch.
+  """What is measured at every saved epoch.
 
   Attributes:
-    layers: which layers vote, with commas; all by default.
+    layers: comma-separated layers whose neighbours vote; all by default.
   """
 
   layers: str | None = None
@@ -63,11 +62,13 @@ def plot_readout(rows: runs.Rows):
   figure = style.new_figure(3.4 * max(1, len(present)), 3)
   axes = np.atleast_1d(figure.subplots(1, max(1, len(present))))
   for name, ax in zip(present, axes, strict=False):
-    found = rows.where(name).known()
-    for subset in found.subsets:
+    known_rows = rows.where(name).known()
+    for subset in known_rows.subsets:
       look = style.look_of(subset) | {"label": subset}
-      style.draw_series(ax, found.where(subset=subset).series("epoch"), **look)
-    figures.epoch_axis(ax, max(found.distinct("epoch")))
+      style.draw_series(
+        ax, known_rows.where(subset=subset).series("epoch"), **look
+      )
+    figures.epoch_axis(ax, max(known_rows.distinct("epoch")))
     ax.set_ylabel(_LABELS[name])
   handles, labels = axes[0].get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside upper center", ncols=4)
@@ -75,7 +76,7 @@ def plot_readout(rows: runs.Rows):
 
 
 class Readout(OfRun):
-  """Compares the network's decisions with its layers, epoch by epoch."""
+  """The readout study: decisions compared with the layers, epoch by epoch."""
 
   name = "readout"
   figures: ClassVar = {"readout": plot_readout}
@@ -114,20 +115,20 @@ class Readout(OfRun):
       subset: self._outputs(state, of_subset)
       for subset, of_subset in images.items()
     }
-    decisions = {subset: found for subset, (_, found) in outputs.items()}
+    decisions = {subset: results for subset, (_, results) in outputs.items()}
     depths = {s: np.zeros(d.shape, int) for s, d in decisions.items()}
-    found = measures.layer_statistics(
+    results = measures.layer_statistics(
       measuring_forward(experiment),
       state,
       images,
       self.layers,
       kinds=("points",),
     )
-    for index, (layer, stats) in enumerate(found):
+    for index, (layer, stats) in enumerate(results):
       for i, subset in enumerate(images):
         products = jax.tree.map(lambda x, i=i: x[i], stats["points"])
         votes = parallel.fetch(_votes(products))
-        # From the layer behind the last one that votes otherwise.
+        # The depth is one past the last layer whose vote disagrees.
         depths[subset][votes != decisions[subset]] = index + 1
       yield Step(facts={"epoch": epoch, "layer": layer})
     rows = []
@@ -147,19 +148,19 @@ class Readout(OfRun):
     flat = images.reshape(-1, *images.shape[2:])
     image = jax.ShapeDtypeStruct((1, *flat.shape[1:]), flat.dtype)
     shapes = jax.eval_shape(forward, state, image)
-    found = []
+    arrays = []
     for name, values in measures.layer_blocks(
       forward, state, flat, self.names[-2:]
     ):
       shape = shapes[name].shape[1:]
-      # Without the zeros that fill up.
+      # Cuts off the zero padding of the features.
       values = parallel.fetch(values)[:, : int(np.prod(shape))]
-      found.append(values.reshape(*images.shape[:2], *shape))
-    points, logits = found
+      arrays.append(values.reshape(*images.shape[:2], *shape))
+    points, logits = arrays
     return jnp.asarray(points), logits.argmax(axis=-1).reshape(-1)
 
   def _collapse(self, state, points, decisions) -> dict[str, Any]:
-    """Computes NC3 and NC4 of a subset, with their errors where known."""
+    """Computes NC3 and NC4 of a subset, with standard errors where known."""
     count = len(decisions)
     W = _readout_weights(
       self.trained.experiment.network,
@@ -172,15 +173,15 @@ class Readout(OfRun):
     squares = (means**2).sum(axis=1)
     distances = squares[None, None] - 2 * einsum("pmn,qn->pmq", points, means)
     nearest = np.asarray(distances.argmin(axis=-1)).reshape(-1)
-    if not float(squares.max()) > 0:  # A dead layer has no means to tell apart.
+    if not float(squares.max()) > 0:  # In a dead layer all means coincide.
       return {}
     agreed = (nearest == decisions).mean()
-    found = {"nc4": (agreed, np.sqrt(agreed * (1 - agreed) / count))}
+    metrics = {"nc4": (agreed, np.sqrt(agreed * (1 - agreed) / count))}
     if W is not None:
       centered = means - means.mean(axis=0, keepdims=True)
       unit = [x / jnp.linalg.norm(x) for x in (W, centered)]
-      found["nc3"] = (float(jnp.linalg.norm(unit[0] - unit[1])), None)
-    return found
+      metrics["nc3"] = (float(jnp.linalg.norm(unit[0] - unit[1])), None)
+    return metrics
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Finding]:
@@ -209,12 +210,12 @@ class Readout(OfRun):
     subsets = rows.where("prediction_depth").subsets
     lines = [f"{'':20}" + "".join(f"{subset:>12}" for subset in subsets)]
     for which in ("best", "last"):
-      here = rows.at(which)
+      at_epoch = rows.at(which)
       lines.append(f"{which} epoch")
       for metric in _LABELS:
-        found = here.where(metric).known()
-        if found:
-          means = [found.where(subset=s).mean()[0] for s in subsets]
+        known_rows = at_epoch.where(metric).known()
+        if known_rows:
+          means = [known_rows.where(subset=s).mean()[0] for s in subsets]
           lines.append(
             f"  {metric:18}" + "".join(f"{value:12.3f}" for value in means)
           )
@@ -241,7 +242,7 @@ def _votes(products) -> Array:
 def _readout_weights(
   network: models.Network, state: dict[str, Any], h: Float[Array, "n ..."]
 ) -> Float[Array, "classes features"] | None:
-  """Returns W of a readout W h + b, or None where it is no such map."""
+  """Returns W of a readout W h + b, or None if the readout is not affine."""
   name = network.layer_names[-1]
 
   def read(h):
@@ -251,9 +252,9 @@ def _readout_weights(
   zero = read(jnp.zeros_like(h[:1]))
   size = int(np.prod(h.shape[1:]))
   units = jnp.eye(size, dtype=h.dtype).reshape(size, *h.shape[1:])
-  # What one unit of each feature adds, features by classes.
+  # The readout of a unit vector, minus b, is a column of W.
   W = (read(units) - zero).T
   expected = matmul(h.reshape(len(h), -1), W.T) + zero
   values = read(h)
-  off = jnp.abs(values - expected).max() > _AFFINE * jnp.abs(values).max()
-  return None if bool(off) else W
+  deviates = jnp.abs(values - expected).max() > _AFFINE * jnp.abs(values).max()
+  return None if bool(deviates) else W

@@ -1,6 +1,6 @@
-"""The studies that there are, by the `experiment` of their configs.
+"""All studies, by the `experiment` entry of their configs.
 
-To add one, write its file and add its line here.
+To add a study, write its module and add a line here.
 """
 
 import inspect
@@ -35,5 +35,5 @@ STUDIES = {
 
 
 def takes_a_run(study: type) -> bool:
-  """Tells whether a study is of a finished run, given by a `TrainedRun`."""
+  """Tells whether a study takes a finished run, given as a `TrainedRun`."""
   return "trained" in inspect.signature(study.__init__).parameters

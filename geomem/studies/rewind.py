@@ -1,4 +1,4 @@
-"""Layer rewind: the last network with some layers of an earlier epoch.
+"""Layer rewind: the last network with some layers from an earlier epoch.
 
 Source: Stephenson et al., ICLR 2021, figure 4A-B; the same intervention in
 Maini et al., "Can neural network memorization be localized?", ICML 2023.
@@ -32,19 +32,19 @@ from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.train import score_logits
 from geomem.studies.trained import TrainedRun
 
-# Images that statistics are re-estimated on, as one batch.
+# Largest size of the one batch that batch statistics are re-estimated on.
 _MAX_IMAGES = 2048
-# Bytes of logits held at once.
+# Largest size of the logits held at once, in bytes.
 _MAX_BYTES = 2**30
 
 
 class _Networks(NamedTuple):
-  """The hybrid networks of a run: different rewinds may give the same.
+  """The hybrid networks of a run; several rewinds may give the same network.
 
   Attributes:
-    masks: the layers that each rewind takes from the earlier epoch.
-    distinct: the networks to evaluate, sorted so that they share beginnings.
-    layers: for each, the layers below which it has layers of both epochs.
+    masks: for each rewind, the layers that come from the earlier epoch.
+    distinct: the distinct masks, sorted to bring shared first layers together.
+    layers: for each mask, the layers that depend on parameters of both epochs.
   """
 
   masks: dict[Rewind, mixing.Mask]
@@ -64,19 +64,19 @@ def list_networks(network, config: RewindConfig) -> _Networks:
 
 
 class LayerRewind:
-  """Puts layers of the last network back to earlier epochs, and scores them.
+  """The rewind study: scores of the last network with layers of earlier epochs.
 
-  The paper's figure 4A-B. Nothing is trained.
+  Reproduces the paper's figure 4A-B. Nothing is trained.
   """
 
   name = "rewind"
   figures = plots.REWIND
 
   def __init__(self, config: RewindConfig, trained: TrainedRun):
-    """Checks all that can be checked before any work.
+    """Validates the config before any work.
 
     Raises:
-      ValueError: a layer, kind, epoch or reading that does not exist.
+      ValueError: a layer, kind, epoch or reading does not exist.
     """
     self.config = config
     self.trained = trained
@@ -87,11 +87,11 @@ class LayerRewind:
     self.directory = trained.path / config.directory
 
   def as_dict(self) -> dict[str, Any]:
-    """Returns the config as a run directory keeps it."""
+    """Returns the config as stored in a run directory."""
     return {"experiment": self.name} | vars(self.config)
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
-    """Scores every hybrid network, and measures it where asked to."""
+    """Scores every hybrid network, and measures its geometry if asked to."""
     del run
     for seed in self.trained.seeds:
       yield self._facts(seed)
@@ -117,17 +117,17 @@ class LayerRewind:
     return Stage(f"networks, seed {seed.number}", units)
 
   def _score(self, seed: Seed, epoch: int) -> Iterator[Step]:
-    """Scores every network of an epoch; equal ones once."""
-    found: dict[mixing.Mask, list[runs.Row]] = {}
-    yield from self._score_networks(seed, self._hybrids(seed, epoch), found)
+    """Scores every distinct network of an epoch once."""
+    by_mask: dict[mixing.Mask, list[runs.Row]] = {}
+    yield from self._score_networks(seed, self._hybrids(seed, epoch), by_mask)
     rows = []
     for rewind, mask in self.networks.masks.items():
-      scores = found[mask] + self._recovered(seed, found[mask])
+      scores = by_mask[mask] + self._recovered(seed, by_mask[mask])
       rows += self._tagged(scores, seed, epoch, rewind)
     yield Step(rows, size=0)
 
   def _score_networks(self, seed, hybrids, found) -> Iterator[Step]:
-    """Fills `found` with scores by mask; steps are parts of a network."""
+    """Fills `found` with scores by mask; step sizes are in networks."""
     experiment = self.trained.experiment
     splits = {s: getattr(experiment, s).images for s in ("train", "test")}
     total, classes = sum(map(len, splits.values())), experiment.num_classes
@@ -146,29 +146,29 @@ class LayerRewind:
         found[mask] = score_logits(seed, {s: logits[s][i] for s in splits})
 
   def _recovered(self, seed: Seed, scores) -> list[runs.Row]:
-    """Makes a row of the share of the lost test accuracy that came back.
+    """Computes the share of the lost test accuracy that is recovered.
 
-    It is (rewound - last) / (best - last), if any was lost.
+    It is (rewound - last) / (best - last). Without a loss there is no row.
     """
     of_run = self.trained.rows.where(seed=seed.number)
     best, last = (
-      _test_accuracy(of_run.where(epoch=of(seed.number)))["value"]
-      for of in (self.trained.best, self.trained.last)
+      _test_accuracy(of_run.where(epoch=epoch_of(seed.number)))["value"]
+      for epoch_of in (self.trained.best, self.trained.last)
     )
     if best == last:
       return []
-    now = _test_accuracy(runs.Rows(scores))
-    # The error of a share of examples; best and last count as known.
-    error = now["stderr"] and now["stderr"] / abs(best - last)
-    value = (now["value"] - last) / (best - last)
-    return [now | {"metric": "recovered", "value": value, "stderr": error}]
+    rewound = _test_accuracy(runs.Rows(scores))
+    # The error of the rewound accuracy alone; best and last count as exact.
+    error = rewound["stderr"] and rewound["stderr"] / abs(best - last)
+    value = (rewound["value"] - last) / (best - last)
+    return [rewound | {"metric": "recovered", "value": value, "stderr": error}]
 
   def _geometry(self, seed: Seed) -> Stage:
-    """Measures the layers that a rewind changes.
+    """Makes the stage that measures the layers changed by a rewind.
 
-    Those are the layers below which the network has layers of both epochs; the
-    others are those of one epoch's network, which the finished run measured.
-    A rewind to the last epoch changes none.
+    These depend on parameters of both epochs. The other layers are identical to
+    those of one epoch's network, which the finished run has measured. A rewind
+    to the last epoch changes no layer.
     """
     last = self.trained.last(seed.number)
     units = [
@@ -184,9 +184,9 @@ class LayerRewind:
 
   def _measure(self, seed: Seed, epoch: int) -> Iterator[Step]:
     experiment = self.trained.experiment
-    hybrids, found = self._hybrids(seed, epoch), {}
+    hybrids, by_mask = self._hybrids(seed, epoch), {}
     for mask, layers in self.networks.layers.items():
-      found[mask] = []
+      by_mask[mask] = []
       for step in measure_network(
         experiment,
         seed,
@@ -195,11 +195,11 @@ class LayerRewind:
         [measures.MEASURES["mean_field"]],
         experiment.config.measure.options,
       ):
-        found[mask] += step.rows
+        by_mask[mask] += step.rows
         yield Step(facts={"epoch": epoch})
     rows = []
     for rewind, mask in self.networks.masks.items():
-      rows += self._tagged(found[mask], seed, epoch, rewind)
+      rows += self._tagged(by_mask[mask], seed, epoch, rewind)
     yield Step(rows, size=0)
 
   def _tagged(self, rows, seed, epoch, rewind) -> list[runs.Row]:
@@ -212,7 +212,7 @@ class LayerRewind:
     )
 
   def _hybrids(self, seed: Seed, epoch: int) -> mixing.Hybrids:
-    """Loads the last network, and what the rewinds need of an earlier one."""
+    """Loads the last network, and the rewound layers of an earlier one."""
     trained, experiment = self.trained, self.trained.experiment
     network = experiment.network
     last = trained.state(seed.number, trained.last(seed.number))
@@ -225,15 +225,15 @@ class LayerRewind:
     if self.config.batch_norm != "reestimated":
       return hybrids
     images = experiment.train.images
-    few = np.linspace(0, len(images), min(len(images), _MAX_IMAGES), False)
-    images = images[few.astype(int)]
+    indices = np.linspace(0, len(images), min(len(images), _MAX_IMAGES), False)
+    images = images[indices.astype(int)]
     return mixing.reestimate(
       hybrids, self.networks.distinct, images, experiment.mean, experiment.std
     )
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
-    """Names the best rewinds, and tests the claims on where memory lies."""
+    """Names the best rewinds, and tests the claims about where memory lies."""
     doubtful = doubts(rows) if config.get("geometry") else []
     return doubtful + best_rewinds(rows) + find_rewinds(rows)
 
@@ -245,13 +245,13 @@ def _test_accuracy(rows: runs.Rows) -> runs.Row:
 
 
 def _facts_of(trained: TrainedRun, seed: Seed) -> list[runs.Row]:
-  """Collects what figures and findings need of the finished run."""
+  """Collects the rows of the finished run that figures and findings need."""
   facts = [
     {"metric": "best_epoch", "value": trained.best(seed.number)},
     {"metric": "last_epoch", "value": trained.last(seed.number)},
     {"metric": "chance_accuracy", "value": 1 / trained.experiment.num_classes},
   ]
-  # The networks of the epochs themselves, nothing rewound.
+  # Scores of the saved networks, without any rewind.
   columns = ("epoch", "subset", "metric", "value", "stderr")
   facts += [
     {column: row[column] for column in columns}

@@ -1,7 +1,7 @@
-"""What rewinds say about where the permuted labels are memorized.
+"""Evidence from rewinds on where permuted labels are memorized.
 
-Two claims are tested. Stephenson et al., ICLR 2021: to put back the final
-layers restores generalization. Maini et al., ICML 2023: the layers that
+Two claims are tested. Stephenson et al., ICLR 2021: rewinding the final layers
+restores generalization. Maini et al., ICML 2023: the layers that
 memorize are generally not the last ones.
 """
 
@@ -14,7 +14,7 @@ from geomem.studies.rewind_scores import RewindScores
 from geomem.studies.words import Finding
 
 ENOUGH = 0.8
-# Of the permuted labels that were fitted beyond chance: less is no memory.
+# Smallest share of permuted labels fitted beyond chance that counts as memory.
 _MEMORIZED = 0.2
 _CLAIMS = {
   "suffix": ("F4.1", "the last layers restore generalization"),
@@ -23,13 +23,13 @@ _CLAIMS = {
 
 
 def _share(values: np.ndarray) -> str:
-  """Formats per cent, with the standard deviation over seeds."""
+  """Formats a mean in per cent, with the standard deviation over seeds."""
   text = f"{values.mean():.0%}"
   return text + (f" ± {values.std(ddof=1):.0%}" if len(values) > 1 else "")
 
 
 def _set_name(kind: str, rewound: str) -> str:
-  """Names a set, such as `the last 3 layers (from fc1 on)`."""
+  """Names a set of layers, such as `the last 3 layers (from fc1 on)`."""
   names = rewound.split("+")
   count = f"{len(names)} layers" if len(names) > 1 else "layer"
   if kind == "suffix":
@@ -40,7 +40,7 @@ def _set_name(kind: str, rewound: str) -> str:
 
 
 def _side(scores: RewindScores, kind: str) -> Finding:
-  """Tests whether fewer than half of the layers are enough."""
+  """Tests whether at most half of the layers recover enough test accuracy."""
   name, claim = _CLAIMS[kind]
   if not scores.tell_shares:
     too_little = (
@@ -60,14 +60,14 @@ def _side(scores: RewindScores, kind: str) -> Finding:
     for rewound in sets
   ]
   few = max(1, len(sets) // 2)
-  # Epochs that were chosen by hand may all be too far from the best.
+  # Epochs chosen by hand may all be too far from the best one.
   enough = next(
     (i for i, mean in enumerate(means, 1) if mean >= ENOUGH), len(sets) + 1
   )
   takes = f"no number of layers gives {ENOUGH:.0%}"
   if enough <= len(sets):
-    these = _set_name(kind, sets[enough - 1])
-    takes = f"{ENOUGH:.0%} takes {these}: {says(sets[enough - 1])}"
+    named = _set_name(kind, sets[enough - 1])
+    takes = f"{ENOUGH:.0%} takes {named}: {says(sets[enough - 1])}"
   sentence = (
     f"at the best epoch {_set_name(kind, sets[few - 1])} of {len(sets)} recover"
     f" {says(sets[few - 1])} (chance {scores.chance:.3f}), of the test accuracy"
@@ -79,7 +79,7 @@ def _side(scores: RewindScores, kind: str) -> Finding:
 def best_rewinds(rows: runs.Rows) -> list[str]:
   """Names the layers and the epoch that recover most, for each kind.
 
-  All layers at once do not count: that is an earlier epoch's network.
+  Rewinding all layers is left out: it gives an earlier epoch's network.
   """
   scores, sentences = RewindScores(rows), []
   for kind in scores.kinds if scores.tell_shares else ():
@@ -92,7 +92,7 @@ def best_rewinds(rows: runs.Rows) -> list[str]:
       ).items()
     }
     if recovered:
-      best = max(recovered, key=lambda at: recovered[at].mean())
+      best = max(recovered, key=lambda rewind: recovered[rewind].mean())
       sentences.append(
         f"Best {kind} rewind: {_set_name(kind, best[0])}, to epoch {best[1]};"
         f" {_share(recovered[best])} of the lost test accuracy is recovered."
@@ -103,11 +103,11 @@ def best_rewinds(rows: runs.Rows) -> list[str]:
 def _selective(scores: RewindScores) -> Finding:
   """Finds the single layer whose rewind forgets most selectively.
 
-  By (fall of permuted accuracy) - (fall of unpermuted accuracy), at the
-  layer's best epoch.
+  Selectivity is (fall of permuted accuracy) - (fall of unpermuted accuracy), at
+  the epoch where it is largest for the layer.
   """
   layers = scores.rewound("single")
-  found = {}
+  outcomes = {}
   for layer in layers:
     after = {
       subset: scores.by_epoch("single", layer, subset)
@@ -119,13 +119,13 @@ def _selective(scores: RewindScores) -> Finding:
     }
     epoch = max(gains, key=gains.get)
     means = {s: after[s][epoch].mean() for s in after}
-    found[layer] = gains[epoch], epoch, means
-  first = max(layers, key=lambda layer: found[layer][0])
+    outcomes[layer] = gains[epoch], epoch, means
+  first = max(layers, key=lambda layer: outcomes[layer][0])
   late = layers[-math.ceil(len(layers) / 3) :]
-  rival = max(late, key=lambda layer: found[layer][0])
+  rival = max(late, key=lambda layer: outcomes[layer][0])
 
   def says(layer):
-    _, epoch, means = found[layer]
+    _, epoch, means = outcomes[layer]
     changes = (
       f"{subset} accuracy {scores.at_last(subset).mean():.3f} to {mean:.3f}"
       for subset, mean in means.items()
@@ -149,16 +149,16 @@ def _selective(scores: RewindScores) -> Finding:
   claim = "by Maini et al.: the memory is not in the last layers"
   fitted = scores.at_last("permuted").mean()
   if fitted - scores.chance < _MEMORIZED * (1 - scores.chance):
-    nothing = (
+    too_little = (
       f"permuted accuracy ends at {fitted:.3f}, and chance is"
       f" {scores.chance:.3f}: there is too little memory to look for"
     )
-    return Finding("F4.3", None, nothing, claim)
+    return Finding("F4.3", None, too_little, claim)
   return Finding("F4.3", first not in late, sentence, claim)
 
 
 def find_rewinds(rows: runs.Rows) -> list[Finding]:
-  """Tests both claims; each sentence carries its figures, by mean and sd."""
+  """Tests both claims; each sentence quotes means and standard deviations."""
   scores = RewindScores(rows)
   findings = []
   if rows.where("recovered"):
@@ -170,7 +170,7 @@ def find_rewinds(rows: runs.Rows) -> list[Finding]:
 
 
 def rewind_table(rows: runs.Rows) -> str:
-  """Lists what every rewind to about the best epoch gives, mean over seeds."""
+  """Lists the scores of every rewind near the best epoch, mean over seeds."""
   scores = RewindScores(rows)
   subsets = "".join(f"{subset:>11}" for subset in scores.subsets)
   lines = [f"{'to the best epoch':24}{'recovered':>10}{subsets}"]

@@ -1,4 +1,4 @@
-"""Which layers are rewound, to which epochs, and in which reading."""
+"""The plan of a rewind: layers, epochs, and the reading of batch statistics."""
 
 import dataclasses
 from typing import NamedTuple
@@ -15,13 +15,13 @@ class RewindConfig:
   """What is rewound, and how.
 
   Attributes:
-    kinds: `single`, `suffix` and `prefix`: each layer, the last j, the first j.
-    layers: layers to rewind together, in place of the kinds.
-    epochs: the epochs to rewind to; all that are saved by default.
-    batch_norm: what becomes of a rewound layer's batch statistics: they are
-      rewound `together` with the parameters, kept (`parameters`), or
+    kinds: `single`, `suffix` or `prefix`: each layer, the last j, the first j.
+    layers: layers to rewind together, instead of the kinds.
+    epochs: epochs to rewind to; all saved ones by default.
+    batch_norm: how to treat a rewound layer's batch statistics: rewind them
+      `together` with the parameters, keep them (`parameters`), or have them
       `reestimated` for the whole network on training images.
-    geometry: whether to measure the layers above the rewound ones, too.
+    geometry: whether to measure the layers changed by a rewind, too.
   """
 
   kinds: tuple[str, ...] = KINDS
@@ -32,7 +32,7 @@ class RewindConfig:
 
   @property
   def directory(self) -> str:
-    """A directory name that differs where the config does."""
+    """A directory name that is different for each config."""
     parts = ["rewind", *self.layers]
     if not self.layers and self.kinds != KINDS:
       parts += self.kinds
@@ -48,8 +48,8 @@ class Rewind(NamedTuple):
   """One set of layers to rewind.
 
   Attributes:
-    kind: of `KINDS`, or `custom`.
-    layers: their names, in the network's order.
+    kind: one of `KINDS`, or `custom`.
+    layers: the names of the layers, in the network's order.
   """
 
   kind: str
@@ -57,7 +57,7 @@ class Rewind(NamedTuple):
 
   @property
   def columns(self) -> dict[str, str]:
-    """How rows name it."""
+    """The columns that identify it in rows."""
     return {"kind": self.kind, "rewound": "+".join(self.layers)}
 
 
@@ -65,7 +65,7 @@ def make_rewinds(network: models.Network, config: RewindConfig) -> list[Rewind]:
   """Lists the rewinds that a config asks for.
 
   Raises:
-    ValueError: a kind, a layer or a reading that does not exist.
+    ValueError: a kind, a layer or a reading does not exist.
   """
   layers = network.parameter_layers
   for name in config.layers:
@@ -75,14 +75,14 @@ def make_rewinds(network: models.Network, config: RewindConfig) -> list[Rewind]:
         f" there are {', '.join(layers)}."
       )
   _, statistics = network.split(network.abstract_state)
-  for given, known in [
+  for given, allowed in [
     *((kind, KINDS) for kind in config.kinds),
     (config.batch_norm, READINGS if statistics else READINGS[:1]),
   ]:
-    if given not in known:
+    if given not in allowed:
       raise ValueError(
         f"{given!r} is not known for {network.name}; choose of"
-        f" {', '.join(known)}."
+        f" {', '.join(allowed)}."
       )
   if config.layers:
     chosen = tuple(name for name in layers if name in config.layers)
@@ -104,7 +104,7 @@ def epochs_to_rewind(
   """Lists the saved epochs that a config asks for.
 
   Raises:
-    ValueError: one is not saved; it names those that are.
+    ValueError: an epoch is not saved; the message names those that are.
   """
   epochs = trained.epochs(seed)
   for epoch in config.epochs:

@@ -1,25 +1,25 @@
-"""The scores of rewinds, as their findings and tables need them."""
+"""The scores of rewinds, arranged for findings and tables."""
 
 import numpy as np
 
 from geomem import runs
 
-# The standard error of a recovered share beyond which no share tells anything.
+# The largest standard error at which recovered shares are informative.
 _VAGUE = 0.25
 
 
 class RewindScores:
-  """The scores of rewinds, by what is rewound, epoch and seed.
+  """The scores of rewinds, by rewound layers, epoch and seed.
 
   Attributes:
-    subsets: their names, in the order of the rows.
+    subsets: names of the subsets, in the order of the rows.
     chance: 1 / classes.
     error: standard error of a recovered share's mean over seeds, from the
-      number of test examples: large where little was lost.
+      number of test examples: large if little was lost.
   """
 
   def __init__(self, rows: runs.Rows):
-    """Selects the rows of whole networks."""
+    """Selects the rows of networks, leaving out those of layers."""
     self._best, self._last = rows.epochs("best"), rows.epochs("last")
     self.subsets = rows.distinct("subset")
     self.chance = rows.where("chance_accuracy")[0]["value"]
@@ -34,7 +34,7 @@ class RewindScores:
 
   @property
   def tell_shares(self) -> bool:
-    """Whether recovered shares are known well enough to tell anything."""
+    """Whether recovered shares are precise enough to be informative."""
     return not self.error > _VAGUE
 
   @property
@@ -43,22 +43,22 @@ class RewindScores:
     return list(dict.fromkeys(kind for kind, _ in self._rewinds))
 
   def rewound(self, kind: str) -> list[str]:
-    """Lists what was rewound, in the order of the rows."""
+    """Lists the rewound sets of layers of a kind, in the order of the rows."""
     return [rewound for k, rewound in self._rewinds if k == kind]
 
   def at_best(self, kind, rewound, subset, metric="accuracy") -> np.ndarray:
-    """Returns values by seed, at the epoch that is nearest to its best.
+    """Returns values by seed, at the epoch nearest to the seed's best one.
 
     Seeds without the metric are left out.
     """
     rows = self._rewinds[kind, rewound].where(metric, subset=subset)
-    found = []
+    values = []
     for seed, best in self._best.items():
-      here = rows.where(seed=seed)
-      if here:
-        nearest = min(here, key=lambda row: abs(row["epoch"] - best))
-        found.append(nearest["value"])
-    return np.array(found)
+      of_seed = rows.where(seed=seed)
+      if of_seed:
+        nearest = min(of_seed, key=lambda row: abs(row["epoch"] - best))
+        values.append(nearest["value"])
+    return np.array(values)
 
   def by_epoch(
     self, kind, rewound, subset, metric="accuracy"
@@ -66,13 +66,13 @@ class RewindScores:
     """Returns values by seed, for each epoch that all seeds have."""
     rows = self._rewinds[kind, rewound].where(metric, subset=subset)
     return {
-      epoch: found.values
-      for epoch, found in rows.split("epoch").items()
-      if found.seeds == self._seeds
+      epoch: at_epoch.values
+      for epoch, at_epoch in rows.split("epoch").items()
+      if at_epoch.seeds == self._seeds
     }
 
   def at_last(self, subset: str) -> np.ndarray:
-    """Returns accuracies of the last networks, nothing rewound, by seed."""
+    """Returns accuracies of the last networks without any rewind, by seed."""
     rows = self._networks.where("accuracy", subset=subset, kind=None)
     return np.array(
       [

@@ -1,8 +1,8 @@
 """Similarity of layers, epochs and networks: linear CKA on the same images.
 
-Three questions of a finished run: how alike are two layers of one network, how
-alike is a layer to itself at another epoch, and how alike are the layers of two
-runs at their last epochs.
+For a finished run, this compares the layers of one network with each other, a
+layer with itself at other epochs, and the layers of two runs at their last
+epochs.
 """
 
 import dataclasses
@@ -36,12 +36,12 @@ class SimilarityConfig:
   """What is compared.
 
   Attributes:
-    other: another finished run, whose first seed's last network each of this
-      run's last networks is compared with.
-    subset: whose images the networks see.
-    num_images: of the subset's images at most.
+    other: another finished run; the last network of its first seed is compared
+      with each of this run's last networks.
+    subset: the subset whose images the networks see.
+    num_images: the largest number of images to use.
     unbiased: whether to leave the diagonals out of CKA.
-    layers: those to compare, with commas, or `last` (hidden); all by default.
+    layers: comma-separated names, or `last` (hidden); all by default.
   """
 
   other: str | None = None
@@ -56,24 +56,24 @@ class SimilarityConfig:
 
 
 def _matrix(rows: runs.Rows, row: str, column: str) -> tuple[list, list, Any]:
-  """Averages over seeds; returns both axes' values, and the matrix."""
+  """Averages over seeds; returns the values of both axes and the matrix."""
   vertical, horizontal = rows.distinct(row), rows.distinct(column)
   means = {
-    (a, b): found.mean()[0]
+    (a, b): cell.mean()[0]
     for a, of_a in rows.split(row).items()
-    for b, found in of_a.split(column).items()
+    for b, cell in of_a.split(column).items()
   }
   matrix = [[means.get((a, b), np.nan) for b in horizontal] for a in vertical]
   return vertical, horizontal, np.asarray(matrix, float)
 
 
 def plot_similarity(rows: runs.Rows):
-  """Draws layers against layers, the last hidden layer's epochs, two runs."""
+  """Draws CKA between layers, epochs of the last hidden layer, and two runs."""
   cka = rows.where("cka")
   panels = []
   for which in ("best", "last"):
-    found = rows.at(which).where("cka", kind="layers")
-    panels.append((f"layers, {which} epoch", found, "layer", "other_layer"))
+    selected = rows.at(which).where("cka", kind="layers")
+    panels.append((f"layers, {which} epoch", selected, "layer", "other_layer"))
   epochs = cka.where(kind="epochs").last_hidden()
   for layer in epochs.layers.values():
     panels.append((f"epochs, {layer}", epochs, "epoch", "other_epoch"))
@@ -84,8 +84,8 @@ def plot_similarity(rows: runs.Rows):
   panels = [panel for panel in panels if panel[1]]
   figure = style.new_figure(3.6 * len(panels), 3.6)
   axes = np.atleast_1d(figure.subplots(1, len(panels)))
-  for (title, found, row, column), ax in zip(panels, axes, strict=True):
-    vertical, horizontal, matrix = _matrix(found, row, column)
+  for (title, selected, row, column), ax in zip(panels, axes, strict=True):
+    vertical, horizontal, matrix = _matrix(selected, row, column)
     image = ax.imshow(matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     ax.set_title(title)
     ax.set_yticks(range(len(vertical)), vertical, fontsize=6)
@@ -95,18 +95,18 @@ def plot_similarity(rows: runs.Rows):
 
 
 class Similarity(OfRun):
-  """Compares the layers of saved networks by linear CKA."""
+  """The similarity study: linear CKA between the layers of saved networks."""
 
   name = "similarity"
   figures: ClassVar = {"similarity": plot_similarity}
 
   def __init__(self, config: SimilarityConfig, trained: TrainedRun):
-    """Checks what is asked for, and opens the other run.
+    """Validates the config, and opens the other run.
 
     Raises:
-      ValueError: a layer or subset does not exist, the images of the other run
-        are of another shape, or the kernels take more room than there is.
-      RunError: the other run is none.
+      ValueError: a layer or subset does not exist, the other run's images have
+        another shape, or the kernels do not fit in memory.
+      RunError: `other` is not a finished run.
     """
     super().__init__(config, trained)
     names = trained.experiment.network.layer_names
@@ -118,8 +118,8 @@ class Similarity(OfRun):
       )
     self.other = TrainedRun(config.other) if config.other else None
     if self.other:
-      both = trained, self.other
-      shapes = [one.experiment.network.image_shape for one in both]
+      trained_runs = trained, self.other
+      shapes = [run.experiment.network.image_shape for run in trained_runs]
       if shapes[0] != shapes[1]:
         raise ValueError(
           f"The images of {trained.path} have the shape {shapes[0]}, those of"
@@ -129,14 +129,14 @@ class Similarity(OfRun):
     self._check_room()
 
   def as_dict(self) -> dict[str, Any]:
-    """Returns the config as a run directory keeps it, and which other run."""
-    known = super().as_dict()
+    """Returns the config as stored in a run directory, with the other's id."""
+    config = super().as_dict()
     if self.other:
-      known["other_id"] = runs.parent_of(self.other.path).id
-    return known
+      config["other_id"] = runs.parent_of(self.other.path).id
+    return config
 
   def _check_room(self) -> None:
-    """Raises where the kernels of a seed have no room."""
+    """Raises if the kernels of a seed do not fit in memory."""
     epochs = max(map(len, self.epochs.values()))
     needed = 4 * epochs * len(self.layers) * self.config.num_images**2
     if needed > most_held_bytes():
@@ -147,7 +147,7 @@ class Similarity(OfRun):
       )
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
-    """Compares every seed's networks: one unit a seed."""
+    """Compares every seed's networks, one unit per seed."""
     del run
     yield self.facts_stage()
     units = [
@@ -161,19 +161,19 @@ class Similarity(OfRun):
     yield Stage("networks", units)
 
   def _images(self, seed: Seed) -> Any:
-    """Returns images `[n, ...]` of all manifolds alike."""
+    """Returns `[n, ...]` images, spread evenly over the manifolds."""
     images = manifold_images(self.trained.experiment, seed)[self.config.subset]
-    few = max(1, self.config.num_images // images.shape[0])
-    return images[:, :few].reshape(-1, *images.shape[2:])[
+    per_manifold = max(1, self.config.num_images // images.shape[0])
+    return images[:, :per_manifold].reshape(-1, *images.shape[2:])[
       : self.config.num_images
     ]
 
   def _kernels(
     self, trained: TrainedRun, seed: int, epoch: int, images, layers
   ) -> Float[np.ndarray, "layers n2"]:
-    """Computes centred kernels of length 1; NaN for a layer that is dead."""
+    """Computes centred kernels of unit norm; NaN for a dead layer."""
     forward = measuring_forward(trained.experiment)
-    found = measures.layer_statistics(
+    statistics = measures.layer_statistics(
       forward,
       trained.state(seed, epoch),
       {self.config.subset: images[None]},
@@ -181,7 +181,7 @@ class Similarity(OfRun):
       kinds=("points",),
     )
     kernels = []
-    for _, stats in found:
+    for _, stats in statistics:
       products = jax.tree.map(lambda x: x[0], stats["points"])
       kernel = similarity.centered_kernel(
         products, unbiased=self.config.unbiased
@@ -191,7 +191,7 @@ class Similarity(OfRun):
 
   def _work(self, seed: Seed) -> Iterator[Step]:
     images, names = self._images(seed), list(self.layers)
-    place = self.trained.experiment.network.layer_names.index
+    index_of = self.trained.experiment.network.layer_names.index
     epochs = self.epochs[seed.number]
     kernels = []
     for epoch in epochs:
@@ -203,7 +203,7 @@ class Similarity(OfRun):
     common["subset"] = self.config.subset
 
     def rows_of(kind, first, second, a, b):
-      """Makes a row of each pair; `first` and `second` are lists of columns."""
+      """Makes one row per pair; `first` and `second` are lists of columns."""
       values = np.asarray(matmul(jnp.asarray(a), jnp.asarray(b).T))
       return [
         common | {"kind": kind} | x | y | {"value": float(values[i, j])}
@@ -211,39 +211,39 @@ class Similarity(OfRun):
         for j, y in enumerate(second)
       ]
 
-    here = [{"layer": n, "layer_index": place(n)} for n in names]
+    layer_columns = [{"layer": n, "layer_index": index_of(n)} for n in names]
     rows = []
     for epoch, kernel in zip(epochs, kernels, strict=True):
-      first = [{"epoch": epoch} | columns for columns in here]
+      first = [{"epoch": epoch} | columns for columns in layer_columns]
       rows += rows_of(
         "layers", first, [{"other_layer": n} for n in names], kernel, kernel
       )
-    for i, columns in enumerate(here):
+    for i, columns in enumerate(layer_columns):
       stack = np.stack([kernel[i] for kernel in kernels])
       first = [columns | {"epoch": epoch} for epoch in epochs]
       second = [{"other_epoch": epoch} for epoch in epochs]
       rows += rows_of("epochs", first, second, stack, stack)
     if self.other:
       network = self.other.experiment.network
-      others = list(measured_layers(None, network.layer_names))
+      theirs = list(measured_layers(None, network.layer_names))
       number = self.other.seeds[0].number
       last = self.other.last(number)
-      kernel = self._kernels(self.other, number, last, images, others)
-      first = [{"epoch": epochs[-1]} | columns for columns in here]
+      kernel = self._kernels(self.other, number, last, images, theirs)
+      first = [{"epoch": epochs[-1]} | columns for columns in layer_columns]
       rows += rows_of(
-        "runs", first, [{"other_layer": n} for n in others], kernels[-1], kernel
+        "runs", first, [{"other_layer": n} for n in theirs], kernels[-1], kernel
       )
     yield Step(rows)
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
-    """Claims nothing: similarity has no threshold of its own."""
+    """Returns no findings: there is no threshold to test similarity against."""
     del config, rows
     return []
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
-    """Lists each layer's similarity to itself, best and last epoch."""
+    """Lists each layer's similarity between the best and the last epoch."""
     epochs = rows.where("cka", kind="epochs")
     best, last = (rows.epochs(which) for which in ("best", "last"))
     lines = [f"{'CKA, best against last epoch':30}"]
@@ -251,8 +251,8 @@ class Similarity(OfRun):
       of_layer = epochs.where(layer_index=index)
       values = np.concatenate(
         [
-          found.where(epoch=best[seed], other_epoch=last[seed]).values
-          for seed, found in of_layer.split("seed").items()
+          of_seed.where(epoch=best[seed], other_epoch=last[seed]).values
+          for seed, of_seed in of_layer.split("seed").items()
         ]
       )
       if len(values):

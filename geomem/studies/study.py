@@ -1,8 +1,8 @@
-"""Studies, and the one driver of them all: `run`.
+"""The interface of studies, and `run`, the driver of all of them.
 
-A study is a config, stages of work, figures and findings. It is resumed,
-drawn, reported and called from binaries and notebooks by what is here; see
-`STUDIES` for those that there are.
+A study is a config, stages of work, figures and findings. Through this
+interface it is run, resumed, drawn and reported, from binaries and notebooks;
+`STUDIES` lists all studies.
 """
 
 import contextlib
@@ -15,14 +15,14 @@ from geomem import runs
 
 
 class Step(NamedTuple):
-  """What a unit of work yields on its way: progress, and rows if it has some.
+  """Progress within a unit of work, with the rows finished since the last step.
 
   Attributes:
     rows: further rows of the unit.
     size: how far the progress bar moves.
-    facts: what the bar says beside it.
-    done_before: whether an earlier start did it, so that it tells nothing of
-      the time that is left.
+    facts: values that the progress bar shows.
+    done_before: whether an earlier start did this step; such a step does not
+      count in estimating the remaining time.
   """
 
   rows: Sequence[runs.Row] = ()
@@ -32,12 +32,12 @@ class Step(NamedTuple):
 
 
 class Unit(NamedTuple):
-  """A piece of work whose rows are committed whole.
+  """A piece of work whose rows are committed all at once.
 
   Attributes:
-    key: names it among the units of its run.
-    work: does it; nothing has run before it is called.
-    size: the sizes of its steps, added up.
+    key: identifies the unit within its run.
+    work: starts the work and yields its steps; nothing runs before the call.
+    size: the sum of the sizes of its steps.
   """
 
   key: dict[str, Any]
@@ -49,8 +49,8 @@ class Stage(NamedTuple):
   """Units that share a progress bar.
 
   Attributes:
-    title: of the bar; without one there is none, for what takes no time.
-    units: in the order they are done.
+    title: title of the bar; if empty, as for instant work, no bar is shown.
+    units: the units, in the order of execution.
   """
 
   title: str
@@ -58,23 +58,23 @@ class Stage(NamedTuple):
 
   @property
   def size(self) -> float | int:
-    """The sizes of the units, added up."""
+    """The sum of the sizes of the units."""
     return sum(unit.size for unit in self.units)
 
 
 @runtime_checkable
 class Study(Protocol):
-  """An experiment: what to do, and what to say of its rows.
+  """An experiment: the work to do, and the interpretation of its rows.
 
   Attributes:
-    name: the `experiment` of its configs.
-    figures: from names to functions of the rows.
-    config: what it is made of; its fields are flags.
+    name: the `experiment` entry of its configs.
+    figures: by name, functions that draw the rows.
+    config: its settings; the fields are command-line flags.
     origin: the origin of its runs; see `runs.Run`.
-    directory: where its runs go by default.
+    directory: the default run directory.
 
-  A study of a finished run takes a `TrainedRun` beside its config; where
-  `needs_run` is False, it can do without.
+  The constructor of a study of a finished run takes a `TrainedRun` beside the
+  config; if `needs_run` is False, the run is optional.
   """
 
   name: str
@@ -84,25 +84,25 @@ class Study(Protocol):
   directory: pathlib.Path
 
   def as_dict(self) -> dict[str, Any]:
-    """Returns the config as a run directory keeps it."""
+    """Returns the config as stored in a run directory."""
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
-    """Yields the stages; what they are may depend on the rows so far.
+    """Yields the stages, which may depend on the rows so far.
 
-    All bad input has been refused before, by the study's constructor.
+    The study's constructor has rejected invalid input before.
     """
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> Sequence[Any]:
-    """Says what the rows of a complete run show; `str` gives sentences."""
+    """Returns what the rows of a complete run show; `str` gives sentences."""
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
-    """Returns a table for the terminal, or nothing."""
+    """Returns a table for the terminal, or an empty string."""
 
 
 class _Silent(contextlib.nullcontext):
-  """A progress bar that nobody sees."""
+  """A progress bar that shows nothing."""
 
   initial = 0
 
@@ -117,12 +117,12 @@ class _Silent(contextlib.nullcontext):
 
 
 def silent(**_: Any) -> _Silent:
-  """Shows no progress."""
+  """Returns a progress bar that shows nothing."""
   return _Silent()
 
 
-# Entered with a run directory while there is work; gives what to call after
-# every step.
+# Makes a context that is entered while a run directory is worked on, and yields
+# a function to call after every step.
 Watch = Callable[
   [pathlib.Path], contextlib.AbstractContextManager[Callable[[], None]]
 ]
@@ -130,7 +130,7 @@ Watch = Callable[
 
 @contextlib.contextmanager
 def unwatched(path: pathlib.Path) -> Iterator[Callable[[], None]]:
-  """Does nothing while a run is worked on."""
+  """Watches nothing: a context whose function does nothing."""
   del path
   yield lambda: None
 
@@ -143,31 +143,31 @@ def run(
   report: Callable[[Any], None] | None = None,
   watch: Watch = unwatched,
 ) -> runs.Rows:
-  """Does what is left of a study, and returns its rows.
+  """Does the remaining work of a study, and returns its rows.
 
-  Units of work that are done already are passed over; a complete run is left
-  alone. Killed at any moment and started again, it ends with the same rows.
+  Units that are already done are skipped, and a complete run is left unchanged.
+  A run that is killed at any moment and restarted ends with the same rows.
 
   Args:
-    study: what to do.
+    study: the study to run.
     path: the run directory; by default the study's own.
-    progress: makes the progress bars, as `tqdm.tqdm` does, and may be that.
+    progress: makes the progress bars: `tqdm.tqdm`, or a function like it.
     report: called with the run before it is marked as complete.
-    watch: a context for the time that the directory is worked on, which gives
-      a function that is called after every step: what keeps a log, say.
+    watch: makes a context that is entered while the directory is worked on, and
+      yields a function to call after every step, such as one that keeps a log.
 
   Raises:
-    RunError: the directory is of another study, config, data or parent run.
+    RunError: the directory belongs to another study, config, data or parent.
     BusyError: another process holds it.
   """
   path = study.directory if path is None else path
   with runs.open_run(path, study.as_dict(), study.origin) as out:
     if not out.is_done:
-      with watch(out.path) as tell, runs.Clock(out.path) as clock:
+      with watch(out.path) as notify, runs.Clock(out.path) as clock:
 
         def step_done() -> None:
           clock.tick()
-          tell()
+          notify()
 
         for stage in study.stages(out):
           _do_stage(stage, out, progress, step_done)
@@ -178,10 +178,10 @@ def run(
 
 
 def _do_stage(stage: Stage, out: runs.Run, progress, step_done) -> None:
-  """Does the units of a stage, with a progress bar."""
+  """Does the remaining units of a stage, with a progress bar."""
   done = [out.has(unit.key) for unit in stage.units]
   show = progress if stage.title and stage.units else silent
-  # What is first waited for; the first step puts its facts in its place.
+  # Compilation comes first; the facts of the first step replace this text.
   facts = {} if all(done) else {"postfix": "compiling"}
   with show(total=stage.size, desc=stage.title, **facts) as bar:
     for unit, is_done in zip(stage.units, done, strict=True):
@@ -193,7 +193,7 @@ def _do_stage(stage: Stage, out: runs.Run, progress, step_done) -> None:
 
 
 def _do(unit: Unit, out: runs.Run, bar, step_done) -> None:
-  """Does a unit that is not done yet, and commits its rows."""
+  """Does the work of a unit, and commits its rows."""
   rows, done, shown = [], 0.0, 0
   for step in unit.work():
     rows += step.rows
@@ -201,11 +201,11 @@ def _do(unit: Unit, out: runs.Run, bar, step_done) -> None:
     if step.done_before:
       bar.initial += step.size
     else:
-      # Not drawn for each step: in a log file that would be a line.
+      # Not refreshed at each step: in a log file each refresh is a line.
       bar.set_postfix(step.facts, refresh=False)
-    # In whole units: parts of one would add up to more than the total.
-    whole = min(int(done + 1e-6), int(unit.size))
-    bar.update(whole - shown)
-    shown = whole
+    # Whole numbers only: fractions would add up to more than the total.
+    completed = min(int(done + 1e-6), int(unit.size))
+    bar.update(completed - shown)
+    shown = completed
     step_done()
   out.commit(unit.key, rows)

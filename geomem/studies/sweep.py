@@ -1,4 +1,4 @@
-"""Sweeps: one study at many values, each a run directory of its own."""
+"""Sweeps: one study at many field values, each in its own run directory."""
 
 import functools
 import itertools
@@ -15,7 +15,7 @@ from geomem.studies.memorization import Memorization
 from geomem.studies.study import Watch, run, silent, unwatched
 
 _LOG = logging.getLogger(__name__)
-_PATIENCE = 5.0  # Seconds between looks at what another process holds.
+_PATIENCE = 5.0  # Seconds between retries of cells that others hold.
 
 
 class Cell(NamedTuple):
@@ -30,12 +30,12 @@ class Cell(NamedTuple):
   config: ExperimentConfig
 
   def as_dict(self) -> dict[str, Any]:
-    """Returns the config as its directory keeps it."""
+    """Returns the config as stored in its run directory."""
     return {"experiment": Memorization.name} | self.config.as_dict()
 
   @property
   def is_done(self) -> bool:
-    """Whether it is complete."""
+    """Whether its run is complete."""
     return parallel.from_first(lambda: runs.is_complete(self.path))
 
 
@@ -47,14 +47,14 @@ class Failure(NamedTuple):
 
 
 class Sweep(NamedTuple):
-  """What to sweep.
+  """The definition of a sweep.
 
   Attributes:
-    name: the `experiment` of its config, by which its figures are known.
-    config: what all cells share.
+    name: the `experiment` entry of its config, which selects its figures.
+    config: the config that all cells share, but for the swept fields.
     axes: the values of each swept field.
-    summarize: from the rows of all cells to further rows and to sentences.
-    share: this process's part of the cells: `i/n`, i from 0; all by default.
+    summarize: maps the rows of all cells to further rows and to sentences.
+    share: this process's share of the cells: `i/n`, i from 0; all by default.
   """
 
   name: str
@@ -64,9 +64,9 @@ class Sweep(NamedTuple):
   share: str | None = None
 
   def as_dict(self) -> dict[str, Any]:
-    """Returns the sweep's own config: what its cells share, and its axes.
+    """Returns the sweep's own config: the shared fields and the axes' names.
 
-    The values of the axes are not in it, so that a sweep can grow.
+    The values of the axes are left out, so that a sweep can be extended.
     """
     groups = {
       name: {k: v for k, v in fields.items() if k not in self.axes}
@@ -75,10 +75,10 @@ class Sweep(NamedTuple):
     return {"experiment": self.name, "axes": list(self.axes), **groups}
 
   def cells(self, path: pathlib.Path | str) -> list[Cell]:
-    """Lists all cells, the last axis fastest.
+    """Lists all cells; the last axis varies fastest.
 
     Raises:
-      ValueError: a value is given twice, or is not possible.
+      ValueError: a value is repeated or invalid.
     """
     for field, values in self.axes.items():
       if len(set(values)) < len(values):
@@ -98,13 +98,13 @@ class Sweep(NamedTuple):
     """Selects this process's share of the cells."""
     if self.share is None:
       return cells
-    found = re.fullmatch(r"(\d+)/(\d+)", self.share)
-    if not found or not int(found[1]) < int(found[2]):
+    match = re.fullmatch(r"(\d+)/(\d+)", self.share)
+    if not match or not int(match[1]) < int(match[2]):
       raise ValueError(
         f"--cell={self.share} is no share; i/n gives the i-th of n processes"
         " its part of the cells, i from 0 to n - 1."
       )
-    return cells[int(found[1]) :: int(found[2])]
+    return cells[int(match[1]) :: int(match[2])]
 
 
 def run_sweep(
@@ -115,41 +115,41 @@ def run_sweep(
   report: Callable[[Any, list[str]], None] | None = None,
   watch: Watch = unwatched,
 ) -> list[Failure]:
-  """Does the cells of a sweep that are not done yet, and gathers their rows.
+  """Runs this process's incomplete cells, and gathers the rows of all cells.
 
-  A cell that fails does not keep the others from being done; one that another
-  process holds is done last. Whoever finishes the last cell reports.
+  A failing cell does not stop the others, and a cell that another process holds
+  is retried after them. The process that finishes the last cell reports.
 
   Args:
-    sweep: what to sweep.
-    path: its directory; every cell has one below it.
+    sweep: the sweep.
+    path: its directory; every cell has its own below it.
     progress: as for `run`.
-    report: called with the sweep's run and what it found, before it is marked
-      as complete; not where its rows are those that it was completed with.
-    watch: as for `run`; of the sweep as a whole, and of every cell.
+    report: called with the sweep's run and its sentences before the run is
+      marked as complete; not called if a complete run's rows are unchanged.
+    watch: as for `run`; entered for the whole sweep and for every cell.
 
   Returns:
     The cells that failed.
 
   Raises:
-    ValueError: a value or the share is not possible.
-    RunError: the directory is of another sweep.
+    ValueError: a value or the share is invalid.
+    RunError: the directory belongs to another sweep.
   """
   cells = sweep.cells(path)
-  own = sweep.own(cells)
-  # Another sweep's directory is refused.
+  assigned = sweep.own(cells)
+  # Raises if the directory belongs to another sweep.
   parallel.from_first(lambda: _open(path, sweep).close())
   failures = []
-  waiting = [cell for cell in own if not cell.is_done]
+  waiting = [cell for cell in assigned if not cell.is_done]
   with (watch if waiting else unwatched)(pathlib.Path(path)):
     if waiting:
-      for cell in set(own) - set(waiting):  # Refuses those of another config.
+      for cell in set(assigned) - set(waiting):  # Checks their configs.
         runs.open_run(cell.path, cell.as_dict()).close()
-      with progress(total=len(own), desc="cells") as bar:
-        bar.initial += len(own) - len(waiting)
-        bar.update(len(own) - len(waiting))
-        within = functools.partial(progress, leave=False)
-        failures = _do_cells(waiting, bar, within, watch)
+      with progress(total=len(assigned), desc="cells") as bar:
+        bar.initial += len(assigned) - len(waiting)
+        bar.update(len(assigned) - len(waiting))
+        cell_progress = functools.partial(progress, leave=False)
+        failures = _do_cells(waiting, bar, cell_progress, watch)
     parallel.from_first(lambda: _gather(sweep, path, cells, report))
   return failures
 
@@ -165,11 +165,11 @@ def _do_cells(waiting: list[Cell], bar, progress, watch) -> list[Failure]:
       except runs.BusyError:
         held.append(cell)
         continue
-      except Exception as error:  # Whatever it is, it is this cell's own.
+      except Exception as error:  # One failing cell must not end the others.
         _LOG.info("%s failed: %s", cell.path, error)
         failures.append(Failure(cell, error))
       bar.update(1)
-    if len(held) == len(waiting):  # Nothing else is left to do.
+    if len(held) == len(waiting):  # Other processes hold all the rest.
       bar.set_postfix({"waiting for": held[0].path.name})
       time.sleep(_PATIENCE)
     waiting = held
@@ -177,7 +177,7 @@ def _do_cells(waiting: list[Cell], bar, progress, watch) -> list[Failure]:
 
 
 def _open(path: pathlib.Path | str, sweep: Sweep) -> runs.Run:
-  """Opens the sweep's directory, which others hold for a moment only."""
+  """Opens the sweep's directory; retries for a minute while it is held."""
   for _ in range(600):
     try:
       return runs.Run(path, sweep.as_dict())
@@ -187,7 +187,7 @@ def _open(path: pathlib.Path | str, sweep: Sweep) -> runs.Run:
 
 
 def _gather(sweep, path, cells: list[Cell], report) -> None:
-  """Brings the rows of the cells together."""
+  """Gathers the rows of the complete cells; reports when all are complete."""
   complete = all(cell.is_done for cell in cells)
   with _open(path, sweep) as out:
     rows = collect(path, list(sweep.axes))
@@ -209,19 +209,19 @@ def collect(path: pathlib.Path | str, axes: Sequence[str]) -> runs.Rows:
     path: the sweep's directory.
     axes: the swept fields; each becomes a column of the rows.
   """
-  found = []
+  cells = []
   for done in pathlib.Path(path).glob("*/done"):
     fields = runs.flat_config(runs.read_config(done.parent))
     if set(axes) <= set(fields):
-      found.append(({axis: fields[axis] for axis in axes}, done.parent))
-  found.sort(key=lambda pair: list(pair[0].values()))
+      cells.append(({axis: fields[axis] for axis in axes}, done.parent))
+  cells.sort(key=lambda pair: list(pair[0].values()))
   return runs.Rows(
-    columns | row for columns, cell in found for row in runs.read_rows(cell)
+    columns | row for columns, cell in cells for row in runs.read_rows(cell)
   )
 
 
 def of_cells(config: dict[str, Any], rows: runs.Rows) -> runs.Rows:
-  """Selects the rows of a sweep's trainings, without what follows from them."""
+  """Selects the rows of a sweep's training runs, without derived rows."""
   return runs.Rows(
     row
     for row in rows

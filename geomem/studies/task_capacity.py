@@ -1,12 +1,12 @@
-"""The capacity for the task's own labels, beside the mean-field one, by epoch.
+"""Capacity for the task's own labels, beside mean-field capacity, by epoch.
 
-Four questions of a finished run. Does GLUE, for each class against the rest,
-tell memorization earlier than mean-field capacity does, or in other layers? Are
-the given labels of permuted examples separable before the network fits them?
-And where test accuracy falls, is it the representation that loses, or only the
-readout: would a new linear readout have lost as much?
+This answers four questions about a finished run. Does GLUE, for each class
+against the rest, reveal memorization earlier than mean-field capacity does, or
+in other layers? Are the given labels of permuted examples separable before the
+network fits them? And when test accuracy falls, is it the representation that
+gets worse, or only the readout: would a new linear readout have lost as much?
 
-Source of the last: "Two Speeds of Learning", arXiv 2605.27078.
+Source of the last question: "Two Speeds of Learning", arXiv 2605.27078.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from geomem.studies.measure_config import MeasuringConfig
 from geomem.studies.trained import TrainedRun
 from geomem.studies.words import Finding, with_error
 
-# Of the epoch: what is less earlier is no earlier.
+# GLUE is earlier if its epoch is below this fraction of the mean-field one.
 _EARLIER = 0.9
 
 
@@ -54,17 +54,17 @@ class TaskConfig(MeasuringConfig):
 
 
 class TaskCapacity(Measuring):
-  """Measures mean-field capacity, GLUE and a probe at every saved epoch."""
+  """Mean-field capacity, GLUE and a linear probe at every saved epoch."""
 
   name = "task_capacity"
   figures: ClassVar = {"task_capacity": plot_task}
 
   def __init__(self, config: TaskConfig, trained: TrainedRun):
-    """Checks the layers, and that there are permuted examples to ask.
+    """Checks the layers, and that permuted and test examples are measured.
 
     Raises:
-      ValueError: a layer does not exist, or permuted or test examples are not
-        measured in the run.
+      ValueError: a layer does not exist, or the run does not measure permuted
+        or test examples.
     """
     super().__init__(config, trained)
     measured = trained.seeds[0].manifolds
@@ -83,15 +83,15 @@ class TaskCapacity(Measuring):
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
-    """Answers the four questions, as far as the rows can."""
+    """Answers the four questions; one that lacks epochs is left undecided."""
     missing = _unmeasured(rows)
     return [
       *doubts(rows),
       *(
-        found._replace(holds=None, sentence=missing[found.name])
-        if found.name in missing
-        else found
-        for found in (
+        finding._replace(holds=None, sentence=missing[finding.name])
+        if finding.name in missing
+        else finding
+        for finding in (
           _earlier(rows),
           _layers(rows),
           _separable(rows, config.get("glue_labels")),
@@ -102,7 +102,7 @@ class TaskCapacity(Measuring):
 
 
 def _unmeasured(rows: runs.Rows) -> dict[str, str]:
-  """Says what is not measured of what each task compares."""
+  """Returns, for each task that lacks measured epochs, a sentence on them."""
   scored = rows.where("accuracy", layer=None)
 
   def places(found) -> set[tuple[int, int]]:
@@ -110,8 +110,8 @@ def _unmeasured(rows: runs.Rows) -> dict[str, str]:
 
   best, last = (set(rows.epochs(w).items()) for w in ("best", "last"))
   first = {
-    (seed, min(of.distinct("epoch")))
-    for seed, of in scored.split("seed").items()
+    (seed, min(of_seed.distinct("epoch")))
+    for seed, of_seed in scored.split("seed").items()
   }
   every = places(scored)
   needed = {
@@ -120,36 +120,36 @@ def _unmeasured(rows: runs.Rows) -> dict[str, str]:
     "Task 3": every,
     "Task 4": best | last,
   }
-  found = {}
+  sentences = {}
   for name, needs in needed.items():
     epochs = sorted({e for _, e in needs - places(rows.where("capacity"))})
     if epochs:
       named = ", ".join(f"{epoch:g}" for epoch in epochs)
-      found[name] = f"this needs epochs that are not measured: {named}"
-  return found
+      sentences[name] = f"this needs epochs that are not measured: {named}"
+  return sentences
 
 
 def _earlier(rows: runs.Rows) -> Finding:
   name, claim = "Task 1", "GLUE tells memorization earlier"
   permuted = rows.last_hidden().where(subset="permuted")
-  (glue, its_error), (mean_field, error) = (
+  (glue, glue_error), (mean_field, mean_field_error) = (
     half_rise_with_error(permuted.where(metric).known().series("epoch"))
     for metric in ("glue_capacity", "capacity")
   )
   if not np.isfinite([glue, mean_field]).all():
     return Finding(name, None, "a capacity never rises by half", claim)
   ahead = _EARLIER * mean_field - glue
-  holds, near = ahead > 0, ""
-  # Written so that errors of NaN tell nothing.
-  if not abs(ahead) > 2 * math.hypot(its_error, _EARLIER * error):
-    holds, near = None, ", which cannot be known within two errors"
+  holds, caveat = ahead > 0, ""
+  # Written so that a NaN error leaves the claim undecided.
+  if not abs(ahead) > 2 * math.hypot(glue_error, _EARLIER * mean_field_error):
+    holds, caveat = None, ", which cannot be known within two errors"
   return Finding(
     name,
     holds,
     "in the last hidden layer the capacity of permuted examples is half way up"
-    f" at epoch {with_error(glue, its_error, '.1f')} by GLUE and"
-    f" {with_error(mean_field, error, '.1f')} by mean-field theory;"
-    f" {1 - _EARLIER:.0%} earlier was expected{near}",
+    f" at epoch {with_error(glue, glue_error, '.1f')} by GLUE and"
+    f" {with_error(mean_field, mean_field_error, '.1f')} by mean-field theory;"
+    f" {1 - _EARLIER:.0%} earlier was expected{caveat}",
     claim,
   )
 
@@ -160,46 +160,46 @@ def _layers(rows: runs.Rows) -> Finding:
     return Finding(name, None, "one layer was measured", claim)
   factors, at_bound = {}, inseparable(rows)
   if len(rows.layers) - len(at_bound) < 2:
-    few = "labellings are separable in fewer than two layers"
-    return Finding(name, None, few, claim)
+    too_few = "labellings are separable in fewer than two layers"
+    return Finding(name, None, too_few, claim)
   for metric in THEORIES:
-    here = rows.where(metric, subset="permuted").known()
+    permuted = rows.where(metric, subset="permuted").known()
     last = rows.at("last").where(metric, subset="permuted").known()
     factors[metric] = {
-      here.layers[i]: growth
-      for i, growth in grown(last, at_first(here)).items()
+      permuted.layers[i]: growth
+      for i, growth in grown(last, at_first(permuted)).items()
       if i not in at_bound
     }
-  known = set.intersection(*(set(of) for of in factors.values()))
+  both = set.intersection(*(set(each) for each in factors.values()))
   tells = {
-    metric: [name for name in of if name in known and of[name][0] > GROWN]
-    for metric, of in factors.items()
+    metric: [name for name in each if name in both and each[name][0] > GROWN]
+    for metric, each in factors.items()
   }
-  said = {
+  named = {
     metric: ", ".join(names) or "no layer" for metric, names in tells.items()
   }
-  more = ""
+  caveat = ""
   if at_bound:
     names = ", ".join(at_bound.values())
-    more = f"; left out: {names}, where most labellings are inseparable"
-  by_one = set.symmetric_difference(*map(set, tells.values()))
-  holds = any(_apart(*(of[x] for of in factors.values())) for x in by_one)
-  if by_one and not holds:
-    holds, more = None, f"{more}; where they differ it is within two errors"
+    caveat = f"; left out: {names}, where most labellings are inseparable"
+  differ = set.symmetric_difference(*map(set, tells.values()))
+  holds = any(_apart(*(each[x] for each in factors.values())) for x in differ)
+  if differ and not holds:
+    holds, caveat = None, f"{caveat}; where they differ it is within two errors"
   return Finding(
     name,
     holds,
     f"capacity of permuted examples grows by {GROWN - 1:.0%} in"
-    f" {said['glue_capacity']} by GLUE, in {said['capacity']} by mean-field"
-    f" theory{more}",
+    f" {named['glue_capacity']} by GLUE, in {named['capacity']} by mean-field"
+    f" theory{caveat}",
     claim,
   )
 
 
 def _apart(first: tuple[float, float], second: tuple[float, float]) -> bool:
-  """Tells whether two numbers differ by more than twice their errors."""
-  (a, error), (b, other) = first, second
-  return abs(a - b) > 2 * math.hypot(error, other)
+  """Tells whether two values differ by more than twice their joint error."""
+  (a, a_error), (b, b_error) = first, second
+  return abs(a - b) > 2 * math.hypot(a_error, b_error)
 
 
 def _separable(rows: runs.Rows, labels: str | None) -> Finding:
@@ -231,28 +231,28 @@ def _at(epoch: float) -> str:
 def _representation(rows: runs.Rows) -> Finding:
   name = "Task 4"
   claim = "the fall of test accuracy is the representation's"
-  network, its_error = _fall(rows, "accuracy")
+  network, net_error = _fall(rows, "accuracy")
   probe, probe_error = _fall(rows, "probe_accuracy")
   if not network > 0:
     return Finding(name, None, "no test accuracy was lost", claim)
   if not np.isfinite(probe):
     return Finding(name, None, "there are too few points for a probe", claim)
-  said = (
+  sentence = (
     f"from the best to the last epoch the network loses {network:.3f} ±"
-    f" {its_error:.3f} of its test accuracy, a new readout of its last hidden"
+    f" {net_error:.3f} of its test accuracy, a new readout of its last hidden"
     f" layer {probe:.3f} ± {probe_error:.3f}"
   )
-  beyond, error = probe - network / 2, math.hypot(probe_error, its_error / 2)
-  # Written so that errors of NaN tell nothing.
-  if not (network > 2 * its_error and abs(beyond) > 2 * error):
-    near = "more or less than half cannot be known within two errors"
-    return Finding(name, None, f"{said}; {near}", claim)
-  return Finding(name, beyond > 0, said, claim)
+  beyond, error = probe - network / 2, math.hypot(probe_error, net_error / 2)
+  # Written so that a NaN error leaves the claim undecided.
+  if not (network > 2 * net_error and abs(beyond) > 2 * error):
+    caveat = "more or less than half cannot be known within two errors"
+    return Finding(name, None, f"{sentence}; {caveat}", claim)
+  return Finding(name, beyond > 0, sentence, claim)
 
 
 def _fall(rows: runs.Rows, metric: str) -> tuple[float, float]:
-  """Returns by how much a test accuracy falls, and the error of that."""
-  (best, error), (last, other) = (
+  """Returns the fall of a test accuracy from best to last, and its error."""
+  (best, best_error), (last, last_error) = (
     rows.of_network(metric, "test", which).mean() for which in ("best", "last")
   )
-  return best - last, math.hypot(error, other)
+  return best - last, math.hypot(best_error, last_error)

@@ -1,4 +1,4 @@
-"""Trains the seeds of a run together, and resumes what was cut off."""
+"""Training of all seeds of a run together, resumed after interruptions."""
 
 import contextlib
 import shutil
@@ -18,12 +18,12 @@ MEMORIZED = 0.99
 
 
 def training_key(seed: int) -> dict:
-  """Names the unit of work that a seed's training is."""
+  """Returns the key of the unit of work that trains a seed."""
   return {"stage": "training", "seed": seed}
 
 
 def scores_key(seed: int, epoch: int) -> dict:
-  """Names the unit of work that scoring a seed's network at an epoch is."""
+  """Returns the key of the unit of work that scores a seed's network."""
   return {"stage": "scores", "seed": seed, "epoch": epoch}
 
 
@@ -43,8 +43,8 @@ def score_subsets(experiment: Experiment, seed: Seed, state) -> list[runs.Row]:
 
 
 def score_logits(seed: Seed, logits: dict) -> list[runs.Row]:
-  """Computes accuracy and loss of the subsets, from the logits by split."""
-  found = training.scores(
+  """Computes accuracy and loss of the subsets from the logits of each split."""
+  by_subset = training.scores(
     {
       name: (logits[subset.source][subset.indices], subset.labels)
       for name, subset in seed.subsets.items()
@@ -52,7 +52,7 @@ def score_logits(seed: Seed, logits: dict) -> list[runs.Row]:
   )
   return [
     {"subset": name, "metric": metric, "value": value, "stderr": stderr}
-    for name, of_subset in found.items()
+    for name, of_subset in by_subset.items()
     for metric, (value, stderr) in of_subset.items()
   ]
 
@@ -60,16 +60,16 @@ def score_logits(seed: Seed, logits: dict) -> list[runs.Row]:
 def train_seeds(
   run: runs.Run, experiment: Experiment, seeds: list[Seed]
 ) -> Iterator[Step]:
-  """Trains seeds together, or resumes where they were killed.
+  """Trains seeds together, resuming from the last saved states.
 
-  At the chosen epochs each network is saved first, then its scores and the
-  losses of the epochs since the last one are committed, then the states to
-  resume from are saved: whatever is cut off is done again, with the same
-  result. Where the training set is streamed, states to resume from are saved in
-  every epoch, and within epochs that are long.
+  At the checkpoint epochs each network is saved first, then its scores and the
+  losses since the previous checkpoint are committed, then the states to resume
+  from are saved. Interrupted work is therefore repeated, with the same result.
+  If the training set is streamed, states to resume from are saved in every
+  epoch, and within long epochs.
 
   Args:
-    run: where checkpoints and scores go.
+    run: the run that checkpoints and scores are stored in.
     experiment: from `prepare`.
     seeds: from `prepare_seeds`, the same in every start of a run.
 
@@ -80,17 +80,17 @@ def train_seeds(
   chosen = training.checkpoint_epochs(config.epochs)
   first, last = seeds[0].number, seeds[-1].number
   resume_path = run.path / "resume" / f"seeds{first}-{last}"
-  # A seed that has memorized all ends; those beside it continue.
-  going = [
+  # A seed that has memorized its labels may stop while the others continue.
+  active = [
     i for i, s in enumerate(seeds) if not run.has(training_key(s.number))
   ]
-  if not going:
+  if not active:
     _forget(resume_path)
     return
   streams = data.streams(experiment.train.images)
-  kept = Losses(run.path, experiment)
-  steps = kept.steps_per_epoch
-  # The unit in which saved states count the time: a step or an epoch.
+  history = Losses(run.path, experiment)
+  steps = history.steps_per_epoch
+  # Saved states are numbered by steps where data stream, else by epochs.
   unit = steps if streams else 1
   epoch = 0
   with training.Checkpoints(resume_path, keep=2) as resumable:
@@ -101,25 +101,25 @@ def train_seeds(
       experiment.recipe,
       resume=lambda states: _resume(resumable, states, unit),
     ):
-      loss, past, epoch = float(losses.mean()), epoch, states.epoch
-      is_start = loss != loss  # What is before it was trained in earlier ones.
+      loss, previous, epoch = float(losses.mean()), epoch, states.epoch
+      is_start = loss != loss  # NaN marks the states to start from.
       if is_start:
-        kept.go_on_from(epoch * steps + states.step)
+        history.go_on_from(epoch * steps + states.step)
       else:
-        kept.add(epoch * steps + states.step, losses)
+        history.add(epoch * steps + states.step, losses)
       is_chosen = states.step == 0 and epoch in chosen
       if is_chosen or (config.stop_when_memorized and states.step == 0):
-        going = [
+        active = [
           i
-          for i in going
-          if not _record(run, experiment, seeds[i], states[i], kept)
+          for i in active
+          if not _record(run, experiment, seeds[i], states[i], history)
         ]
       if is_chosen or streams:
-        kept.save()
+        history.save()
         resumable.save(epoch * unit + states.step, _resume_tree(states))
       facts = {} if is_start else {"loss": f"{loss:.3f}"}
-      yield Step(size=epoch - past, facts=facts, done_before=is_start)
-      if not going:
+      yield Step(size=epoch - previous, facts=facts, done_before=is_start)
+      if not active:
         break
   _forget(resume_path)
 
@@ -127,7 +127,7 @@ def train_seeds(
 def _forget(path) -> None:
   def remove():
     shutil.rmtree(path, ignore_errors=True)
-    with contextlib.suppress(OSError):  # Other seeds may have theirs there.
+    with contextlib.suppress(OSError):  # Other seeds may have states there.
       path.parent.rmdir()
 
   parallel.wait(f"all are done with {path}")
@@ -135,13 +135,13 @@ def _forget(path) -> None:
 
 
 def _training_data(experiment, seeds) -> training.TrainingData:
-  one = experiments.training_data(experiment, seeds[0])
+  of_first = experiments.training_data(experiment, seeds[0])
   labels = jnp.stack([jnp.asarray(seed.labels.labels) for seed in seeds])
-  return one._replace(labels=labels)
+  return of_first._replace(labels=labels)
 
 
 def _record(run, experiment, seed, state: training.TrainState, losses) -> bool:
-  """Saves and scores a network; tells whether its training has ended."""
+  """Saves and scores a network; returns whether its training has ended."""
   config = experiment.config.training
   rows = score_subsets(experiment, seed, state.network)
   is_last = state.epoch == config.epochs
@@ -153,19 +153,19 @@ def _record(run, experiment, seed, state: training.TrainState, losses) -> bool:
     rows = runs.tagged(rows, seed=seed.number, epoch=state.epoch)
     run.commit(scores_key(seed.number, state.epoch), rows)
     losses.save()
-    found = losses.rows(seed.number, state.epoch)
-    if found:  # None before the first epoch.
-      run.commit(losses_key(seed.number, state.epoch), found)
+    loss_rows = losses.rows(seed.number, state.epoch)
+    if loss_rows:  # None before the first epoch.
+      run.commit(losses_key(seed.number, state.epoch), loss_rows)
   if is_last:
     run.commit(training_key(seed.number))
   return is_last
 
 
 def _resume(resumable, states: list, unit: int) -> list:
-  found = resumable.load_latest(_resume_tree(states))
-  if found is None:
+  latest = resumable.load_latest(_resume_tree(states))
+  if latest is None:
     return states
-  time, tree = found
+  time, tree = latest
   structure = jax.tree.structure(states[0].optimizer)
   return [
     training.TrainState(

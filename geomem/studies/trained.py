@@ -1,4 +1,4 @@
-"""Finished trainings: what other studies are about."""
+"""Finished training runs, which other studies start from."""
 
 import functools
 import logging
@@ -35,17 +35,17 @@ class TrainedRun:
 
     Args:
       path: the run directory.
-      data_dir: where the data lie now, if not where they were.
+      data_dir: directory of the data, if they were moved.
 
     Raises:
-      RunError: the directory is no training run, or its training has not come
-        to an end, or the data or labels are others now.
+      RunError: the directory is not a training run, its training has not ended,
+        or the data have changed.
     """
     self.path = pathlib.Path(path)
     content = runs.read_content(path)
     config = _config_of(self.path, content["config"])
     self.rows = runs.read_rows(path)
-    # Of a copy with rounded networks.
+    # Only copies with rounded networks have this entry.
     self._dtype = content.get("networks")
     if self._dtype:
       _LOG.warning(
@@ -78,13 +78,13 @@ class TrainedRun:
     """Labels, subsets and manifolds of each seed.
 
     Raises:
-      RunError: the labels are others than those that it was trained on.
+      RunError: the labels differ from those that the run was trained on.
     """
     return prepare_seeds(self.experiment, self.path)
 
   @property
   def origin(self) -> dict[str, Any]:
-    """The origin of what is derived from the run."""
+    """The origin of runs that are derived from this one."""
     origin = runs.parent_of(self.path).as_origin()
     return origin | ({"networks": self._dtype} if self._dtype else {})
 
@@ -97,9 +97,9 @@ class TrainedRun:
     return self._last[seed]
 
   def epochs(self, seed: int) -> list[int]:
-    """Lists the epochs of a seed whose networks are there.
+    """Lists the epochs of a seed whose networks are saved.
 
-    Where networks that were scored are not there any more, it warns.
+    A warning names the networks that were scored but are missing.
     """
     with checkpoints(self.path, seed, must_exist=True) as saved:
       epochs = [epoch for epoch in saved.epochs if epoch <= self.last(seed)]
@@ -123,7 +123,7 @@ class TrainedRun:
       layers: names of the layers to load; all by default.
 
     Raises:
-      CheckpointError: it is not there, or damaged.
+      CheckpointError: the checkpoint is missing or damaged.
     """
     like = self.experiment.network.abstract_state
     with checkpoints(self.path, seed, must_exist=True) as saved:
@@ -133,7 +133,7 @@ class TrainedRun:
 
 
 def _config_of(path: pathlib.Path, fields: dict[str, Any]) -> ExperimentConfig:
-  """Reads the config of a training run, its fields checked."""
+  """Reads and validates the config of a training run."""
   fields = dict(fields)
   kind = fields.pop("experiment", None)
   if kind != "memorization":

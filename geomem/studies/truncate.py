@@ -1,9 +1,9 @@
-"""Truncation, the rival of rewinding: a layer's last components left out.
+"""Truncation, an alternative to rewinding: a layer's last components removed.
 
-All but the first d principal components of one layer are left out of its
-activations, and the rest of the network sees what remains. If the memory of
-wrong labels lies in components of small variance, test accuracy comes back and
-permuted accuracy falls. Source: "Malignant Tail", arXiv 2603.02293.
+The activations of one layer are projected onto their first d principal
+components, and the layers above run on the projection. If wrong labels are
+memorized in components of small variance, test accuracy recovers and permuted
+accuracy falls. Source: "Malignant Tail", arXiv 2603.02293.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from geomem.studies.train import score_logits
 from geomem.studies.trained import TrainedRun
 from geomem.studies.words import Finding
 
-# Training images that the components are those of.
+# Largest number of training images that the components are computed from.
 _MAX_IMAGES = 1024
 ENOUGH = 0.8
 
@@ -39,8 +39,8 @@ class TruncateConfig:
   """What is truncated.
 
   Attributes:
-    dimensions: d, numbers of principal components to keep.
-    layers: those to truncate, with commas, or `last` (hidden); all by default.
+    dimensions: d, the numbers of principal components to keep.
+    layers: comma-separated names, or `last` (hidden); all by default.
   """
 
   dimensions: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -55,21 +55,21 @@ class TruncateConfig:
 
 
 def plot_truncation(rows: runs.Rows):
-  """Draws test and permuted accuracy by the components that are kept."""
+  """Draws test and permuted accuracy by the number of components kept."""
   figure = style.new_figure(8.6, 3.4)
   axes = figure.subplots(1, 2, sharex=True, sharey=True)
   truncated = rows.where("accuracy", kept=tuple(rows.distinct("kept")))
-  whole = rows.at("last").where("accuracy", kept=None)
+  untruncated = rows.at("last").where("accuracy", kept=None)
   layers = truncated.layers
   colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.93, len(layers)))
   for subset, ax in zip(("test", "permuted"), axes, strict=True):
     for (index, layer), color in zip(layers.items(), colors, strict=True):
-      found = truncated.where(subset=subset, layer_index=index)
+      of_layer = truncated.where(subset=subset, layer_index=index)
       look = {"color": color, "marker": ".", "label": layer}
-      style.draw_series(ax, found.series("kept"), **look)
-    everything = whole.where(subset=subset)
-    if everything:
-      ax.axhline(everything.mean()[0], color="0.4", ls="--", label="all")
+      style.draw_series(ax, of_layer.series("kept"), **look)
+    baseline = untruncated.where(subset=subset)
+    if baseline:
+      ax.axhline(baseline.mean()[0], color="0.4", ls="--", label="all")
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_ylim(-0.02, 1.02)
@@ -86,7 +86,7 @@ def plot_truncation(rows: runs.Rows):
 
 
 class Truncate(OfRun):
-  """Scores the last network with the tail of a layer's components left out."""
+  """The truncation study: scores of the last network, one layer truncated."""
 
   name = "truncate"
   figures: ClassVar = {"truncation": plot_truncation}
@@ -103,7 +103,7 @@ class Truncate(OfRun):
     self.layers = [name for name in chosen if name != "logits"]
 
   def facts(self) -> runs.Rows:
-    """Returns the scores of the whole network, and the epochs that count."""
+    """Returns untruncated networks' scores, and the best and last epochs."""
     facts = self.trained.rows.where(layer=None)
     return facts.where(("accuracy", "loss", "best_epoch", "last_epoch"))
 
@@ -139,8 +139,8 @@ class Truncate(OfRun):
       }
       scores = runs.Rows(score_logits(seed, logits))
       if lost:
-        found = scores.where("accuracy", subset="test").values[0]
-        value = 1 - (best - found) / lost
+        test_accuracy = scores.where("accuracy", subset="test").values[0]
+        value = 1 - (best - test_accuracy) / lost
         recovered = {"metric": "recovered", "value": value}
         scores.append({"subset": "test"} | recovered)
       rows += runs.tagged(scores, kept=kept)
@@ -150,14 +150,14 @@ class Truncate(OfRun):
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Finding]:
-    """Tests whether some truncation restores most of what was lost."""
+    """Tests whether any truncation recovers most of the lost test accuracy."""
     del config
     shares = [
-      (found.mean()[0], kept, index)
+      (of_layer.mean()[0], kept, index)
       for kept, of_kept in rows.where("recovered").split("kept").items()
-      for index, found in of_kept.split("layer_index").items()
+      for index, of_layer in of_kept.split("layer_index").items()
     ]
-    if not shares:  # Nothing was lost.
+    if not shares:  # No test accuracy was lost.
       return []
     share, kept, index = max(shares)
     at = {"layer_index": index, "kept": kept}
@@ -179,22 +179,22 @@ class Truncate(OfRun):
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
-    """Lists test accuracy by layer and components kept."""
-    found = rows.where("accuracy", subset="test")
-    found = found.where(kept=tuple(found.distinct("kept")))
+    """Lists test accuracy by layer and number of components kept."""
+    accuracy = rows.where("accuracy", subset="test")
+    accuracy = accuracy.where(kept=tuple(accuracy.distinct("kept")))
     lines = [f"{'test accuracy':16}"]
-    lines[0] += "".join(f"{kept:>8}" for kept in found.split("kept"))
-    for index, layer in found.layers.items():
-      means = found.where(layer_index=index).series("kept").mean
+    lines[0] += "".join(f"{kept:>8}" for kept in accuracy.split("kept"))
+    for index, layer in accuracy.layers.items():
+      means = accuracy.where(layer_index=index).series("kept").mean
       lines.append(f"{layer:16}" + "".join(f"{m:8.3f}" for m in means))
     return "\n".join(lines)
 
 
 class _Truncated:
-  """A network of which one layer keeps some principal components.
+  """A network with one layer projected onto its first principal components.
 
-  With c the mean and V the components of the layer's activations a on training
-  images, the layers above see c + V_d V_dᵀ (a − c).
+  With c the mean and V the principal components of the layer's activations a on
+  training images, the layers above see c + V_d V_dᵀ (a − c).
   """
 
   def __init__(self, experiment, state: dict[str, Any], layer: str):
@@ -202,8 +202,8 @@ class _Truncated:
     self._state = state
     self._head, self._tail = _compiled(experiment.network, layer)
     images = experiment.train.images
-    few = np.linspace(0, len(images), min(len(images), _MAX_IMAGES), False)
-    chosen = images[few.astype(int)]
+    indices = np.linspace(0, len(images), min(len(images), _MAX_IMAGES), False)
+    chosen = images[indices.astype(int)]
     activations = np.concatenate(
       [
         parallel.fetch(self._activate(block))[:count].reshape(count, -1)
@@ -212,7 +212,7 @@ class _Truncated:
     )
     self._center = activations.mean(axis=0)
     _, s, V = np.linalg.svd(activations - self._center, full_matrices=False)
-    # Beyond, there is nothing but rounding.
+    # Smaller singular values are rounding errors.
     self.num_components = int((s > 1e-6 * s[0]).sum())
     self._components = V[: self.num_components]
 
@@ -221,20 +221,20 @@ class _Truncated:
     return self._head(self._state, block, *moments)
 
   def logits(self, images, kept: int) -> Float[Array, "n classes"]:
-    """Computes the logits of all images with the first components kept."""
+    """Computes the logits of all images with the first `kept` components."""
     V = np.zeros_like(self._components)
     V[:kept] = self._components[:kept]
-    found = []
+    blocks = []
     for count, block in training.padded_blocks(images):
       a = self._activate(block)
       logits = self._tail(self._state, a, self._center, V)
-      found.append(parallel.gather(logits)[:count])
-    return jnp.concatenate(found)
+      blocks.append(parallel.gather(logits)[:count])
+    return jnp.concatenate(blocks)
 
 
 @functools.cache
 def _compiled(network: models.Network, layer: str):
-  """Compiles the layers up to one, and those above it on what is kept."""
+  """Compiles the layers up to `layer`, and those above it on its projection."""
   index = network.layer_names.index(layer)
 
   def run(names, state, x):

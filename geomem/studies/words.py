@@ -1,4 +1,4 @@
-"""Findings, and numbers in sentences."""
+"""Findings, and the format of numbers in sentences."""
 
 import math
 from typing import NamedTuple
@@ -8,10 +8,10 @@ class Finding(NamedTuple):
   """A claim, tested on the rows of a run.
 
   Attributes:
-    name: of the claim, such as F3.1.
+    name: the name of the claim, such as F3.1.
     holds: whether it holds; None where the rows cannot tell.
     sentence: what the rows show, with figures.
-    claim: what is claimed, in a few words; docs/reproduction.md has all.
+    claim: the claim in a few words; docs/reproduction.md states it in full.
   """
 
   name: str
@@ -28,7 +28,7 @@ class Finding(NamedTuple):
 def with_error(value: float, error: float, spec: str = ".3f") -> str:
   """Formats `0.123 ± 0.004`, or the value alone without an error.
 
-  One seed, or one draw, has no error.
+  A single seed or draw has no error.
   """
   text = format(value, spec)
   if not math.isfinite(error):
