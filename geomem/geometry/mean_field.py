@@ -145,7 +145,7 @@ def _measured(
 def geometry_of(
   key, stats, kappa, *, num_probes, centers, padded, reduce_variance
 ) -> ManifoldGeometry:
-  """Measures as `manifold_geometry`, which checks and explains arguments."""
+  """Computes `manifold_geometry`, which checks and explains the arguments."""
   # A fixed key: the removed directions do not depend on the probes, so that the
   # error bar over the probes is the whole error.
   shared = _search(jax.random.key(0), stats.centers, rule=centers)

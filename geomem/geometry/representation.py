@@ -1,6 +1,6 @@
 """Dimension of a whole representation, from the spectrum of its points.
 
-Unlike D_M, these ignore manifolds, unless the spectrum is that of one.
+Unlike D_M, these numbers ignore manifolds, unless the spectrum is that of one.
 """
 
 import jax

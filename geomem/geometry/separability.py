@@ -22,8 +22,8 @@ def is_separable(
   With a_i = ±x_i / ‖x_i‖, either some w has w·a_i > 0 for all i, or some
   λ ≥ 0 with Σλ = 1 has Σ λ_i a_i = 0 (Gordan). Non-negative least squares
   decides it: the residual of Σ λ_i (a_i, 1) = (0, 1) is (-w, ·), and w
-  separates unless it is zero. The answer is verified on w or λ
-  itself; where neither is clear of rounding, a linear programme decides.
+  separates unless it is zero. The answer is verified on w or λ itself; where
+  neither is clear of rounding, a linear programme decides.
 
   Args:
     points: x, one a row, of any real dtype.
@@ -40,7 +40,7 @@ def is_separable(
   if not np.isfinite(A).all():
     raise ValueError("The points are not finite; look for NaN or overflow.")
   labels = _sides(labels, len(A))
-  # The scale does not matter; here no square overflows.
+  # The scale does not matter; at this one no square overflows.
   A = np.ldexp(A, -int(np.frexp(np.abs(A).max(initial=0))[1]))
   if bias:
     # The extra feature has the size of the points: no scale is favoured.

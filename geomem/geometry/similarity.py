@@ -84,8 +84,8 @@ def linear_cka(
 def label_alignment(products: PointProducts) -> Float[Array, ""]:
   """Computes linear CKA of a representation with its labels, one-hot.
 
-  It is 1 where each manifold is a single point and these form a regular simplex,
-  and NaN where all points coincide.
+  It is 1 where each manifold is a single point and the points form a regular
+  simplex, and NaN where all points coincide.
 
   Args:
     products: of the P · M points of all manifolds.
@@ -97,7 +97,7 @@ def label_alignment(products: PointProducts) -> Float[Array, ""]:
   present = products.mask
   P, M = present.shape
   counts = present.sum(axis=1).astype(products.gram.dtype)
-  # Labels see only the sums of products over pairs of manifolds.
+  # Labels enter only through sums of products over pairs of manifolds.
   blocks = products.gram.reshape(P, M, P, M).sum(axis=(1, 3))
   share = counts / counts.sum()
   # ‖H Y Yᵀ H‖ = ‖Yᵀ H Y‖, with H the centring matrix.

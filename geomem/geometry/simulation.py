@@ -161,7 +161,7 @@ def _checked(points, mask) -> tuple[np.ndarray, np.ndarray]:
   dtype = points.dtype
   mask = np.asarray(mask)
   flat = np.asarray(points)[mask].astype(np.float64)
-  # The scale does not matter; here no square overflows.
+  # The scale does not matter; at this one no square overflows.
   largest = np.abs(flat).max()
   flat = np.ldexp(flat, -int(np.frexp(largest)[1]))
   # Gaussian directions look alike in any orthonormal basis. The basis of the

@@ -142,9 +142,9 @@ def project_points(
 ) -> Float[Array, "*b d"]:
   """Projects points to d random directions, as is customary in the field.
 
-  The d rows of the matrix are Gaussian and of unit norm. No N requires
-  this here: it serves to compare with numbers that were measured in this way,
-  and adds an error of order 1/√d.
+  The d rows of the matrix are Gaussian and of unit norm. This
+  package does not need it for any N: it is for comparison with numbers measured
+  in this way, and adds an error of order 1/√d.
 
   Args:
     key: for the matrix; the same key gives the same matrix for one N and block.

@@ -77,8 +77,8 @@ def _first(flags: Array) -> Array:
 def _step(G: Array, b: Array, state: _State) -> _State:
   """Moves λ towards the solution on its support as far as is feasible.
 
-  If λ gets there, the point of steepest gradient enters the support; if a point
-  blocks the way, that point leaves.
+  If λ reaches the solution, the point of steepest gradient enters the support;
+  otherwise the blocking point leaves.
   """
   lam, support, _, count = state
   eps = jnp.finfo(b.dtype).eps
