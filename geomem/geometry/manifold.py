@@ -1,4 +1,4 @@
-"""The geometry of P manifolds: the numbers, their errors and their means."""
+"""The geometry of P manifolds: estimates, standard errors and means."""
 
 import dataclasses
 import functools
@@ -43,15 +43,15 @@ class ManifoldGeometry:
     dimension_stderr: its standard error.
     center_correlation: ρ, before directions are removed.
     rank: K, how many shared directions were removed.
-    center_left: the share of each centre's squared norm that is left then.
-    interior: fraction of probes that no point binds.
-    converged: whether to believe the numbers of a manifold: each problem was
+    center_left: the share of each centre's squared norm that is then left.
+    interior: fraction of probes at which no constraint is active.
+    converged: whether the numbers of a manifold are reliable: each problem was
       solved to rounding, and rounding is small beside what is left of the
       points and of the centre.
-    residual: the worst violation of optimality of a manifold's problems.
-    rounding: the relative error of the distances between its points that
-      rounding may cause: ε, times what the removed directions have taken over
-      what is left. Above 1e-3 nothing converged; double precision helps.
+    residual: the largest violation of optimality in a manifold's problems.
+    rounding: bound on the relative rounding error of the distances between its
+      points: ε times what the removed directions have taken over what is left.
+      Above 1e-3 a manifold has not converged; double precision helps.
   """
 
   capacity: Float[Array, "*b P"]
@@ -70,7 +70,7 @@ class ManifoldGeometry:
 
   @property
   def mean_capacity(self) -> Float[Array, "*b"]:
-    """Capacity of the whole: the harmonic mean over manifolds."""
+    """The harmonic mean of the capacities."""
     return 1 / (1 / self.capacity).mean(axis=-1)
 
   @property

@@ -1,4 +1,4 @@
-"""The mean-field numbers of P manifolds, from their Gram statistics."""
+"""Mean-field geometry of P manifolds, from their Gram statistics."""
 
 import functools
 from typing import NamedTuple
@@ -14,13 +14,13 @@ from geomem.geometry.frames import make_frames, relative_grams
 from geomem.geometry.linalg import matmul, one_by_one
 from geomem.geometry.manifold import ManifoldGeometry
 
-# Relative errors of distances beyond which capacities are off by more than
-# their usual error bars: measured.
+# Relative rounding error of distances beyond which capacities are off by more
+# than their usual error bars: measured.
 _MOST_ROUNDING = 1e-3
 
 
 def _cosines(a: Array, b: Array) -> Array:
-  """Computes cosines of the rows of a and b; 0 without a length."""
+  """Computes cosines of the rows of a and b; 0 for rows of zeros."""
   squares = (a**2).sum(axis=1) * (b**2).sum(axis=1)
   positive = squares > 0
   norm = jnp.sqrt(jnp.where(positive, squares, 1))
@@ -28,7 +28,7 @@ def _cosines(a: Array, b: Array) -> Array:
 
 
 def _estimates(frame, probes, rank, found, kappa, reduce_variance) -> dict:
-  """Estimates the numbers of one manifold from its probes.
+  """Estimates the geometry of one manifold from its probes.
 
   1/α_M = ⟨F⟩, R_M² = ⟨‖s̃ − ⟨s̃⟩‖²⟩ and D_M = D ⟨t̂ · ŝ⟩².
   """
@@ -41,12 +41,12 @@ def _estimates(frame, probes, rank, found, kappa, reduce_variance) -> dict:
   mean, stderr = mean_over_probes(
     jnp.stack([found.force, size, cosine], axis=1), controls
   )
-  # About their own mean, T anchors spread by (T − 1) / T of their variance.
+  # About their sample mean, T anchors spread by (T − 1) / T of their variance.
   count = len(probes)
   square = mean[1] * (count / (count - 1) if count > 1 else jnp.nan)
   positive = ~(square <= 0)
   radius = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
-  # The square of a mean is too large by the variance of the mean.
+  # The square of a sample mean is biased upwards by the variance of the mean.
   error = jnp.nan_to_num(stderr[2])
   return {
     "capacity": 1 / mean[0],
@@ -62,7 +62,7 @@ def _estimates(frame, probes, rank, found, kappa, reduce_variance) -> dict:
 
 
 def _draw_probes(key, frames, num_probes) -> Float[Array, "P T D1"]:
-  """Draws normal probes on each frame's span, a key each manifold."""
+  """Draws normal probes on each frame's span, with one key per manifold."""
   num_manifolds, _, width = frames.points.shape
   keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
     jnp.arange(num_manifolds)
@@ -75,7 +75,7 @@ def _draw_probes(key, frames, num_probes) -> Float[Array, "P T D1"]:
 
 
 class _Framed(NamedTuple):
-  """Manifolds in their frames with their probes, and what is known of them."""
+  """Manifolds in their frames, with their probes and properties."""
 
   S: Float[Array, "P M D1"]
   probes: Float[Array, "P T D1"]
@@ -85,8 +85,8 @@ class _Framed(NamedTuple):
   rounding: Float[Array, " P"]
 
 
-# Programs of their own: the search knows P alone, and the solver P, M and T,
-# so that other points, probes or options compile the rest alone.
+# Compiled separately: the search depends on P alone, the solver on P, M and T.
+# Other points, probes or options recompile only the rest.
 _search = jax.jit(shared_directions, static_argnames="rule")
 
 
@@ -145,12 +145,12 @@ def _measured(
 def geometry_of(
   key, stats, kappa, *, num_probes, centers, padded, reduce_variance
 ) -> ManifoldGeometry:
-  """Measures as `manifold_geometry` does, which checks and explains."""
-  # One key for all: which directions go does not depend on the probes, so that
-  # their error bar is the whole error.
+  """Computes `manifold_geometry`, which checks and explains the arguments."""
+  # A fixed key: the removed directions do not depend on the probes, so that the
+  # error bar over the probes is the whole error.
   shared = _search(jax.random.key(0), stats.centers, rule=centers)
-  # Which directions go is a choice, not a function to differentiate.
+  # The removed directions are a choice, not a function to differentiate.
   coefficients = jax.lax.stop_gradient(shared.coefficients)
   framed = _framed(key, stats, coefficients, num_probes, padded)
-  found = _solve(framed.S, framed.probes, kappa, stats.mask)
-  return _measured(framed, shared, found, kappa, reduce_variance)
+  anchors = _solve(framed.S, framed.probes, kappa, stats.mask)
+  return _measured(framed, shared, anchors, kappa, reduce_variance)

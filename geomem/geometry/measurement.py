@@ -39,26 +39,26 @@ def manifold_geometry(
   Args:
     key: for the probes.
     points: `[P, M, N]`, a list of `[M_i, N]`, or their Gram statistics.
-    mask: which of the `[P, M]` points are there; all by default.
+    mask: which of the `[P, M]` points are present; all by default.
     kappa: margin, in units of the centre's norm; several share the probes, and
-      give every number a leading axis.
-    num_probes: T, probes a manifold.
-    relative_error: wanted standard error of the mean capacity over itself. The
-      probes are then as many as it takes, `num_probes` at first and at most
+      add a leading axis to every result.
+    num_probes: T, probes per manifold.
+    relative_error: wanted standard error of the mean capacity, relative to it.
+      The number of probes then grows from `num_probes` as needed, to at most
       65,536; not under jit.
     centers: which shared directions of the centres to remove first:
       `low_rank` chooses their number K, an integer is K, None removes nothing;
       see `shared_directions`.
-    padded: D_M as the field's other code has it where N > M, counting an axis
-      without variance too: D = M, not the rank.
+    padded: whether D_M follows the field's other code where N > M, and counts
+      axes without variance: D = M instead of the rank.
     reduce_variance: whether functions of the probes with known means reduce
       the error of the mean, from 48 probes on; unbiased either way.
 
   Raises:
-    ValueError: the points are of the wrong shape, or not finite; there is one
-      manifold only, or one whose centre is at the mean of all points (outside
-      jit); no probes; a margin that is not finite; a wanted error that is not
-      positive, or takes too many probes.
+    ValueError: the points are of the wrong shape, or not finite; there is
+      only one manifold, or one whose centre is at the mean of all points
+      (outside jit); there are no probes; a margin is not finite; the wanted
+      error is not positive, or takes too many probes.
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, equations 16, 17,
   28 and 29; Stephenson et al., ICLR 2021.
@@ -93,7 +93,7 @@ def manifold_geometry(
 
 
 def _check_centers_apart(stats: GramStatistics) -> None:
-  """Refuses manifolds without a centre of their own, unless all is dead."""
+  """Raises unless every manifold that is not dead has a centre of its own."""
   if stats.centers.shape[-1] == 1:
     raise ValueError(
       "There is one manifold, whose centre is the mean of all points: its"
@@ -102,7 +102,7 @@ def _check_centers_apart(stats: GramStatistics) -> None:
     )
   if isinstance(stats.within, jax.core.Tracer):
     return
-  # In NumPy, which does not become part of a program that is being traced.
+  # In NumPy, so that it does not become part of a program being traced.
   within, centers, mask = map(
     np.asarray, (stats.within, stats.centers, stats.mask)
   )
@@ -117,17 +117,17 @@ def _check_centers_apart(stats: GramStatistics) -> None:
 
 
 def _measure_to(relative_error, measure, num_probes) -> ManifoldGeometry:
-  """Doubles the probes until the error is as wanted."""
+  """Doubles the probes until the error is within `relative_error`."""
   if not relative_error > 0:
     raise ValueError(
       f"relative_error={relative_error} was given; a positive number was"
       " expected, such as 0.01."
     )
   while True:
-    found = measure(num_probes=num_probes)
-    ratio = found.mean_capacity_stderr / found.mean_capacity
+    geometry = measure(num_probes=num_probes)
+    ratio = geometry.mean_capacity_stderr / geometry.mean_capacity
     if float(ratio.max()) <= relative_error:
-      return found
+      return geometry
     missing = (float(ratio.max()) / relative_error) ** 2
     # Powers of two, so that few programs are compiled.
     num_probes *= 2 ** max(1, math.ceil(math.log2(missing)))

@@ -1,8 +1,8 @@
 """Points as users have them: arrays of any real dtype, lists, masked arrays.
 
-Everything that takes points takes them through `as_points`, `to_device` and
-`as_floats` before any arithmetic: points are moved to near the origin in the
-precision that keeps their digits, and only then converted.
+Every function that accepts points passes them through `as_points`, `to_device`
+and `as_floats` before any arithmetic: points are shifted to near the origin in
+a precision that keeps their digits, and only then converted.
 """
 
 import warnings
@@ -15,32 +15,32 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from geomem.geometry.foreign import DLPackArray, as_array
 
-# What functions of this package take as points and masks.
+# Points and masks that functions of this package accept.
 Points = Shaped[Array | np.ndarray, "..."] | Sequence | DLPackArray
 Mask = Bool[Array | np.ndarray, "P M"] | Sequence | DLPackArray | None
 
-# Features that are converted at a time, in points times features.
+# Entries, points × features, that are converted at a time.
 _BLOCK = 2**24
 
 
 def as_points(
   points: Points, mask: Mask = None
 ) -> tuple[Array | np.ndarray, Array | np.ndarray]:
-  """Returns points `[P, M, N]` as they are, and which of them are there.
+  """Returns unconverted points `[P, M, N]`, and which of them are present.
 
   Args:
     points: `[P, M, N]`, or a list of `[M_i, N]` of unequal length. Rows that a
-      NumPy masked array hides are not there.
-    mask: which points are there; all by default.
+      NumPy masked array hides are missing.
+    mask: which points are present; all by default.
 
   Raises:
     ValueError: the shapes do not fit, the values are not real numbers, a
       manifold has no points, or a point is hidden in part.
   """
   if isinstance(points, list | tuple):
-    points, own = _stacked(points)
+    points, array_mask = _stacked(points)
   else:
-    points, own = _unmasked(as_array(points))
+    points, array_mask = _unmasked(as_array(points))
   real = (np.bool_, jnp.integer, jnp.floating)
   if not any(jnp.issubdtype(points.dtype, kind) for kind in real):
     raise ValueError(
@@ -52,10 +52,10 @@ def as_points(
       " manifolds, points, features, one at least of each."
     )
   if mask is None:
-    mask = np.ones(points.shape[:2], bool) if own is None else own
+    mask = np.ones(points.shape[:2], bool) if array_mask is None else array_mask
   else:
     mask = _checked_mask(mask, points.shape)
-    mask = mask if own is None else mask & own
+    mask = mask if array_mask is None else mask & array_mask
   if not isinstance(mask, jax.core.Tracer):
     counts = np.asarray(mask).sum(axis=1)
     if not counts.all():
@@ -76,7 +76,7 @@ def _checked_mask(mask, shape):
 
 
 def _unmasked(points):
-  """Returns data and mask of a NumPy masked array, by rows."""
+  """Returns the data of a NumPy masked array, and which rows it shows."""
   if not isinstance(points, np.ma.MaskedArray):
     return points, None
   hidden = np.ma.getmaskarray(points)
@@ -129,16 +129,16 @@ def _stacked(manifolds: Sequence):
 def unit_exponent(
   largest: float | Float[Array, ""], dtype
 ) -> Int[Array | np.ndarray, ""]:
-  """Returns the e for which products fit their type in units of 4^e.
+  """Returns the e for which products in units of 4^e fit their dtype.
 
-  It is 0, and products are what they are, unless the largest entry is beyond
-  2^±40, or 2^±400 in double precision.
+  It is 0, so that products keep their own unit, unless the largest entry is
+  beyond 2^±40, or 2^±400 in double precision.
 
   Args:
-    largest: entry of the points, in absolute value.
-    dtype: in which products are taken.
+    largest: largest absolute value of the points' entries.
+    dtype: of the products.
   """
-  # On the host in float64, whatever JAX's precision is.
+  # On the host this is float64, whatever JAX's precision.
   xp = np if isinstance(largest, float) else jnp
   exponent = xp.frexp(largest)[1]
   most = 40 if jnp.finfo(dtype).bits == 32 else 400
@@ -147,7 +147,7 @@ def unit_exponent(
 
 
 def is_wide(points: Array | np.ndarray) -> bool:
-  """Tells whether points on the host have digits that JAX's type may lack."""
+  """Tells whether points on the host have digits that JAX's dtype may lack."""
   return isinstance(points, np.ndarray) and (
     points.dtype == np.float64 or np.issubdtype(points.dtype, np.integer)
   )
@@ -159,16 +159,16 @@ def to_device(
 ) -> tuple[Array, int]:
   """Returns the points on JAX's device, and the exponent of their unit.
 
-  float64 and wide integers on the host are moved to one of the points and
-  scaled by a power of two before they are converted to what JAX has, which
-  would cost an offset its digits and tiny numbers their value.
+  float64 and wide integers on the host are shifted by one of the points and
+  scaled by a power of two before they are converted to JAX's dtype. Converted
+  directly, points with an offset would lose digits, and tiny ones underflow.
 
   Args:
     points: from `as_points`.
     mask: likewise.
 
   Returns:
-    x and e, with 2^e x the points up to an offset.
+    x and e, where 2^e x are the points up to an offset.
   """
   if not is_wide(points):
     return jnp.asarray(points), 0
@@ -184,16 +184,16 @@ def to_device(
 
   starts = range(0, points.shape[2], step)
   largest = max(float(np.abs(moved(start)[1]).max()) for start in starts)
-  found = np.empty(points.shape, jnp.result_type(float))
-  exponent = int(unit_exponent(largest, found.dtype))
+  scaled = np.empty(points.shape, jnp.result_type(float))
+  exponent = int(unit_exponent(largest, scaled.dtype))
   for start in starts:
     block, difference = moved(start)
-    found[..., block] = np.ldexp(difference, -exponent)
-  return jnp.asarray(found), exponent
+    scaled[..., block] = np.ldexp(difference, -exponent)
+  return jnp.asarray(scaled), exponent
 
 
 def _halves(x, reference, bits, dtype):
-  """Subtracts from integers too wide for a float, without wrap."""
+  """Subtracts integers too wide for a float, without wrap-around."""
   low = x.dtype.type(2**bits - 1)
   high = (x >> bits).astype(dtype) - (reference >> bits).astype(dtype)
   return high * 2.0**bits + (
@@ -202,7 +202,7 @@ def _halves(x, reference, bits, dtype):
 
 
 def host_difference(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
-  """Computes X − reference in float64, with all digits that it holds."""
+  """Computes X − reference in float64, to full precision."""
   if x.dtype.kind in "iu" and x.dtype.itemsize == 8:
     return _halves(x, reference, 32, np.float64)
   with np.errstate(invalid="ignore", over="ignore"):
@@ -214,12 +214,12 @@ def as_floats(
 ) -> Array:
   """Returns the points relative to one of them, in single precision at least.
 
-  Their difference is exact before it is rounded. What is not there becomes 0
-  and is never looked at: it may be anything, and reaches no derivative.
+  The difference is exact before it is rounded. Missing points become 0: they
+  may hold any values, and affect neither results nor derivatives.
 
   Args:
     points: of any real dtype.
-    mask: which of them are there.
+    mask: which of them are present.
   """
   dtype = points.dtype
   float_type = jnp.promote_types(dtype, jnp.float32)
@@ -239,7 +239,7 @@ def check_finite(
   mask: Bool[Array | np.ndarray, "P M"],
   first: int = 0,
 ) -> None:
-  """Raises, outside jit, as `refuse_not_finite` does."""
+  """Raises as `refuse_not_finite` does; does nothing under jit."""
   if any(isinstance(x, jax.core.Tracer) for x in (points, mask)):
     return
   xp = np if isinstance(points, np.ndarray) else jnp
@@ -248,9 +248,9 @@ def check_finite(
 
 
 def refuse_not_finite(finite: Bool[np.ndarray, "P M"], first: int = 0) -> None:
-  """Raises ValueError that names a point that is not finite, if there is one.
+  """Raises ValueError that names a point that is not finite, if any is.
 
-  The first manifold counts as `first`, where more came before.
+  Manifolds are numbered from `first`, for blocks that follow others.
   """
   if not finite.all():
     manifold, point = np.argwhere(~finite)[0]

@@ -1,4 +1,4 @@
-"""Products of all points with each other: what correlations are made of."""
+"""Products of all pairs of points, from which correlations are computed."""
 
 import dataclasses
 import functools
@@ -32,19 +32,19 @@ from geomem.geometry.statistics import (
 )
 @dataclasses.dataclass(frozen=True)
 class PointProducts:
-  """Inner products of n = P M points z, about their mean m and as they are.
+  """Inner products of n = P M points z, about their mean m and about 0.
 
-  Those of two blocks of features add up to those of all: `a + b`. They take
-  4 n² bytes.
+  Products of two blocks of features add up to those of all features: `a + b`.
+  They take 8 n² bytes in single precision.
 
   Attributes:
-    gram: ⟨z_i − m, z_j − m⟩; rows of points that are missing are zero.
+    gram: ⟨z_i − m, z_j − m⟩; rows of missing points are zero.
     offset: ⟨z_i − m, m⟩.
     square: ‖m‖².
-    rest: what rounding took off these, as a matrix with the mean last. Beside
-      large products, those of directions in which points hardly vary are lost
-      in single precision, and GLUE needs them. It has no derivative.
-    mask: which of the P · M points are there.
+    rest: what rounding took off the above, as a matrix with the mean last.
+      Directions in which points hardly vary have products that single precision
+      loses beside large ones, and GLUE needs them. It has no derivative.
+    mask: which of the P · M points are present.
     exponent: products are in units of 4^exponent, as in `GramStatistics`.
   """
 
@@ -61,7 +61,7 @@ class PointProducts:
 
   @property
   def parts(self) -> tuple[Array, Array, Array, Array]:
-    """What is of floats."""
+    """The floating-point fields."""
     return self.gram, self.offset, self.square, self.rest
 
   @property
@@ -70,11 +70,11 @@ class PointProducts:
     return _whole(self.parts)
 
   def of_points(self, chosen: Int[Array, " m"], mask) -> "PointProducts":
-    """Returns the products of some of the points, about the same mean.
+    """Returns the products of a subset of the points, about the same mean.
 
     Args:
-      chosen: which of the n.
-      mask: `[P, M]` of those.
+      chosen: indices of the points, out of n.
+      mask: `[P, M]` of the chosen points.
     """
     with_mean = jnp.append(chosen, len(self.offset))
     return dataclasses.replace(
@@ -94,13 +94,13 @@ class PointProducts:
 
   @property
   def raw(self) -> Float[Array, "*b n n"]:
-    """The products ⟨z_i, z_j⟩ of the points as they are, in the same unit."""
+    """The products ⟨z_i, z_j⟩ of the uncentred points, in the same unit."""
     A = self.whole
-    there = self.mask.reshape(*self.mask.shape[:-2], -1)
+    present = self.mask.reshape(*self.mask.shape[:-2], -1)
     K = (
       A[..., :-1, :-1] + A[..., :-1, -1:] + A[..., -1:, :-1] + A[..., -1:, -1:]
     )
-    return jnp.where(there[..., :, None] & there[..., None, :], K, 0)
+    return jnp.where(present[..., :, None] & present[..., None, :], K, 0)
 
 
 def product_bytes(num_manifolds: int, num_points: int) -> int:
@@ -118,10 +118,10 @@ def _whole(parts) -> Array:
 
 
 def _rounded(whole, dtype) -> tuple[Array, Array, Array, Array]:
-  """Splits products into what a type holds of them, and the rest."""
+  """Splits products into their values in a dtype and the rest."""
   near = whole.astype(dtype).astype(whole.dtype)
   rest = jax.lax.stop_gradient(whole - near)
-  # Not by index: of JAX before 0.8, `in_double` does not allow it.
+  # Not by index, which `in_double` does not allow before JAX 0.8.
   offset = near[..., :-1, -1:].squeeze(-1)
   return (
     near[..., :-1, :-1],
@@ -149,7 +149,7 @@ def _add(a: PointProducts, b: PointProducts) -> PointProducts:
 
 @functools.partial(jax.jit, static_argnames="dtype")
 def _products(points, origin, mask, exponent, dtype) -> PointProducts:
-  """Computes the products of points that are given relative to an origin."""
+  """Computes the products of points given relative to an origin."""
   there = mask[..., None]
   z = jnp.where(there, points.astype(dtype), 0)
   largest = jnp.maximum(jnp.abs(z).max(), jnp.abs(origin).max())
@@ -159,7 +159,7 @@ def _products(points, origin, mask, exponent, dtype) -> PointProducts:
   def multiply(floats, there):
     z, origin = floats
     z = z.reshape(-1, points.shape[2])
-    # Here, no offset costs digits.
+    # In double precision an offset costs no digits.
     mean = (z / there.sum()).sum(axis=0)
     x = jnp.where(there.reshape(-1, 1), z - mean[None], 0)
     x = jnp.concatenate([x, (mean + origin)[None]])
@@ -178,12 +178,12 @@ def point_products(
 ) -> PointProducts:
   """Computes the products of all points of P manifolds with each other.
 
-  Exact sums over features, at (P M)² N multiply-adds in double precision
-  and 8 (P M)² bytes.
+  Exact sums over features, with (P M)² N multiply-adds in double precision and
+  8 (P M)² bytes.
 
   Args:
     points: `[P, M, N]`, or a list of `[M_i, N]` arrays of unequal length.
-    mask: which of the `[P, M]` points are there; all by default.
+    mask: which of the `[P, M]` points are present; all by default.
     block_size: features at a time, to bound the memory of the centred copy.
 
   Raises:
@@ -209,10 +209,10 @@ def _block(points, mask) -> PointProducts:
     dtype = jnp.result_type(float)
   exponent, origin = 0, jnp.zeros(points.shape[2], dtype)
   if is_wide(points):
-    # On the host, in float64: an offset would cost digits, and so would a scale
-    # that JAX's type does not have.
-    there = mask[..., None]
-    points = np.where(there, points.astype(np.float64), 0)
+    # Centred and scaled on the host, in float64: an offset would cost digits,
+    # and so would a scale out of the range of JAX's dtype.
+    present = mask[..., None]
+    points = np.where(present, points.astype(np.float64), 0)
     mean = (points / mask.sum()).sum(axis=(0, 1))
     exponent = int(unit_exponent(float(np.abs(points).max()), dtype))
     points, origin = (

@@ -1,6 +1,6 @@
 """Dimension of a whole representation, from the spectrum of its points.
 
-Unlike D_M these know of no manifolds, unless the spectrum is of one.
+Unlike D_M, these numbers ignore manifolds, unless the spectrum is that of one.
 """
 
 import jax
@@ -20,7 +20,7 @@ from geomem.geometry.statistics import GramStatistics
 
 
 def _eigenvalues(gram: Array) -> Array:
-  """Computes eigenvalues, largest first, rounding below zero cut."""
+  """Computes eigenvalues, largest first, with negative ones set to zero."""
   flat = gram.reshape(-1, *gram.shape[-2:])
   values = one_by_one(jnp.linalg.eigvalsh, flat).reshape(gram.shape[:-1])
   return jnp.maximum(values, 0)[..., ::-1]
@@ -33,15 +33,15 @@ def spectrum(
 ) -> Float[Array, " values"]:
   """Computes eigenvalues of the covariance of all points.
 
-  From the smaller of the covariance and the Gram matrix, which share them.
+  Uses the smaller of the covariance and the Gram matrix, which share them.
 
   Args:
-    points: `[n, N]`, or manifolds as `manifold_geometry` takes them, of which
-      all points count alike.
-    mask: which of the points of manifolds are there; all by default.
+    points: `[n, N]`, or manifolds as `manifold_geometry` takes them, whose
+      points all count equally.
+    mask: which of the points of manifolds are present; all by default.
 
   Returns:
-    min(n, N) eigenvalues, divided by n; n counts what is there.
+    min(n, N) eigenvalues, divided by the number of points that are present.
 
   Raises:
     ValueError: the points are of the wrong shape, or not finite, or so large or
@@ -53,16 +53,16 @@ def spectrum(
   check_finite(points, mask)
   points, exponent = to_device(points, mask)
   values, unit = _spectrum(points, jnp.asarray(mask))
-  # In the order that neither over- nor underflows if the result does not.
+  # Multiplied in this order, they over- or underflow only if the result does.
   factor = jnp.ldexp(unit, exponent)
-  found = values * factor * factor
-  lost = (values[0] > 0) & ~(jnp.isfinite(found[0]) & (found[0] > 0))
+  scaled = values * factor * factor
+  lost = (values[0] > 0) & ~(jnp.isfinite(scaled[0]) & (scaled[0] > 0))
   if not isinstance(lost, jax.core.Tracer) and bool(lost):
     raise ValueError(
       f"The eigenvalues of points of size {float(factor):.1e} do not fit"
-      f" {found.dtype}; divide the points by that size first."
+      f" {scaled.dtype}; divide the points by that size first."
     )
-  return found
+  return scaled
 
 
 @jax.jit
@@ -86,7 +86,7 @@ def within_spectrum(stats: GramStatistics) -> Float[Array, "*b P M"]:
 
 def center_spectrum(stats: GramStatistics) -> Float[Array, "*b P"]:
   """Computes eigenvalues of the covariance of the centres."""
-  # About their own mean, which is not that of all points if M varies.
+  # About their own mean, which differs from that of all points if M varies.
   gram = stats.centers - stats.centers.mean(axis=-1, keepdims=True)
   gram = gram - gram.mean(axis=-2, keepdims=True)
   return _eigenvalues(gram) / gram.shape[-1] * _unit(stats, 1)
@@ -102,9 +102,9 @@ def _unit(stats: GramStatistics, num_axes: int) -> Array:
 def participation_ratio(
   eigenvalues: Float[Array, "*b values"],
 ) -> Float[Array, "*b"]:
-  """Computes (Σ λ)² / Σ λ²: D for D equal eigenvalues, 0 for none.
+  """Computes (Σ λ)² / Σ λ²: D for D equal eigenvalues, 0 for zeros.
 
-  n points of a wide spectrum have at most n - 1; compare at equal n.
+  For n points it is at most n - 1, whatever the spectrum: compare at equal n.
 
   Args:
     eigenvalues: of a covariance, in any unit and order.
@@ -119,7 +119,7 @@ def participation_ratio(
 def explained_variance_dimension(
   eigenvalues: Float[Array, "*b values"], fraction: float = 0.9
 ) -> Int[Array, "*b"]:
-  """Counts the largest eigenvalues that hold a share of the variance.
+  """Counts the largest eigenvalues that explain a share of the variance.
 
   Args:
     eigenvalues: of a covariance, in any unit and order.
@@ -135,7 +135,7 @@ def explained_variance_dimension(
   largest_first = jnp.sort(eigenvalues, axis=-1)[..., ::-1]
   held = jnp.cumsum(largest_first, axis=-1)
   total = held[..., -1:]
-  # Rounding of the sum must not ask for one more than it takes.
+  # Rounding of the sum must not add an eigenvalue to the count.
   slack = eigenvalues.shape[-1] * jnp.finfo(eigenvalues.dtype).eps
   short = held < fraction * total * (1 - slack)
   return jnp.where(total[..., 0] > 0, short.sum(axis=-1) + 1, 0)

@@ -1,4 +1,4 @@
-"""Numbers to set beside every number: the null, and other samples."""
+"""References for every measurement: a shuffled null, and subsamples."""
 
 import functools
 import statistics
@@ -21,7 +21,7 @@ from geomem.geometry.statistics import GramStatistics, gram_statistics
 
 
 class Summary(NamedTuple):
-  """The means over manifolds that one sample gives, or a statistic of them.
+  """Means over the manifolds of one sample, or a statistic over samples.
 
   Attributes:
     capacity: harmonic mean of α_M.
@@ -44,8 +44,8 @@ class Resampled(NamedTuple):
   Attributes:
     samples: each of the samples, `[R]`.
     mean: over the samples.
-    sd: standard deviation over the samples, probes and examples together; it
-      is not a number for one sample.
+    sd: standard deviation over the samples, from probes and examples together;
+      NaN for one sample.
   """
 
   samples: Summary
@@ -65,7 +65,7 @@ def _summary(found: ManifoldGeometry) -> Summary:
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "options"))
 def _measure(keys, stats, *, batch_size, options) -> Resampled:
-  """Measures stacked statistics; compiled once for any features."""
+  """Measures stacked statistics; compiled once for any number of features."""
 
   def measure(key_and_stats):
     key, stats = key_and_stats
@@ -73,7 +73,7 @@ def _measure(keys, stats, *, batch_size, options) -> Resampled:
 
   samples = jax.lax.map(measure, (keys, stats), batch_size=batch_size)
   mean = jax.tree.map(lambda x: x.mean(), samples)
-  # Divided by R - 1, which for one sample is 0 / 0, as it should be.
+  # Divided by R - 1, which for one sample is 0 / 0 = NaN, as it should be.
   sd = jax.tree.map(lambda x: x.std(ddof=1), samples)
   return Resampled(samples, mean, sd)
 
@@ -84,7 +84,7 @@ def _check_samples(num_samples: int) -> None:
 
 
 def _prepared(points, mask, num_samples: int):
-  """Brings the points to the device, and says which are there."""
+  """Returns the points and their mask, on the device."""
   _check_samples(num_samples)
   points, mask = as_points(points, mask)
   check_finite(points, mask)
@@ -92,7 +92,7 @@ def _prepared(points, mask, num_samples: int):
 
 
 def _random_order(key, present: Array) -> Array:
-  """Orders what is present at random along the last axis."""
+  """Returns a random order of the present entries; the others come last."""
   draw = jax.random.uniform(key, present.shape)
   return jnp.where(present, draw, 2).argsort(axis=-1)
 
@@ -101,11 +101,11 @@ def _random_order(key, present: Array) -> Array:
 def _shuffled(keys, points, mask) -> GramStatistics:
   """Computes statistics of each shuffle of the points."""
   flat, present = points.reshape(-1, points.shape[2]), mask.reshape(-1)
-  places = (~present).argsort(stable=True)
+  slots = (~present).argsort(stable=True)
 
   def shuffle(key):
     order = _random_order(key, present)
-    shuffled = jnp.zeros_like(flat).at[places].set(flat[order])
+    shuffled = jnp.zeros_like(flat).at[slots].set(flat[order])
     return gram_statistics(shuffled.reshape(points.shape), mask=mask)
 
   return jax.lax.map(shuffle, keys)
@@ -135,13 +135,13 @@ def shuffled_null(
 ) -> Resampled:
   """Measures the same points with their labels shuffled.
 
-  What is left is what P groups of M points have without any structure of
-  classes. Sizes of manifolds are kept.
+  The result is the geometry of P groups of M points without class structure.
+  The manifolds keep their sizes.
 
   Args:
     key: for the shuffles and the probes.
     points: `[P, M, N]`, or a list of `[M_i, N]`, of any real dtype.
-    mask: which of the points are there; all by default.
+    mask: which of the points are present; all by default.
     num_samples: R, how many shuffles.
     batch_size: samples at a time under vmap; one by default.
     **options: of `manifold_geometry`.
@@ -174,21 +174,21 @@ def subsample(
   """Measures random subsets of the manifolds and of their points.
 
   Subsets are drawn without replacement. α_M and D_M depend on M: compare at
-  equal M only. The spread of samples of nearly all points understates that of
-  new points, as they share most of theirs.
+  equal M only. Samples of nearly all points share most of them, so that their
+  spread understates that of new points.
 
   Args:
     key: for the subsets and the probes.
     points: `[P, M, N]`, or a list of `[M_i, N]`, of any real dtype.
-    mask: which of the points are there; all by default.
-    num_manifolds: P', how many manifolds a sample has; all by default.
-    num_points: M', how many points each has; the fewest there are by default.
+    mask: which of the points are present; all by default.
+    num_manifolds: P', manifolds in a sample; all by default.
+    num_points: M', points of each; the size of the smallest by default.
     num_samples: R.
     batch_size: samples at a time under vmap; one by default.
     **options: of `manifold_geometry`.
 
   Raises:
-    ValueError: the points are of the wrong shape, or less than asked for.
+    ValueError: the points are of the wrong shape, or fewer than asked for.
   """
   points, mask = _prepared(points, mask, num_samples)
   fewest = int(mask.sum(axis=1).min())
@@ -224,32 +224,31 @@ def detectable_difference(
   level: float = 0.05,
   power: float = 0.8,
 ) -> Any:
-  """Returns the least differences between two conditions that would be seen.
+  """Returns the smallest detectable difference between two conditions.
 
-  With a standard deviation σ of one measurement and n independent ones in each
-  condition, a two-sided test of the level given sees a difference of
+  With σ the standard deviation of one measurement, and n independent ones in
+  each condition, a two-sided test of the given level detects a difference of
 
     δ = (z_{1 − level/2} + z_power) σ √(2/n)
 
-  with the power given. What P, M and T do to σ, `subsample` measures: take
+  with the given power. `subsample` measures how σ depends on P, M and T: take
   `subsample(key, points, num_manifolds=P, num_points=M, num_probes=T).sd` of
-  points that are many more than a sample has. Where both conditions share
-  probes and examples, as two layers do, the difference has less spread than
-  this supposes.
+  many more points than a sample has. Where both conditions share probes and
+  examples, as two layers do, the difference has less spread than assumed here.
 
   Args:
     sd: standard deviations of single measurements: an array, or a tree of
       them, such as `Resampled.sd`.
     num_samples: n, independent measurements of each condition.
-    level: how often no difference at all would be taken for one.
-    power: how often a difference δ would be seen.
+    level: probability of detecting a difference where there is none.
+    power: probability of detecting a difference δ.
 
   Returns:
     The differences, in the form of `sd`.
 
   Raises:
     ValueError: the number of samples is not positive, or the level or the power
-      is no probability.
+      is not a probability.
   """
   _check_samples(num_samples)
   for name, value in (("level", level), ("power", power)):

@@ -7,7 +7,7 @@ from jaxtyping import Array, Shaped
 
 from geomem.geometry.foreign import DLPackArray, as_array
 
-# What rounding can do to products of vectors of norm one, with room to spare.
+# Bound on the rounding error of products of unit vectors, with room to spare.
 _ROUNDING = 1e-13
 
 
@@ -22,8 +22,8 @@ def is_separable(
   With a_i = ±x_i / ‖x_i‖, either some w has w·a_i > 0 for all i, or some
   λ ≥ 0 with Σλ = 1 has Σ λ_i a_i = 0 (Gordan). Non-negative least squares
   decides it: the residual of Σ λ_i (a_i, 1) = (0, 1) is (-w, ·), and w
-  separates unless it is zero. Either way the answer is checked on what was
-  found; where neither w nor λ is clear of rounding, a linear programme decides.
+  separates unless it is zero. The answer is verified on w or λ itself; where
+  neither is clear of rounding, a linear programme decides.
 
   Args:
     points: x, one a row, of any real dtype.
@@ -31,8 +31,8 @@ def is_separable(
     bias: whether the hyperplane may miss the origin.
 
   Raises:
-    ValueError: the points are not finite, or the labels are of other values or
-      of another length.
+    ValueError: the points are not finite, or the labels have other values or
+      another length.
   """
   A = np.asarray(as_array(points), np.float64)
   if A.ndim != 2:
@@ -40,20 +40,20 @@ def is_separable(
   if not np.isfinite(A).all():
     raise ValueError("The points are not finite; look for NaN or overflow.")
   labels = _sides(labels, len(A))
-  # No unit matters, and squares of none overflow.
+  # The scale does not matter; at this one no square overflows.
   A = np.ldexp(A, -int(np.frexp(np.abs(A).max(initial=0))[1]))
   if bias:
-    # One more feature, of the size of the points: no scale is favoured.
+    # The extra feature has the size of the points: no scale is favoured.
     size = np.sqrt((A**2).sum(axis=1).mean()) or 1.0
     A = np.concatenate([A, np.full((len(A), 1), size)], axis=1)
   largest = np.abs(A).max(axis=1, keepdims=True, initial=0)
   if not largest.all():
-    return False  # Nothing is on a side of the origin there.
+    return False  # A point at the origin is on neither side.
   A = A / largest
   A = A / np.sqrt((A**2).sum(axis=1, keepdims=True))
   A = np.where(labels[:, None], A, -A)
-  clear = _by_least_squares(A)
-  return _by_linear_programme(A) if clear is None else clear
+  answer = _by_least_squares(A)
+  return _by_linear_programme(A) if answer is None else answer
 
 
 def _sides(labels, count: int) -> np.ndarray:
@@ -99,14 +99,14 @@ def _by_linear_programme(A: np.ndarray) -> bool:
   from scipy import optimize
 
   num_points, num_features = A.shape
-  # It drops small entries; features have no unit here.
+  # HiGHS drops small entries; rescaling a feature does not change the answer.
   largest = np.abs(A).max(axis=0, keepdims=True)
   A = A / np.where(largest > 0, largest, 1)
-  found = optimize.linprog(
+  result = optimize.linprog(
     np.zeros(num_features),
     A_ub=-A,
     b_ub=-np.ones(num_points),
     bounds=(None, None),
     method="highs",
   )
-  return found.status == 0
+  return result.status == 0

@@ -2,11 +2,11 @@ r"""How alike two representations of the same examples are: linear CKA.
 
 With K and L the products of the same points in two representations, about their
 means, linear centred kernel alignment is their cosine ⟨K, L⟩ / (‖K‖ ‖L‖), from
-0 to 1, whatever the rotations and scales.
+0 to 1, which does not depend on rotations and scales.
 
-Of few points in many features it is too large: random ones have a cosine of
-their own diagonals. The unbiased form leaves diagonals out, and is 0 on average
-for representations that have nothing in common; it may be negative.
+With few points in many features it is biased upwards: the diagonals alone give
+random representations a positive cosine. The unbiased form leaves diagonals
+out, and is 0 on average for unrelated representations; it may be negative.
 
 Sources: Kornblith, Norouzi, Lee and Hinton, ICML 2019; Song, Smola, Gretton,
 Bedo and Borgwardt, JMLR 2012, equation 5, for the unbiased form.
@@ -24,13 +24,13 @@ from geomem.geometry.products import PointProducts
 def centered_kernel(
   products: PointProducts, *, unbiased: bool = False
 ) -> Float[Array, "*b n n"]:
-  """Returns the kernel whose cosines are linear CKA, of length 1.
+  """Returns the kernel of norm 1 whose inner products are linear CKA.
 
-  Those of many representations at once are one matrix product. It is NaN where
+  Linear CKA among many representations is then one matrix product. NaN where
   all points coincide, and in the unbiased form where there are fewer than four.
   """
-  there = products.mask.reshape(*products.mask.shape[:-2], -1)
-  K = _u_centered(products.gram, there) if unbiased else products.gram
+  present = products.mask.reshape(*products.mask.shape[:-2], -1)
+  K = _u_centered(products.gram, present) if unbiased else products.gram
   norm = jnp.sqrt((K**2).sum(axis=(-2, -1), keepdims=True))
   known = (norm > 0) & products.has_spread[..., None, None]
   return jnp.where(known, K / jnp.where(known, norm, 1), jnp.nan)
@@ -41,15 +41,15 @@ def _u_centered(
 ) -> Float[Array, "*b n n"]:
   """Centres a kernel without its diagonal; rows of missing points are zero."""
   count = there.sum(axis=-1)[..., None, None].astype(K.dtype)
-  others = there[..., :, None] & there[..., None, :]
-  others = others & ~jnp.broadcast_to(jnp.eye(K.shape[-1], dtype=bool), K.shape)
-  K = jnp.where(others, K, 0)
+  pairs = there[..., :, None] & there[..., None, :]
+  pairs = pairs & ~jnp.broadcast_to(jnp.eye(K.shape[-1], dtype=bool), K.shape)
+  K = jnp.where(pairs, K, 0)
   rows = K.sum(axis=-1, keepdims=True)
   columns = K.sum(axis=-2, keepdims=True)
   total = rows.sum(axis=-2, keepdims=True)
   centered = K - (rows + columns) / (count - 2)
   centered = centered + total / ((count - 1) * (count - 2))
-  return jnp.where(others & (count > 3), centered, 0)
+  return jnp.where(pairs & (count > 3), centered, 0)
 
 
 @functools.partial(jax.jit, static_argnames="unbiased")
@@ -59,16 +59,16 @@ def linear_cka(
   """Computes linear CKA of two representations of the same points.
 
   Args:
-    a: products of the points in one.
-    b: in the other; of any number of features.
+    a: products of the points in one representation.
+    b: products in the other, which may have another number of features.
     unbiased: whether to leave the diagonals out.
 
   Returns:
-    The cosine; NaN where all points of one coincide, or where they are not the
-    same points: where the masks differ.
+    The cosine; NaN where all points of one coincide, or where the masks differ,
+    so that the points are not the same.
 
   Raises:
-    ValueError: they are of different numbers of points.
+    ValueError: the numbers of points differ.
   """
   if a.mask.shape != b.mask.shape:
     raise ValueError(
@@ -84,8 +84,8 @@ def linear_cka(
 def label_alignment(products: PointProducts) -> Float[Array, ""]:
   """Computes linear CKA of a representation with its labels, one-hot.
 
-  It is 1 where each manifold is one point and these form a regular simplex, and
-  NaN where all points coincide.
+  It is 1 where each manifold is a single point and the points form a regular
+  simplex, and NaN where all points coincide.
 
   Args:
     products: of the P · M points of all manifolds.
@@ -94,13 +94,13 @@ def label_alignment(products: PointProducts) -> Float[Array, ""]:
   alignment", NeurIPS 2001; centred as in Cortes, Mohri and Rostamizadeh, JMLR
   2012.
   """
-  there = products.mask
-  P, M = there.shape
-  counts = there.sum(axis=1).astype(products.gram.dtype)
-  # Of centred products the blocks of manifolds are all that labels see.
+  present = products.mask
+  P, M = present.shape
+  counts = present.sum(axis=1).astype(products.gram.dtype)
+  # Labels enter only through sums of products over pairs of manifolds.
   blocks = products.gram.reshape(P, M, P, M).sum(axis=(1, 3))
   share = counts / counts.sum()
-  # ‖H Y Yᵀ H‖ = ‖Yᵀ H Y‖, H taking the mean off.
+  # ‖H Y Yᵀ H‖ = ‖Yᵀ H Y‖, with H the centring matrix.
   labels = jnp.diag(counts) - counts[:, None] * share[None]
   norm = jnp.sqrt((products.gram**2).sum() * (labels**2).sum())
   inner = jnp.trace(blocks)

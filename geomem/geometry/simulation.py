@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Int, Key
 from geomem.geometry.points import Mask, Points, as_points, check_finite
 from geomem.geometry.separability import is_separable
 
-# Where draws are placed, in widths of the transition from its middle: both
-# sides of it tell where it is, and together how wide it is.
+# Offsets of the draws from the middle of the transition, in its widths: each
+# side locates the transition, and both together tell its width.
 _OFFSETS = (0.7, -0.7)
 
 
@@ -25,7 +25,7 @@ class SimulatedCapacity(NamedTuple):
     critical_stderr: its standard error.
     width: of the transition, in features.
     features: n of each draw.
-    separable: what came of it.
+    separable: the outcome of each draw.
   """
 
   capacity: float
@@ -38,16 +38,16 @@ class SimulatedCapacity(NamedTuple):
 
 
 class _Transition:
-  """What draws tell of p(n) = Φ((n - n_c) / (s n_c)), as a posterior on a grid.
+  """The posterior of p(n) = Φ((n - n_c) / (s n_c)) given the draws, on a grid.
 
   The prior is flat in log n_c and log s. The posterior follows the likelihood
-  of the draws, and exists where that has no maximum, as when all of them came
-  out alike.
+  of the draws, and exists even where that has no maximum, as when all draws
+  have the same outcome.
   """
 
   def __init__(self, num_features: int):
     self.largest = num_features
-    # It may lie beyond the features that there are.
+    # n_c may exceed the number of features.
     self.critical = np.geomspace(0.4, 4 * num_features, 1000)[:, None]
     self.slope = np.geomspace(0.01, 0.7, 10)[None]
     self.log_posterior = np.zeros((1000, 10))
@@ -76,7 +76,7 @@ class _Transition:
     return float(self.critical[index, 0])
 
   def next_features(self, draw: int) -> int:
-    """Chooses where the next draw tells most, on either side by turns."""
+    """Chooses the most informative n, on alternating sides of n_c."""
     middle = self.quantile(0.5)
     width, _ = self.moments(lambda n, s: s * n)
     n = middle + _OFFSETS[draw % 2] * min(width, middle)
@@ -94,30 +94,29 @@ def simulated_capacity(
   """Measures capacity by separating random dichotomies of the points.
 
   Each draw labels half of the manifolds at random, projects all points to n
-  random Gaussian directions, and asks whether a hyperplane through the origin
-  separates the two sides, exactly. With n_c the n at which half of the draws
-  are separable, α = P / n_c. Where the next n is best is decided from the draws
-  so far (Watson and Pelli, Perception and Psychophysics 1983), and n_c is the
-  posterior mean for a probit p(n) and a flat prior: the maximum-likelihood fit
-  with its binomial error, up to terms of order 1/R.
+  random Gaussian directions, and decides exactly whether a hyperplane through
+  the origin separates the two sides. With n_c the n at which half of the draws
+  are separable, α = P / n_c. Each n is the most informative one given
+  the draws so far (Watson and Pelli, Perception and Psychophysics 1983). n_c is
+  the posterior mean for a probit p(n) and a flat prior: the maximum-likelihood
+  fit with its binomial error, up to terms of order 1/R.
 
-  The origin is where it is: subtract the mean of all points first to compare
+  The origin is not moved: subtract the mean of all points first to compare
   with `manifold_geometry`, which does so.
 
   Args:
     key: for dichotomies and projections; draw r depends on it and on r alone.
-    points: `[P, M, N]`.
     points: `[P, M, N]`, or a list of `[M_i, N]`, of any real dtype.
-    mask: which of the points are there; all by default.
+    mask: which of the points are present; all by default.
     num_draws: dichotomies.
     bias: whether hyperplanes may miss the origin.
 
   Returns:
-    The capacity; not a number where the posterior says that even all features
-    separate less than half of the dichotomies.
+    The capacity; NaN where, by the posterior, even all features separate fewer
+    than half of the dichotomies.
 
   Raises:
-    ValueError: there are less than two manifolds, or points not finite.
+    ValueError: there are fewer than two manifolds, or points are not finite.
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section V; Cohen
   et al., Nature Communications 2020, methods.
@@ -162,16 +161,16 @@ def _checked(points, mask) -> tuple[np.ndarray, np.ndarray]:
   dtype = points.dtype
   mask = np.asarray(mask)
   flat = np.asarray(points)[mask].astype(np.float64)
-  # No unit matters, and squares of none overflow.
+  # The scale does not matter; at this one no square overflows.
   largest = np.abs(flat).max()
   flat = np.ldexp(flat, -int(np.frexp(largest)[1]))
-  # Random directions are as random in any orthonormal basis. There are no more
-  # of them than the rank, which dead features and projections hide.
+  # Gaussian directions look alike in any orthonormal basis. The basis of the
+  # span has as many axes as the rank, which dead features and projections hide.
   left, values, _ = np.linalg.svd(flat, full_matrices=False)
   is_float = jnp.issubdtype(dtype, jnp.floating)
   eps = float(jnp.finfo(dtype).eps) if is_float else np.finfo(np.float64).eps
   real = values > max(flat.shape) * eps * values[0]
-  # Axes have no sign of their own; this one does not turn with the points.
+  # Signs of singular vectors are arbitrary; these survive rotations of points.
   first = np.abs(left).argmax(axis=0)
   left = left * np.sign(left[first, np.arange(left.shape[1])])
   flat = left[:, real] * values[real] if real.any() else flat[:, :1]
@@ -179,7 +178,7 @@ def _checked(points, mask) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_draw_separable(seed, X, owner, n: int, bias: bool) -> bool:
-  """Tries one dichotomy in n random directions."""
+  """Tells whether one dichotomy is separable in n random directions."""
   rng = np.random.default_rng(seed)
   num_manifolds = int(owner.max()) + 1
   positive = rng.permutation(num_manifolds) < num_manifolds // 2

@@ -1,4 +1,4 @@
-"""Gram statistics: all that the geometry needs of points in N features."""
+"""Gram statistics: all that the geometry needs from points."""
 
 import dataclasses
 import functools
@@ -21,7 +21,7 @@ from geomem.geometry.points import (
   unit_exponent,
 )
 
-# The exponent of nothing, in whatever unit what it is added to is.
+# Exponent of all-zero products: a sum takes the unit of its other term.
 OF_NOTHING = -2000
 
 
@@ -32,19 +32,18 @@ OF_NOTHING = -2000
 )
 @dataclasses.dataclass(frozen=True)
 class GramStatistics:
-  """Inner products of P manifolds of M points, with the origin in their midst.
+  """Inner products of P manifolds of M points, about the mean of all points.
 
-  The origin is the mean of all points. Statistics of two blocks of features
-  add up to those of all features: `a + b`.
+  Statistics of two blocks of features add up to those of all features: `a + b`.
 
   Attributes:
     within: Gram matrix of each manifold about its own centre.
     cross: products of its centred points with all centres.
     centers: Gram matrix of the centres.
-    mask: which points are there, where manifolds differ in size.
+    mask: which points are present, where manifolds differ in size.
     exponent: products are in units of 4^exponent: 0 unless the points are so
       large or so small that products would over- or underflow. The geometry
-      knows no unit.
+      does not depend on the unit.
   """
 
   within: Float[Array, "*b P M M"]
@@ -69,7 +68,7 @@ class GramStatistics:
 
 
 def times_power(x: Array, exponent: Array) -> Array:
-  """Computes 2^exponent x, by halves: the power may not fit its type."""
+  """Computes 2^exponent x in two halves: the power may not fit its dtype."""
   exponent = exponent.reshape(exponent.shape + (1,) * (x.ndim - exponent.ndim))
   one, half = jnp.ones((), x.dtype), exponent // 2
   return x * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
@@ -83,12 +82,12 @@ def _gram(points, mask):
   present = mask[..., None].astype(points.dtype)
   counts = present.sum(axis=1)
   largest = jax.lax.stop_gradient(jnp.abs(points).max())
-  # Below its smallest normal number a type has no digits to speak of.
-  something = largest >= jnp.finfo(points.dtype).tiny
-  unit = jnp.where(something, unit_exponent(largest, points.dtype), 0)
-  points = jnp.where(something, times_power(points, -unit), 0)
-  # Nothing adds nothing, whatever the unit of what it is added to.
-  exponent = jnp.where(something, unit, OF_NOTHING)
+  # Below its smallest normal number, a dtype has hardly any digits.
+  nonzero = largest >= jnp.finfo(points.dtype).tiny
+  unit = jnp.where(nonzero, unit_exponent(largest, points.dtype), 0)
+  points = jnp.where(nonzero, times_power(points, -unit), 0)
+  # Zero products must not change the unit of a sum.
+  exponent = jnp.where(nonzero, unit, OF_NOTHING)
   means = points.sum(axis=1) / counts
   origin = (means * counts).sum(axis=0) / counts.sum()
   centers = means - origin[None]
@@ -104,7 +103,7 @@ def _gram(points, mask):
 
 
 def feature_blocks(points: Array, size: int) -> Iterator[Array]:
-  """Yields features a few at a time; those of one size share a program."""
+  """Yields blocks of features; blocks of one size share a program."""
   count = points.shape[2]
   for start in range(0, count, size):
     length = min(size, count - start)
@@ -119,14 +118,14 @@ def gram_statistics(
 ) -> GramStatistics:
   """Computes the Gram statistics of P manifolds.
 
-  Exact sums over features, at P M (M + P) N multiply-adds.
+  Exact sums over features, with P M (M + P) N multiply-adds.
 
   Args:
     points: `[P, M, N]`, or a list of `[M_i, N]` arrays of unequal length, of
-      any real dtype. Integers and float64 on the host lose a common offset
-      before they are converted.
-    mask: which of the `[P, M]` points are there; all by default. What is not
-      there may be anything.
+      any real dtype. A common offset is subtracted from integers and float64
+      on the host before they are converted.
+    mask: which of the `[P, M]` points are present; all by default. Missing
+      points may hold any values.
     block_size: features at a time, to bound the memory of the centred copy.
 
   Raises:
@@ -143,10 +142,10 @@ def gram_statistics(
     blocks = [points]
   else:
     blocks = feature_blocks(points, block_size)
-  found = [_gram(block, mask) for block in blocks]
-  for _, flags in found:
+  results = [_gram(block, mask) for block in blocks]
+  for _, flags in results:
     _check_flags(*flags, points.dtype)
-  stats = sum_statistics(stats for stats, _ in found)
+  stats = sum_statistics(stats for stats, _ in results)
   if exponent == 0:
     return stats
   return dataclasses.replace(stats, exponent=stats.exponent + exponent)

@@ -1,7 +1,7 @@
 """Points that do not fit memory: manifold by manifold, or projected first.
 
-Points that come in blocks of features need nothing of this: their statistics
-add up, see `sum_statistics`.
+Points in blocks of features need none of this: their statistics add up, see
+`sum_statistics`.
 """
 
 import functools
@@ -28,7 +28,7 @@ from geomem.geometry.statistics import GramStatistics
 class _Blocks:
   """Blocks of manifolds relative to the first point, in one unit.
 
-  Both passes see the same reference and unit, so that they see the same points.
+  Both passes share the reference and the unit, and so see the same points.
   """
 
   def __init__(self, blocks: Callable[[], Iterable]):
@@ -62,7 +62,7 @@ class _Blocks:
   def _moved(self, block):
     if is_wide(block):
       return host_difference(block, np.asarray(self._reference))
-    # The reference comes first, where `as_floats` looks for it.
+    # `as_floats` takes the first point as its reference.
     reference = jnp.broadcast_to(
       jnp.asarray(self._reference), (1, *block.shape[1:])
     )
@@ -78,10 +78,10 @@ def _centered(means):
 
 @jax.jit
 def _products(points, origin, centers, start):
-  own = jax.lax.dynamic_slice_in_dim(centers, start, points.shape[0])
-  points = points - (own + origin[None])[:, None]
+  block_centers = jax.lax.dynamic_slice_in_dim(centers, start, points.shape[0])
+  points = points - (block_centers + origin[None])[:, None]
   within = grams(points)
-  # Zero but for rounding, unless these are other points than before.
+  # Zero up to rounding, unless the points differ from those of the first pass.
   drift = jnp.abs(points.mean(axis=1)).max() / jnp.abs(points).max()
   return within, einsum("pmn,qn->pmq", points, centers), drift
 
@@ -91,26 +91,26 @@ def statistics_by_manifold(
 ) -> GramStatistics:
   """Computes Gram statistics of manifolds that come a few at a time.
 
-  Held in memory are one block and the P centres.
+  Memory holds one block and the P centres at a time.
 
   Args:
-    blocks: gives the blocks of manifolds, of any real dtype, in one order; it
-      is called twice, for the centres and for the products.
+    blocks: returns the blocks of manifolds, of any real dtype, in one order;
+      it is called twice, for the centres and for the products.
 
   Raises:
     ValueError: there are no blocks, they differ in more than their length, a
-      point is not finite, or the second call gives other points than the first.
+      point is not finite, or the second call returns other points.
   """
-  both = _Blocks(blocks)
-  means = [block.mean(axis=1) for block in both]
+  passes = _Blocks(blocks)
+  means = [block.mean(axis=1) for block in passes]
   if not means:
     raise ValueError("There are no blocks; at least one manifold was expected.")
   lengths = [len(x) for x in means]
-  whole = jnp.concatenate(means)
-  means.clear()  # All centres are held once from here on.
-  centers, origin = _centered(whole)
+  all_means = jnp.concatenate(means)
+  means.clear()  # From here on, memory holds the centres once.
+  centers, origin = _centered(all_means)
   parts, start = [], 0
-  for block in both:
+  for block in passes:
     if [len(x) for x, _ in parts] + [len(block)] != lengths[: len(parts) + 1]:
       raise _changed(f"a block of {len(block)} manifolds came out of turn")
     within, cross, drift = _products(block, origin, centers, start)
@@ -123,7 +123,7 @@ def statistics_by_manifold(
   within, cross = (jnp.concatenate(part) for part in zip(*parts, strict=True))
   gram = einsum("pn,qn->pq", centers, centers)
   mask = jnp.ones(within.shape[:2], bool)
-  return GramStatistics(within, cross, gram, mask, jnp.int32(both.exponent))
+  return GramStatistics(within, cross, gram, mask, jnp.int32(passes.exponent))
 
 
 def _changed(what: str) -> ValueError:
@@ -140,16 +140,16 @@ def project_points(
   *,
   block_size: int = 4096,
 ) -> Float[Array, "*b d"]:
-  """Projects points to d random directions, as is the habit of the field.
+  """Projects points to d random directions, as is customary in the field.
 
-  The d rows of the matrix are Gaussian and of unit norm. Not needed here for
-  any N; it is for comparison with numbers that were measured so, and adds an
-  error of order 1/√d.
+  The d rows of the matrix are Gaussian and of unit norm. This
+  package does not need it for any N: it is for comparison with numbers measured
+  in this way, and adds an error of order 1/√d.
 
   Args:
     key: for the matrix; the same key gives the same matrix for one N and block.
     points: any leading axes and any real dtype. Subtract a large offset first:
-      it is projected, too, in JAX's precision.
+      it would be projected as well, in JAX's precision.
     num_features: d.
     block_size: features of the points at a time.
 
@@ -167,7 +167,7 @@ def project_points(
   projected, squares = 0.0, 0.0
   for start in range(0, size, block_size):
     block = jnp.asarray(points[..., start : start + block_size])
-    # Half precision does not hold sums of many products.
+    # Half precision cannot hold sums of many products.
     dtype = jnp.promote_types(jnp.result_type(block, jnp.float32), jnp.float32)
     shape = (num_features, block.shape[-1])
     A = jax.random.normal(jax.random.fold_in(key, start), shape, dtype)

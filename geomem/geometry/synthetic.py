@@ -48,7 +48,7 @@ SHAPES: dict[str, Callable] = {
 def independent_centers(
   key: Key[Array, ""], num_manifolds: int, num_features: int
 ) -> Float[Array, "P N"]:
-  """Centres of norm one in independent directions.
+  """Draws centres of norm one in independent directions.
 
   Args:
     key: for the directions.
@@ -66,17 +66,17 @@ def correlated_centers(
   rank: int,
   strength: float,
 ) -> Float[Array, "P N"]:
-  """Centres of norm one that share directions.
+  """Draws centres of norm one that share directions.
 
-  c = √(1 - s) g / √N + √s V z / √K, with g and z standard normal and one V
-  of K orthonormal columns for all, then scaled to norm one.
+  c = √(1 - s) g / √N + √s V z / √K, with g and z standard normal and a
+  common V of K orthonormal columns, then scaled to norm one.
 
   Args:
     key: for the directions.
     num_manifolds: P.
     num_features: N.
-    rank: K, how many directions are shared.
-    strength: s in [0, 1], the share of the variance in them.
+    rank: K, the number of shared directions.
+    strength: s in [0, 1], their share of the variance.
 
   Raises:
     ValueError: the rank or the strength is out of range.
@@ -90,12 +90,12 @@ def correlated_centers(
     raise ValueError(
       f"strength is {strength}; it is a share of the variance, from 0 to 1."
     )
-  own_key, axes_key, shared_key = jax.random.split(key, 3)
-  own = jax.random.normal(own_key, (num_manifolds, num_features))
+  noise_key, axes_key, shared_key = jax.random.split(key, 3)
+  noise = jax.random.normal(noise_key, (num_manifolds, num_features))
   V, _ = jnp.linalg.qr(jax.random.normal(axes_key, (num_features, rank)))
   z = jax.random.normal(shared_key, (num_manifolds, rank))
-  own = jnp.sqrt((1 - strength) / num_features) * own
-  return _normalize(own + jnp.sqrt(strength / rank) * z @ V.T)
+  noise = jnp.sqrt((1 - strength) / num_features) * noise
+  return _normalize(noise + jnp.sqrt(strength / rank) * z @ V.T)
 
 
 def _normalize(x: Array) -> Array:
@@ -125,12 +125,12 @@ def synthetic_manifolds(
     num_points: M.
     num_features: N, more than the dimension.
     dimension: D.
-    radius: R, for clouds the root mean square, or `[D]` semi-axes, which makes
-      ellipsoids of spheres and balls; in units of the centres given.
-    centers: independent ones of norm one by default.
+    radius: R, for clouds the root mean square, or `[D]` semi-axes, which turn
+      spheres and balls into ellipsoids; in the unit of the centres.
+    centers: by default independent ones of norm one.
 
   Raises:
-    ValueError: the shape is not known, or the sizes do not fit.
+    ValueError: the shape is unknown, or the sizes do not fit.
   """
   if shape not in SHAPES:
     raise ValueError(f"shape {shape!r} is not known; use one of {[*SHAPES]}.")

@@ -1,7 +1,7 @@
 """Mean-field capacity of ideal manifolds: points, segments, balls.
 
-Each function takes arrays that broadcast, and differentiates in all of its
-arguments. The centre of a manifold has norm one; its axes are orthogonal to it.
+The arguments of each function broadcast, and it is differentiable in all of
+them. The centre of a manifold has norm one; its axes are orthogonal to it.
 
 Source: Chung, Lee and Sompolinsky, Physical Review X 2018, sections II to V;
 points: Gardner, Journal of Physics A 1988.
@@ -43,7 +43,7 @@ def point_capacity(kappa: ArrayLike = 0.0) -> Float[Array, "..."]:
 def simplex_capacity(
   num_points: ArrayLike, kappa: ArrayLike = 0.0
 ) -> Float[Array, "..."]:
-  """Returns the capacity of M points without structure: that of chance.
+  """Returns the capacity of M points without structure, the chance level.
 
   In many dimensions such points and their centre form a regular simplex of
   circumradius √(M − 1), whose M vectors (s_i, 1) are orthogonal and of squared
@@ -65,7 +65,7 @@ def simplex_capacity(
 def segment_capacity(
   half_length: ArrayLike, kappa: ArrayLike = 0.0
 ) -> Float[Array, "..."]:
-  """Computes that of segments; at κ = 0, 1/α = ½ + (2/π) arctan R.
+  """Computes the capacity of segments; at κ = 0, 1/α = ½ + (2/π) arctan R.
 
   Args:
     half_length: R, in units of the centre's norm.
@@ -82,13 +82,13 @@ def ball_capacity(
   1/α_B = ∫ dr χ_D(r) {∫_{κ-r/R}^{κ+rR} Dt (rR - t + κ)² / (1 + R²)
                        + ∫_{-∞}^{κ-r/R} Dt [(t - κ)² + r²]}.
 
-  With R_M and D_M of any manifold it is the ball approximation of its
-  capacity. The inner integrals are closed; the outer one is a trapezoid rule in
+  With R_M and D_M of any manifold it is the ball approximation of its capacity.
+  The inner integrals have closed forms; the outer one is a trapezoid rule in
   the logarithm of r, exact to rounding.
 
   Args:
-    radius: R, in units of the centre's norm, from 0 on.
-    dimension: D, any real number from 0.01 on (below that, 0.01).
+    radius: R, in units of the centre's norm, at least 0.
+    dimension: D, any real number; below 0.01 it counts as 0.01.
     kappa: margin κ.
   """
   return 1 / _inverse_ball_capacity(*_floating(radius, dimension, kappa))
@@ -97,14 +97,14 @@ def ball_capacity(
 def ball_radius(
   radius: ArrayLike, dimension: ArrayLike, kappa: ArrayLike = 0.0
 ) -> Float[Array, "..."]:
-  """Radius R_M of balls, the size of their anchor points.
+  """Computes the radius R_M of balls, the size of their anchor points.
 
   An anchor point is on the sphere, r_a = R, unless the probe has t < κ - r/R:
   then it is inside, r_a = r / (κ - t). R_M² = ⟨r_a²⟩. D_M is D.
 
   Args:
     radius: R, in units of the centre's norm.
-    dimension: D, any real number from 0.01 on.
+    dimension: D, any real number; below 0.01 it counts as 0.01.
     kappa: margin κ.
   """
   return _ball_radius(*_floating(radius, dimension, kappa))
@@ -117,18 +117,18 @@ def _force_up_to(b: Array, c: Array) -> Array:
 
 
 def _chi_rule(D: Array) -> tuple[Array, Array]:
-  """Nodes and weights of ⟨f(r)⟩ for r the length of D normal numbers.
+  """Returns nodes and weights of ⟨f(r)⟩ for r the norm of D normal numbers.
 
   In x = log(r / √D) the density is exp(D (x - e^{2x} / 2)) up to a constant:
-  smooth, and gone beyond the ends that are chosen here. The trapezoid rule
-  converges faster than any power there.
+  smooth, and negligible beyond the ends chosen here, so that the trapezoid rule
+  converges faster than any power.
   """
   fixed = jax.lax.stop_gradient(D)
   span = jnp.sqrt(_TAIL / fixed)
   low = -_TAIL / fixed - span
   high = jnp.minimum(span, 0.5 * jnp.log(4 + 4 * _TAIL / fixed))
   x = low + (high - low) * jnp.linspace(0, 1, _NUM_NODES, dtype=D.dtype)
-  # Where the nodes are does not count, so that only D x moves with D.
+  # The nodes are held fixed, so that only D x is differentiated in D.
   weights = jax.nn.softmax(D * x - fixed * jnp.expm1(2 * x) / 2)
   return jnp.sqrt(fixed) * jnp.exp(x), weights
 
@@ -138,7 +138,7 @@ def _chi_rule(D: Array) -> tuple[Array, Array]:
 def _inverse_ball_capacity(R, D, kappa):
   r, weights = _chi_rule(jnp.maximum(D, _SMALLEST_DIMENSION))
   b = kappa + r * R
-  # Beyond 50 standard deviations below nothing is left, of any precision.
+  # Below −50 standard deviations nothing is left, in any precision.
   a = jnp.maximum(kappa - r / jnp.maximum(R, 1e-9), -50)
   touching = (_force_up_to(b, b) - _force_up_to(b, a)) / (1 + R**2)
   inside = _force_up_to(kappa, a) + r**2 * norm.cdf(a)
@@ -150,7 +150,7 @@ def _inverse_ball_capacity(R, D, kappa):
 def _ball_radius(R, D, kappa):
   D = jnp.maximum(D, _SMALLEST_DIMENSION)
   nodes, weights = np.polynomial.legendre.leggauss(256)
-  # y = κ - t, denser where y is small: the integrand changes at √D / R.
+  # Nodes in y = κ - t, denser at small y: the integrand changes at √D / R.
   u = jnp.asarray((nodes + 1) / 2, R.dtype)
   end = jnp.maximum(kappa, 0) + 9
   y = end * u**2

@@ -1,8 +1,8 @@
-"""An exact finish: the method of Lawson and Hanson, one lane after the other.
+"""An exact finish: the method of Lawson and Hanson, one lane at a time.
 
 Where points are nearly dependent, as when the centre is tiny beside them,
-conjugate gradients need thousands of steps. The few lanes that they leave are
-finished here, each step a dense solution on the support.
+conjugate gradients need thousands of steps. The few lanes that they leave
+unsolved are finished here; each step is a dense solve on the support.
 
 Source: Lawson and Hanson, Solving Least Squares Problems, 1974, chapter 23.
 """
@@ -17,8 +17,8 @@ from geomem.geometry.linalg import matmul
 from geomem.geometry.qp.projected_cg import product
 
 _STEPS_A_POINT = 6
-_RIDGE = 4
-# Supporting points that are solved for as a system of their own.
+_RIDGE = 4  # In units of ε.
+# Largest support that is gathered into a smaller system.
 _MOST_SLOTS = 96
 
 
@@ -30,19 +30,19 @@ class _State(NamedTuple):
 
 
 def _solve_on(G: Array, b: Array, support: Array) -> Array:
-  """Solves G λ = b on the support, 0 elsewhere, and refines once.
+  """Solves G λ = b on the support, with λ = 0 elsewhere; refines once.
 
-  Of many points few support the solution: these alone make the system.
+  Of many points, few support the solution: the system is reduced to these.
   """
   size = len(b)
   if size <= _MOST_SLOTS:
     return _solve_masked(G, b, support)
 
   def on_few(_):
-    _, some = jax.lax.top_k(support.astype(b.dtype), _MOST_SLOTS)
-    there = support[some]
-    found = _solve_masked(G[some[:, None], some[None, :]], b[some], there)
-    return jnp.zeros_like(b).at[some].set(found, unique_indices=True)
+    _, few = jax.lax.top_k(support.astype(b.dtype), _MOST_SLOTS)
+    active = support[few]
+    values = _solve_masked(G[few[:, None], few[None, :]], b[few], active)
+    return jnp.zeros_like(b).at[few].set(values, unique_indices=True)
 
   return jax.lax.cond(
     support.sum() <= _MOST_SLOTS,
@@ -57,11 +57,11 @@ def _solve_masked(G: Array, b: Array, support: Array) -> Array:
   eye = jnp.eye(len(b), dtype=G.dtype)
   system = jnp.where(both, G, eye)
   rhs = jnp.where(support, b, 0)
-  # Points that repeat each other then give numbers, if large ones, not NaN.
+  # The ridge makes duplicate points give large numbers instead of NaN.
   ridge = _RIDGE * jnp.finfo(G.dtype).eps
   factors = jax.scipy.linalg.lu_factor(system + ridge * eye)
 
-  # The second time refines. A loop is half the program.
+  # The first pass solves, the second refines; a loop halves the program.
   def refine(_, z):
     return z + jax.scipy.linalg.lu_solve(factors, rhs - matmul(system, z))
 
@@ -70,15 +70,15 @@ def _solve_masked(G: Array, b: Array, support: Array) -> Array:
 
 
 def _first(flags: Array) -> Array:
-  """Finds the first of the flags; `in_double` allows no other way."""
+  """Returns the index of the first flag; `in_double` forbids argmax."""
   return jax.lax.argmax(flags, 0, jnp.int32)
 
 
 def _step(G: Array, b: Array, state: _State) -> _State:
-  """Moves λ towards the solution on its support while it is feasible.
+  """Moves λ towards the solution on its support as far as is feasible.
 
-  At the solution, the point of steepest gradient enters; on the way there, the
-  point that blocks leaves.
+  If λ reaches the solution, the point of steepest gradient enters the support;
+  otherwise the blocking point leaves.
   """
   lam, support, _, count = state
   eps = jnp.finfo(b.dtype).eps
@@ -90,13 +90,13 @@ def _step(G: Array, b: Array, state: _State) -> _State:
   length = jnp.where(blocked, jnp.clip(ratio[first], 0, 1), 1)
   lam = jnp.where(support, jnp.maximum(lam + length * (z - lam), 0), 0)
   points = jnp.arange(len(b))
-  left = jnp.where(blocked, support & (points != first), support)
-  lam = jnp.where(left, lam, 0)
+  kept = jnp.where(blocked, support & (points != first), support)
+  lam = jnp.where(kept, lam, 0)
   gradient = b - matmul(G, lam)
-  gain = jnp.where(left, -jnp.inf, gradient)
+  gain = jnp.where(kept, -jnp.inf, gradient)
   best = _first(gain == gain.max())
   enters = ~blocked & (gain[best] > 8 * eps * (1 + lam.sum()))
-  support = left | (enters & (points == best))
+  support = kept | (enters & (points == best))
   return _State(lam, support, ~blocked & ~enters, count + 1)
 
 
@@ -106,7 +106,7 @@ def violation(
   lam: Float[Array, "*t M"],
   signs: Float[Array, "*t M"] | None = None,
 ) -> Float[Array, "*t"]:
-  """Measures by how much the optimality conditions are violated."""
+  """Returns the largest violation of the optimality conditions."""
   gradient = b - product(G, lam, signs)
   return jnp.abs(jnp.minimum(lam, -gradient)).max(axis=-1)
 
@@ -119,33 +119,33 @@ def finish(
   maxiter: Int[Array, ""],
   signs: Float[Array, "t M"] | None = None,
 ) -> Float[Array, "t M"]:
-  """Solves the lanes that wait, from the feasible λ that they have.
+  """Solves the waiting lanes, starting from their feasible λ.
 
   Args:
-    G: the matrix of all, with unit diagonal.
-    b: a vector for each.
-    lam: feasible; where it is not to wait, it stays.
+    G: the matrix that all lanes share, with unit diagonal.
+    b: one vector per lane.
+    lam: feasible; lanes that do not wait keep it.
     waiting: which lanes are not solved.
-    maxiter: bound on the steps of a lane; a few times M are enough.
-    signs: of the rows and columns of G, for each lane; all + by default.
+    maxiter: upper bound on the steps of a lane; a few times M are enough.
+    signs: of the rows and columns of G, per lane; all + by default.
   """
-  most = jnp.minimum(_STEPS_A_POINT * len(G), maxiter)
+  max_steps = jnp.minimum(_STEPS_A_POINT * len(G), maxiter)
 
   def solve(carry):
     lam, waiting = carry
     lane = _first(waiting)
     start = lam[lane]
-    own = G
+    matrix = G
     if signs is not None:
-      own = signs[lane][:, None] * G * signs[lane][None, :]
+      matrix = signs[lane][:, None] * G * signs[lane][None, :]
     state = jax.lax.while_loop(
-      lambda state: ~state.done & (state.count < most),
-      lambda state: _step(own, b[lane], state),
+      lambda state: ~state.done & (state.count < max_steps),
+      lambda state: _step(matrix, b[lane], state),
       _State(start, start > 0, jnp.bool_(False), jnp.int32(0)),
     )
 
-    # Where points are dependent to rounding, the solve may be worse.
-    after, before = (violation(own, b[lane], x) for x in (state.lam, start))
+    # Where points are dependent to rounding, the new λ may be worse.
+    after, before = (violation(matrix, b[lane], x) for x in (state.lam, start))
     better = after <= before
     best = jnp.where(better, state.lam, start)
     return lam.at[lane].set(best), waiting.at[lane].set(False)

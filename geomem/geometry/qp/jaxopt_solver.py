@@ -1,7 +1,7 @@
 """The quadratic programme as a jaxopt solver.
 
-It stands alone, as jaxopt is no longer developed: nothing else imports it until
-somebody asks for it.
+jaxopt is no longer developed, so this module stands alone: it is imported only
+when its method is chosen.
 """
 
 import warnings
@@ -31,18 +31,18 @@ class QPState(NamedTuple):
 
 
 class NonnegativeQP(IterativeSolver):
-  """Conjugate gradients with projections, under jaxopt's contract.
+  """Projected conjugate gradients behind jaxopt's interface.
 
-  `NonnegativeQP().run(None, G, b)` gives λ; `run`, implicit differentiation
-  and vmap are jaxopt's own.
+  `NonnegativeQP().run(None, G, b)` returns λ; `run`, implicit differentiation
+  and vmap are those of jaxopt.
   """
 
   def __init__(self, *, maxiter: int = 2000, implicit_diff: bool = True):
-    """Sets the bound on the iterations, and how derivatives are taken."""
+    """Sets the bound on the iterations and how to differentiate."""
     self.maxiter = maxiter
-    self.tol = 1.0  # The error is in units of what rounding leaves.
+    self.tol = 1.0  # The error is in units of its rounding error.
     self.implicit_diff = implicit_diff
-    # jaxopt's default solve stops short of the last digits.
+    # jaxopt's default linear solver misses the last digits.
     self.implicit_diff_solve = linear_solve.solve_lu
     self.verbose = 0
     self.jit = True
@@ -67,7 +67,7 @@ class NonnegativeQP(IterativeSolver):
     return OptStep(lane.lam / g, QPState(state.iter_num + 1, error, lane))
 
   def run(self, init_params, *args, **kwargs) -> OptStep:
-    """Solves, from `init_params`, or from λ = 0 where that is None."""
+    """Solves from `init_params`, or from λ = 0 if that is None."""
     if init_params is None:
       init_params = jnp.zeros_like(args[1])
     return super().run(init_params, *args, **kwargs)
@@ -79,16 +79,16 @@ class NonnegativeQP(IterativeSolver):
 
 
 def solve_one_by_one(G, b, maxiter):
-  """Solves P · T problems by `NonnegativeQP`, each by itself.
+  """Solves P · T problems by `NonnegativeQP`, each on its own.
 
-  The bound on the iterations is the solver's own.
+  `maxiter` is ignored: the solver's own bound holds.
   """
   del maxiter
   solver = NonnegativeQP()
 
   def solve(G, b):
-    found = solver.run(None, G, b)
-    return found.params, found.state.iter_num
+    result = solver.run(None, G, b)
+    return result.params, result.state.iter_num
 
   return jax.vmap(jax.vmap(solve, (None, 0)))(G, b)
 

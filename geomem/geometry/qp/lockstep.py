@@ -1,10 +1,10 @@
 """Many quadratic programmes in lock-step, chunk by chunk.
 
-A lane is a manifold with one of its probes. A chunk of them gets an exact start
-on the few points that are violated most (`working_set`), then conjugate
-gradients with projections to rounding (`projected_cg`), where the lanes that
-are not done move together, so that finished ones stop costing. What is not done
-after many iterations is finished by `active_set`.
+A lane is one probe of a manifold. A chunk of lanes gets an exact start on the
+few most violated points (`working_set`), then projected conjugate gradients
+down to rounding (`projected_cg`), where unfinished lanes are gathered into
+blocks so that finished ones stop costing time. Lanes that are not done after
+many iterations are finished by `active_set`.
 """
 
 import functools
@@ -18,25 +18,25 @@ from geomem.geometry.qp import projected_cg
 from geomem.geometry.qp.active_set import finish, violation
 from geomem.geometry.qp.working_set import solve_on_working_set
 
-# Blocks go on with other lanes once two thirds of them are done: measured.
+# A block is refilled once two thirds of its lanes are done: measured.
 _SHRINKAGE = 3
-# Violations, in units of ε, that are left as they are: half of what counts as
+# Violations up to this many ε are left as they are: half of what counts as
 # converged.
 _CLOSE = 500
 
 
 def scales(G: Float[Array, "... M M"]) -> Float[Array, "... M"]:
-  """Roots g_i of G_ii, and 1 for a point that is missing."""
+  """Returns the roots g_i of G_ii, and 1 for missing points."""
   diagonal = jnp.diagonal(G, axis1=-2, axis2=-1)
   return jnp.where(diagonal > 0, jnp.sqrt(jnp.abs(diagonal)), 1)
 
 
 def _first_waiting(waiting, size: int) -> Int[Array, " size"]:
-  """Places of the first `size` lanes that wait; what fills up has no place."""
-  places = jnp.where(waiting, jnp.cumsum(waiting) - 1, size)
+  """Returns the first `size` waiting lanes; padding is out of range."""
+  slots = jnp.where(waiting, jnp.cumsum(waiting) - 1, size)
   lane = jnp.arange(len(waiting), dtype=jnp.int32)
-  nowhere = jnp.full((size,), len(waiting), jnp.int32)
-  return nowhere.at[places].set(lane, mode="drop")
+  out_of_range = jnp.full((size,), len(waiting), jnp.int32)
+  return out_of_range.at[slots].set(lane, mode="drop")
 
 
 def _finish_by_blocks(
@@ -44,27 +44,27 @@ def _finish_by_blocks(
 ):
   """Iterates on `size` lanes at a time until at most `allowed` wait.
 
-  A block goes on until a third of it waits, and is then filled up again; what
-  it has of a lane is kept, so that no step is lost.
+  A block runs until only a third of it waits, and is then written back and
+  refilled. The whole state of a lane is kept, so that no step is lost.
   """
 
   def waiting(lanes):
-    more = lanes.num_iters < maxiter
-    return projected_cg.pending(lanes, wanted) & more
+    below_limit = lanes.num_iters < maxiter
+    return projected_cg.pending(lanes, wanted) & below_limit
 
   def block(lanes):
-    places = _first_waiting(waiting(lanes), size)
-    some = jnp.minimum(places, len(lanes.num_iters) - 1)
-    here = jax.tree.map(lambda x: x[some], lanes)
-    present = places < len(lanes.num_iters)
-    few = jnp.where(present.sum() < size, allowed, size // _SHRINKAGE)
-    here = repeat_until_done(
-      lambda here: (waiting(here) & present).sum() > few,
+    indices = _first_waiting(waiting(lanes), size)
+    clipped = jnp.minimum(indices, len(lanes.num_iters) - 1)
+    chosen = jax.tree.map(lambda x: x[clipped], lanes)
+    present = indices < len(lanes.num_iters)
+    threshold = jnp.where(present.sum() < size, allowed, size // _SHRINKAGE)
+    chosen = repeat_until_done(
+      lambda chosen: (waiting(chosen) & present).sum() > threshold,
       functools.partial(projected_cg.iterate, G, step),
-      here,
+      chosen,
     )
     return jax.tree.map(
-      lambda x, y: x.at[places].set(y, mode="drop"), lanes, here
+      lambda x, y: x.at[indices].set(y, mode="drop"), lanes, chosen
     )
 
   return jax.lax.while_loop(
@@ -80,14 +80,14 @@ def iterate_in_blocks(
   signs: Float[Array, "t M"] | None = None,
   wanted: float = 0.0,
 ) -> projected_cg.Lanes:
-  """Iterates by conjugate gradients until none is pending.
+  """Iterates by conjugate gradients until no lane is pending.
 
   Args:
-    G: the matrix of all, with unit diagonal.
-    b: a vector for each.
-    lam: feasible, to start from.
-    maxiter: bound on the iterations.
-    signs: of the rows and columns of G, for each; all + by default.
+    G: the matrix that all lanes share, with unit diagonal.
+    b: one vector per lane.
+    lam: a feasible start.
+    maxiter: upper bound on the iterations.
+    signs: of the rows and columns of G, per lane; all + by default.
     wanted: as in `projected_cg.pending`.
   """
   step = projected_cg.step_length(G)
@@ -99,18 +99,18 @@ def iterate_in_blocks(
 
 
 def _solve_manifold(G, b, maxiter):
-  """Solves for t probes `[t, M]` of one manifold, of unit diagonal."""
+  """Solves for the t probes `[t, M]` of one manifold, with unit diagonal."""
   lanes = iterate_in_blocks(G, b, solve_on_working_set(G, b), maxiter)
-  found = violation(G, b, lanes.lam)
-  left = found > _CLOSE * jnp.finfo(b.dtype).eps
-  return finish(G, b, lanes.lam, left, maxiter), lanes.num_iters
+  violations = violation(G, b, lanes.lam)
+  unsolved = violations > _CLOSE * jnp.finfo(b.dtype).eps
+  return finish(G, b, lanes.lam, unsolved, maxiter), lanes.num_iters
 
 
 def _blocks(num_lanes: int) -> list[tuple[int, int]]:
-  """Returns the sizes of blocks in turn, and how many lanes each leaves.
+  """Returns pairs: a block size, and how many lanes may be left waiting.
 
   First all lanes go together. A core does the rest a few at a time; an
-  accelerator, which has room, all at once. Each size is a program of its own.
+  accelerator has room for all at once. Each size is compiled separately.
   """
   rest = num_lanes // _SHRINKAGE
   block = rest // 2 if jax.default_backend() == "cpu" else rest
@@ -118,10 +118,10 @@ def _blocks(num_lanes: int) -> list[tuple[int, int]]:
 
 
 def _chunk_sizes(num_manifolds: int, num_probes: int) -> tuple[int, int]:
-  """Manifolds and probes of one chunk.
+  """Returns how many manifolds and probes make one chunk.
 
-  A core's cache holds some hundred lanes, and one manifold's go through plain
-  matrix products; an accelerator wants many at once.
+  A core's cache holds some hundred lanes, and lanes of one manifold share plain
+  matrix products; an accelerator needs many lanes at once.
   """
   if jax.default_backend() == "cpu":
     pieces = -(-num_probes // 512)
@@ -134,13 +134,13 @@ def _chunk_sizes(num_manifolds: int, num_probes: int) -> tuple[int, int]:
 
 @jax.custom_batching.custom_vmap
 def solve_in_chunks(G, b, maxiter):
-  """Problems `[P, M, M]`, `[P, T, M]`, chunk by chunk."""
+  """Solves the problems `[P, M, M]`, `[P, T, M]`, chunk by chunk."""
   num_manifolds, num_probes, size = b.shape
   g = scales(G)
   unit = G / (g[:, :, None] * g[:, None, :])
   m, t = _chunk_sizes(num_manifolds, num_probes)
   pieces = -(-num_probes // t)
-  # Lanes of padding have nothing to gain, and are done at once.
+  # Padding lanes have a negative b, so they converge immediately.
   b = jnp.pad(
     b / g[:, None],
     ((0, 0), (0, pieces * t - num_probes), (0, 0)),
@@ -159,12 +159,12 @@ def solve_in_chunks(G, b, maxiter):
 
 @solve_in_chunks.def_vmap
 def _solve_batch(axis_size, in_batched, G, b, maxiter):
-  """Merges the manifolds of all batches under vmap."""
-  whole = [
+  """Merges the batch axis of vmap into the axis of manifolds."""
+  broadcast = [
     x if batched else jnp.broadcast_to(x[None], (axis_size, *x.shape))
     for x, batched in zip((G, b), in_batched, strict=False)
   ]
-  flat = [x.reshape(-1, *x.shape[2:]) for x in whole]
-  found = solve_in_chunks(*flat, maxiter)
-  split = [x.reshape(axis_size, -1, *x.shape[1:]) for x in found]
+  flat = [x.reshape(-1, *x.shape[2:]) for x in broadcast]
+  solution = solve_in_chunks(*flat, maxiter)
+  split = [x.reshape(axis_size, -1, *x.shape[1:]) for x in solution]
   return tuple(split), (True, True)

@@ -1,10 +1,10 @@
 r"""The quadratic programme at the heart of the geometry.
 
-For a manifold's points S (M rows) and a probe t, the vector nearest to t that
-has every point on its positive side, v = argmin ½‖v − t‖² subject to S v ≥ κ,
+For a manifold's points S (M rows) and a probe t, the vector nearest to t with
+every point on its positive side, v = argmin ½‖v − t‖² subject to S v ≥ κ,
 has the dual: minimise ½ λᵀGλ − λᵀb over λ ≥ 0, with G = S Sᵀ and b = κ − S t.
 
-The methods are those of `METHODS`.
+`METHODS` lists the solvers.
 """
 
 import functools
@@ -22,14 +22,14 @@ Method = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
 def _by_jaxopt(G, b, maxiter):
-  """Solves each problem by itself, by `NonnegativeQP`."""
+  """Solves each problem on its own, by `NonnegativeQP`."""
   from geomem.geometry.qp.jaxopt_solver import solve_one_by_one
 
   return solve_one_by_one(G, b, maxiter)
 
 
-# From G `[P, M, M]`, b `[P, T, M]` and a bound on the iterations to λ and the
-# iterations of each problem. The first is for use, the second for comparison.
+# Each maps G `[P, M, M]`, b `[P, T, M]` and a bound on the iterations to λ and
+# the iterations of each problem. The second serves comparisons only.
 METHODS: dict[str, Method] = {
   "lockstep": solve_in_chunks,
   "jaxopt": _by_jaxopt,
@@ -79,19 +79,19 @@ def _multipliers_forward(G, b, maxiter, method):
 
 
 def _multipliers_backward(method, saved, cotangents):
-  """Differentiates G λ = b on the support, whatever the method was."""
+  """Differentiates G λ = b on the support, for every method."""
   del method
   G, lam = saved
-  on = lam > 0
-  both = on[..., :, None] & on[..., None, :]
+  support = lam > 0
+  both = support[..., :, None] & support[..., None, :]
   eye = jnp.eye(lam.shape[-1], dtype=lam.dtype)
-  # Where supporting points repeat each other any share between them will do: of
-  # all, the smallest is taken.
+  # Between duplicate supporting points any split will do: the ridge picks the
+  # smallest.
   ridge = 30 * jnp.finfo(lam.dtype).eps * scales(G)[:, None, :, None] ** 2
   system = jnp.where(
     both, G[:, None] + ridge * eye[None, None], eye[None, None]
   )
-  rhs = jnp.where(on, cotangents[0], 0)
+  rhs = jnp.where(support, cotangents[0], 0)
   y = one_by_one(
     jnp.linalg.solve,
     system.reshape(-1, *system.shape[2:]),
@@ -119,20 +119,20 @@ def solve_nonnegative_qp(
 
   Args:
     G: a positive semidefinite matrix for each manifold. A row and column of
-      zeros, with b negative there, stands for a point that is missing.
-    b: a vector for each of its T probes.
+      zeros, with b negative there, stands for a missing point.
+    b: one vector for each of its T probes.
     tol: the residual that counts as converged; `default_tolerance` by default.
-      Iterations go on to rounding whatever it is.
-    maxiter: bound on the iterations. Lanes that need more are finished by at
-      most as many steps of an active-set method, one lane after the other; one
-      that needs still more says that it did not converge.
-    method: of `METHODS`.
+      Iterations continue down to rounding whatever it is.
+    maxiter: upper bound on the iterations. Lanes that need more are finished by
+      at most as many steps of an active-set method, one lane after the other;
+      a lane that needs still more is reported as not converged.
+    method: one of `METHODS`.
 
   Returns:
     The solutions; see `QPSolution`.
 
   Raises:
-    ValueError: the method is not known.
+    ValueError: the method is unknown.
   """
   if method not in METHODS:
     raise ValueError(

@@ -1,12 +1,12 @@
-"""Conjugate gradients with projections: one matrix product an iteration.
+"""Conjugate gradients with projections: one matrix product per iteration.
 
-For min ½ λᵀGλ − λᵀb, λ ≥ 0, or with signs s of each lane's own for G between
-them: s_i G_ij s_j. On the face of positive λ, conjugate gradients;
+Minimises ½ λᵀGλ − λᵀb over λ ≥ 0; with signs s per lane, G stands for
+s_i G_ij s_j. On the face of positive λ, it takes conjugate gradient steps;
 where a bound is met, or where points outside the face have more to gain, a
 step along the projected gradient, with an exact line search, finds the next
-face. G is shared by all lanes of a manifold, so that an iteration is one matrix
+face. All lanes of a manifold share G, so that an iteration is one matrix
 product and a few passes over λ. On the last face it converges to rounding, in
-far fewer steps than the face has points where these are well spread.
+far fewer steps than the face has points if these are well spread.
 
 Source: the rule of proportioning is that of Dostál, "Box constrained quadratic
 programming with proportioning and projections", SIAM J. Optimization 1997.
@@ -21,19 +21,20 @@ from geomem.geometry.linalg import matmul
 
 
 class Lanes(NamedTuple):
-  """Problems in progress; `1` axes are for broadcasting against λ.
+  """Lanes in progress; axes of length 1 broadcast against λ.
 
   Attributes:
     lam: λ, feasible.
-    gradient: b − Gλ, by recurrence.
+    gradient: b − Gλ, updated by recurrence.
     direction: the last step's direction d.
     image: G d.
-    curvature: dᵀGd where d may be continued by conjugate gradients, 0 where
-      they start anew, negative where a bound was met and the face must change.
-    free: squared norm of the gradient on the face, as far as bounds let it go.
+    curvature: dᵀGd where conjugate gradients may continue from d, 0 where they
+      restart, negative where a bound was met and the face must change.
+    free: φᵀφ̃, with φ the gradient on the face and φ̃ its part that the bounds
+      leave to one projected step.
     chopped: squared norm of the gradient of the points that want to enter.
     num_iters: steps taken.
-    signs: s, if any.
+    signs: s, or None.
   """
 
   lam: Float[Array, "*t M"]
@@ -52,14 +53,14 @@ def _dot(a: Array, b: Array) -> Array:
 
 
 def _split_gradient(lam, gradient, step) -> tuple[Array, Array]:
-  """Computes squared norms of the free and the chopped gradient."""
+  """Computes the squared sizes `free` and `chopped` of `Lanes`."""
   free = jnp.where(lam > 0, gradient, 0)
   chopped = jnp.where(lam > 0, 0, jnp.maximum(gradient, 0))
   return _dot(jnp.maximum(free, -lam / step), free), _dot(chopped, chopped)
 
 
 def step_length(G: Float[Array, "M M"]) -> Float[Array, ""]:
-  """Returns just below 2 / ‖G‖_∞, which never overshoots."""
+  """Returns a step just below 2 / ‖G‖_∞, which never overshoots."""
   norm = jnp.abs(G).sum(axis=-1).max()
   return 1.9 / jnp.where(norm > 0, norm, 1)
 
@@ -69,12 +70,12 @@ def product(
   x: Float[Array, "*t M"],
   signs: Float[Array, "*t M"] | None,
 ) -> Float[Array, "*t M"]:
-  """Multiplies by each lane's matrix: G, with the lane's signs if any."""
+  """Multiplies x by each lane's matrix: G, with the lane's signs if given."""
   return matmul(x, G) if signs is None else signs * matmul(signs * x, G)
 
 
 def start(G, b, lam, step, num_iters, signs=None) -> Lanes:
-  """Lanes at a feasible λ, with the gradient computed afresh."""
+  """Returns lanes at a feasible λ, with the gradient computed afresh."""
   gradient = b - product(G, lam, signs)
   norms = _split_gradient(lam, gradient, step)
   zero = jnp.zeros_like(lam)
@@ -84,19 +85,19 @@ def start(G, b, lam, step, num_iters, signs=None) -> Lanes:
 
 
 def error(lanes: Lanes) -> Float[Array, "*t"]:
-  """Measures the projected gradient in units of what rounding leaves."""
+  """Measures the projected gradient in units of its rounding error."""
   eps = jnp.finfo(lanes.lam.dtype).eps
   norm = jnp.sqrt(lanes.free + lanes.chopped)[..., 0]
   return norm / (4 * eps * (1 + lanes.lam.sum(axis=-1)))
 
 
 def pending(lanes: Lanes, wanted: float = 0.0) -> Bool[Array, "*t"]:
-  """Tells which lanes are not at the optimum; NaN counts as given up.
+  """Tells which lanes are not at the optimum; NaN lanes are given up.
 
   Args:
     lanes: in progress.
-    wanted: the projected gradient times 1 + Σλ, which is an error of the
-      objective, that will do; by default only rounding ends a lane.
+    wanted: tolerance of the objective's error, taken as the norm of the
+      projected gradient times 1 + Σλ; by default only rounding ends a lane.
   """
   norm = jnp.sqrt(lanes.free + lanes.chopped)[..., 0]
   far = norm * (1 + lanes.lam.sum(axis=-1)) > wanted
@@ -104,28 +105,32 @@ def pending(lanes: Lanes, wanted: float = 0.0) -> Bool[Array, "*t"]:
 
 
 def iterate(G: Float[Array, "M M"], step, lanes: Lanes) -> Lanes:
-  """Does one step of every lane."""
+  """Takes one step in every lane."""
   lam, gradient, direction, image, curvature, *norms, num_iters, signs = lanes
+  # Proportioning: stay on the face while no bound was met and the free gradient
+  # outweighs the chopped one; otherwise take a projected gradient step.
   face = lam > 0
   free = jnp.where(face, gradient, 0)
   conjugate = (norms[1] <= norms[0]) & (curvature >= 0)
-  known = curvature > 0
-  ratio = -_dot(free, image) / jnp.where(known, curvature, 1)
-  along_face = free + jnp.where(known & face, ratio * direction, 0)
+  continues = curvature > 0
+  # This ratio makes the new direction conjugate to the last: d_newᵀ G d = 0.
+  ratio = -_dot(free, image) / jnp.where(continues, curvature, 1)
+  along_face = free + jnp.where(continues & face, ratio * direction, 0)
   projected = jnp.maximum(lam + step * gradient, 0) - lam
   direction = jnp.where(conjugate, along_face, projected)
   image = product(G, direction, signs)
   curvature = _dot(direction, image)
-  upward = curvature > 0
-  length = _dot(gradient, direction) / jnp.where(upward, curvature, 1)
-  length = jnp.where(upward, length, 0)
+  curved = curvature > 0
+  # Exact line search, cut where the first λ reaches zero.
+  length = _dot(gradient, direction) / jnp.where(curved, curvature, 1)
+  length = jnp.where(curved, length, 0)
   shrinks = direction < 0
-  longest = jnp.where(shrinks, -lam / direction, jnp.inf)
-  longest = longest.min(axis=-1, keepdims=True)
-  blocked = length >= longest
-  length = jnp.minimum(length, longest)
+  max_length = jnp.where(shrinks, -lam / direction, jnp.inf)
+  max_length = max_length.min(axis=-1, keepdims=True)
+  blocked = length >= max_length
+  length = jnp.minimum(length, max_length)
   moved = jnp.maximum(lam + length * direction, 0)
-  # What blocks is zero, and not the rounding error of it.
+  # A blocking λ becomes exactly zero, without rounding error.
   tiny = 8 * jnp.finfo(lam.dtype).eps * lam
   lam = jnp.where(blocked & shrinks & (moved <= tiny), 0, moved)
   gradient = gradient - length * image

@@ -1,4 +1,4 @@
-"""Programmes that share one matrix, but for signs of rows and columns."""
+"""Programmes that share one matrix up to signs of its rows and columns."""
 
 import functools
 
@@ -14,7 +14,7 @@ from geomem.geometry.qp.lockstep import iterate_in_blocks, scales
 from geomem.geometry.qp.nonnegative import QPSolution
 from geomem.geometry.qp.projected_cg import product
 
-# What conjugate gradients go on to, in units of the tolerance.
+# Error at which conjugate gradients stop, in units of the tolerance.
 _WANTED = 1e-3
 
 
@@ -27,19 +27,19 @@ def _solve(G, b, signs, maxiter, tol) -> QPSolution:
     gradient = target - product(unit, lam, signs)
     return gradient, solved(lam, gradient, target, tol)
 
-  # What is solved has nothing to gain from now on, and is done at once.
+  # Solved lanes get a negative b and λ = 0, so they converge immediately.
   wait = ~judge(lam)[1][:, None]
-  most = jnp.int32(maxiter)
+  max_steps = jnp.int32(maxiter)
   lanes = iterate_in_blocks(
     unit,
     jnp.where(wait, target, -1),
     jnp.where(wait, lam, 0),
-    most,
+    max_steps,
     signs,
     _WANTED * tol,
   )
   lam = jnp.where(wait, lanes.lam, lam)
-  lam = finish(unit, target, lam, ~judge(lam)[1], most, signs)
+  lam = finish(unit, target, lam, ~judge(lam)[1], max_steps, signs)
   gradient, converged = judge(lam)
   residual = jnp.abs(jnp.minimum(lam, -gradient)).max(axis=-1)
   return QPSolution(lam / g[None], residual, converged, lanes.num_iters)
@@ -53,17 +53,17 @@ def solve_signed(
   maxiter: int,
   tol: float,
 ) -> QPSolution:
-  """Does what `solve_signed_qp` does, with arguments in double precision."""
+  """Solves as `solve_signed_qp` does, with arguments in double precision."""
   return _solve(G, b, signs, maxiter, tol)
 
 
 def _forward(G, b, signs, maxiter, tol):
-  found = _solve(G, b, signs, maxiter, tol)
-  return found, (G, signs, found.lam)
+  solution = _solve(G, b, signs, maxiter, tol)
+  return solution, (G, signs, solution.lam)
 
 
 def _backward(maxiter, tol, saved, cotangents):
-  """Differentiates (s G s) λ = b on the support, one problem after another."""
+  """Differentiates (s G s) λ = b on the support, one problem at a time."""
   del maxiter, tol
   G, signs, lam = saved
   eye = jnp.eye(len(G), dtype=G.dtype)
@@ -71,10 +71,10 @@ def _backward(maxiter, tol, saved, cotangents):
 
   def solve(lane):
     s, x, cotangent = lane
-    on = x > 0
-    own = s[:, None] * G * s[None] + ridge[:, None] * eye
-    system = jnp.where(on[:, None] & on[None], own, eye)
-    return jnp.linalg.solve(system, jnp.where(on, cotangent, 0))
+    support = x > 0
+    matrix = s[:, None] * G * s[None] + ridge[:, None] * eye
+    system = jnp.where(support[:, None] & support[None], matrix, eye)
+    return jnp.linalg.solve(system, jnp.where(support, cotangent, 0))
 
   y = jax.lax.map(solve, (signs, lam, cotangents.lam))
   return -matmul((signs * y).T, signs * lam), y, jnp.zeros_like(signs)
@@ -94,39 +94,40 @@ def solve_signed_qp(
 ) -> QPSolution:
   """Minimises ½ (s∘λ)ᵀ G (s∘λ) − λᵀb over λ ≥ 0, for T problems.
 
-  Each problem has a matrix of its own, s_i G_ij s_j, but only G is stored: one
-  product with it is an iteration of all. Differentiable in G and b by the
-  implicit function theorem. In double precision where single is not enough; see
-  `solve_on_growing_set`.
+  Each problem has its own matrix, s_i G_ij s_j, but only G is stored: a product
+  with G is one iteration of all problems. Differentiable in G and b by the
+  implicit function theorem. Uses double precision where single is not enough;
+  see `solve_on_growing_set`.
 
   Args:
     G: a positive semidefinite matrix. A row and column of zeros, with b
-      negative there, stands for a point that is missing. Where it is nearly
-      singular its own rounding decides, and float64 is called for.
-    b: a vector for each problem.
-    signs: s of each, ±1.
-    tol: the error of twice the objective, relative to it, that counts as
-      converged; `default_error` of the type of b by default.
+      negative there, stands for a missing point. Where G is nearly singular,
+      its own rounding decides the result, and float64 is called for.
+    b: one vector per problem.
+    signs: s of each problem, ±1.
+    tol: the relative error of twice the objective that counts as converged;
+      `default_error` of the type of b by default.
     maxiter: bound on the iterations of conjugate gradients, and on the steps
       of the active-set method after them.
 
   Returns:
-    The solutions; see `QPSolution`. They converged where the error, as far as
-    violated conditions tell it, is within `tol`.
+    The solutions; see `QPSolution`. They converged where the error, estimated
+    from the violated conditions, is within `tol`.
   """
   tol = default_error(b.dtype) if tol is None else tol
 
   def solve(floats, _):
-    found = solve_signed(*floats, maxiter, tol)
-    return (found.lam, found.residual), (found.converged, found.num_iters)
+    result = solve_signed(*floats, maxiter, tol)
+    return (result.lam, result.residual), (result.converged, result.num_iters)
 
-  (lam, residual), others = in_double(solve, b.dtype)((G, b, signs), ())
-  return QPSolution(lam, residual, *others)
+  (lam, residual), status = in_double(solve, b.dtype)((G, b, signs), ())
+  return QPSolution(lam, residual, *status)
 
 
 def default_error(dtype) -> float:
-  """Returns the error of F that counts as solved: of float32 3e-4, else 1e-6.
+  """Returns the relative error of F that counts as solved.
 
-  With multipliers of 10⁵, rounding in double precision leaves 1e-7.
+  It is 3e-4 in float32, else 1e-6: with multipliers of 10⁵, rounding in double
+  precision leaves 1e-7.
   """
   return 3e-4 if jnp.finfo(dtype).bits <= 32 else 1e-6

@@ -1,10 +1,10 @@
-"""An exact start: the problem on the few points that are violated most.
+"""An exact start: the problem on the few most violated points.
 
-Where few points support the solution, and that is the usual case, they are
-nearly all among the K of largest b. There the method of Lawson and Hanson runs
-on a tableau of K × K: exchanging λ_k for its gradient is one rank-one update,
-whether point k enters the support or leaves it, so that thousands of lanes go
-in lock-step. What it leaves undone, `projected_cg` finishes.
+Usually few points support the solution, and nearly all of them are among the K
+of largest b. On these, the method of Lawson and Hanson runs on a K × K tableau:
+exchanging λ_k for its gradient is one rank-one update, whether point k enters
+or leaves the support, so that thousands of lanes run in lock-step. Lanes that
+are not solved this way are finished by `projected_cg`.
 
 Sources: Lawson and Hanson, Solving Least Squares Problems, 1974, chapter 23;
 Goodnight, "A tutorial on the SWEEP operator", 1979.
@@ -20,33 +20,38 @@ from jaxtyping import Array, Bool, Float, Int
 from geomem.geometry.linalg import einsum
 from geomem.geometry.loops import repeat_until_done
 
-# Measured on two cores: with 12 slots more lanes are finished here, and all
-# take longer; more sweeps than this wait for the slowest lane.
+# Measured on two cores: 12 slots finish more lanes here but take longer in all;
+# more sweeps than this wait for the slowest lane.
 NUM_SLOTS = 8
 NUM_SWEEPS = 10
-# Of many points those of largest b are less often the ones that support, and
-# the gradients that finish cost more. On a core, M = 200 pixels of digits take
-# 56 microseconds with 32 slots and 91 with 8, independent points 50 and 46.
+# With many points, those of largest b are less often the supporting ones, and
+# the gradient steps that finish cost more. On one core, M = 200 points of digit
+# pixels take 56 µs with 32 slots and 91 with 8; independent points, 50 and 46.
 _MANY_POINTS = 150
 _SLOTS_OF_MANY, _SWEEPS_OF_MANY = 32, 60
-# The pivot of a point, and the gradient, that count as more than rounding. In
-# double precision problems come that single cannot do, and tableaus of a
-# condition of 10⁷ and more have lost as many digits.
+# Least pivot and least gradient that stand out from rounding. Double precision
+# gets the problems that single cannot solve: tableaus with condition numbers of
+# 10⁷ and more, which lose as many digits.
 _LEAST = {"float32": (30 * 2.0**-23, 100 * 2.0**-23), "float64": (1e-11, 1e-10)}
-# Steps of refinement.
+# Steps of iterative refinement.
 _REFINEMENTS = 3
 
 
 class _Tableau(NamedTuple):
   """Lanes in progress, on problems with unit diagonal.
 
+  Sweeping the support S, with N the other points, turns [G, b] into
+
+    matrix = [[−G_SS⁻¹, G_SS⁻¹ G_SN], [G_NS G_SS⁻¹, G_NN − G_NS G_SS⁻¹ G_SN]]
+    target = [G_SS⁻¹ b_S, b_N − G_NS G_SS⁻¹ b_S]
+
   Attributes:
-    matrix: G, swept on the support: minus its inverse there.
-    target: b, swept likewise: λ of the support, the gradient elsewhere.
+    matrix: G, swept on the support.
+    target: b, swept likewise: λ on the support, the gradient elsewhere.
     diagonal: of the matrix.
-    lam: a feasible λ, at which the objective is at its lowest so far.
+    lam: a feasible λ, with the lowest objective so far.
     support: which points are swept.
-    done: whether no sweep is left to do.
+    done: whether the lane needs no further sweep.
   """
 
   matrix: Float[Array, "L K K"]
@@ -58,29 +63,30 @@ class _Tableau(NamedTuple):
 
 
 def _first_largest(x: Array) -> tuple[Array, Array]:
-  """Finds the largest entry; XLA's own argmax is a slow loop."""
+  """Finds the largest entry of each row; XLA's own argmax is a slow loop."""
   largest = x.max(axis=-1)
-  places = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
+  indices = jax.lax.broadcasted_iota(jnp.int32, x.shape, 1)
   size = x.shape[-1]
-  first = jnp.where(x == largest[:, None], places, size).min(axis=-1)
+  first = jnp.where(x == largest[:, None], indices, size).min(axis=-1)
   return jnp.minimum(first, size - 1), largest
 
 
 def _sweep(lanes: _Tableau) -> _Tableau:
-  """Lets the steepest point enter, or a blocking one leave.
+  """Lets the steepest point enter the support, or a blocking one leave it.
 
-  With every λ of the support positive, the point whose gradient is largest
-  enters. Otherwise λ moves towards the target as far as it stays feasible, and
-  the point that stops it leaves.
+  While every target on the support is positive, the point whose gradient is
+  largest enters. Otherwise λ moves towards the target as far as it stays
+  feasible, and the point that blocks it leaves.
   """
   matrix, target, diagonal, lam, support, done = lanes
   eps = jnp.finfo(target.dtype).eps
-  # One key orders both: blocking points, nearest first, stand above all else.
+  # One key ranks both cases: gradients stay far below 1/ε, and blocking points
+  # get (2 − ratio)/ε, so that they come first, the nearest of them on top.
   above = 1 / eps
   ratio = lam / (lam - target)
   blocking = jnp.where(target <= 0, above * (2 - ratio), -1)
   least_pivot, least_gain = _LEAST[target.dtype.name]
-  # A point in the span of the support would divide by its rounding error.
+  # The pivot of a point in the span of the support is rounding error alone.
   entering = jnp.where(diagonal > least_pivot, target, -1)
   k, key = _first_largest(jnp.where(support, blocking, entering))
   leaves = key > above / 2
@@ -90,6 +96,9 @@ def _sweep(lanes: _Tableau) -> _Tableau:
   step = jnp.where(leaves, 2 - key / above, 1)[:, None]
   lam = jnp.where(go & support, lam + step * (target - lam), lam)
   lam = jnp.where(go & chosen, 0, lam)
+  # The sweep is a rank-one update. With the pivot p = r_k of row r, s = 1 to
+  # enter or −1 to leave, and u = r − s e_k, A − u uᵀ/p − 2 s e_k e_kᵀ has −1/p
+  # at the pivot, s r_j/p beside it, and A_ij − r_i r_j/p elsewhere.
   row = jnp.take_along_axis(matrix, k[:, None, None], axis=1)[:, 0]
   pivot = jnp.take_along_axis(row, k[:, None], axis=1)
   sign = jnp.where(leaves, -1, 1).astype(target.dtype)[:, None]
@@ -105,7 +114,7 @@ def _sweep(lanes: _Tableau) -> _Tableau:
 
 
 def _solve_small(G: Array, b: Array, num_sweeps: int) -> _Tableau:
-  """Does at most so many sweeps; λ stays feasible."""
+  """Sweeps at most `num_sweeps` times; λ stays feasible."""
   zero = jnp.zeros_like(b)
   diagonal = jnp.diagonal(G, axis1=1, axis2=2) + zero
   lanes = _Tableau(G, b, diagonal, zero, zero > 1, (zero > 1)[:, 0])
@@ -119,6 +128,7 @@ def _solve_small(G: Array, b: Array, num_sweeps: int) -> _Tableau:
     lambda carry: (_sweep(carry[0]), carry[1] + 1),
     (lanes, jnp.int32(0)),
   )
+  # Unfinished lanes keep their last feasible λ; no support, no refinement.
   target = jnp.where(lanes.support, lanes.target, 0)
   feasible = (target >= 0).all(axis=-1, keepdims=True)
   return lanes._replace(
@@ -136,11 +146,11 @@ def _scatter(slots: Int[Array, " K"], values: Array, size: int) -> Array:
 def solve_on_working_set(
   G: Float[Array, "M M"], b: Float[Array, "t M"]
 ) -> Float[Array, "t M"]:
-  """Returns a feasible λ, exact where K points support it.
+  """Returns a feasible λ, exact where the K chosen points support it.
 
   Args:
-    G: the matrix of all, with unit diagonal.
-    b: a vector for each.
+    G: the matrix that all lanes share, with unit diagonal.
+    b: one vector per lane.
   """
   num_points = b.shape[-1]
   num_slots, num_sweeps = NUM_SLOTS, NUM_SWEEPS
@@ -159,29 +169,29 @@ def solve_on(
   kind: str,
   num_refinements: int = _REFINEMENTS,
 ) -> Float[Array, "t M"]:
-  """Solves on the chosen points; returns a feasible λ.
+  """Returns a feasible λ from the problem on the chosen points.
 
   Args:
-    G: the matrix of all, with unit diagonal.
-    b: a vector for each.
-    signs: of the rows and columns of G, for each; all + by default.
-    slots: the points that are chosen, for each.
-    num_sweeps: bound on the sweeps.
+    G: the matrix that all lanes share, with unit diagonal.
+    b: one vector per lane.
+    signs: of the rows and columns of G, per lane; all + by default.
+    slots: the chosen points, per lane.
+    num_sweeps: upper bound on the sweeps.
     kind: name of the dtype of the tableau.
-    num_refinements: steps of refinement, in the precision of G.
+    num_refinements: steps of iterative refinement, in the precision of G.
   """
   size = b.shape[-1]
   small = G[slots[:, :, None], slots[:, None, :]]
   if signs is not None:
-    own = jnp.take_along_axis(signs, slots, axis=1)
-    small = small * own[:, :, None] * own[:, None, :]
+    slot_signs = jnp.take_along_axis(signs, slots, axis=1)
+    small = small * slot_signs[:, :, None] * slot_signs[:, None, :]
   target = jnp.take_along_axis(b, slots, axis=1)
-  found = _solve_small(small.astype(kind), target.astype(kind), num_sweeps)
-  lam = found.lam.astype(b.dtype)
-  # With the support's inverse, from the tableau.
+  lanes = _solve_small(small.astype(kind), target.astype(kind), num_sweeps)
+  lam = lanes.lam.astype(b.dtype)
+  # On the support the tableau holds −G_SS⁻¹, which corrects λ.
   for _ in range(num_refinements):
-    left = target - einsum("lij,lj->li", small, lam)
-    left = jnp.where(found.support, left, 0).astype(kind)
-    step = einsum("lij,lj->li", found.matrix, left)
-    lam = lam - jnp.where(found.support, step, 0)
+    residual = target - einsum("lij,lj->li", small, lam)
+    residual = jnp.where(lanes.support, residual, 0).astype(kind)
+    step = einsum("lij,lj->li", lanes.matrix, residual)
+    lam = lam - jnp.where(lanes.support, step, 0)
   return _scatter(slots, jnp.maximum(lam, 0), size)
