@@ -114,8 +114,7 @@ def _quasi_newton(V, gradient, inverse, steps, changes) -> Array:
     q = q - factors[-1] * y
   curvature = _inner(changes[0], matmul(changes[0], inverse))
   q = matmul(q, inverse)
-  # Without a pair the metric alone sets the length, which is accurate enough
-  # for first steps.
+  # Without a pair the metric alone sets the length, so the step is cautious.
   length = jnp.sqrt(_inner(q, q))
   cautious = jnp.minimum(0.25, 0.5 / jnp.maximum(length, 1e-30))
   scale = products[0] / jnp.where(valid[0], curvature, 1)
@@ -139,7 +138,7 @@ def _aimed(lane: _Lane, tolerance: float) -> _Lane:
   direction = jnp.where(downhill, direction, steepest)
   slope = jnp.where(downhill, slope, _inner(lane.gradient, direction))
   length = jnp.sqrt(_inner(direction, direction))
-  # A Newton step would gain half of the slope.
+  # A Newton step would gain −slope / 2.
   small_gain = -slope <= tolerance * jnp.abs(lane.value)
   return lane._replace(
     direction=direction,
