@@ -1,10 +1,10 @@
 """Search for the directions that centres share, for K = 1, 2, ... in turn.
 
 The K orthonormal directions minimise `center_cost`. Several chains go through
-all K: each adds a direction to its K − 1 previous ones and minimises again. By
-chain, it is a principal axis of the remainders scaled to unit length, one of
-the unscaled remainders, or random. Most minima are found from the axes, which
-depend neither on a seed nor on the order of the centres.
+all K: each adds a direction to its K − 1 previous ones and minimises again. The
+new direction is, depending on the chain, a principal axis of the remainders
+scaled to unit length or unscaled, or random. Most minima are found from the
+axes, which depend neither on a seed nor on the order of the centres.
 """
 
 from typing import NamedTuple

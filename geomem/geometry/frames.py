@@ -15,15 +15,15 @@ class RelativeGrams(NamedTuple):
   """Gram matrices of P manifolds about their centres, directions removed.
 
   Attributes:
-    grams: in units of the squared norm that the removal leaves of the centre.
+    grams: in units of the centre's squared norm after the removal.
     lost: relative error of each point's squared length in units of ε, at least
       1: the ratio of the squares before and after the removal, times how much
-      larger the centres are than the directions that they are combined to.
+      larger the centres are than the directions that are formed from them.
     center_left: the share of the centre's squared norm that is left, computed
       about the unweighted mean of the centres.
-    rounding: relative error of the Gram matrix due to rounding, which grows
-      with the factor by which the removal shrinks the squares of the points or
-      of the centre; infinite where the centre has no norm.
+    rounding: relative error of the Gram matrix due to rounding: ε times the
+      factor by which the removal shrinks the squares of the points or of the
+      centre, amplified likewise; infinite where the centre has no norm.
   """
 
   grams: Float[Array, "P M M"]
@@ -37,7 +37,7 @@ class Frames(NamedTuple):
 
   The coordinates come from the symmetric root of the matrix of the points'
   cosines, which changes little when the Gram matrix does: rounding, rotations
-  and the order of the features do not affect the results of probes.
+  and the order of the features hardly affect the results of probes.
 
   Attributes:
     points: X with X Xᵀ the Gram matrix, without the last coordinate 1.
@@ -51,7 +51,7 @@ class Frames(NamedTuple):
 
 
 def _ratio(whole: Array, part: Array, smallest: Array) -> Array:
-  """Returns whole / part: 1 where the whole is zero, infinite for no part."""
+  """Returns whole / part, at least 1; 1 for zero whole, infinite for no part."""
   significant = whole > smallest
   positive = part > 0
   ratio = jnp.where(positive, whole / jnp.where(positive, part, 1), jnp.inf)

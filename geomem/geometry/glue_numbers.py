@@ -103,7 +103,7 @@ def _of_manifolds(
   """Computes each manifold's numbers from its shares of a, b and c.
 
   The shares are the terms of (St)ᵀ[(SSᵀ)⁺(St)] and the like. The share of a is
-  the part of F = λᵀb of its points, so that 1/α is the mean of 1/α_μ.
+  its points' part of F = λᵀb, so that 1/α is the mean of 1/α_μ.
   """
   inverse, error = mean_over_probes(a)
   b, c = b.mean(axis=0), c.mean(axis=0)
