@@ -51,7 +51,7 @@ class Frames(NamedTuple):
 
 
 def _ratio(whole: Array, part: Array, smallest: Array) -> Array:
-  """Returns whole / part, at least 1: 1 if the whole is 0, ∞ if only the part."""
+  """Returns whole / part ≥ 1: 1 for whole = 0, else infinite for part = 0."""
   significant = whole > smallest
   positive = part > 0
   ratio = jnp.where(positive, whole / jnp.where(positive, part, 1), jnp.inf)
