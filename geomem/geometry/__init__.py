@@ -79,7 +79,7 @@ from geomem.geometry.theory import (
 
 
 def __getattr__(name: str):
-  """Imports jaxopt's solver when it is asked for: jaxopt takes its time."""
+  """Imports jaxopt's solver on first access, because jaxopt loads slowly."""
   if name == "NonnegativeQP":
     from geomem.geometry.qp.jaxopt_solver import NonnegativeQP
 

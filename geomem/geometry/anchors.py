@@ -11,7 +11,7 @@ from geomem.geometry.qp import solve_nonnegative_qp
 
 
 class Anchors(NamedTuple):
-  """What the probes find of one manifold, or of P of them.
+  """Anchor points of one manifold, or of P manifolds, for each probe.
 
   Attributes:
     force: F = ‖v − t‖², whose mean over the probes is 1/α.
@@ -20,7 +20,7 @@ class Anchors(NamedTuple):
       the point that is nearest to binding.
     interior: whether no point binds, v = t.
     residual: violation of the optimality conditions, in units of the probes.
-    converged: whether it is within rounding.
+    converged: whether the residual is within rounding.
   """
 
   force: Float[Array, "... T"]
@@ -40,14 +40,14 @@ def _anchors(frames, probes, kappa, mask) -> Anchors:
   solution = solve_nonnegative_qp(G, jnp.where(present, b, -1))
   lam = solution.lam
   Glam = einsum("pmk,ptk->ptm", G, lam)
-  # λ maximises 2 λᵀb − λᵀGλ, so that its own derivative does not count: the
-  # envelope theorem gives exact gradients without differentiating the solver.
+  # λ maximises 2 λᵀb − λᵀGλ, so the derivative of λ drops out: the envelope
+  # theorem gives exact gradients without differentiating the solver.
   fixed = jax.lax.stop_gradient(lam)
   Gfixed = einsum("pmk,ptk->ptm", G, fixed)
   b = jnp.where(present, b, 0)
   value = 2 * (fixed * b).sum(-1) - (fixed * Gfixed).sum(-1)
   quadratic = jax.lax.stop_gradient((lam * Glam).sum(-1))
-  # The value of λᵀGλ, which cannot be negative, with the other's gradient.
+  # The value is λᵀGλ, which cannot be negative, with the gradient of `value`.
   force = quadratic + (value - jax.lax.stop_gradient(value))
   total = lam.sum(axis=-1)
   interior = total == 0
@@ -79,5 +79,5 @@ def anchors(
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section IV.
   """
   mask = jnp.ones((1, frame.shape[0]), bool)
-  found = _anchors(frame[None], probes[None], kappa, mask)
-  return jax.tree.map(lambda x: x[0], found)
+  result = _anchors(frame[None], probes[None], kappa, mask)
+  return jax.tree.map(lambda x: x[0], result)

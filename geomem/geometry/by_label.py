@@ -1,4 +1,4 @@
-"""Manifolds out of a labelled set of examples."""
+"""Manifolds from a labelled set of examples."""
 
 import jax
 import numpy as np
@@ -14,26 +14,26 @@ def manifolds(
   per_class: int | None = None,
   key: Key[Array, ""],
 ) -> Shaped[Array | np.ndarray, "P M N"]:
-  """Samples examples of every class: activations and labels to manifolds.
+  """Makes manifolds of activations and labels by sampling every class.
 
-  Capacity depends on the number of points, so all classes get as many.
+  Capacity depends on the number of points, so all classes get the same number.
 
   Args:
     points: one example in each row, with features of any shape, which are
       flattened: activations `[n, C, H, W]` become `[P, M, C H W]`.
     labels: the class of each example: whole numbers, strings or booleans.
-    per_class: M, drawn without replacement; by default as many as the smallest
-      class has.
-    key: for the draw. It depends on the labels alone: one key chooses the same
-      examples in all layers of a network.
+    per_class: M, drawn without replacement; by default the size of the smallest
+      class.
+    key: for the draw, which depends on the labels alone: one key chooses the
+      same examples in all layers of a network.
 
   Returns:
-    The manifolds in the order of `np.unique(labels)`; an array of JAX if the
-    points are one, else of NumPy.
+    The manifolds in the order of `np.unique(labels)`; a JAX array if the points
+    are one, else a NumPy array.
 
   Raises:
-    ValueError: the labels are not of one dimension, of another length than the
-      points, hidden in part, or none at all; or a class has fewer examples.
+    ValueError: the labels are not one-dimensional, differ in number from the
+      points, are partly masked, or are empty; or a class has fewer examples.
   """
   points, labels = as_array(points), as_array(labels)
   if np.ma.is_masked(labels):
@@ -42,7 +42,7 @@ def manifolds(
     )
   labels = np.asarray(labels)
   if labels.dtype == object and all(isinstance(x, str) for x in labels):
-    labels = labels.astype(str)  # Columns of pandas, say.
+    labels = labels.astype(str)  # For example columns of pandas.
   if labels.ndim != 1 or points.ndim < 2 or len(labels) != len(points):
     raise ValueError(
       f"The points have shape {tuple(points.shape)} and the labels"

@@ -1,10 +1,10 @@
-"""Directions that centres share, for K = 1, 2, ... of them in turn.
+"""Search for the directions that centres share, for K = 1, 2, ... in turn.
 
-The K orthonormal directions are those of least `center_cost`. Several chains go
-through all K. Each adds a direction to its own for K − 1 and minimises again:
-in turn a principal axis of the remainders brought to length one, a principal
-axis of the remainders as long as they are, and a random direction. Most minima
-are found from the axes, which no draw and no order of the centres changes.
+The K orthonormal directions minimise `center_cost`. Several chains go through
+all K: each adds a direction to its K − 1 previous ones and minimises again. The
+new direction is, depending on the chain, a principal axis of the remainders
+scaled to unit length or unscaled, or random. Most minima are found from the
+axes, which depend neither on a seed nor on the order of the centres.
 """
 
 from typing import NamedTuple
@@ -24,26 +24,26 @@ from geomem.geometry.center_polish import polish, widths
 from geomem.geometry.grassmann import minimize, orthonormalize
 from geomem.geometry.linalg import matmul
 
-# Of chains whose f is this close, the one that leaves most of every centre.
+# Chains whose f is this close to the least count as equal; see `_choose`.
 _EQUAL = 1e-3
-# The relative gain that ends a descent on the way.
+# A relative gain below this ends the descent for a K, before the polishing.
 _TOLERANCE = 1e-4
 _MAX_EVALUATIONS = 100
-# Three rises of the correlation in a row end the search, from here on.
+# From this K on, three rises of the correlation in a row end the search.
 _FIRST_END = 5
 
 
 class Found(NamedTuple):
-  """What the search found.
+  """Result of the search.
 
   Attributes:
-    V: the directions of the chosen K, zero columns beyond.
+    V: the directions of the chosen K; columns beyond K are zero.
     rank: the chosen K.
     correlations: mean |cos| of different centres by K = 1, 2, ...; infinite
       where K was not tried.
     costs: f by K, likewise.
-    left: the least share d_μ of any centre by K; 0 where K was not tried.
-    leading: the largest eigenvalue of the cosines by K, if asked for.
+    left: the smallest share d_μ of any centre by K; 0 where K was not tried.
+    leading: the largest eigenvalue of the cosines by K, if requested.
   """
 
   V: Float[Array, "P ranks"]
@@ -63,7 +63,7 @@ class _Chains(NamedTuple):
 
 
 def summarize(V: Array, X: Array, present: Array) -> _Chains:
-  """Computes what directions V leave of the centres X."""
+  """Summarizes the remainders that directions V leave of the centres X."""
   Y, d, inverse = remainders(V, X)
   cosines = matmul(Y, Y.T) * jnp.sqrt(inverse[:, None] * inverse[None, :])
   cost = 0.5 * (cosines**2).sum()
@@ -77,18 +77,18 @@ def summarize(V: Array, X: Array, present: Array) -> _Chains:
 
 
 def _leading(V: Array, X: Array) -> Array:
-  """Returns the largest eigenvalue of the cosines of what V leaves."""
+  """Returns the largest eigenvalue of the cosines of the remainders."""
   Y = unit_remainders(V, X)
   return jnp.linalg.eigvalsh(matmul(Y, Y.T))[-1]
 
 
 def _extend(key, V: Array, k: Array, j: Array, X: Array, norms: Array) -> Array:
-  """Adds one direction of what V leaves, as column k - 1."""
+  """Adds a direction in the span of the remainders, as column k - 1."""
   Y, _, inverse = remainders(V, X)
   weights = jnp.where(j % 3 == 0, jnp.sqrt(inverse), norms)
   Y = Y * weights[:, None]
   _, axes = jnp.linalg.eigh(matmul(Y.T, Y))
-  # The axes that are left are the last; beyond them, from the first again.
+  # The axes with variance come last; chains beyond their number wrap around.
   rank = (X**2).sum(axis=0).astype(bool).sum()
   place = (j // 3) % jnp.maximum(rank - (k - 1), 1)
   axis = jax.lax.dynamic_index_in_dim(axes, len(axes) - 1 - place, 1, False)
@@ -101,7 +101,7 @@ def _extend(key, V: Array, k: Array, j: Array, X: Array, norms: Array) -> Array:
 
 
 def _advance(key, chains: _Chains, k: Array, X: Array, norms: Array) -> _Chains:
-  """Extends the chains from k - 1 to k directions, best first."""
+  """Extends the chains from k - 1 to k directions; sorts them, best first."""
   absent = jnp.arange(chains.V.shape[2]) >= k
   count, size = len(chains.V), len(X)
 
@@ -116,21 +116,21 @@ def _advance(key, chains: _Chains, k: Array, X: Array, norms: Array) -> _Chains:
     )
     return summarize(V, X, norms > 0)
 
-  # Small problems go together; a large one fills a core by itself, and several
+  # Small problems are batched; a single large one fills a core, and a batch
   # would wait for threads: see `linalg.one_by_one`.
   together = count
   if jax.default_backend() == "cpu":
     most = min(count, max(1, 20_000 // size**3))
-    # A divisor: what is left over would be a program of its own.
+    # A divisor of count, because a remainder would need a second program.
     together = max(n for n in range(1, most + 1) if count % n == 0)
-  found = jax.lax.map(
+  result = jax.lax.map(
     descend,
     (chains.V, jnp.arange(count)),
     batch_size=together if together > 1 else None,
   )
-  objective = jnp.where(jnp.isnan(found.objective), jnp.inf, found.objective)
+  objective = jnp.where(jnp.isnan(result.objective), jnp.inf, result.objective)
   order = jnp.argsort(objective)
-  return jax.tree.map(lambda x: x[order], found._replace(objective=objective))
+  return jax.tree.map(lambda x: x[order], result._replace(objective=objective))
 
 
 class _Progress(NamedTuple):
@@ -143,14 +143,14 @@ class _Progress(NamedTuple):
 
 
 def _choose(chains: _Chains, stable: bool) -> Array:
-  """Chooses the chain whose directions are taken for this K."""
+  """Returns which chain's directions are taken for this K."""
   equal = chains.cost <= (1 + _EQUAL) * chains.cost.min()
   candidates = jnp.ones_like(equal) if stable else equal
   return jnp.where(candidates, chains.left, -1).argmax()
 
 
 def _three_rises(correlations: Array, k: Array) -> Array:
-  """Tells whether the correlation rose at k, k - 1 and k - 2."""
+  """Returns whether the correlation rose at k, k - 1 and k - 2."""
   i = jnp.maximum(k - 1, 3)
   last = [correlations[i - j] for j in range(4)]
   rises = (last[0] > last[1]) & (last[1] > last[2]) & (last[2] > last[3])
@@ -169,7 +169,7 @@ def search(
   stable: bool = False,
   with_leading: bool = False,
 ) -> Found:
-  """Goes through K = 1 ... `allowed`, or to where it can be seen to end.
+  """Searches K = 1 ... `allowed`, or up to where the correlation keeps rising.
 
   Args:
     key: for the chains that add random directions.
@@ -177,18 +177,18 @@ def search(
       columns beyond its dimension are zero.
     norms: the centres' norms; 0, like the row of X, where a centre has no
       direction.
-    allowed: K at most.
-    largest: a static bound on it.
-    num_chains: how many.
+    allowed: the largest K to try.
+    largest: a static upper bound on `allowed`.
+    num_chains: number of chains.
     keep: `least` keeps the K of least correlation, and ends after three rises
-      of the correlation in a row from K = 5; `last` keeps `allowed`.
-    stable: whether of the chains the one that leaves most of every centre is
-      taken, whatever its cost.
-    with_leading: whether the leading eigenvalues are wanted.
+      of the correlation in a row from K = 5 on; `last` keeps K = `allowed`.
+    stable: whether to take the chain that leaves most of every centre, whatever
+      its cost.
+    with_leading: whether to compute the leading eigenvalues.
   """
   size = len(X)
-  nothing = jnp.zeros((largest,), X.dtype)
-  curves = (nothing + jnp.inf, nothing + jnp.inf, nothing, nothing)
+  zeros = jnp.zeros((largest,), X.dtype)
+  curves = (zeros + jnp.inf, zeros + jnp.inf, zeros, zeros)
   zero = jnp.zeros((num_chains,), X.dtype)
   state = _Progress(
     jnp.int32(0),
@@ -235,7 +235,7 @@ def search(
 
 
 def _wider(state: _Progress, width: int) -> _Progress:
-  """Pads with columns of zeros."""
+  """Pads the directions with zero columns up to a width."""
 
   def pad(V):
     missing = width - V.shape[-1]

@@ -1,8 +1,8 @@
-"""The last descent: the directions of the chosen K, to their minimum.
+"""The final descent: the directions of the chosen K, to their minimum.
 
 Minima of the cost are flat: directions whose cost is 1e-4 from its minimum may
-have capacities that are 2 % off, and depend on rounding. So the chosen ones go
-on until no step gains more than rounding does.
+have capacities that are 2 % off, and depend on rounding. The descent of the
+chosen directions therefore continues until no step gains more than rounding.
 """
 
 import functools
@@ -16,12 +16,12 @@ from geomem.geometry.grassmann import minimize
 
 _TOLERANCE = 1e-9
 _MAX_EVALUATIONS = 400
-# Arrays grow with K by such factors, and every size is a program of its own.
+# Arrays grow with K by this factor, because every size is a separate program.
 _WIDER = 4
 
 
 def widths(largest: int) -> list[int]:
-  """Returns the sizes that arrays take on the way to `largest` columns."""
+  """Returns the array widths that are used on the way to `largest` columns."""
   sizes = [largest]
   while sizes[0] > 32:
     sizes.insert(0, -(-sizes[0] // _WIDER))
@@ -31,10 +31,10 @@ def widths(largest: int) -> list[int]:
 def polish(
   V: Float[Array, "P ranks"], rank: Int[Array, ""], X: Float[Array, "P P"]
 ) -> Float[Array, "P ranks"]:
-  """Ends the descent of K directions, in arrays of the least size.
+  """Finishes the descent of K directions, in the smallest arrays that fit.
 
   Args:
-    V: the directions, zero columns beyond.
+    V: the directions; columns beyond K are zero.
     rank: K.
     X: the centres, as in `center_directions.search`.
   """

@@ -1,6 +1,6 @@
-"""Rules for how many of the directions that centres share are removed.
+"""Rules for the number of shared directions of the centres to remove.
 
-Each takes three curves over K = 0, 1, ...: the mean correlation, which is
+Each rule takes three curves over K = 0, 1, ...: the mean correlation, which is
 infinite where K was not tried, the cost, and the leading eigenvalue of the
 matrix of cosines.
 """
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 def max_rank(num_manifolds: int) -> int:
-  """Returns the largest K that is tried: two dimensions at least are left."""
+  """Returns the largest K to try, which leaves at least two dimensions."""
   return max(0, num_manifolds - 3)
 
 
@@ -21,21 +21,21 @@ def _argmin(correlations, costs, leading):
 def _elbow(correlations, costs, leading):
   """Finds the K farthest below the line between the curve's ends."""
   del costs, leading
-  end = jnp.isfinite(correlations).sum() - 1  # Tried are K = 0 to some other.
+  end = jnp.isfinite(correlations).sum() - 1  # K = 0, ..., end were tried.
   share = jnp.arange(len(correlations)) / jnp.maximum(end, 1)
   line = correlations[0] + share * (correlations[end] - correlations[0])
   return (line - correlations).argmax()
 
 
 def _null(correlations, costs, leading):
-  """Finds the first K at which independent centres would look alike.
+  """Finds the first K at which the centres look independent.
 
   Cosines of independent centres scatter by 1/√n about zero, and the largest
-  eigenvalue of their matrix is (1 + √(P/n))², beyond which it comes but rarely
-  by more than P^(-2/3) of it (Marchenko and Pastur; Johnstone 2001). The
-  scatter is read off where the correlation is least.
+  eigenvalue of their matrix is (1 + √(P/n))², which it rarely exceeds by more
+  than P^(-2/3) of it (Marchenko and Pastur; Johnstone 2001). The scatter is
+  estimated at the K of least correlation.
   """
-  # Half of a row of cosines is the centre's own.
+  # The cost includes the cosine of each centre with itself.
   size = len(correlations) + 2
   spread = (2 * costs[correlations.argmin()] - size) / (size * (size - 1))
   root = jnp.sqrt(size * jnp.maximum(spread, 0))
@@ -43,7 +43,7 @@ def _null(correlations, costs, leading):
   width = (1 + root) * root ** (1 / 3) * size ** (-2 / 3) * root
   tried = jnp.isfinite(correlations)
   independent = tried & (leading <= edge + 2 * width)
-  # Where none looks independent, the least correlated one.
+  # If no K looks independent, the one of least correlation is taken.
   return jnp.where(
     independent.any(), independent.argmax(), correlations.argmin()
   )
@@ -58,7 +58,7 @@ RULES = {
 
 
 def check_centers(rule: int | str | None, num_manifolds: int) -> None:
-  """Checks a rule for the centres before there are any.
+  """Checks a rule for the centres before they are computed.
 
   Args:
     rule: as in `shared_directions`.

@@ -1,9 +1,9 @@
 """Centres: their correlation, and the directions that they share.
 
-Correlated centres lower the capacity in a way that the mean-field theory of
-independent manifolds leaves out, so the directions that the centres share are
-projected out of all points first. Source: Cohen, Chung, Lee and Sompolinsky,
-Nature Communications 2020, methods.
+The mean-field theory of independent manifolds ignores that correlated centres
+lower the capacity, so the directions that the centres share are projected out
+of all points first. Source: Cohen, Chung, Lee and Sompolinsky, Nature
+Communications 2020, methods.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from geomem.geometry.center_rules import RULES, check_centers, max_rank
 from geomem.geometry.frames import center_gram, eigenvalue_rounding
 from geomem.geometry.linalg import matmul
 
-# A mean |cos| beyond this says that no direction of their own can be seen.
+# Beyond this mean |cos|, no centre has a visible direction of its own.
 _ON_ONE_LINE = 0.99
 
 
@@ -30,18 +30,18 @@ class SharedDirections(NamedTuple):
 
   Attributes:
     coefficients: A, with columns beyond the rank zero.
-    rank: K, how many directions.
+    rank: K, the number of directions.
     correlations: mean absolute residual correlation by K = 0, 1, ...; infinite
       where K was not tried.
-    costs: half the sum of squared residual correlations by K, the diagonal
-      included: P / 2 where nothing is left.
-    left: the least share of its squared norm that any centre keeps, by K; 0
+    costs: half the sum of squared residual correlations by K, including the
+      diagonal: P / 2 where no correlation is left.
+    left: the smallest share of its squared norm that any centre keeps, by K; 0
       where K was not tried.
-    span: dimensions of the centres' span, as far as rounding lets them be seen.
-    complete: whether what was asked for could be had: not where an integer K
-      is more than the span allows, nor where what is left of four centres or
-      more is on one line, as where they share a direction so strongly that its
-      rounding hides all others.
+    span: dimension of the centres' span, up to rounding.
+    complete: whether the request could be met: false where an integer K is
+      more than the span allows, or where the remainders of four or more centres
+      lie on one line, for instance because they share a direction so strongly
+      that its rounding hides all others.
   """
 
   coefficients: Float[Array, "P K"]
@@ -54,7 +54,7 @@ class SharedDirections(NamedTuple):
 
 
 def _norms(gram: Array) -> tuple[Array, Array]:
-  """Norms of the centres, and which of them are more than rounding."""
+  """Returns the norms of the centres, and which of them exceed rounding."""
   squares = jnp.diagonal(gram)
   present = squares > 4 * jnp.finfo(gram.dtype).eps * squares.max()
   return jnp.sqrt(jnp.where(present, squares, 1)), present
@@ -75,12 +75,12 @@ def center_correlation(centers: Float[Array, "P P"]) -> Float[Array, ""]:
 
 
 class _Axes(NamedTuple):
-  """Centres of norm one in axes of their span.
+  """Unit centres in axes of their span.
 
   Attributes:
-    X: one a row; columns beyond the rank are zero.
-    to_coefficients: takes directions in these axes to A.
-    norms: of the centres; 0 where that is rounding.
+    X: one centre a row; columns outside the span are zero.
+    to_coefficients: maps directions in these axes to coefficients A.
+    norms: norms of the centres; 0 where they do not exceed rounding.
     rank: dimension of the span.
   """
 
@@ -91,10 +91,10 @@ class _Axes(NamedTuple):
 
 
 def _axes(gram: Array) -> _Axes:
-  """Centres whose cosines are those of the Gram matrix.
+  """Returns unit centres with the cosines of the Gram matrix.
 
-  Axes are cut where rounding may have made them. Cosines, not products, are
-  factorized: a long centre does not hide the directions of short ones.
+  Axes that may be due to rounding are dropped. The cosines are factorized, not
+  the products, so that long centres do not hide the directions of short ones.
   """
   norms, present = _norms(gram)
   cosines = _cosines(gram)
@@ -109,9 +109,9 @@ def _axes(gram: Array) -> _Axes:
 
 
 def _num_allowed(gram: Array, rank: Array) -> Array:
-  """Bounds K: 11 beyond 95 % of the variance, and the rank less two.
+  """Bounds K: 10 more than 95 % of the variance takes, and the rank less two.
 
-  The former is the habit of the field.
+  The first bound is customary in the field.
   """
   values = jnp.maximum(jnp.linalg.eigvalsh(gram), 0)[::-1]
   total = values.sum()
@@ -120,12 +120,12 @@ def _num_allowed(gram: Array, rank: Array) -> Array:
 
 
 def num_chains(num_manifolds: int) -> int:
-  """Returns how many chains the search has by default.
+  """Returns the default number of chains of the search.
 
-  Few centres have few minima, and many are searched well by few chains.
-  Measured: within .3 % of the lowest cost of thirty long descents from random
-  directions for P from 8 to 20, and .5 % up to 100, in every family of centres
-  that was tried; with 12 chains for P = 20 and 30, 2 %.
+  Few centres have few minima, and for many centres few chains suffice.
+  Measured in every family of centres that was tried: costs within .3 % of the
+  lowest of thirty long descents from random directions for P from 8 to 20, and
+  within .5 % for P up to 100; with 12 chains, 2 % for P = 20 and 30.
   """
   P = num_manifolds
   return min(P, max(3, 360 // P, 16_000 // P**2))
@@ -139,7 +139,7 @@ def _chosen(rule, found: Found, curves, cosines, run) -> tuple[Array, Array]:
     start = jnp.linalg.eigvalsh(cosines)[-1:]
     leading = jnp.concatenate([start, found.leading])
     rank = RULES[rule](*curves[:2], leading).astype(jnp.int32)
-    # The same way again, up to the K that the whole curve decides on.
+    # Only the whole curve decides on K, so the search is repeated up to it.
     V = run("last", rank).V
   else:
     rank, V = curves[0].argmin().astype(jnp.int32), found.V
@@ -156,24 +156,24 @@ def shared_directions(
 ) -> SharedDirections:
   """Finds the directions that the centres share.
 
-  For each K the directions minimise half the sum of squared correlations of
-  what is left of the centres, from several starts. K is tried up to 11 more
-  than it takes for 95 % of the centres' variance, as long as two dimensions of
-  their span are left; from K = 5 on, three rises of the mean correlation in a
-  row end it.
+  For each K the directions minimise half the sum of squared correlations
+  between the centres' remainders, from several starts. K goes up to 10 more
+  than 95 % of the centres' variance takes, as long as two dimensions of their
+  span are left; from K = 5 on, three rises of the mean correlation in a row end
+  the search.
 
   Args:
-    key: for a third of the starts, which are random directions; the others
+    key: for the third of the starts that are random directions; the others
       are principal axes of the centres.
     centers: Gram matrix of the centres.
     rule: `low_rank`, or `argmin`, takes the K, 0 included, of least mean
       absolute residual correlation; `elbow` the K where the curve bends;
       `null` the first K at which independent centres would be as correlated;
-      an integer is K itself, or what the span of the centres allows; None is 0.
-    num_starts: chains of directions; by default more for fewer centres.
-    select: `cost`, or `stability`: among the starts, the one that leaves most
-      of the centre that loses most. With `cost` that decides between starts
-      whose costs are within .1 %.
+      an integer is K, at most what the span of the centres allows; None is 0.
+    num_starts: number of chains of directions; `num_chains(P)` by default.
+    select: `stability` takes the start that leaves most of the centre that
+      loses most; `cost` takes the start of least cost, and applies the same
+      criterion to those whose costs are within .1 %.
 
   Raises:
     ValueError: the rule is not known, or K is too large for P.
@@ -194,10 +194,10 @@ def shared_directions(
   largest = rule if isinstance(rule, int) else max_rank(size)
   axes = _axes(gram)
   if rule is None or largest == 0:
-    nothing = jnp.zeros((size, 1), gram.dtype)
-    yes = jnp.bool_(True)
+    coefficients = jnp.zeros((size, 1), gram.dtype)
+    complete = jnp.bool_(True)
     span = axes.rank.astype(jnp.int32)
-    return SharedDirections(nothing, jnp.int32(0), *first, span, yes)
+    return SharedDirections(coefficients, jnp.int32(0), *first, span, complete)
   allowed = _num_allowed(gram, axes.rank)
   if isinstance(rule, int):
     allowed = jnp.clip(axes.rank - 2, 0, rule)
@@ -215,12 +215,12 @@ def shared_directions(
       with_leading=rule == "null",
     )
 
-  found = run("last" if isinstance(rule, int) else "least", allowed)
-  return _polished(rule, found, first, axes, cosines, run)
+  result = run("last" if isinstance(rule, int) else "least", allowed)
+  return _polished(rule, result, first, axes, cosines, run)
 
 
 def _polished(rule, found: Found, first, axes, cosines, run):
-  """Chooses K and its directions, and says what they leave."""
+  """Chooses K and its directions, and summarizes what they leave."""
   curves = [
     jnp.concatenate([a, b])
     for a, b in zip(
@@ -228,7 +228,7 @@ def _polished(rule, found: Found, first, axes, cosines, run):
     )
   ]
   rank, V = _chosen(rule, found, curves, cosines, run)
-  # The directions of the chosen K have been polished since.
+  # The curves predate the polishing of the directions of the chosen K.
   final = summarize(V, axes.X, axes.norms > 0)
   polished = (final.correlation, final.cost, final.left)
   curves = [c.at[rank].set(x) for c, x in zip(curves, polished, strict=True)]

@@ -1,9 +1,9 @@
-"""Parts of a program in double precision, whatever JAX's own type is.
+"""Parts of a program in double precision, whatever JAX's default type is.
 
-JAX lets a traced function hold float64 while its default is float32, but what
-transforms that function later does not know of it: derivatives and `vmap` would
-mix both types. `in_double` keeps them out. Derivatives are computed in double
-precision as well, from the function run once more, and `vmap` maps.
+JAX lets a traced function use float64 while the default is float32, but later
+transformations of that function do not know of it: derivatives and `vmap` would
+mix both types. `in_double` shields the function from them. Its derivatives run
+it once more, in double precision as well, and its `vmap` is a sequential map.
 """
 
 import contextlib
@@ -19,16 +19,16 @@ _Function = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def _has_double() -> bool:
-  """Tells whether the devices know float64.
+  """Returns whether the devices support float64.
 
-  On TPUs XLA splits it in two, which it does not know how to do for all that is
-  done here.
+  On TPUs XLA splits a float64 into two numbers, which it does not support for
+  all operations that are used here.
   """
   return jax.default_backend() != "tpu"
 
 
 def _double_precision() -> contextlib.AbstractContextManager:
-  """Returns a context in which arrays may be float64, where devices know it."""
+  """Returns a context that allows float64 arrays, if the devices support it."""
   if not _has_double():
     return contextlib.nullcontext()
   if hasattr(jax, "enable_x64"):
@@ -37,7 +37,7 @@ def _double_precision() -> contextlib.AbstractContextManager:
 
 
 def _one_by_one(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
-  """Runs a function in double precision; under `vmap`, one by one."""
+  """Makes a function run in double precision, and sequentially under `vmap`."""
 
   @jax.custom_batching.custom_vmap
   def run(first, second):
@@ -52,21 +52,21 @@ def _one_by_one(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
 
     def one(moving):
       moving = iter(moving)
-      here = [
+      leaves = [
         next(moving) if moves else x
         for x, moves in zip(arrays, batched, strict=True)
       ]
-      return run(*jax.tree.unflatten(tree, here))
+      return run(*jax.tree.unflatten(tree, leaves))
 
     moving = [x for x, moves in zip(arrays, batched, strict=True) if moves]
-    found = jax.lax.map(one, moving)
-    return found, jax.tree.map(lambda _: True, found)
+    outputs = jax.lax.map(one, moving)
+    return outputs, jax.tree.map(lambda _: True, outputs)
 
   return run
 
 
 def _like(tree, dtype):
-  """Converts what is a float of a tree."""
+  """Converts the floating-point arrays of a tree to a type."""
   return jax.tree.map(
     lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x,
     tree,
@@ -74,23 +74,23 @@ def _like(tree, dtype):
 
 
 def in_double(function: _Function, dtype) -> _Function:
-  """Returns a function that computes in float64, and takes and gives `dtype`.
+  """Returns a function that computes in float64, with `dtype` outside.
 
   On TPUs it computes in `dtype` as well. For use under jit, with reverse-mode
-  derivatives and `vmap`. What JAX lowers by functions of its own knows no
-  float64 there: argmin and argmax, and before JAX 0.8 `x[..., -1]`, frexp,
-  ldexp, and integers that do not say their bits.
+  derivatives and `vmap`. Operations that JAX lowers by functions of its own do
+  not support float64 inside: argmin and argmax, and before JAX 0.8
+  `x[..., -1]`, frexp, ldexp, and integers without an explicit width.
 
   Args:
-    function: from trees of floats and of other arrays to two such trees. Floats
-      among the others, if any, stay what they are and have no derivative.
-    dtype: of the floats outside.
+    function: maps a tree of floats and a tree of other arrays to two such
+      trees. Floats among the others keep their type and have no derivative.
+    dtype: type of the floats that the function takes and returns.
   """
   wide = jnp.float64 if _has_double() else dtype
 
   def doubled(floats, others):
-    found, more = function(_like(floats, wide), others)
-    return _like(found, dtype), more
+    outputs, other_outputs = function(_like(floats, wide), others)
+    return _like(outputs, dtype), other_outputs
 
   def pull(saved, cotangents):
     floats, others = saved

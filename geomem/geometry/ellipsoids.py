@@ -1,8 +1,8 @@
 """Mean-field geometry of solid ellipsoids, exact for every probe.
 
 The vectors that keep margin κ to an ellipsoid with semi-axes R_i form a cone,
-v_c - κ ≥ √Σ(R_i v_i)², and the nearest of them to a probe is the root of one
-equation in one unknown.
+v_c - κ ≥ √Σ(R_i v_i)², and the vector of the cone nearest to a probe follows
+from the root of one scalar equation.
 """
 
 import functools
@@ -17,11 +17,11 @@ _NUM_BISECTIONS = 50
 
 
 class EllipsoidAnchors(NamedTuple):
-  """What probes find of an ellipsoid.
+  """Anchor points of an ellipsoid, one for each probe.
 
   Attributes:
     force: F = ‖v - t‖², whose mean is 1/α.
-    anchor: the anchor points, about the ellipsoid's centre.
+    anchor: the anchor points, relative to the ellipsoid's centre.
     interior: whether the ellipsoid does not bind, v = t.
   """
 
@@ -51,14 +51,14 @@ class EllipsoidGeometry(NamedTuple):
 
 
 def _norm(x: Array) -> Array:
-  """Computes the length of x, with derivative zero where x is zero."""
+  """Computes the norm of x, with derivative zero at x = 0."""
   square = (x**2).sum()
   positive = square > 0
   return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
 
 def _root(excess, dtype) -> Array:
-  """Finds the root in [0, 1] of a function that falls through zero.
+  """Finds the root in [0, 1] of a decreasing function.
 
   The last Newton step carries the derivative of the root with respect to
   whatever `excess` closes over.
@@ -81,10 +81,10 @@ def _anchor(axes: Array, t: Array) -> tuple[Array, Array, Array]:
   """Computes force, anchor and `interior` of a probe at κ = 0."""
   used = axes > 0
   R = jnp.where(used, axes, 0)
-  # Along an axis of no length nothing is moved.
+  # Along an axis of length zero, v and t are equal.
   t_c, t = t[-1], jnp.where(used, t[:-1], 0)
   interior = t_c >= _norm(R * t)
-  # In the polar cone: the nearest v is 0, and the anchor is inside.
+  # In the polar cone the nearest v is 0, and the anchor lies inside.
   polar = -t_c >= _norm(t / jnp.where(used, axes, 1))
   regular = ~(interior | polar)
   # v_i = t_i / (1 + ρ R_i²) and v_c = t_c / (1 - ρ), with ρ = z / (1 - z).
@@ -97,7 +97,7 @@ def _anchor(axes: Array, t: Array) -> tuple[Array, Array, Array]:
   z = jnp.where(interior, 0, _root(excess, t.dtype))
   v = t * jnp.where(regular, (1 - z) / (1 - z + z * R**2), 1)
   length = _norm(R * v)
-  # λ is how far v_c moves up; the anchor is (v - t) / λ.
+  # λ is the increase of v_c over t_c; the anchor is (v - t) / λ.
   moved = (length - t_c) ** 2 + ((v - t) ** 2).sum()
   force = jnp.where(polar, t_c**2 + (t**2).sum(), moved)
   touching = -(R**2) * v / jnp.where(length > 0, length, 1)
@@ -142,13 +142,13 @@ def ellipsoid_geometry(
   """
   shape = (num_probes, axes.shape[0] + 1)
   probes = jax.random.normal(key, shape, axes.dtype)
-  found = ellipsoid_anchors(axes, probes, kappa)
-  inverse, inverse_stderr = _moments(found.force)
-  square, square_stderr = _moments((found.anchor**2).sum(axis=1))
+  anchors = ellipsoid_anchors(axes, probes, kappa)
+  inverse, inverse_stderr = _moments(anchors.force)
+  square, square_stderr = _moments((anchors.anchor**2).sum(axis=1))
   real = axes > 0
   D = real.sum()
   along = jnp.where(real[None], probes[:, :-1], 0)
-  cosine, cosine_stderr = _moments(jax.vmap(_cosine)(found.anchor, along))
+  cosine, cosine_stderr = _moments(jax.vmap(_cosine)(anchors.anchor, along))
   radius = jnp.sqrt(square)
   return EllipsoidGeometry(
     capacity=1 / inverse,

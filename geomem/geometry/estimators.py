@@ -1,11 +1,12 @@
-"""Means over probes, and what is known of them beforehand.
+"""Means over probes, with control variates that reduce their errors.
 
-F(t) goes along with functions of the probe whose means are known exactly. What
-they miss their means by, times a coefficient, is taken off: the mean stays, its
-error shrinks. Coefficients come from the other half of the probes, so that the
-estimate is unbiased. Few probes fit few coefficients: one control for every
-sixteen probes, the best ones first, each shrunk by what its fit owes to chance,
-and none where they do not pay.
+F(t) correlates with functions of the probe whose means are known exactly. Their
+deviations from these means, times a coefficient, are subtracted from F: its
+mean does not change, and its error shrinks. Coefficients are fitted on the
+other half of the probes, so that the estimate is unbiased. Few probes can fit
+few coefficients: there is one control for every sixteen probes, the best first.
+Coefficients are shrunk by the part of the fit that is due to chance, and
+controls are dropped where they do not reduce the error.
 
 Source: control variates with cross-fitting; Glasserman, Monte Carlo Methods in
 Financial Engineering, 2003, section 4.1.
@@ -18,9 +19,9 @@ from jaxtyping import Array, Float
 
 from geomem.geometry.linalg import matmul
 
-# Probes of both halves for a coefficient.
+# Probes for each coefficient, counting both halves.
 _PROBES_A_CONTROL = 16
-# Below that error bars are better without.
+# With fewer controls than this, error bars are better without any.
 _FEWEST_CONTROLS = 3
 
 
@@ -30,11 +31,11 @@ def control_variates(
   rank: Float[Array, ""],
   kappa: float | Float[Array, ""],
 ) -> Float[Array, "T 9"]:
-  """Functions of the probes of mean zero that F goes along with.
+  """Computes functions of the probes with mean zero that correlate with F.
 
   Polynomials of the probe's last coordinate and of ‖t‖² of the others;
-  Σ (x·t)² over the points x; and over the points alone, one by one, what each
-  would cost, Σ max(b_i / g_i, 0)² and its root, with b = κ − S t, g_i = ‖s_i‖.
+  Σ (x·t)² over the points x; and the sum of the costs of single points,
+  Σ max(b_i / g_i, 0)², and that of their roots, with b = κ − S t, g_i = ‖s_i‖.
 
   Args:
     frame: S.
@@ -50,7 +51,7 @@ def control_variates(
   cost = (1 + k**2) * norm.cdf(k) + k * norm.pdf(k)
   inside = along - last[:, None] * frame[None, :, -1]
   square = (t**2).sum(axis=1) - rank
-  # What goes along with F most comes first.
+  # Sorted by their correlation with F, the highest first.
   controls = [
     (above**2).sum(axis=1) - cost.sum(),
     above.sum(axis=1) - (k * norm.cdf(k) + norm.pdf(k)).sum(),
@@ -76,7 +77,7 @@ def _coefficients(x: Array, controls: Array, chosen: Array) -> Array:
 
   centered, deviation = deviations(controls), deviations(x)
   variance = (centered**2).sum(axis=0) / count
-  # A control that does not vary, or repeats another, must not blow up.
+  # Controls that are constant or repeat another must not blow up the fit.
   varies = variance > 0
   scale = jnp.sqrt(jnp.where(varies, variance, 1))
   unit = centered / scale[None]
@@ -84,8 +85,8 @@ def _coefficients(x: Array, controls: Array, chosen: Array) -> Array:
   gram = matmul(unit.T, unit) / count + ridge * jnp.eye(size, dtype=x.dtype)
   product = matmul(unit.T, deviation) / count
   solution = jax.scipy.linalg.solve(gram, product, assume_a="pos")
-  # The share of the variance that is explained, and what is left of it beyond
-  # what as many controls without a meaning would explain.
+  # The explained share of the variance (R²), and the same adjusted for what as
+  # many meaningless controls would explain.
   total = (deviation**2).sum(axis=0) / count
   explained = (solution * product).sum(axis=0)
   share = jnp.clip(explained / jnp.where(total > 0, total, 1), 1e-6, 1)
@@ -95,9 +96,9 @@ def _coefficients(x: Array, controls: Array, chosen: Array) -> Array:
 
 
 def _less_controls(x: Array, controls: Array) -> Array:
-  """Subtracts the controls, each half by the other's coefficients."""
+  """Subtracts the controls, with coefficients from the other half of probes."""
   first = jnp.arange(len(x)) < len(x) // 2
-  # The halves in one program, which takes half as long to compile.
+  # Both halves share one program, which takes half as long to compile.
   of_first, of_second = jax.vmap(_coefficients, (None, None, 0))(
     x, controls, jnp.stack([first, ~first])
   )
@@ -112,10 +113,10 @@ def mean_over_probes(
   """Returns means and standard errors of Q quantities.
 
   Args:
-    x: one row a probe.
+    x: one row for each probe.
     controls: functions of the probe with mean zero that reduce the errors, the
-      best first; of T probes T / 16 are used. They are not where they do not
-      reduce a quantity's error, or turn a mean of positive numbers negative.
+      best first; T probes use T / 16 of them. They are ignored where they do
+      not reduce a quantity's error, or turn a mean of positive values negative.
 
   Returns:
     The means, and their standard errors: NaN for a single probe.
@@ -148,7 +149,8 @@ def ratio_of_means(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
   """Returns ⟨x⟩ / ⟨y⟩ of paired samples, and its standard error.
 
-  That of x − r y, with r the ratio, over ⟨y⟩: to first order in 1/√T.
+  To first order in 1/√T, the error is that of the mean of x − r y divided by
+  ⟨y⟩, with r the ratio.
   """
   value = x.mean() / y.mean()
   _, error = _mean_and_error(x - value * y)

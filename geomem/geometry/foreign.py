@@ -1,4 +1,4 @@
-"""Arrays of other libraries, taken as they are: PyTorch, TensorFlow, CuPy."""
+"""Conversion of arrays from other libraries: PyTorch, TensorFlow, CuPy."""
 
 from typing import Protocol, runtime_checkable
 
@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# The number of the host in the DLPack standard.
+# The device type of the host in the DLPack standard.
 _HOST = 1
 
 
 @runtime_checkable
 class DLPackArray(Protocol):
-  """An array that says where its values lie, by the DLPack standard."""
+  """An array that supports the DLPack standard."""
 
   def __dlpack__(self, *args, **kwargs): ...
 
@@ -20,15 +20,15 @@ class DLPackArray(Protocol):
 
 
 def as_array(x) -> jax.Array | np.ndarray:
-  """Returns `x` as an array of NumPy, or of JAX if it is on an accelerator.
+  """Returns `x` as a NumPy array, or a JAX array if it is on an accelerator.
 
-  Arrays that speak DLPack are not copied where that can be: tensors of PyTorch
-  on the host and on CUDA, arrays of TensorFlow and CuPy. Gradients of the other
-  library end here. Everything else becomes what NumPy makes of it.
+  Arrays that support DLPack are not copied where possible: PyTorch tensors on
+  the host and on CUDA, TensorFlow and CuPy arrays. Gradients of the other
+  library stop here. Everything else is converted by NumPy.
 
   Raises:
-    ValueError: JAX does not see the device of `x`, and `x` has no method that
-      brings it to the host; or it is of a type or layout that JAX lacks.
+    ValueError: JAX does not see the device of `x`, and `x` has no method to
+      copy it to the host; or JAX does not support its type or layout.
   """
   if isinstance(x, jax.Array | np.ndarray):
     return x
@@ -42,7 +42,7 @@ def as_array(x) -> jax.Array | np.ndarray:
       return _with_its_digits(jnp.from_dlpack(x))
     try:
       return np.from_dlpack(x)
-    except (BufferError, RuntimeError, TypeError):  # bfloat16, for NumPy.
+    except (BufferError, RuntimeError, TypeError):  # NumPy has no bfloat16.
       return jnp.from_dlpack(x)
   except Exception as error:  # Each library raises its own.
     for to_host in () if on_host else ("cpu", "get"):
@@ -56,6 +56,6 @@ def as_array(x) -> jax.Array | np.ndarray:
 
 
 def _with_its_digits(x: jax.Array) -> jax.Array | np.ndarray:
-  """Moves to the host what would lose digits on the device."""
+  """Moves arrays to the host that JAX would keep in fewer digits."""
   wide = x.dtype.itemsize > 4 and not jax.config.jax_enable_x64
   return np.asarray(x) if wide else x

@@ -1,4 +1,4 @@
-"""Frames: each manifold's points about its centre, in as few axes as points."""
+"""Frames: each manifold's M points about its centre, in M coordinates."""
 
 from typing import NamedTuple
 
@@ -12,18 +12,18 @@ from geomem.geometry.statistics import GramStatistics
 
 
 class RelativeGrams(NamedTuple):
-  """Gram matrices of P manifolds about their centres, once directions are gone.
+  """Gram matrices of P manifolds about their centres, directions removed.
 
   Attributes:
-    grams: in units of the squared norm of what is left of the centre.
-    lost: how many ε of itself each point's square is wrong by, at least 1:
-      by how much it was larger before directions were removed, times how much
-      larger than the directions the centres are that add up to them.
-    center_left: the share of the centre's squared norm that is left, as the
-      other manifolds' centres see it: about the unweighted mean of the centres.
-    rounding: the relative error of the Gram matrix in units of ε times what
-      directions have taken, of the points or of the centre; infinite where the
-      centre has no norm.
+    grams: in units of the centre's squared norm after the removal.
+    lost: relative error of each point's squared length in units of ε, at least
+      1: the ratio of the squares before and after the removal, times how much
+      larger the centres are than the directions that are formed from them.
+    center_left: the share of the centre's squared norm that is left, computed
+      about the unweighted mean of the centres.
+    rounding: relative error of the Gram matrix due to rounding: ε times the
+      factor by which the removal shrinks the squares of the points or of the
+      centre, amplified likewise; infinite where the centre has no norm.
   """
 
   grams: Float[Array, "P M M"]
@@ -35,14 +35,14 @@ class RelativeGrams(NamedTuple):
 class Frames(NamedTuple):
   """Points of P manifolds, relative to the centre and in units of its norm.
 
-  The coordinates are those of the symmetric root of the matrix of the points'
-  cosines, which changes little where the Gram matrix does: rounding, rotations
-  and the order of the features leave what probes find as it is.
+  The coordinates come from the symmetric root of the matrix of the points'
+  cosines, which changes little when the Gram matrix does: rounding, rotations
+  and the order of the features hardly affect the results of probes.
 
   Attributes:
     points: X with X Xᵀ the Gram matrix, without the last coordinate 1.
     projection: Π, onto the span of the points.
-    rank: its dimension.
+    rank: dimension of that span.
   """
 
   points: Float[Array, "P M M"]
@@ -51,11 +51,11 @@ class Frames(NamedTuple):
 
 
 def _ratio(whole: Array, part: Array, smallest: Array) -> Array:
-  """Divides; 1 where both are zero, infinite where nothing is left."""
-  some = whole > smallest
-  there = part > 0
-  ratio = jnp.where(there, whole / jnp.where(there, part, 1), jnp.inf)
-  return jnp.where(some, jnp.maximum(ratio, 1), 1)
+  """Returns whole / part ≥ 1: 1 for whole = 0, else infinite for part = 0."""
+  significant = whole > smallest
+  positive = part > 0
+  ratio = jnp.where(positive, whole / jnp.where(positive, part, 1), jnp.inf)
+  return jnp.where(significant, jnp.maximum(ratio, 1), 1)
 
 
 def relative_grams(
@@ -64,31 +64,32 @@ def relative_grams(
   """Removes the directions with coefficients A from all points.
 
   G_μ = (w_μ − (x_μ A) B⁻¹ (x_μ A)ᵀ) / (C_μμ − (C A)_μ B⁻¹ (C A)_μᵀ) with
-  B = Aᵀ C A. The directions are orthonormal, B = 1, for the coefficients of
-  `shared_directions`; the derivative in the points at fixed A is not that of
-  B = 1, as the directions V = C̄ᵀA move with the centres.
+  B = Aᵀ C A. For the coefficients of `shared_directions` the directions are
+  orthonormal, B = 1, but B still enters the derivative with respect to the
+  points at fixed A, because the directions V = C̄ᵀA move with the centres.
   """
-  # A counts centred centres; centring it does the same for the products.
+  # A multiplies centred centres; centring A instead gives the same products.
   A = coefficients - coefficients.mean(axis=0, keepdims=True)
   CA = matmul(stats.centers, A)
   B = matmul(A.T, CA)
-  # B⁻¹ to the square of its distance from 1, and its derivative there.
+  # Expands B⁻¹ to first order about B = 1, where its derivative is exact.
   inverse = 2 * jnp.eye(len(B), dtype=B.dtype) - B
   along = matmul(stats.cross, A[None])
   removed = matmul(matmul(along, inverse[None]), along.swapaxes(1, 2))
   norms = jnp.diagonal(stats.centers)
   left = norms - (matmul(CA, inverse) * CA).sum(axis=1)
   eps = jnp.finfo(left.dtype).eps
-  # Nothing in units of what rounding left of a centre would be a number.
-  there = (left > 4 * eps * norms) & ~center_is_lost(
+  # A centre that is zero up to rounding cannot be the unit of length.
+  has_center = (left > 4 * eps * norms) & ~center_is_lost(
     stats.within, stats.centers, stats.mask
   )
-  unit = jnp.where(there, left, 1)
-  grams = jnp.where(there[:, None, None], stats.within - removed, 0)
+  unit = jnp.where(has_center, left, 1)
+  grams = jnp.where(has_center[:, None, None], stats.within - removed, 0)
   grams = grams / unit[:, None, None]
-  # Directions in which the centres differ little are differences of large ones:
-  # so much larger may axes of rounding be. Of the whole matrix rounding grows
-  # with the root of that: on layers and clouds at most five times as large.
+  # Directions in which the centres differ little are differences of large
+  # vectors, which amplifies rounding on single axes by up to this factor. The
+  # error of the whole matrix grows with its root: on layers and clouds it is at
+  # most five times as large.
   size = jnp.sqrt((A**2).sum() * jnp.trace(stats.centers))
   amplified = jnp.maximum(size, 1)
   squares = jnp.diagonal(stats.within, axis1=1, axis2=2)
@@ -96,10 +97,10 @@ def relative_grams(
   kept = squares - jnp.diagonal(removed, axis1=1, axis2=2)
   lost = amplified * _ratio(squares, kept, smallest)
   points = _ratio(squares.sum(axis=1), kept.sum(axis=1), smallest[:, 0])
-  center = jnp.where(there, norms / unit, jnp.inf)
+  center = jnp.where(has_center, norms / unit, jnp.inf)
   C = center_gram(stats.centers)
-  own = jnp.diagonal(C) - (matmul(C, A) ** 2).sum(axis=1)
-  share = own / jnp.where(jnp.diagonal(C) > 0, jnp.diagonal(C), 1)
+  remaining = jnp.diagonal(C) - (matmul(C, A) ** 2).sum(axis=1)
+  share = remaining / jnp.where(jnp.diagonal(C) > 0, jnp.diagonal(C), 1)
   return RelativeGrams(
     grams,
     jax.lax.stop_gradient(jnp.where(jnp.isfinite(lost), lost, 1 / eps)),
@@ -115,20 +116,20 @@ def center_is_lost(
   centers: Float[Array | np.ndarray, "P P"],
   mask: Bool[Array | np.ndarray, "P M"],
 ) -> Bool[Array | np.ndarray, " P"]:
-  """Tells whose centre is at the mean of all points, as far as can be known.
+  """Returns which centres equal the mean of all points up to rounding.
 
-  A centre is known to some ε of the points that it is the mean of.
+  The rounding error of a centre is a few ε times the length of its points.
 
   Args:
-    within: of the statistics, like the others.
+    within: Gram matrix of each manifold about its own centre.
     centers: Gram matrix of the centres.
-    mask: which points are there.
+    mask: which points are present.
   """
   squares = within.diagonal(axis1=1, axis2=2).sum(axis=1)
   size = squares / mask.sum(axis=1).clip(1)
   norms = centers.diagonal()
-  known = (16 * float(jnp.finfo(norms.dtype).eps)) ** 2
-  return (norms <= known * size) | (norms <= known * norms.max())
+  tolerance = (16 * float(jnp.finfo(norms.dtype).eps)) ** 2
+  return (norms <= tolerance * size) | (norms <= tolerance * norms.max())
 
 
 def center_gram(centers: Float[Array, "P P"]) -> Float[Array, "P P"]:
@@ -140,20 +141,20 @@ def center_gram(centers: Float[Array, "P P"]) -> Float[Array, "P P"]:
 def eigenvalue_rounding(
   size: int, largest: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-  """Bounds what rounding makes of a zero eigenvalue of a matrix of cosines.
+  """Bounds the rounding error of a zero eigenvalue of a matrix of cosines.
 
-  2 √M ε times the largest eigenvalue: three times what was measured for Gram
-  matrices of rank 1 to 40 with M = 10 to 200, N = 5 to 50,000.
+  The bound is 2 √M ε times the largest eigenvalue: three times the error
+  measured for Gram matrices of rank 1 to 40, M = 10 to 200, N = 5 to 50,000.
 
   Args:
-    size: M, rows of the matrix.
+    size: M, the number of rows.
     largest: its largest eigenvalue.
   """
   return 2 * size**0.5 * jnp.finfo(largest.dtype).eps * largest
 
 
 def _spectrum(cosines, lost):
-  """Roots of the eigenvalues, eigenvectors, and which axes have variance."""
+  """Returns eigenvalues' roots, eigenvectors, and which axes have variance."""
   values, vectors = jnp.linalg.eigh(cosines)
   largest = jnp.maximum(values[-1], lost)
   real = values > eigenvalue_rounding(len(cosines), largest)
@@ -164,11 +165,11 @@ def _spectrum(cosines, lost):
 def root_and_projection(
   gram: Float[Array, "M M"], lost: Float[Array, ""]
 ) -> tuple[Float[Array, "M M"], Float[Array, "M M"]]:
-  """Returns the symmetric root X of a Gram matrix and its range's projection.
+  """Returns a Gram matrix's symmetric root X and the projection on its range.
 
   Args:
     gram: positive semidefinite, with entries of order one.
-    lost: how many ε its entries are wrong by, at least 1.
+    lost: error of its entries in units of ε, at least 1.
   """
   roots, vectors, real = _spectrum(gram, lost)
   root = matmul(vectors * roots[None], vectors.T)
@@ -177,9 +178,9 @@ def root_and_projection(
 
 @root_and_projection.defjvp
 def _root_and_projection_jvp(primals, tangents):
-  """Solves X dX + dX X = dG; the range turns with the null space of G.
+  """Solves X dX + dX X = dG; the range rotates into the null space of G.
 
-  Unlike the derivatives of eigenvectors, these exist where eigenvalues meet.
+  Unlike derivatives of eigenvectors, these exist where eigenvalues coincide.
   """
   roots, V, real = _spectrum(*primals)
   change = matmul(V.T, matmul(tangents[0], V))
@@ -193,14 +194,14 @@ def _root_and_projection_jvp(primals, tangents):
 
 
 def _frame(gram: Array, lost: Array) -> tuple[Array, Array]:
-  """Coordinates of the points, and the projection onto their span.
+  """Returns the points' coordinates and the projection onto their span.
 
-  The root is that of the cosines: one long point, or one large feature, would
-  hide the axes of the others in the rounding of the largest eigenvalue.
+  Takes the root of the cosines, because one long point or one large feature
+  would hide the axes of the others in the rounding of the largest eigenvalue.
   """
   squares = jnp.diagonal(gram)
   eps = jnp.finfo(gram.dtype).eps
-  # Below this a point is at the centre, to rounding.
+  # A point closer than this to the centre coincides with it up to rounding.
   floor = jnp.maximum((32 * eps) ** 2 * squares.max(), 4 * eps * lost * squares)
   floor = jnp.where(squares.max() > 0, floor, 1)
   lengths = jnp.sqrt(jnp.maximum(squares, jax.lax.stop_gradient(floor)))
@@ -214,11 +215,11 @@ def make_frames(
   lost: Float[Array, "P M"],
   padded: bool = False,
 ) -> Frames:
-  """Makes frames of Gram matrices.
+  """Makes frames from Gram matrices.
 
   Args:
-    grams: about the centres, from `relative_grams`.
-    lost: likewise.
+    grams: Gram matrices about the centres, from `relative_grams`.
+    lost: their errors, likewise.
     padded: whether axes without variance count as dimensions, so that D = M.
   """
   points, projection = one_by_one(_frame, grams, lost)

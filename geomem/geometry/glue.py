@@ -1,11 +1,11 @@
 r"""GLUE: the capacity for a task's labels, correlations included.
 
-For probes t and labels y of the manifolds one joint problem each, F(y, t) =
-‖t − v‖² with v the nearest vector with y_μ⟨z, v⟩ ≤ 0 for every point z of every
-manifold μ: F is the squared length of what t has in the cone of the points y z.
-Its multipliers λ give each manifold's anchor s_μ = Σ λ_i z_i / Σ λ_i, the zero
-vector where it carries none. With s⁰ the mean anchors, s¹ = s − s⁰, and S, S⁰,
-S¹ the matrices of P rows,
+Each probe t with labels y of the manifolds poses one joint problem: F(y, t) =
+‖t − v‖² with v the nearest vector that has y_μ⟨z, v⟩ ≤ 0 for every point z of
+every manifold μ. F is the squared length of the projection of t onto the cone
+of the points y z. The multipliers λ give each manifold's anchor s_μ =
+Σ λ_i z_i / Σ λ_i, or zero where all its λ_i are zero. With s⁰ the mean anchors,
+s¹ = s − s⁰, and S, S⁰, S¹ the matrices of P rows,
 
   a = (St)ᵀ(SSᵀ)⁺(St) = F,          capacity   α = P / ⟨a⟩
   b = (S¹t)ᵀ(S¹S¹ᵀ)⁺(S¹t),          dimension  D = ⟨b⟩ / P
@@ -13,11 +13,11 @@ S¹ the matrices of P rows,
                                     utility    Ψ = ⟨c⟩ / ⟨a⟩
 
 so that α = Ψ (1 + R⁻²) / D. N = P/α features separate half of the labellings.
-Each form is a sum over manifolds, (St)_μ [(SSᵀ)⁺(St)]_μ and so on, and their
-terms in these formulas with P = 1 give each manifold's own α, D, R and Ψ: 1/α
-and D are the means of theirs.
+Each form is a sum over manifolds of terms like (St)_μ [(SSᵀ)⁺(St)]_μ. The terms
+of one manifold in these formulas with P = 1 give its α_μ, D_μ, R_μ and Ψ_μ, and
+1/α and D are the means of 1/α_μ and D_μ.
 
-Only products of points enter, of K = Z Zᵀ: the probes as Z t ~ N(0, K).
+Points enter only by their products K = Z Zᵀ, and probes as Z t ~ N(0, K).
 
 Sources: Chou, Arend, Wakhloo, Kim, Slatton and Chung, "Neural manifold capacity
 captures representation geometry, correlations, and task-efficiency across
@@ -46,7 +46,7 @@ _MAXITER = 1000
 # In units of a probe's standard deviation along a point.
 _NO_SLACK = 1e-3
 _MOST_INTERIOR = 0.01
-# What depends on F alone, which is unique.
+# These depend on F alone, which is unique where the anchors are not.
 _OF_FORCES = ("capacity", "capacity_stderr", "critical_features")
 
 
@@ -64,27 +64,28 @@ class Glue(NamedTuple):
     utility_stderr: its error.
     critical_features: P/α, features at which half of the labellings separate.
     center_alignment: mean over pairs of |⟨s⁰_μ, s⁰_ν⟩|, in the points' units.
-    axis_alignment: of |⟨s¹_μ, s¹_ν⟩|.
-    center_axis_alignment: of |⟨s⁰_μ, s¹_ν⟩|.
+    axis_alignment: mean over pairs and samples of |⟨s¹_μ, s¹_ν⟩|.
+    center_axis_alignment: mean of |⟨s⁰_μ, s¹_ν⟩|, likewise.
     center_cosine: mean over pairs of cos(s⁰_μ, s⁰_ν), signed.
     axis_cosine: mean over pairs and samples of cos(s¹_μ, s¹_ν).
-    center_axis_cosine: of cos(s⁰_μ, s¹_ν), likewise.
-    center_part: share of ⟨a⟩ = P/α that is of the mean anchors alone: with Λ =
-      Σ λ, the sum of ⟨y_μ y_ν Λ_μ Λ_ν s⁰_μ·s⁰_ν⟩ over all μ, ν.
-    axis_part: share of s¹_μ·s¹_ν, likewise.
-    center_axis_part: of s⁰_μ·s¹_ν and s¹_μ·s⁰_ν; the three add up to 1.
+    center_axis_cosine: mean of cos(s⁰_μ, s¹_ν), likewise.
+    center_part: share of ⟨a⟩ = P/α due to the mean anchors alone: with Λ = Σ λ,
+      the sum of ⟨y_μ y_ν Λ_μ Λ_ν s⁰_μ·s⁰_ν⟩ over all μ, ν.
+    axis_part: share due to s¹_μ·s¹_ν, likewise.
+    center_axis_part: share due to s⁰_μ·s¹_ν and s¹_μ·s⁰_ν; the three parts add
+      up to 1.
     active: share of the samples in which a manifold has an anchor.
-    manifold_capacity: α_μ of each manifold, 1 / ⟨its share of F⟩, infinite
-      where it never binds; 1/α is the mean of 1/α_μ.
+    manifold_capacity: α_μ of each manifold, 1 / ⟨its share of F⟩, infinite for
+      a manifold that never binds; 1/α is the mean of 1/α_μ.
     manifold_capacity_stderr: its error.
     manifold_dimension: D_μ, likewise; D is their mean. Shares may be negative,
-      and come without errors, as the mean anchors are of the same samples.
-    manifold_radius: R_μ; NaN where c or b − c has a share that is not positive.
+      and have no errors, because the mean anchors come from the same samples.
+    manifold_radius: R_μ; NaN where the share of c or of b − c is not positive.
     manifold_utility: Ψ_μ, so that α_μ = Ψ_μ (1 + R_μ⁻²) / D_μ.
-    interior: share of the samples in which the points surround the origin, so
-      that no v but 0 is left: F is ‖t‖², and anchors are not unique. Where it
-      is more than one in a hundred, D, R, Ψ and alignments are NaN. It is NaN
-      itself for a dead layer.
+    interior: share of the samples in which the points surround the origin: only
+      v = 0 is feasible, F is ‖t‖², and anchors are not unique. Above one in a
+      hundred, all numbers above but capacity and critical_features are NaN. It
+      is NaN itself for a dead layer.
     converged: which problems are solved; none of a dead layer.
     residual: the largest violation of their optimality conditions.
   """
@@ -125,12 +126,12 @@ def _glue(key, products, y, num_probes) -> Glue:
     _solve, tol=default_error(dtype), single=dtype == jnp.float32
   )
   x = draw_normal(key, products, num_probes)
-  found, (converged,) = in_double(solve, dtype)(
+  values, (converged,) = in_double(solve, dtype)(
     (products.parts, x, y), (products.mask, products.exponent)
   )
   for name in ("center_alignment", "axis_alignment", "center_axis_alignment"):
-    found[name] = times_power(found[name], 2 * products.exponent)
-  return Glue(**found, converged=converged)
+    values[name] = times_power(values[name], 2 * products.exponent)
+  return Glue(**values, converged=converged)
 
 
 def _solve(floats, others, tol, single):
@@ -140,22 +141,23 @@ def _solve(floats, others, tol, single):
   g = fields_of(products, x, single)
   signs = jnp.repeat(y, mask.shape[1], axis=1)
   b = jnp.where(mask.reshape(-1)[None], signs * g, -1)
-  found = solve_signed(K, b, signs, _MAXITER, tol)
-  values = numbers_of(K, g, signs, found.lam, mask)
-  # Of a dead layer nothing can be said.
+  solution = solve_signed(K, b, signs, _MAXITER, tol)
+  values = numbers_of(K, g, signs, solution.lam, mask)
+  # A dead layer has no geometry: its numbers become NaN.
   norms = jnp.sqrt(jnp.diagonal(K))
   dead = ~(norms > 0).any()
   unit = jnp.where(norms > 0, norms, jnp.inf)
-  slack = jnp.abs(b - product(K, found.lam, signs)) / unit[None]
-  # Of independent points all may be active; of others some are left over.
-  left_over = ((found.lam == 0) & (norms > 0)[None]).any(axis=1)
-  interior = ((slack.max(axis=1) < _NO_SLACK) & left_over).mean()
+  slack = jnp.abs(b - product(K, solution.lam, signs)) / unit[None]
+  # Independent points may all be active, with no slack. Points that surround
+  # the origin are dependent, so some of them stay inactive.
+  some_inactive = ((solution.lam == 0) & (norms > 0)[None]).any(axis=1)
+  interior = ((slack.max(axis=1) < _NO_SLACK) & some_inactive).mean()
   for name in values:
     unknown = dead | ((interior > _MOST_INTERIOR) & (name not in _OF_FORCES))
     values[name] = jnp.where(unknown, jnp.nan, values[name])
   values["interior"] = jnp.where(dead, jnp.nan, interior)
-  values["residual"] = found.residual.max()
-  return values, (found.converged & ~dead,)
+  values["residual"] = solution.residual.max()
+  return values, (solution.converged & ~dead,)
 
 
 @functools.partial(jax.jit, static_argnames="num_probes")
@@ -183,24 +185,23 @@ def glue(
 ) -> Glue:
   """Estimates GLUE: capacity, dimension, radius and utility for a task.
 
-  Differentiable in the points, in reverse mode. Equal keys, split for probes
-  and labels, draw equal labellings, and probes as equal as can be, whatever
-  the points: differences between layers, epochs and subsets are then of the
-  manifolds.
+  Differentiable in the points, in reverse mode. For all points, one key draws
+  the same labellings, and probes that are as similar as possible: differences
+  between layers, epochs and subsets are then due to the manifolds.
 
   Args:
-    key: for probes and labels.
+    key: split for probes and labels.
     points: `[P, M, N]`, a list of `[M_i, N]`, or their products; uncentred.
-    mask: which of the `[P, M]` points are there; all by default.
+    mask: which of the `[P, M]` points are present; all by default.
     labels: `balanced` (half of each sign), `independent`, `one_vs_rest`, or
-      signs `[P]` of one labelling: the task. `pairs` measures all pairs of
-      manifolds, each by itself, and gives every number a leading axis for them.
-    tilt: β; labellings about the one that is given, see `draw_labels`.
-    num_probes: T, probes with a labelling each.
+      signs `[P]` of one labelling: the task. `pairs` measures each pair of
+      manifolds separately, and adds a leading axis of pairs to every number.
+    tilt: β; draws labellings about the given one, see `draw_labels`.
+    num_probes: T, the number of probes, each with its own labelling.
 
   Raises:
-    ValueError: points of the wrong shape, or not finite (outside jit); labels
-      that do not exist; fewer than two manifolds or probes.
+    ValueError: points of the wrong shape, or not finite (outside jit); unknown
+      labels; fewer than two manifolds or probes.
   """
   if not isinstance(points, PointProducts):
     points = point_products(points, mask=mask)

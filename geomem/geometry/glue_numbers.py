@@ -1,4 +1,4 @@
-"""The numbers of GLUE, from the multipliers of all samples; see `glue`."""
+"""The numbers of GLUE, computed from the multipliers of all samples."""
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,13 @@ from geomem.geometry.linalg import einsum, matmul, pseudo_inverse_shares
 def _off_diagonal(X: Float[Array, "*t P P"]) -> Float[Array, ""]:
   """Averages over pairs of different manifolds, and over samples."""
   P = X.shape[-1]
-  others = 1 - jnp.eye(P, dtype=X.dtype)
-  total = (X.reshape(-1, P, P) * others[None]).sum()
+  off_diagonal = 1 - jnp.eye(P, dtype=X.dtype)
+  total = (X.reshape(-1, P, P) * off_diagonal[None]).sum()
   return total / (X.size // P * (P - 1))
 
 
 def _cosines(X, rows, columns) -> Array:
-  """Divides products by the lengths of both; 0 where there is no length."""
+  """Divides products by both lengths; 0 where a length is zero."""
   norm = jnp.sqrt(jnp.maximum(rows[..., :, None] * columns[..., None, :], 0))
   return jnp.where(norm > 0, X / jnp.where(norm > 0, norm, 1), 0)
 
@@ -55,12 +55,12 @@ def _forms(
 
 
 def _with_influence(mean, W, SS, K, g):
-  """Returns b and c with what each sample does to s⁰, and what `_forms` does.
+  """Returns b and c with each sample's influence on s⁰, and the forms.
 
-  The mean anchors are estimated from the same samples. To first order sample t
-  moves ⟨b⟩ by ∂⟨b⟩/∂s⁰ · (s − s⁰) more than by b alone; these terms add up to
-  zero, so that means stay, and their spread is the whole error's (the
-  infinitesimal jackknife; Efron, 1982).
+  The mean anchors are estimated from the same samples, so to first order sample
+  t moves ⟨b⟩ by ∂⟨b⟩/∂s⁰ · (s − s⁰) in addition to b. These terms add up to
+  zero: they do not change the means, and with them the spread of the samples
+  gives the full error (the infinitesimal jackknife; Efron, 1982).
   """
 
   def means(mean):
@@ -82,14 +82,14 @@ def _with_influence(mean, W, SS, K, g):
 
 
 def _parts(strength, SS, S0S0, S1S1) -> dict[str, Array]:
-  """Computes the shares of ⟨a⟩ = ⟨‖Σ y Λ s‖²⟩ that centres and axes have."""
+  """Computes the shares of ⟨a⟩ = ⟨‖Σ y Λ s‖²⟩ due to centres and axes."""
 
   def part(X):
     return einsum("tp,tpq,tq->t", strength, X, strength).mean()
 
-  whole = part(SS)
-  of_centers = part(jnp.broadcast_to(S0S0[None], SS.shape)) / whole
-  of_axes = part(S1S1) / whole
+  total = part(SS)
+  of_centers = part(jnp.broadcast_to(S0S0[None], SS.shape)) / total
+  of_axes = part(S1S1) / total
   return {
     "center_part": of_centers,
     "axis_part": of_axes,
@@ -102,19 +102,19 @@ def _of_manifolds(
 ) -> dict[str, Array]:
   """Computes each manifold's numbers from its shares of a, b and c.
 
-  The shares are the terms of (St)ᵀ[(SSᵀ)⁺(St)] and the like. That of a is what
-  its points have of F = λᵀb, so that 1/α is the mean of 1/α_μ.
+  The shares are the terms of (St)ᵀ[(SSᵀ)⁺(St)] and the like. The share of a is
+  its points' part of F = λᵀb, so that 1/α is the mean of 1/α_μ.
   """
-  own, error = mean_over_probes(a)
+  inverse, error = mean_over_probes(a)
   b, c = b.mean(axis=0), c.mean(axis=0)
-  known = (c > 0) & (b > c)
-  squared = jnp.where(known, c, 1) / jnp.where(known, b - c, 1)
+  positive = (c > 0) & (b > c)
+  squared = jnp.where(positive, c, 1) / jnp.where(positive, b - c, 1)
   return {
-    "manifold_capacity": 1 / own,
-    "manifold_capacity_stderr": error / own**2,
+    "manifold_capacity": 1 / inverse,
+    "manifold_capacity_stderr": error / inverse**2,
     "manifold_dimension": b,
-    "manifold_radius": jnp.where(known, jnp.sqrt(squared), jnp.nan),
-    "manifold_utility": c / own,
+    "manifold_radius": jnp.where(positive, jnp.sqrt(squared), jnp.nan),
+    "manifold_utility": c / inverse,
   }
 
 
@@ -130,9 +130,9 @@ def numbers_of(
   Args:
     K: products of the points.
     g: Z t of each sample.
-    y: its labels, one for each point.
-    lam: its multipliers.
-    mask: which points are there.
+    y: labels of each sample, one for each point.
+    lam: multipliers of each sample.
+    mask: which points are present.
   """
   P, M = mask.shape
   T = len(g)
@@ -143,10 +143,10 @@ def numbers_of(
     terms = 2 * signed * g - signed * matmul(signed, K)
     return terms.reshape(T, P, M).sum(axis=2)
 
-  # Equal to λᵀ b at the optimum; of the sum the derivative at fixed λ is exact,
-  # while a manifold's share changes with λ.
+  # Equal to λᵀ b at the optimum. The derivative at fixed λ is exact for the
+  # sum, but not for a manifold's share, which changes with λ.
   a = shares_of_a(signed).sum(axis=1)
-  of_manifolds = shares_of_a(y * lam)
+  a_shares = shares_of_a(y * lam)
   lam = lam.reshape(T, P, M)
   total = lam.sum(axis=2, keepdims=True)
   active = total[..., 0] > 0
@@ -156,7 +156,7 @@ def numbers_of(
     weights, rows = manifold
     return (matmul(weights, rows).reshape(T, P, M) * W).sum(axis=2)
 
-  # ⟨s_μ, s_ν⟩ by sample, one manifold after the other.
+  # ⟨s_μ, s_ν⟩ by sample, one manifold at a time.
   SS = jax.lax.map(products_of, (W.swapaxes(0, 1), K.reshape(P, M, P * M)))
   SS = SS.swapaxes(0, 1)
   b, c, forms = _with_influence(W.mean(axis=0), W, SS, K, g)
@@ -188,6 +188,6 @@ def numbers_of(
       _cosines(mixed, axes, jnp.broadcast_to(centers[None], axes.shape))
     ),
     "active": active.mean(axis=0),
-    **_of_manifolds(of_manifolds, b_shares, c_shares),
+    **_of_manifolds(a_shares, b_shares, c_shares),
     **_parts(strength, SS, S0S0, S1S1),
   }

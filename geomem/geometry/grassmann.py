@@ -1,10 +1,11 @@
 """Minimisation over K-dimensional subspaces, for many starts in lock-step.
 
-A subspace is an orthonormal basis V `[n, K]`, and a point of the Grassmannian:
-the objective must not change when V turns within its span. A quasi-Newton
-direction is followed from V to the orthonormal basis of V + t d; steps that do
-not lower the objective enough are shortened. Each iteration is one evaluation,
-accepted or not, so that lanes never wait for one another's line search.
+A subspace, a point of the Grassmannian, is given by an orthonormal basis V
+`[n, K]`: the objective must not change when V rotates within its span. A step
+follows a quasi-Newton direction d from V to the orthonormal basis of V + t d,
+and is shortened if it does not lower the objective enough. Each iteration is
+one evaluation, accepted or not, so that lanes never wait for one another's line
+search.
 
 Sources: Nocedal and Wright, Numerical Optimization, 2006, algorithm 7.4 (the
 two-loop recursion); Absil, Mahony and Sepulchre, Optimization Algorithms on
@@ -21,22 +22,22 @@ from jaxtyping import Array, Bool, Float, Int
 from geomem.geometry.linalg import matmul
 from geomem.geometry.loops import repeat_until_done
 
-# More pairs gain nothing: the metric holds most of the curvature.
+# More pairs do not help, because the metric holds most of the curvature.
 _NUM_PAIRS = 2
 _SUFFICIENT = 1e-4
 _SHORTER = 0.4
-# A basis that moves further than this in one step is hardly a basis.
+# A basis that moves further than this in one step is nearly degenerate.
 _LONGEST_STEP = 1.5
 
 
 class Evaluation(NamedTuple):
-  """The objective at V.
+  """Value and derivatives of the objective at V.
 
   Attributes:
-    value: what is minimised.
+    value: the objective, which is minimised.
     gradient: tangent to the Grassmannian, Vᵀ gradient = 0.
     metric: a positive definite `[K, K]` with gradient · metric⁻¹ close to a
-      Newton step; it turns with V.
+      Newton step; it rotates with V.
   """
 
   value: Float[Array, ""]
@@ -66,7 +67,7 @@ def _tangent(V: Array, x: Array) -> Array:
 
 
 def _factor(gram: Array, absent: Array) -> Array:
-  """Cholesky's factor; columns that are absent get a 1 on the diagonal."""
+  """Computes the Cholesky factor, with 1 on the diagonal of absent columns."""
   eye = jnp.eye(len(gram), dtype=gram.dtype)
   return jax.lax.linalg.cholesky(
     gram + absent[None] * eye, symmetrize_input=False
@@ -76,11 +77,11 @@ def _factor(gram: Array, absent: Array) -> Array:
 def orthonormalize(
   W: Float[Array, "n K"], absent: Bool[Array, " K"]
 ) -> Float[Array, "n K"]:
-  """Returns an orthonormal basis of the span of W, close to W if W is so.
+  """Returns an orthonormal basis of W's span, near W if W nearly is one.
 
   Args:
     W: independent columns, or zero where absent.
-    absent: which columns count as not there.
+    absent: which columns to ignore.
   """
   return jax.lax.linalg.triangular_solve(
     _factor(matmul(W.T, W), absent),
@@ -100,12 +101,12 @@ def _inverse(metric: Array, absent: Array) -> Array:
 
 
 def _quasi_newton(V, gradient, inverse, steps, changes) -> Array:
-  """Computes the L-BFGS direction, the latest pair first."""
+  """Computes the L-BFGS direction from pairs that are sorted latest first."""
   products = [_inner(s, y) for s, y in zip(steps, changes, strict=True)]
-  known = [product > 0 for product in products]
+  valid = [product > 0 for product in products]
   weights = [
-    jnp.where(k, 1 / jnp.where(k, product, 1), 0)
-    for k, product in zip(known, products, strict=True)
+    jnp.where(ok, 1 / jnp.where(ok, product, 1), 0)
+    for ok, product in zip(valid, products, strict=True)
   ]
   q, factors = gradient, []
   for s, y, weight in zip(steps, changes, weights, strict=True):
@@ -113,12 +114,11 @@ def _quasi_newton(V, gradient, inverse, steps, changes) -> Array:
     q = q - factors[-1] * y
   curvature = _inner(changes[0], matmul(changes[0], inverse))
   q = matmul(q, inverse)
-  # Without a pair the metric alone sets the length: it overstates curvature
-  # by less than the first steps' accuracy needs.
+  # Without a pair the metric alone sets the length, so the step is cautious.
   length = jnp.sqrt(_inner(q, q))
   cautious = jnp.minimum(0.25, 0.5 / jnp.maximum(length, 1e-30))
-  scale = products[0] / jnp.where(known[0], curvature, 1)
-  q = q * jnp.where(known[0], scale, cautious)
+  scale = products[0] / jnp.where(valid[0], curvature, 1)
+  q = q * jnp.where(valid[0], scale, cautious)
   backwards = zip(
     steps[::-1], changes[::-1], weights[::-1], factors[::-1], strict=True
   )
@@ -128,7 +128,7 @@ def _quasi_newton(V, gradient, inverse, steps, changes) -> Array:
 
 
 def _aimed(lane: _Lane, tolerance: float) -> _Lane:
-  """Gives the lane a fresh direction, or ends it if it gains too little."""
+  """Gives the lane a new direction, or ends it if its gain is too small."""
   direction = _quasi_newton(
     lane.V, lane.gradient, lane.inverse, lane.steps, lane.changes
   )
@@ -138,23 +138,23 @@ def _aimed(lane: _Lane, tolerance: float) -> _Lane:
   direction = jnp.where(downhill, direction, steepest)
   slope = jnp.where(downhill, slope, _inner(lane.gradient, direction))
   length = jnp.sqrt(_inner(direction, direction))
-  # Half of it is what a Newton step would gain.
-  little = -slope <= tolerance * jnp.abs(lane.value)
+  # A Newton step would gain −slope / 2.
+  small_gain = -slope <= tolerance * jnp.abs(lane.value)
   return lane._replace(
     direction=direction,
     slope=slope,
     rate=jnp.minimum(1.0, _LONGEST_STEP / jnp.maximum(length, 1e-30)),
-    done=lane.done | (little & (lane.steps[0] != 0).any()) | ~(slope < 0),
+    done=lane.done | (small_gain & (lane.steps[0] != 0).any()) | ~(slope < 0),
   )
 
 
 def _iterate(evaluate, absent, tolerance, lane: _Lane) -> _Lane:
-  """Evaluates once, and takes the step or shortens it."""
+  """Evaluates the objective once, and accepts or shortens the step."""
   eps = jnp.finfo(lane.V.dtype).eps
   V = orthonormalize(lane.V + lane.rate * lane.direction, absent)
   value, gradient, metric = evaluate(V)
   limit = lane.value + _SUFFICIENT * lane.rate * lane.slope
-  taken = value <= limit + 4 * eps * jnp.abs(lane.value)
+  accepted = value <= limit + 4 * eps * jnp.abs(lane.value)
   step = _tangent(V, lane.rate * lane.direction)
   change = gradient - _tangent(V, lane.gradient)
   moved = _aimed(
@@ -174,7 +174,7 @@ def _iterate(evaluate, absent, tolerance, lane: _Lane) -> _Lane:
   )
   rate = lane.rate * _SHORTER
   shorter = lane._replace(rate=rate, done=lane.done | (rate < 1e-6))
-  return jax.tree.map(lambda a, b: jnp.where(taken, a, b), moved, shorter)
+  return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), moved, shorter)
 
 
 def minimize(
@@ -190,24 +190,24 @@ def minimize(
   Args:
     evaluate: the objective at an orthonormal basis; zero columns add nothing.
     V: orthonormal columns, zero where absent.
-    absent: which columns are not there, so that one program serves many K.
-    tolerance: the relative gain of a further step below which it ends.
-    max_evaluations: of the objective, at most.
+    absent: which columns to ignore, so that one program serves many K.
+    tolerance: the relative gain of a further step below which the descent ends.
+    max_evaluations: maximum number of evaluations of the objective.
 
   Returns:
     The basis of the lowest value found; the value never rises on the way.
   """
-  # Nowhere yet: the first step, of length zero, evaluates at V and is taken.
-  nothing, pairs = jnp.zeros_like(V), jnp.zeros((_NUM_PAIRS, *V.shape), V.dtype)
+  # The first step has length zero: it evaluates at V and is always accepted.
+  zeros, pairs = jnp.zeros_like(V), jnp.zeros((_NUM_PAIRS, *V.shape), V.dtype)
   zero = jnp.zeros((), V.dtype)
   lane = _Lane(
     V,
     zero + jnp.inf,
-    nothing,
+    zeros,
     jnp.zeros((V.shape[1],) * 2, V.dtype),
     pairs,
     pairs,
-    nothing,
+    zeros,
     zero,
     zero + 1,
     jnp.bool_(False),

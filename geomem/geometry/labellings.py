@@ -1,4 +1,4 @@
-"""Labels ±1 for manifolds: the ensembles that a capacity is asked for."""
+"""Labels ±1 for manifolds: the ensembles for which capacities are measured."""
 
 import functools
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, Key, Shaped
 
 
 def _balanced(key, num_labellings, num_manifolds):
-  """Half of each sign; of an odd number one is of either."""
+  """Draws half of each sign; the sign of an odd one out is random."""
   sign_key, order_key = jax.random.split(key)
   half = num_manifolds // 2
   row = jnp.concatenate([jnp.ones(half), -jnp.ones(num_manifolds - half)])
@@ -26,7 +26,7 @@ def _independent(key, num_labellings, num_manifolds):
 
 
 def _one_vs_rest(key, num_labellings, num_manifolds):
-  """Each manifold in turn, in random order, against all others."""
+  """Sets each manifold in turn, in random order, against all others."""
   order = jax.random.permutation(key, num_manifolds)
   chosen = order[jnp.arange(num_labellings) % num_manifolds]
   return 2 * jax.nn.one_hot(chosen, num_manifolds) - 1
@@ -38,7 +38,7 @@ LABELLINGS = {
   "independent": _independent,
   "one_vs_rest": _one_vs_rest,
 }
-# What a caller gives: a name, or the signs y* of each manifold.
+# A name of `LABELLINGS`, or the sign y* of each manifold.
 Labels = str | Shaped[Array | np.ndarray, " P"] | Sequence
 
 
@@ -62,12 +62,12 @@ def draw_labels(
     labels: a name of `LABELLINGS`, or the signs y* of one labelling.
     num_labellings: T.
     num_manifolds: P.
-    tilt: β: labellings of probability ∝ exp(β ⟨y, y*⟩) about y*, each manifold
-      by itself; y* itself by default.
+    tilt: β: draws labellings about y* with probability ∝ exp(β ⟨y, y*⟩),
+      independently for each manifold; all are y* by default.
 
   Raises:
-    ValueError: a name or a number of signs that does not exist, signs that are
-      not ±1 (outside jit), or a tilt without y*.
+    ValueError: an unknown name, a wrong number of signs, signs that are not ±1
+      (outside jit), or a tilt without y*.
   """
   shape = (num_labellings, num_manifolds)
   if isinstance(labels, str):
@@ -96,8 +96,8 @@ def draw_labels(
         f"labels has the values {sorted(set(signs.tolist()))[:5]}; signs, 1 and"
         " -1, were expected."
       )
-  own = jnp.broadcast_to(jnp.asarray(labels, jnp.result_type(float)), shape)
+  given = jnp.broadcast_to(jnp.asarray(labels, jnp.result_type(float)), shape)
   if tilt is None:
-    return own
+    return given
   agrees = jax.random.bernoulli(key, jax.nn.sigmoid(2.0 * tilt), shape)
-  return jnp.where(agrees, own, -own)
+  return jnp.where(agrees, given, -given)

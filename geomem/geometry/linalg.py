@@ -1,7 +1,7 @@
 """Products in the full precision of their type, on every device.
 
-Accelerators multiply float32 in fewer bits unless they are told otherwise, and
-the geometry needs all of them.
+By default, accelerators multiply float32 in fewer bits, and the geometry needs
+all of them.
 """
 
 import functools
@@ -21,7 +21,7 @@ einsum = functools.partial(jnp.einsum, precision=_HIGHEST)
 def grams(X: Float[Array, "P m n"]) -> Float[Array, "P m m"]:
   """Returns X Xᵀ of each of P matrices.
 
-  One after the other on CPU, whose batched products take three times as long.
+  Sequential on CPU, where batched products take three times as long.
   """
   if jax.default_backend() == "cpu":
     return jax.lax.map(lambda x: matmul(x, x.T), X)
@@ -31,11 +31,11 @@ def grams(X: Float[Array, "P m n"]) -> Float[Array, "P m m"]:
 def one_by_one(function: Callable[..., Any], *arrays: Any) -> Any:
   """Maps a function of matrices over the leading axis of trees of arrays.
 
-  One after the other on CPU: JAX shares a batched factorization out to the
-  threads that run programs, and the one that asks waits for the others. As many
-  at once as there are threads, be it of programs that run side by side, wait
-  for each other for ever (jaxlib 0.10). Batches of k matrices with k n³
-  of at most 20,000 are too small to be shared out.
+  Sequential on CPU: JAX splits a batched factorization among the threads that
+  run programs, and the calling thread waits for the others. As many such calls
+  as there are threads, even from programs that run side by side, deadlock
+  (jaxlib 0.10). Batches of k matrices with k n³ of at most 20,000 are too small
+  to be split.
   """
   if jax.default_backend() == "cpu":
     return jax.lax.map(lambda xs: function(*xs), arrays)
@@ -47,14 +47,14 @@ def pseudo_inverse_shares(
 ) -> Float[Array, "T P"]:
   """Computes r ∘ A⁺ r, whose sum is rᵀ A⁺ r.
 
-  Derivatives hold while the rank of A stays and r is in its range.
+  Derivatives are valid if the rank of A is constant and r is in its range.
   """
-  # LAPACK need not come to an end with NaN.
+  # LAPACK may not terminate on NaN.
   finite = jnp.isfinite(A).all(axis=(1, 2))
   fixed = jnp.where(finite[:, None, None], jax.lax.stop_gradient(A), 0)
   values, vectors = one_by_one(jnp.linalg.eigh, fixed)
-  smallest = A.shape[-1] * 4 * jnp.finfo(A.dtype).eps
-  kept = values > smallest * values[:, -1:]
+  tolerance = A.shape[-1] * 4 * jnp.finfo(A.dtype).eps
+  kept = values > tolerance * values[:, -1:]
   inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
 
   def solve(r):
@@ -62,6 +62,6 @@ def pseudo_inverse_shares(
     return einsum("tpk,tk->tp", vectors, inverse * along)
 
   x = solve(jax.lax.stop_gradient(r))
-  # The correction is zero; its derivative is A⁺(dr − dA x), that of x.
+  # The correction is zero, but adds the derivative of x: A⁺(dr − dA x).
   x = x + solve(r - einsum("tpq,tq->tp", A, x))
   return jnp.where(finite[:, None], x * r, jnp.nan)

@@ -1,4 +1,4 @@
-"""Loops until all is done."""
+"""A loop that runs until its state is finished."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -7,8 +7,8 @@ import jax
 
 _T = TypeVar("_T")
 
-# Between two steps an accelerator asks the host whether to go on, which takes
-# longer than the step.
+# Steps between two checks of the condition. On accelerators each check asks the
+# host, which takes longer than a step.
 _STEPS_A_QUESTION = 4
 
 
@@ -18,10 +18,10 @@ def repeat_until_done(
   """Advances a state while it is unfinished, as `jax.lax.while_loop` does.
 
   Args:
-    unfinished: tells whether to go on.
-    advance: one step. On accelerators there may be a few more than it takes, so
-      that further steps must leave what is finished as good as it was.
-    state: what to start from.
+    unfinished: returns whether to continue.
+    advance: performs one step. Accelerators may run a few more steps than
+      needed, which must not degrade a finished state.
+    state: the initial state.
   """
   if jax.default_backend() == "cpu":
     return jax.lax.while_loop(unfinished, advance, state)
