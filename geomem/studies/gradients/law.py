@@ -2,8 +2,7 @@
 
 With labels independent of the images and of each other, −⟨Jᵀ(e_y − 1/C)⟩ over n
 examples has mean zero and a norm that falls as n^-1/2; with true labels it has
-a nonzero mean, to which it converges. Source: Stephenson et al., ICLR 2021,
-eq. 25.
+a nonzero mean, its limit. Source: Stephenson et al., ICLR 2021, eq. 25.
 
 One pass over a set measures every n = 64, 128, 256, …: sums over 64 examples
 are merged in pairs, the results again in pairs, and so on. Only one sum for
@@ -41,10 +40,10 @@ def draw_labels(
   """Draws labels that do not depend on the images, in two ways.
 
   `independent` labels are drawn one by one, uniformly over the classes: the
-  case of the law. `shuffled` labels are, as in a run, a permutation of the given
-  labels (in the first draw, these as they are). Unlike independent draws, all of
-  them together have exactly the class counts of the set, so the more of them
-  are taken, the further the norm falls below the law.
+  case of the law. `shuffled` labels are, as in a run, the given labels permuted
+  (the first draw keeps their order). Unlike independent draws, all of them
+  together have exactly the class counts of the set, so the more of them are
+  taken, the further the norm falls below the law.
   """
   shuffled = [rng.permutation(labels) for _ in range(num_draws - 1)]
   shape = (num_draws, len(labels))
@@ -120,10 +119,8 @@ def merge_doubling(
     waiting[count] = sums
   parts = [*waiting.values(), *rest]
   if len(parts) > 1:
-    total_sum = functools.reduce(
-      lambda a, b: jax.tree.map(jnp.add, a, b), parts
-    )
-    yield total, total_sum, None
+    merged = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts)
+    yield total, merged, None
 
 
 def norms_by_size(

@@ -21,7 +21,7 @@ from geomem import models
 from geomem.studies.gradients.backprop import basis_cotangents, pull_back
 
 WIDTH = 64
-# Relative to the usual initialization; logits of four layers are near 1e-4.
+# Relative to the usual initialization; four layers give logits of order 1e-4.
 SCALE = 0.1
 
 
