@@ -1,8 +1,8 @@
-"""Compiled programs, kept on disk for the processes that come after.
+"""A cache of compiled programs on disk, shared by later processes.
 
-Compilation takes longer than much of what is compiled: the first call of the
-geometry some seconds on a core, a network's programs half a minute on an
-accelerator. JAX can keep the results; this says where, unless JAX was told.
+Compilation often takes longer than the program itself: some seconds on a core
+for the first call of the geometry, half a minute on an accelerator for a
+network. This module tells JAX where to cache programs, unless the user has.
 """
 
 import contextlib
@@ -15,15 +15,15 @@ import jax
 from geomem import disk
 
 NOWHERE = "none"
-# Programs that take less are compiled again: to read them takes as long.
+# Faster compilations are repeated: reading the cache would take as long.
 _SHORTEST_SECONDS = 0.1
 
 
 def default_directory() -> pathlib.Path:
-  """Returns the directory for the programs of this machine, in our cache.
+  """Returns the directory for programs of this kind of machine, in our cache.
 
-  Programs use all instructions of the processor, and machines of several kinds
-  may share a home: each kind has a directory.
+  Programs use all instructions of the CPU, and different kinds of machines may
+  share a home directory, so each kind has its own.
   """
   kind = hashlib.sha256(_processor().encode()).hexdigest()[:12]
   name = f"{platform.machine()}-{kind}"
@@ -31,7 +31,7 @@ def default_directory() -> pathlib.Path:
 
 
 def _processor() -> str:
-  """Says what the processor can do, as far as the system tells."""
+  """Returns the CPU's feature flags, or its name where they are unknown."""
   with contextlib.suppress(OSError):
     for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
       if line.startswith(("flags", "Features")):
@@ -42,27 +42,27 @@ def _processor() -> str:
 def keep_programs(
   directory: pathlib.Path | str | None = None,
 ) -> pathlib.Path | None:
-  """Keeps what JAX compiles from here on, and takes what was kept before.
+  """Caches what JAX compiles from now on, and uses the programs cached before.
 
-  It applies to all programs of the process. What cannot be read is compiled
+  It applies to all programs of the process. Unreadable entries are compiled
   again.
 
   Args:
-    directory: where to; `none` keeps nothing. By default where JAX is
-      configured to (`JAX_COMPILATION_CACHE_DIR`), or else
+    directory: the cache directory; `none` disables the cache. The default is
+      JAX's configured directory (`JAX_COMPILATION_CACHE_DIR`), or else
       `default_directory()`.
 
   Returns:
-    The directory; None where nothing is kept, as where the directory cannot be
-    made or JAX is told not to (`JAX_ENABLE_COMPILATION_CACHE=false`).
+    The directory; None where nothing is cached, as when the directory cannot be
+    made or JAX's cache is disabled (`JAX_ENABLE_COMPILATION_CACHE=false`).
   """
-  known = jax.config.jax_compilation_cache_dir
-  path = pathlib.Path(directory or known or default_directory()).expanduser()
+  preset = jax.config.jax_compilation_cache_dir
+  path = pathlib.Path(directory or preset or default_directory()).expanduser()
   refused = str(directory) == NOWHERE
   if refused or not jax.config.jax_enable_compilation_cache:
     jax.config.update("jax_compilation_cache_dir", None)
     return None
-  if known is not None and directory is None:
+  if preset is not None and directory is None:
     return path
   try:
     path.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Writing to disk: a file is whole, as it was before, or the error says why."""
+"""Atomic and durable writing to disk, with errors that say why it failed."""
 
 import contextlib
 import errno
@@ -17,16 +17,16 @@ _REFUSED = (
 
 
 class DiskError(ValueError):
-  """Something cannot be written; what was there is as it was."""
+  """A failed write; what was there before is unchanged."""
 
 
 def explain(path: pathlib.Path | str, error: Exception) -> DiskError:
-  """Returns the sentence on why something cannot be written.
+  """Returns an error that says why something cannot be written.
 
   Args:
-    path: what was to be written.
-    error: what it failed by: the system's own error, or a library's with the
-      system's words in it.
+    path: the file or directory to be written.
+    error: the cause, either the system's own error or a library's that quotes
+      the system's message.
   """
   for codes, advice in (
     (_NO_ROOM, "Make room, and the same command goes on from here."),
@@ -46,7 +46,7 @@ def explain(path: pathlib.Path | str, error: Exception) -> DiskError:
 
 @contextlib.contextmanager
 def explained(path: pathlib.Path | str) -> Iterator[None]:
-  """Turns the system's errors into `DiskError`."""
+  """Converts the system's errors into `DiskError`."""
   try:
     yield
   except OSError as error:
@@ -54,7 +54,7 @@ def explained(path: pathlib.Path | str) -> Iterator[None]:
 
 
 def cache_directory() -> pathlib.Path:
-  """Returns where what can be made again is kept.
+  """Returns the directory of files that can be made again.
 
   It is `$GEOMEM_CACHE`, or `geomem` below `$XDG_CACHE_HOME` or `~/.cache`.
   """
@@ -64,18 +64,18 @@ def cache_directory() -> pathlib.Path:
 
 
 def temporary_beside(path: pathlib.Path) -> pathlib.Path:
-  """Names the file that is written before it takes its final name."""
+  """Returns the temporary file that is written and then renamed to `path`."""
   return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def remove_partial(directory: pathlib.Path) -> None:
-  """Removes what killed processes left of files that never took their name."""
+  """Removes the temporary files that killed processes left behind."""
   for path in directory.glob(".*.partial"):
     path.unlink(missing_ok=True)
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file whole or not at all, durably.
+  """Writes a file atomically and durably.
 
   Raises:
     DiskError: it cannot be written.
@@ -93,12 +93,12 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
 
 
 def append_whole(path: pathlib.Path, content: bytes) -> None:
-  """Appends to a file all or nothing, durably, unless killed meanwhile.
+  """Appends to a file durably, all or nothing unless the process is killed.
 
   Raises:
-    DiskError: it cannot be written; the file has its former length.
+    DiskError: it cannot be written; the file keeps its former length.
   """
-  # Unbuffered: nothing is left to be written when the file is closed.
+  # Unbuffered, so that closing the file has nothing left to write.
   with explained(path), open(path, "ab", buffering=0) as file:
     length = file.seek(0, os.SEEK_END)
     try:

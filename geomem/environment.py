@@ -1,4 +1,4 @@
-"""What numbers were made with: versions, devices and the code's revision."""
+"""The environment of results: versions, devices and the code's revision."""
 
 import datetime
 import importlib.metadata
@@ -13,7 +13,7 @@ from typing import Any
 import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "orbax-checkpoint")
-# What numbers may depend on.
+# The versions that results may depend on.
 _OF_NUMBERS = ("geomem", "geomem_revision", "jax", "jaxlib")
 
 
@@ -34,8 +34,8 @@ def _git(*arguments: str) -> str | None:
 def describe() -> dict[str, Any]:
   """Returns the date, command, devices, revision of geomem and versions.
 
-  `geomem_changed` says whether its files differ from the revision; both are
-  None where geomem is not in a clone.
+  `geomem_changed` says whether geomem's files differ from `geomem_revision`;
+  both are None where geomem is not in a clone.
   """
   now = datetime.datetime.now(datetime.UTC)
   changes = None
@@ -55,16 +55,16 @@ def describe() -> dict[str, Any]:
 def _versions() -> dict[str, str | None]:
   versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
   try:
-    own = importlib.metadata.version("geomem")
-  except importlib.metadata.PackageNotFoundError:  # On the path as a clone.
-    own = None
-  return {"geomem": own, "geomem_revision": _revision(), **versions}
+    version = importlib.metadata.version("geomem")
+  except importlib.metadata.PackageNotFoundError:  # A clone, not installed.
+    version = None
+  return {"geomem": version, "geomem_revision": _revision(), **versions}
 
 
 def _revision() -> str | None:
-  """Returns the commit of a clone of geomem.
+  """Returns the commit of geomem's clone, or None outside one.
 
-  Installed, its files may lie in a repository that does not have them.
+  An installed geomem may lie in another repository, which doesn't track it.
   """
   if _git("ls-files", "--error-unmatch", pathlib.Path(__file__).name) is None:
     return None
@@ -74,18 +74,18 @@ def _revision() -> str | None:
 def changes_since(
   recorded: Any, names: Sequence[str] = _OF_NUMBERS
 ) -> list[str]:
-  """Lists the versions that are others than those of an earlier `describe()`.
+  """Lists the versions that differ from those in an earlier `describe()`.
 
   Args:
-    recorded: what it returned, read back from a file; what it did not know
-      then counts as unchanged.
-    names: of the versions that are compared.
+    recorded: its result, read back from a file; versions that it does not
+      know count as unchanged.
+    names: names of the versions to compare.
   """
   if not isinstance(recorded, dict):
     return []
-  now = _versions()
+  current = _versions()
   return [
-    f"{name} {recorded[name]} (now {now[name]})"
+    f"{name} {recorded[name]} (now {current[name]})"
     for name in names
-    if recorded.get(name) is not None and recorded[name] != now[name]
+    if recorded.get(name) is not None and recorded[name] != current[name]
   ]

@@ -1,13 +1,13 @@
-"""The mesh: all devices of all processes in one row, and arrays on it.
+"""The mesh: one axis with all devices of all processes, and arrays on it.
 
-Programs are written for whole arrays, and compiled once for the mesh: what a
-device does follows from where the arrays lie. Every process runs the same
-program on the same values; only the first writes. With one device all of this
-comes down to that device.
+Programs are written for global arrays and compiled once for the mesh: the
+sharding of the arrays determines what each device does. Every process runs the
+same program on the same values; only the first writes. With one device, the
+mesh is that device.
 
-A processor counts as one device, whose cores share a large operation. What is
-many small ones leaves all cores but one idle: `geomem.shares` gives it to each
-core by itself.
+A CPU counts as one device, whose cores share each large operation. Many small
+operations leave all cores but one idle; `geomem.shares` distributes those over
+the cores.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "devices"
-# Beyond so many there is hardly work for all.
+# More cores than this would hardly have enough work.
 _MOST_CORES = 16
 _T = TypeVar("_T")
 
@@ -35,16 +35,16 @@ def start(
   *,
   automatic: bool = False,
 ) -> None:
-  """Joins the processes of several hosts, before anything touches a device.
+  """Joins the processes of several hosts, before any device is used.
 
   Args:
     coordinator_address: `host:port` of process 0, the same everywhere.
-    num_processes: how many there are.
-    process_id: which of them this one is, from 0.
-    automatic: whether the cluster (Cloud TPU, Slurm, MPI) says all that.
+    num_processes: number of processes.
+    process_id: index of this process, from 0.
+    automatic: whether the cluster (Cloud TPU, Slurm, MPI) provides all three.
 
   Raises:
-    ValueError: only some of it is given, or no cluster is found.
+    ValueError: only some of the three are given, or no cluster is found.
   """
   given = (coordinator_address, num_processes, process_id)
   if all(value is None for value in given):
@@ -72,19 +72,19 @@ def _start_automatically() -> None:
     ) from error
 
 
-# Whether devices are the cores of one processor: not empty if so.
+# Not empty if the devices are the cores of one CPU.
 _CORES: list[bool] = []
 
 
 def _use_cores() -> None:
-  """Makes a device of each core, unless the user says how many there are."""
-  told = jax.config.jax_num_cpu_devices >= 0
-  if told or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+  """Makes each core a device, unless the user sets the number of devices."""
+  is_set = jax.config.jax_num_cpu_devices >= 0
+  if is_set or "host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
     return
   count = os.cpu_count() or 1
   if hasattr(os, "sched_getaffinity"):
     count = len(os.sched_getaffinity(0))
-  # Whoever has touched a device before keeps those that there are.
+  # If a device has been used before, JAX keeps the existing devices.
   with contextlib.suppress(RuntimeError):
     jax.config.update("jax_num_cpu_devices", min(count, _MOST_CORES))
     _CORES.append(True)
@@ -92,13 +92,13 @@ def _use_cores() -> None:
 
 @functools.cache
 def mesh() -> Mesh:
-  """Returns the devices as a mesh of one axis; of a processor's cores one."""
+  """Returns a one-axis mesh of all devices, or of only one of a CPU's cores."""
   one = bool(_CORES) and jax.default_backend() == "cpu"
   return in_a_row(jax.devices()[:1] if one else jax.devices())
 
 
 def in_a_row(devices) -> Mesh:
-  """Returns a mesh of one axis of some devices."""
+  """Returns a one-axis mesh of the given devices."""
   auto = (jax.sharding.AxisType.Auto,)
   return jax.make_mesh(
     (len(devices),), (AXIS,), axis_types=auto, devices=devices
@@ -106,12 +106,12 @@ def in_a_row(devices) -> Mesh:
 
 
 def is_first() -> bool:
-  """Tells whether this process is the one that writes."""
+  """Returns whether this process is the one that writes."""
   return jax.process_index() == 0
 
 
 def describe(batch_size: int) -> str:
-  """Devices, mesh and global batch in one line."""
+  """Describes devices, mesh and global batch in one line."""
   count, processes = mesh().size, jax.process_count()
   kind = jax.devices()[0].device_kind
   if count < jax.device_count():
@@ -124,23 +124,23 @@ def describe(batch_size: int) -> str:
 
 
 def everywhere() -> NamedSharding:
-  """Returns the sharding that copies to every device."""
+  """Returns the sharding that replicates an array on every device."""
   return NamedSharding(mesh(), PartitionSpec())
 
 
 def along(axis: int) -> NamedSharding:
-  """Returns the sharding of one axis, counted from the front."""
+  """Returns the sharding along one axis, which must not be negative."""
   return NamedSharding(mesh(), PartitionSpec(*[None] * axis, AXIS))
 
 
 def _place(array, sharding: NamedSharding) -> jax.Array:
   if jax.process_count() == 1:
-    # What only can become an array, such as streamed images, becomes one here.
+    # Array-likes such as streamed images are converted to arrays.
     held = array if isinstance(array, jax.Array) else np.asarray(array)
     return jax.device_put(held, sharding)
 
   def piece(index):
-    # Each process reads what its own devices take, and nothing else.
+    # Each process reads only the rows of its own devices.
     rows = np.asarray(array[index[0]] if index else array)
     return rows[(slice(None), *index[1:])] if index else rows
 
@@ -148,29 +148,29 @@ def _place(array, sharding: NamedSharding) -> jax.Array:
 
 
 def replicate(tree: Any) -> Any:
-  """Copies every array to every device."""
+  """Replicates every array of a tree on every device."""
   return jax.tree.map(lambda x: _place(x, everywhere()), tree)
 
 
 def missing(count: int) -> int:
-  """Counts the entries that pad `count` to equal shares."""
+  """Returns how many padding entries give all devices equal shards."""
   return -count % mesh().size
 
 
 def shard(array, axis: int = 0) -> jax.Array:
   """Shards an axis of an array over the devices, padded with zeros."""
-  more = missing(array.shape[axis])
-  if more:
+  padding = missing(array.shape[axis])
+  if padding:
     widths = [(0, 0)] * array.ndim
-    widths[axis] = (0, more)
+    widths[axis] = (0, padding)
     array = np.pad(np.asarray(array), widths)
   return _place(array, along(axis))
 
 
 def share(array: jax.Array) -> jax.Array:
-  """Shards the first axis, of whatever length, under jit.
+  """Shards the first axis, of any length, under jit.
 
-  XLA fills it up and leaves out of every sum what it filled in.
+  XLA pads the axis, and leaves the padding out of every sum.
   """
   if mesh().size == 1:
     return array
@@ -183,12 +183,12 @@ def _gather():
 
 
 def gather(array: jax.Array) -> jax.Array:
-  """Copies an array, however it is shared out, to every device."""
+  """Replicates an array of any sharding on every device."""
   return _gather()(array)
 
 
 def fetch(tree: Any) -> Any:
-  """Returns whole arrays on the host, in every process; one wait for all."""
+  """Fetches global arrays to the host in every process, waiting only once."""
   return jax.device_get(
     jax.tree.map(
       lambda x: (
@@ -202,9 +202,9 @@ def fetch(tree: Any) -> Any:
 def by_examples(
   function: Callable[..., jax.Array], argument: int, axis: int
 ) -> Callable[..., jax.Array]:
-  """Runs a function that mixes no examples on every device's own ones.
+  """Wraps a function that mixes no examples to run on each device's shard.
 
-  They are along the first axis of one argument, and along `axis` of the result.
+  Examples are along the first axis of one argument, and `axis` of the result.
   """
 
   def run(*arguments):
@@ -224,14 +224,14 @@ def by_examples(
 
 
 def from_first(function: Callable[[], _T]) -> _T:
-  """Calls in the first process, and returns or raises in all of them."""
+  """Calls a function in the first process; returns or raises in all."""
   if jax.process_count() == 1:
     return function()
   message = b""
   if is_first():
     try:
       message = pickle.dumps((function(), None))
-    except Exception as error:  # Whatever it is, all must stop by it.
+    except Exception as error:  # All processes must raise it.
       message = pickle.dumps((None, error))
   value, error = pickle.loads(_broadcast(message))
   if error is not None:
@@ -242,7 +242,7 @@ def from_first(function: Callable[[], _T]) -> _T:
 def _broadcast(message: bytes) -> bytes:
   """Returns the first process's bytes."""
   size = int(multihost_utils.broadcast_one_to_all(np.int32(len(message))))
-  # Powers of two, so that few programs are compiled.
+  # Padded to powers of two, so that few programs are compiled.
   padded = np.zeros(1 << (size - 1).bit_length(), np.uint8)
   padded[: len(message)] = np.frombuffer(message, np.uint8)
   return bytes(multihost_utils.broadcast_one_to_all(padded)[:size])

@@ -1,8 +1,8 @@
-"""Entries shared out: each device, or each core, does its own.
+"""Maps over entries that are sharded over devices or over the cores of a CPU.
 
-An accelerator does many manifold sets at once. On a processor the geometry is
-many small operations, of which a core does one at a time: each core gets sets
-of its own, and the loops of a set end when that set is done.
+An accelerator processes many manifold sets at once. On a CPU the geometry is
+many small operations, of which a core runs one at a time: each core gets sets
+of its own, and the loops of a set end when that set has converged.
 """
 
 import functools
@@ -16,26 +16,26 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from geomem import parallel
 
-# Manifold sets that an accelerator measures together: their loops' steps take
-# as long for one as for so many.
+# Manifold sets that an accelerator measures together: an iteration takes as
+# long for one set as for this many.
 _ENTRIES_A_DEVICE = 32
-# Larger entries, of which GLUE takes some 30 times as much, go one by one.
+# Larger entries are mapped one by one: GLUE takes about 30 times their memory.
 _MOST_BYTES_A_CORE = 2**25
 _SPEC = PartitionSpec(parallel.AXIS)
 _T = TypeVar("_T")
 
 
 def entries_at_once() -> int:
-  """Returns how many entries `map_over` should get to use all devices."""
+  """Returns how many entries `map_over` needs to keep all devices busy."""
   each = 1 if jax.default_backend() == "cpu" else _ENTRIES_A_DEVICE
   return each * jax.device_count()
 
 
 def devices_for(entries: Any) -> Mesh:
-  """Returns the devices that `map_over` is to share entries out to.
+  """Returns the devices over which `map_over` should distribute entries.
 
   Args:
-    entries: as there, before `place`.
+    entries: as for `map_over`, before `place`.
   """
   leaves = jax.tree.leaves(entries)
   if sum(leaf.nbytes for leaf in leaves) > len(leaves[0]) * _MOST_BYTES_A_CORE:
@@ -44,16 +44,16 @@ def devices_for(entries: Any) -> Mesh:
 
 
 def place(entries: _T, devices: Mesh) -> _T:
-  """Places entries for `map_over`.
+  """Places entries on the devices for `map_over`.
 
-  Where cores get what one device has, the last entry fills up their shares.
+  Entries that move from one device to the cores are padded with the last one.
   """
   if devices == parallel.mesh():
     return entries
-  more = -len(jax.tree.leaves(entries)[0]) % devices.size
-  if more:
+  pad = -len(jax.tree.leaves(entries)[0]) % devices.size
+  if pad:
     entries = jax.tree.map(
-      lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], more, axis=0)]), entries
+      lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], pad, axis=0)]), entries
     )
   return jax.device_put(entries, NamedSharding(devices, _SPEC))
 
@@ -65,16 +65,16 @@ def _map(function: Callable[[_T], Any], entries: _T) -> Any:
 
 
 def map_over(function: Callable[[_T], Any], entries: _T, devices: Mesh) -> Any:
-  """Maps under jit, each device over its share.
+  """Maps a function over entries under jit, each device over its own shard.
 
-  An accelerator does its entries together; a core one after the other, so that
-  loops end when an entry is done.
+  An accelerator processes its entries together; a core processes one after the
+  other, so that loops end when an entry has converged.
 
   Args:
-    function: of one entry; nothing in it may communicate.
-    entries: a tree of arrays with one leading axis; the last entry is done
-      more than once where they do not go up in the devices.
-    devices: whose shares, `devices_for` them.
+    function: takes one entry; it must not communicate between devices.
+    entries: a tree of arrays with a common leading axis; the last entry is
+      repeated where their number is not a multiple of the devices.
+    devices: from `devices_for` of the entries.
   """
   if devices.size == 1:
     return _map(function, entries)
@@ -89,5 +89,5 @@ def map_over(function: Callable[[_T], Any], entries: _T, devices: Mesh) -> Any:
   )
   if len(index) == count:
     return mapped(entries)
-  found = mapped(jax.tree.map(lambda x: jnp.take(x, index, axis=0), entries))
-  return jax.tree.map(lambda x: x[:count], found)
+  results = mapped(jax.tree.map(lambda x: jnp.take(x, index, axis=0), entries))
+  return jax.tree.map(lambda x: x[:count], results)

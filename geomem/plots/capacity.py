@@ -1,4 +1,4 @@
-"""Theory against simulation: figure 1B, and what it is made of."""
+"""Figures of simulated against theoretical capacity, such as figure 1B."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,12 +13,12 @@ _MARKERS = "osD^vP"
 
 
 def _groups(rows: runs.Rows) -> list[str]:
-  """Subsets of a run in the paper's order, or families of manifolds."""
+  """Lists a run's subsets in the paper's order, or families of manifolds."""
   return rows.subsets or rows.distinct("subset")
 
 
 def _look(groups: list[str]) -> dict[str, dict]:
-  """Returns colour and marker by group."""
+  """Returns the colour and marker of each group."""
   return {
     group: {
       "color": style.COLORS.get(group, style.CYCLE[i % len(style.CYCLE)]),
@@ -36,17 +36,17 @@ def _identity(row) -> tuple:
 def pair_metrics(
   rows: runs.Rows, first: str, second: str
 ) -> list[tuple[runs.Row, runs.Row]]:
-  """Pairs the rows of two metrics of the same manifolds, both with values."""
-  others = {_identity(row): row for row in rows.where(second).known()}
+  """Pairs rows of two metrics of the same manifolds; both must have values."""
+  partners = {_identity(row): row for row in rows.where(second).known()}
   return [
-    (row, others[_identity(row)])
+    (row, partners[_identity(row)])
     for row in rows.where(first).known()
-    if _identity(row) in others
+    if _identity(row) in partners
   ]
 
 
 def name_of_set(columns: dict) -> str:
-  """Names what a row of the capacity study is about."""
+  """Names the manifold set of a row of the capacity study."""
   names = ("layer", "subset", "manifold_radius", "epoch")
   words = {"manifold_radius": "R=", "epoch": "epoch "}
   return " ".join(
@@ -57,16 +57,16 @@ def name_of_set(columns: dict) -> str:
 
 
 def _pairs(rows: runs.Rows) -> np.ndarray:
-  """Returns theory, simulation and their errors: `[n, 4]`."""
-  found = [
+  """Returns `[n, 4]`: theory, its error, simulation, its error."""
+  pairs = [
     (a["value"], a["stderr"] or 0, b["value"], b["stderr"] or 0)
     for a, b in pair_metrics(rows, "capacity", "simulated_capacity")
   ]
-  return np.array(found).reshape(-1, 4)
+  return np.array(pairs).reshape(-1, 4)
 
 
 def _points(rows) -> list[int]:
-  """Lists M, the points of a manifold; rows of old do not know it."""
+  """Lists M, the points per manifold; old rows do not record it."""
   return [int(m) for m in rows.where("manifold_points").distinct("value")]
 
 
@@ -92,8 +92,8 @@ def _draw_scatter(ax, rows, look, line) -> None:
     _draw_chance(ax, rows)
     ax.axvline(2 / _points(rows)[0], color="0.4", lw=0.9, ls=":", zorder=0)
   for group, kind in look.items():
-    here = rows.where(subset=group)
-    x, dx, y, dy = _pairs(here).T
+    of_group = rows.where(subset=group)
+    x, dx, y, dy = _pairs(of_group).T
     ax.errorbar(
       x, y, dy, dx, ls="", lw=0.8, ms=4, alpha=0.8, label=group, **kind
     )
@@ -107,8 +107,8 @@ def _draw_scatter(ax, rows, look, line) -> None:
 def plot_capacity(rows) -> Figure:
   """Draws simulated against theoretical capacity: figure 1B.
 
-  One panel for each treatment of the centres, all with the same limits; grey:
-  within 10 %.
+  One panel for each treatment of the centres, all with the same limits; the
+  grey band is within 10 %.
   """
   treatments = rows.distinct("centers")
   look = _look(_groups(rows))
@@ -117,15 +117,15 @@ def plot_capacity(rows) -> Figure:
   everything = _pairs(rows)[:, [0, 2]]
   line = np.array([everything.min() / 1.3, everything.max() * 1.3])
   for ax, centers in zip(axes, treatments, strict=True):
-    here = rows.where(centers=centers)
-    _draw_scatter(ax, here, look, line)
+    treated = rows.where(centers=centers)
+    _draw_scatter(ax, treated, look, line)
     ax.set_title(_TITLES[centers])
   style.explain(figure, axes, ncols=3 if len(look) > 4 else 6)
   return figure
 
 
 def _draw_series(ax, rows, along: str, kind) -> None:
-  """Draws theory as a line, simulation as markers, the null dash-dotted."""
+  """Draws theory as a line, simulation as markers, the null as dash-dots."""
   x, mean, _ = rows.where("capacity").known().series(along)
   ax.plot(x, mean, color=kind["color"])
   x, mean, error = rows.where("simulated_capacity").known().series(along)
@@ -147,16 +147,16 @@ def _explain(figure: Figure) -> None:
 
 
 def plot_capacity_by_layer(rows) -> Figure:
-  """Draws theory and simulation by layer, directions removed.
+  """Draws theory and simulation by layer, with shared directions removed.
 
-  A column for each subset; a row for each epoch of a seed, the earlier first.
+  A column for each subset; a row for each epoch of a seed, earlier first.
   """
   rows = rows.where(centers="low_rank")
   groups, layers = _groups(rows), rows.layers
   look = _look(groups)
   ranked = {
-    seed: sorted(here.distinct("epoch"))
-    for seed, here in rows.split("seed").items()
+    seed: sorted(measured.distinct("epoch"))
+    for seed, measured in rows.split("seed").items()
   }
   count = max(map(len, ranked.values()))
   points = "".join(f", M = {m}" for m in _points(rows))
@@ -166,9 +166,9 @@ def plot_capacity_by_layer(rows) -> Figure:
   )
   for number, row_of_axes in enumerate(axes):
     chosen = {s: e[min(number, len(e) - 1)] for s, e in ranked.items()}
-    here = runs.Rows(r for r in rows if r["epoch"] == chosen[r["seed"]])
+    measured = runs.Rows(r for r in rows if r["epoch"] == chosen[r["seed"]])
     for group, ax in zip(groups, row_of_axes, strict=True):
-      of_group = here.where(subset=group)
+      of_group = measured.where(subset=group)
       _draw_series(ax, of_group, "layer_index", look[group])
       ax.set_title(f"{group}, epoch {np.mean([*chosen.values()]):.0f}{points}")
       ax.set_xticks(
@@ -187,7 +187,7 @@ def plot_capacity_by_radius(rows) -> Figure:
   axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
   for group, ax in zip(groups, axes, strict=True):
     of_group = rows.where(subset=group)
-    # Where both are there, without the directions that the centres share.
+    # If both treatments exist, this is `low_rank`: shared directions removed.
     treatment = min(of_group.distinct("centers"))
     of_group = of_group.where(centers=treatment)
     _draw_series(ax, of_group, "manifold_radius", look[group])
@@ -200,7 +200,7 @@ def plot_capacity_by_radius(rows) -> Figure:
 
 
 def plot_capacity_along(rows) -> Figure:
-  """Draws by layer for a run, by radius for synthetic manifolds."""
+  """Draws capacity by layer for a run, by radius for synthetic manifolds."""
   if rows.layers:
     return plot_capacity_by_layer(rows)
   return plot_capacity_by_radius(rows)

@@ -1,4 +1,4 @@
-"""The figures of a memorization run, each from its rows alone."""
+"""Figures of a memorization run, each drawn from its rows alone."""
 
 import numpy as np
 from matplotlib import colors
@@ -14,7 +14,7 @@ _FAINT = {"alpha": 0.35, "lw": 1}
 
 
 def epoch_axis(ax, last: float | int) -> None:
-  """Makes an axis of epochs from 0 on, evenly spread in the logarithm."""
+  """Makes the x-axis one of epochs: linear from 0 to 1, then logarithmic."""
   ax.set_xscale("symlog", linthresh=1, linscale=0.4)
   ticks = [
     t for t in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= last
@@ -48,15 +48,15 @@ def plot_accuracy(rows: runs.Rows) -> Figure:
 
 
 def plot_loss(rows: runs.Rows) -> Figure:
-  """Draws the loss of the subsets by epoch, and that of training itself.
+  """Draws the loss of the subsets and the training loss by epoch.
 
-  The latter is the mean over the steps of an epoch, and is there at every one.
+  The training loss is the mean over the steps of an epoch, for every epoch.
   """
   figure = style.new_figure(5.4, 3.6)
   ax = figure.subplots()
   scores = rows.where("loss")
   _draw_subsets(ax, scores)
-  steps = rows.where("training_loss")  # Runs of old have none.
+  steps = rows.where("training_loss")  # Old runs have none.
   if steps:
     x, mean, _ = steps.series("epoch")
     ax.plot(x, mean, color=style.INK, lw=1, label="in training", zorder=1)
@@ -69,10 +69,10 @@ def plot_loss(rows: runs.Rows) -> Figure:
 
 
 def plot_geometry_by_layer(rows: runs.Rows) -> Figure | None:
-  """Draws capacity, radius and dimension by layer, best and last epoch.
+  """Draws capacity, radius and dimension by layer, at the best and last epoch.
 
   The paper's figure 3; faint lines in the second row repeat the first. Bands
-  are standard errors over seeds, over the probes where there is one seed.
+  are standard errors over seeds, or over probes where there is one seed.
   """
   return plot_by_layer(rows, METRICS)
 
@@ -80,8 +80,8 @@ def plot_geometry_by_layer(rows: runs.Rows) -> Figure | None:
 def plot_by_layer(rows: runs.Rows, metrics) -> Figure | None:
   """Draws metrics by layer, a column each, at the best and the last epoch.
 
-  Where neither was measured, at the first and the last that were; nothing where
-  none was. Many metrics go on in further rows.
+  Where neither was measured, the first and last measured epochs are drawn;
+  without any, the result is None. Many metrics continue in further rows.
   """
   at = _epochs_to_draw(rows, tuple(metrics))
   if not at:
@@ -93,8 +93,8 @@ def plot_by_layer(rows: runs.Rows, metrics) -> Figure | None:
   for ax in axes[-high:, len(metrics) - columns * (count - 1) :].ravel():
     ax.remove()
   for i in range(count):
-    here = metrics[columns * i : columns * (i + 1)]
-    _draw_rows(axes[high * i : high * (i + 1), : len(here)], rows, at, here)
+    group = metrics[columns * i : columns * (i + 1)]
+    _draw_rows(axes[high * i : high * (i + 1), : len(group)], rows, at, group)
   label = f"{next(iter(at))} again"
   faint = [Line2D([], [], color="0.3", **_FAINT, label=label)]
   style.explain(figure, axes[0], further=faint[: high - 1], ncols=6)
@@ -104,7 +104,7 @@ def plot_by_layer(rows: runs.Rows, metrics) -> Figure | None:
 def _epochs_to_draw(
   rows: runs.Rows, metrics: tuple[str, ...]
 ) -> dict[str, runs.Rows]:
-  """Selects the rows of two epochs, one or none, by what they are called."""
+  """Selects the rows of at most two epochs, by the names of these epochs."""
   measured = runs.Rows(
     row for row in rows.where(metrics) if row["layer"] is not None
   )
@@ -117,21 +117,21 @@ def _epochs_to_draw(
     epochs = sorted(measured.distinct("epoch"))
     chosen = dict.fromkeys([*epochs[:1], *epochs[-1:]])
     at = {f"epoch {epoch:g}": measured.where(epoch=epoch) for epoch in chosen}
-  return {name: found for name, found in at.items() if found}
+  return {name: selected for name, selected in at.items() if selected}
 
 
 def _draw_rows(axes, rows: runs.Rows, at, metrics) -> None:
-  """Draws the earlier epoch above the later, each metric on the same scale."""
+  """Draws the earlier epoch above the later one, with one scale per metric."""
   places, layers = zip(*rows.layers.items(), strict=True)
   first, last = next(iter(at.values())), list(at)[-1]
-  for (name, here), row_of_axes in zip(at.items(), axes, strict=True):
+  for (name, at_epoch), row_of_axes in zip(at.items(), axes, strict=True):
     for metric, ax, above in zip(metrics, row_of_axes, axes[0], strict=True):
-      found = here.where(metric)
-      for subset in found.subsets:
+      measured = at_epoch.where(metric)
+      for subset in measured.subsets:
         if ax is not above:
           x, mean, _ = first.where(metric, subset=subset).series("layer_index")
           ax.plot(x, mean, color=style.COLORS[subset], **_FAINT)
-        series = found.where(subset=subset).series("layer_index")
+        series = measured.where(subset=subset).series("layer_index")
         look = style.look_of(subset)
         style.draw_series(ax, series, **look, label=subset)
       style.metric_axis(ax, metric, rows)
@@ -143,11 +143,11 @@ def _draw_rows(axes, rows: runs.Rows, at, metrics) -> None:
       if ax is not above:
         ax.sharey(above)
         ax.autoscale(axis="y")
-    row_of_axes[len(metrics) // 2].set_title(_title(name, here))
+    row_of_axes[len(metrics) // 2].set_title(_title(name, at_epoch))
 
 
 def _title(name: str, rows: runs.Rows) -> str:
-  """Names the best or the last epoch, of each seed where they differ."""
+  """Returns an epoch's title, with the numbers of all best or last epochs."""
   if not name.endswith("epoch"):
     return name
   epochs = sorted(rows.distinct("epoch"))
@@ -156,28 +156,28 @@ def _title(name: str, rows: runs.Rows) -> str:
 
 
 def plot_capacity_heatmaps(rows: runs.Rows) -> Figure | None:
-  """Draws capacity over chance by layer and epoch, one panel a subset.
+  """Draws capacity over chance by layer and epoch, one panel per subset.
 
-  One scale for all: white is chance, red above it and blue below. Dashed: the
-  best epoch. A column is the mean over the seeds that were measured there.
+  All panels share a scale: white is chance, red above it and blue below. The
+  dashed line is the best epoch. A column averages the seeds measured there.
   """
-  found = rows.where("capacity")
-  if not found:
+  capacities = rows.where("capacity")
+  if not capacities:
     return None
   chance = rows.chance_capacity()
-  places, layers = zip(*found.layers.items(), strict=True)
-  epochs = sorted(found.distinct("epoch"))
+  places, layers = zip(*capacities.layers.items(), strict=True)
+  epochs = sorted(capacities.distinct("epoch"))
   grids = {}
-  for subset in found.subsets:
+  for subset in capacities.subsets:
     grids[subset] = np.full((len(layers), len(epochs)), np.nan)
-    for epoch, here in found.where(subset=subset).split("epoch").items():
-      x, mean, _ = here.series("layer_index")
+    for epoch, column in capacities.where(subset=subset).split("epoch").items():
+      x, mean, _ = column.series("layer_index")
       place = np.searchsorted(places, x), epochs.index(epoch)
       grids[subset][place] = mean / chance
   figure = style.new_figure(2.6 * len(grids) + 1, 0.2 * len(layers) + 1.6)
   axes = figure.subplots(1, len(grids), sharey=True, squeeze=False)[0]
-  known = np.stack(list(grids.values()))
-  low, high = np.nanmin(known, initial=0.8), np.nanmax(known, initial=1.25)
+  ratios = np.stack(list(grids.values()))
+  low, high = np.nanmin(ratios, initial=0.8), np.nanmax(ratios, initial=1.25)
   farthest = max(high, 1 / low)
   for ax, (subset, grid) in zip(axes, grids.items(), strict=True):
     image = ax.imshow(

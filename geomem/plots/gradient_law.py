@@ -1,4 +1,4 @@
-"""The figure of the n^-1/2 law, from the rows alone."""
+"""The figure of the n^-1/2 law, drawn from the rows alone."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -27,8 +27,8 @@ def plot_gradient_law(rows: runs.Rows) -> Figure:
 
   Points are root mean squares over draws and seeds, lines are the fits with
   their slopes, crosses estimate the unpermuted part without the noise of n
-  examples; dashed the n^-1/2 of labels without structure. On the right the
-  slope of every layer.
+  examples, and the dashed line is the n^-1/2 of labels without structure. The
+  right panel shows the slope of every layer.
   """
   rows = rows.known()
   figure = style.new_figure(9, 3.6)
@@ -48,7 +48,7 @@ def plot_gradient_law(rows: runs.Rows) -> Figure:
   right.axhline(0, color="0.4", lw=0.9, ls=":")
   right.set_ylabel("slope")
   handles, names = left.get_legend_handles_labels()
-  # Filled by columns: centred above raw, the crosses last.
+  # The legend is filled by columns: centred above raw, the crosses last.
   order = sorted(range(len(names)), key=lambda i: names[i] in _LAST)
   figure.legend(
     [handles[i] for i in order],
@@ -64,7 +64,7 @@ def _log_axes(ax, found) -> None:
   ax.set_xscale("log")
   style.log_axis(ax.yaxis)
   sizes = sorted({row["num_examples"] for row in found})
-  # The largest may stand close to the largest power of two.
+  # The largest size may be too close to the power of two before it.
   ticks = [n for n in sizes if n == sizes[-1] or n < 0.75 * sizes[-1]]
   ax.set_xticks(ticks, [str(n) for n in ticks])
   ax.set_xlim(0.85 * sizes[0], 1.6 * sizes[-1])
@@ -78,10 +78,10 @@ def _look(drawn: str, labels: str) -> dict:
 
 
 def _draw_norms(ax, rows, drawn: str, labels: str) -> None:
-  found = rows.where("law_norm", drawn=drawn, labels=labels)
-  if not found:
+  norms = rows.where("law_norm", drawn=drawn, labels=labels)
+  if not norms:
     return
-  x, mean, error = found.series("num_examples", _rms)
+  x, mean, error = norms.series("num_examples", _rms)
   name = f"{_DRAWN[drawn][0]}, {_LABELS[labels]}"
   ax.errorbar(x, mean, error, **_look(drawn, labels), label=name)
   fit = rows.where("law_slope", layer=None, drawn=drawn, labels=labels)
@@ -106,31 +106,31 @@ def _draw_norms(ax, rows, drawn: str, labels: str) -> None:
 
 def _draw_unbiased(ax, rows) -> None:
   metric = "law_squared_norm_unbiased"
-  found = rows.where(metric, drawn="own", labels="centered")
-  if found:
-    x, mean, _ = found.series("num_examples")
+  squares = rows.where(metric, drawn="own", labels="centered")
+  if squares:
+    x, mean, _ = squares.series("num_examples")
     root = np.sqrt(np.where(mean > 0, mean, np.nan))
     color = _DRAWN["own"][1]
     ax.plot(x, root, "x", color=color, label=_WITHOUT_NOISE, ms=6)
 
 
 def _draw_guide(ax, found: runs.Rows) -> None:
-  """Draws the slope of labels without structure, below all that is drawn."""
+  """Draws the slope of labels without structure, below all points."""
   x, mean, _ = found.series("num_examples", np.min)
   guide = (x / x[0]) ** -0.5
-  # Clear of the points by a fifth.
+  # A fifth below the lowest point relative to the guide.
   ax.plot(x, 0.8 * (mean / guide).min() * guide, **_GUIDE, label=_LAW)
 
 
 def _draw_slopes(ax, rows, drawn: str, labels: str) -> None:
-  found = rows.where("law_slope")
-  layers = list(found.layers.values())
-  here = runs.Rows(
+  slopes = rows.where("law_slope")
+  layers = list(slopes.layers.values())
+  of_labels = runs.Rows(
     row | {"place": layers.index(row["layer"])}
-    for row in found.where(drawn=drawn, labels=labels)
+    for row in slopes.where(drawn=drawn, labels=labels)
     if row["layer"] is not None
   )
-  if not here:
+  if not of_labels:
     return
-  ax.errorbar(*here.series("place"), **_look(drawn, labels))
+  ax.errorbar(*of_labels.series("place"), **_look(drawn, labels))
   ax.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)

@@ -1,4 +1,4 @@
-"""The figures of the gradients, each from the rows alone."""
+"""Figures of the gradients, each drawn from the rows alone."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,7 +9,7 @@ from geomem.plots.figures import epoch_axis
 from geomem.plots.gradient_law import plot_gradient_law
 
 _SUBSETS = ("unpermuted", "permuted")
-# Of what is no single subset's, here and in all panels.
+# Colours and lines of the parts; no subset has one of these colours.
 _PARTS = {
   "label": (style.CYCLE[0], "-"),
   "independent": (style.CYCLE[1], "--"),
@@ -19,7 +19,7 @@ _MAX_GROUPS = 4
 
 
 def _groups(rows) -> list[list[str]]:
-  """Groups consecutive layers with parameters, in at most four."""
+  """Splits the layers with parameters into at most four consecutive groups."""
   layers = list(rows.where("norm", part="total").layers.values())
   parts = np.array_split(layers, min(_MAX_GROUPS, len(layers)))
   return [list(part) for part in parts]
@@ -34,10 +34,10 @@ def _group_rows(rows, metric: str, group, mode, subset, part) -> runs.Rows:
   chosen = {"mode": mode, "subset": subset}
 
   def by_layer(metric, **columns):
-    found = rows.where(metric, **chosen, **columns)
+    selected = rows.where(metric, **chosen, **columns)
     return {
       (r["seed"], r["epoch"], r["layer"]): r["value"]
-      for r in found
+      for r in selected
       if r["layer"] in group
     }
 
@@ -48,19 +48,19 @@ def _group_rows(rows, metric: str, group, mode, subset, part) -> runs.Rows:
     total = np.array([totals[seed, epoch, layer] for layer in group])
     value = np.array([values.get((seed, epoch, n), 0.0) for n in group])
     if metric == "norm":
-      whole = np.linalg.norm(value)
+      of_group = np.linalg.norm(value)
     else:
-      whole = value @ total / max(np.linalg.norm(total), 1e-30)
-    combined.append({"seed": seed, "epoch": epoch, "value": whole})
+      of_group = value @ total / max(np.linalg.norm(total), 1e-30)
+    combined.append({"seed": seed, "epoch": epoch, "value": of_group})
   return combined
 
 
 def plot_gradient_parts(rows) -> Figure:
   """Draws the two parts by epoch and group of layers: figure A.1.
 
-  Norms above and signed projections on the total gradient below, where the two
-  parts add up to the total's norm; the same in training mode, where it was
-  measured.
+  Norms are above, signed projections on the total gradient below; the parts'
+  projections add up to the total's norm. Training mode has rows of its own
+  where it was measured.
   """
   rows = rows.known()
   groups = _groups(rows)
@@ -74,15 +74,15 @@ def plot_gradient_parts(rows) -> Figure:
     for ax, group in zip(axes[row], groups, strict=True):
       for subset in _SUBSETS:
         for part in ("label", "independent"):
-          found = _group_rows(rows, metric, group, mode, subset, part)
-          series = found.series("epoch")
+          combined = _group_rows(rows, metric, group, mode, subset, part)
+          series = combined.series("epoch")
           look = {"color": style.COLORS[subset], "ls": _PARTS[part][1]}
           label = f"{subset}, {part}"
           style.draw_series(ax, series, **look, label=label)
       if metric == "norm":
         ax.set_yscale("log")
       else:
-        # The first epoch is far larger than those that follow.
+        # The projection at the first epoch is far larger than later ones.
         ax.set_yscale("symlog", linthresh=1)
         ax.axhline(0, color="0.6", lw=0.8, zorder=0)
       if row == 0:
@@ -101,8 +101,8 @@ def plot_gradient_parts(rows) -> Figure:
 def plot_gradient_comparison(rows) -> Figure:
   """Draws permuted against unpermuted, and how far parts cancel.
 
-  Of the whole network, in evaluation mode, with centred labels. The ratio is
-  drawn as measured, and with the noise of a finite set taken off.
+  Values are of the whole network, in evaluation mode, with centred labels. The
+  ratio is drawn as measured, and without the noise of a finite set.
   """
   rows = rows.known()
   figure = style.new_figure(10.5, 3.5)
@@ -114,23 +114,23 @@ def plot_gradient_comparison(rows) -> Figure:
     "ratio_unbiased": ("without the noise of n", "w"),
   }
   for metric, (name, fill) in ratios.items():
-    found = rows.where(metric, **at, **label)
+    values = rows.where(metric, **at, **label)
     look = {"color": _PARTS["label"][0], "marker": "o", "mfc": fill}
-    _draw(axes[0], found, **look, label=f"label part, {name}")
+    _draw(axes[0], values, **look, label=f"label part, {name}")
   for level in (0, 1):
     axes[0].axhline(level, color="0.6", lw=0.8, zorder=0)
   axes[0].set_ylabel("norm, permuted / unpermuted")
   for part, (color, line) in _PARTS.items():
     labels = None if part == "total" else "centered"
     name = part if part == "total" else f"{part} part"
-    found = rows.where("cosine", **at, part=part, labels=labels)
-    _draw(axes[1], found, color=color, ls=line, label=name, marker="o")
+    values = rows.where("cosine", **at, part=part, labels=labels)
+    _draw(axes[1], values, color=color, ls=line, label=name, marker="o")
   axes[1].set_ylabel("cosine, permuted with unpermuted")
   axes[1].set_ylim(-1.05, 1.05)
   axes[1].axhline(0, color="0.6", lw=0.8, zorder=0)
   for subset in _SUBSETS:
-    found = rows.where("cancellation", **at, subset=subset, labels="centered")
-    _draw(axes[2], found, label=subset, **style.look_of(subset))
+    values = rows.where("cancellation", **at, subset=subset, labels="centered")
+    _draw(axes[2], values, label=subset, **style.look_of(subset))
   axes[2].set_ylabel("cancellation of the two parts")
   axes[2].set_ylim(-0.02, 1.02)
   last = max(rows.where("ratio", **at, **label).distinct("epoch"))

@@ -1,4 +1,4 @@
-"""The figures of a sweep over model sizes: figure 4C-E of the paper."""
+"""Figures of a sweep over model sizes: figure 4C-E of the paper."""
 
 import numpy as np
 from matplotlib import colormaps, ticker
@@ -13,27 +13,27 @@ _CHANGES = {
   "radius": {"marker": "^", "ls": "--"},
 }
 _PAPERS = ("radius", "dimension", "capacity")
-# Where they are measured, beside the paper's three.
+# Drawn where they are measured, beside the paper's three.
 _FURTHER = ("probe_accuracy", "critical_features")
 
 
 def _by_size(rows: runs.Rows) -> dict[int, runs.Rows]:
   """Groups the rows by the number of parameters."""
   sizes = {}
-  for here in rows.split("width").values():
-    sizes[next(iter(here.fact("num_parameters").values()))] = here
+  for of_width in rows.split("width").values():
+    sizes[next(iter(of_width.fact("num_parameters").values()))] = of_width
   return sizes
 
 
 def _band(ax, x, pairs, **style_of) -> None:
-  """Draws a line in a band of one standard error."""
+  """Draws a line with a band of one standard error, without missing pairs."""
   drawn = [(a, *pair) for a, pair in zip(x, pairs, strict=True) if pair]
   if drawn:
     style.draw_band(ax, *np.array(drawn).T, **style_of)
 
 
 def _size_axis(ax, rows) -> None:
-  """Numbers of parameters, with the interpolation threshold and the dip."""
+  """Makes an axis of parameter counts, and marks the threshold and the dip."""
   style.log_axis(ax.xaxis)
   ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
   ax.set_xlabel("parameters")
@@ -73,21 +73,21 @@ def _draw_training(ax, sizes) -> None:
 
 
 def _draw_change(ax, sizes) -> None:
-  """Draws the change of radius and dimension, last over best."""
+  """Draws the ratios of radius and dimension, last over best epoch."""
   for metric, look in _CHANGES.items():
     pairs = [_change(rows, metric) for rows in sizes.values()]
     name = f"test {style.label_of(metric).split(' (')[0]}"
     _band(
       ax, list(sizes), pairs, color=style.COLORS["test"], **look, label=name
     )
-  # One network that is nearly dead would fill a linear axis.
+  # On a linear axis, one nearly dead network would take all the space.
   style.log_axis(ax.yaxis)
   style.draw_level(ax, 1)
   ax.set_ylabel("last epoch / best epoch")
 
 
 def _change(rows: runs.Rows, metric: str) -> tuple[float, float] | None:
-  """Averages the ratio within seeds, last epoch over best epoch."""
+  """Averages each seed's ratio of a metric, last epoch over best epoch."""
   last, best = (
     rows.of_network(metric, "test", which).split("seed")
     for which in ("last", "best")
@@ -95,7 +95,7 @@ def _change(rows: runs.Rows, metric: str) -> tuple[float, float] | None:
   change = runs.Rows(
     {"value": last[seed].values[0] / before.values[0]}
     for seed, before in best.items()
-    # A dead network has no dimension, and an epoch may not be measured.
+    # A dead network has no dimension, and an epoch may be missing.
     if before.values[0] and seed in last
   )
   return _mean(change)
@@ -109,8 +109,8 @@ def _mean(rows: runs.Rows) -> tuple[float, float] | None:
 def plot_model_size(rows) -> Figure:
   """Draws accuracy and test geometry by number of parameters.
 
-  Upright: dashed the interpolation threshold, broad the dip. Bands are standard
-  errors over seeds.
+  Of the vertical lines, the dashed one is the interpolation threshold and the
+  broad one the dip. Bands are standard errors over seeds.
   """
   figure = style.new_figure(10, 5.6)
   axes = figure.subplots(2, 3, sharex=True)
@@ -132,9 +132,9 @@ def plot_model_size(rows) -> Figure:
 
 
 def plot_geometry_by_size(rows) -> Figure:
-  """Draws the last hidden layer by size, a row for each subset.
+  """Draws the last hidden layer by size, with a row for each subset.
 
-  Test has none where `plot_model_size` shows all that was measured of it.
+  Test has no row where `plot_model_size` shows all of its metrics.
   """
   subsets = rows.where("capacity").subsets
   metrics = [name for name in _PAPERS + _FURTHER if rows.where(name)]
@@ -143,8 +143,8 @@ def plot_geometry_by_size(rows) -> Figure:
   figure = style.new_figure(3.3 * len(metrics), 2.5 * len(subsets) + 0.4)
   axes = figure.subplots(len(subsets), len(metrics), sharex=True, squeeze=False)
   sizes = _by_size(rows)
-  for subset, line in zip(subsets, axes, strict=True):
-    for metric, ax in zip(metrics, line, strict=True):
+  for subset, row_of_axes in zip(subsets, axes, strict=True):
+    for metric, ax in zip(metrics, row_of_axes, strict=True):
       _draw(ax, sizes, metric, subset)
       _size_axis(ax, rows)
   for ax in axes[:-1].ravel():
@@ -156,20 +156,20 @@ def plot_geometry_by_size(rows) -> Figure:
 
 
 def plot_size_by_epoch(rows) -> Figure:
-  """Draws test accuracy and dimension over epochs, at some sizes."""
+  """Draws test accuracy and dimension over epochs, for at most six sizes."""
   sizes = list(_by_size(rows).items())
   count = min(len(sizes), _MOST_CURVES)
   chosen = np.unique(np.linspace(0, len(sizes) - 1, count).round().astype(int))
   figure = style.new_figure(8.4, 3.4)
   axes = figure.subplots(1, 2)
   for index in chosen:
-    parameters, here = sizes[index]
+    parameters, of_size = sizes[index]
     color = colormaps["viridis"](0.92 * index / max(len(sizes) - 1, 1))
     label = f"{parameters:,.0f}"
     look = {"color": color, "label": label}
-    accuracy = here.where("accuracy", subset="test")
+    accuracy = of_size.where("accuracy", subset="test")
     style.draw_series(axes[0], accuracy.series("epoch"), **look)
-    dimension = here.where("dimension", subset="test")
+    dimension = of_size.where("dimension", subset="test")
     if dimension:
       series = dimension.last_hidden().series("epoch")
       style.draw_series(axes[1], series, **look)

@@ -1,4 +1,4 @@
-"""The figures of a sweep of the memorization experiment."""
+"""Figures of a sweep of the memorization experiment."""
 
 import itertools
 
@@ -15,7 +15,7 @@ _GROUP_LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)))
 
 
 def _layout(rows) -> tuple[str, str | None]:
-  """Returns the swept column on the x-axis, and the one that groups."""
+  """Returns the swept column on the x-axis, and the grouping one or None."""
   swept = [axis for axis in _AXES if axis in rows[0]]
   return swept[0], swept[1] if len(swept) > 1 else None
 
@@ -25,10 +25,10 @@ def _groups(rows, column: str | None) -> dict:
 
 
 def _points(rows, x_column: str, value_of) -> tuple[list, list, list]:
-  """Returns x, mean and error of the cells that have the value."""
+  """Returns x, mean and error of the cells that have a value."""
   drawn = []
-  for position, here in enumerate(rows.split(x_column).items()):
-    x, cell = here
+  for position, item in enumerate(rows.split(x_column).items()):
+    x, cell = item
     pair = value_of(cell)
     if pair:
       drawn.append((position if isinstance(x, str) else x, *pair))
@@ -46,10 +46,10 @@ def _x_axis(ax, rows, column: str) -> None:
 
 
 def plot_last_layer(rows) -> Figure:
-  """Draws the last hidden layer against what is swept.
+  """Draws the last hidden layer's geometry against the swept column.
 
-  One row of panels for each group, of models say; open symbols and faint lines
-  are the best epoch, filled ones the last.
+  Each group, such as a model, has a row of panels; open symbols and faint lines
+  are the best epoch, filled symbols the last.
   """
   x_column, group_column = _layout(rows)
   groups = _groups(rows, group_column)
@@ -57,11 +57,11 @@ def plot_last_layer(rows) -> Figure:
   axes = figure.subplots(
     len(groups), 3, squeeze=False, sharex=True, sharey="col"
   )
-  for (group, here), line in zip(groups.items(), axes, strict=True):
-    for metric, ax in zip(_METRICS, line, strict=True):
-      _draw_subsets(ax, here, x_column, metric)
-      _x_axis(ax, here, x_column)
-    line[1].set_title(str(group))
+  for (group, of_group), row_of_axes in zip(groups.items(), axes, strict=True):
+    for metric, ax in zip(_METRICS, row_of_axes, strict=True):
+      _draw_subsets(ax, of_group, x_column, metric)
+      _x_axis(ax, of_group, x_column)
+    row_of_axes[1].set_title(str(group))
   further = style.epoch_handles(marker="o")
   style.explain(figure, axes[0], further=further, ncols=7)
   return figure
@@ -90,21 +90,21 @@ def _draw_subsets(ax, rows, x_column: str, metric: str) -> None:
 def plot_departure(rows) -> Figure:
   """Draws where permuted capacity departs from chance, and how far.
 
-  Left, the depth of the first layer that stays above chance at the last epoch;
-  right, capacity of the last hidden layer.
+  On the left is the depth of the first layer that stays above chance at the
+  last epoch, on the right the capacity of the last hidden layer.
   """
   x_column, group_column = _layout(rows)
   figure = style.new_figure(8.4, 3.4)
   left, right = figure.subplots(1, 2)
   looks = itertools.cycle(zip(_GROUP_LINES, _GROUP_MARKERS, strict=True))
-  for group, here in _groups(rows, group_column).items():
+  for group, of_group in _groups(rows, group_column).items():
     line, marker = next(looks)
     look = {"color": style.COLORS["permuted"], "ls": line, "marker": marker}
     look["label"] = str(group) or "permuted"
-    left.errorbar(*_points(here, x_column, _departure), **look)
+    left.errorbar(*_points(of_group, x_column, _departure), **look)
     right.errorbar(
       *_points(
-        here,
+        of_group,
         x_column,
         lambda cell: _mean(cell.of_network("capacity", "permuted", "last")),
       ),

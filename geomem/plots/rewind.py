@@ -1,6 +1,6 @@
-"""The figures of layer rewinds, each from the rows alone.
+"""Figures of layer rewinds, each drawn from the rows alone.
 
-The paper's figure 4A-B, and the same for every kind of rewind.
+They show the paper's figure 4A-B for every kind of rewind.
 """
 
 import matplotlib
@@ -21,7 +21,7 @@ _TITLES = {
 
 
 def _sets(rows: runs.Rows, kind: str | None) -> dict[str | None, runs.Rows]:
-  """Groups rows of whole networks by what is rewound, in their order."""
+  """Groups rows of whole networks by the rewound layers, in row order."""
   sets: dict[str | None, runs.Rows] = {}
   for row in rows.where(layer=None, kind=kind):
     if row["subset"]:
@@ -30,11 +30,11 @@ def _sets(rows: runs.Rows, kind: str | None) -> dict[str | None, runs.Rows]:
 
 
 def _by_kind(rows) -> dict[str, dict[str, list[dict]]]:
-  """Groups rows by kind, and by the layer at the rewind's border.
+  """Groups rows by kind, and by the layer at the border of the rewind.
 
-  All in the network's order, in which rows hold the suffixes backwards.
+  All are in the network's order; the rows have suffixes in reverse order.
   """
-  found = {}
+  by_kind = {}
   for kind in _TITLES:
     border = {"suffix": 0, "prefix": -1}.get(kind)
     named = [
@@ -42,16 +42,16 @@ def _by_kind(rows) -> dict[str, dict[str, list[dict]]]:
       for rewound, chosen in _sets(rows, kind).items()
     ]
     if named:
-      found[kind] = dict(named[::-1] if kind == "suffix" else named)
-  return found
+      by_kind[kind] = dict(named[::-1] if kind == "suffix" else named)
+  return by_kind
 
 
 def plot_rewind_accuracy(rows) -> Figure:
-  """Draws accuracy after a rewind by epoch, one curve a layer.
+  """Draws accuracy after a rewind by epoch, one curve per layer.
 
-  A row of panels for each kind. Dashed: the network of that epoch itself.
+  Each kind has a row of panels. The dashed line is the epoch's own network.
   """
-  kinds, whole = _by_kind(rows), _sets(rows, None)[None]
+  kinds, networks = _by_kind(rows), _sets(rows, None)[None]
   figure = style.new_figure(8.6, 2.5 * len(kinds) + 0.5)
   axes = figure.subplots(
     len(kinds), len(_PANELS), sharex=True, sharey=True, squeeze=False
@@ -60,7 +60,7 @@ def plot_rewind_accuracy(rows) -> Figure:
   for (kind, sets), row_of_axes in zip(kinds.items(), axes, strict=True):
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.93, len(sets)))
     for subset, ax in zip(_PANELS, row_of_axes, strict=True):
-      x, mean, _ = whole.where("accuracy", subset=subset).series("epoch")
+      x, mean, _ = networks.where("accuracy", subset=subset).series("epoch")
       ax.plot(x, mean, color="0.4", ls="--", label="all layers", zorder=3)
       for (name, chosen), color in zip(sets.items(), colors, strict=True):
         series = chosen.where("accuracy", subset=subset).series("epoch")
@@ -86,14 +86,14 @@ def plot_rewind_accuracy(rows) -> Figure:
 
 
 def plot_rewind_heatmaps(rows) -> Figure:
-  """Draws what rewinds change of test and permuted accuracy.
+  """Draws how rewinds change test and permuted accuracy, by layer and epoch.
 
-  By layer and epoch, against the network of the last epoch: red is higher, blue
-  lower. Dashed: the best epoch.
+  Values are relative to the network of the last epoch: red is higher, blue
+  lower. The dashed line is the best epoch.
   """
-  kinds, whole = _by_kind(rows), rows.at("last").where("accuracy", kind=None)
+  kinds, at_last = _by_kind(rows), rows.at("last").where("accuracy", kind=None)
   last = {
-    subset: whole.where(subset=subset, layer=None).mean()[0]
+    subset: at_last.where(subset=subset, layer=None).mean()[0]
     for subset in _PANELS
   }
   depth = max(map(len, kinds.values()))
@@ -101,13 +101,13 @@ def plot_rewind_heatmaps(rows) -> Figure:
   axes = figure.subplots(len(kinds), len(_PANELS), squeeze=False)
   for (kind, sets), row_of_axes in zip(kinds.items(), axes, strict=True):
     for subset, ax in zip(_PANELS, row_of_axes, strict=True):
-      found = [
+      curves = [
         chosen.where("accuracy", subset=subset).series("epoch")
         for chosen in sets.values()
       ]
-      epochs = found[0][0]
+      epochs = curves[0][0]
       image = ax.imshow(
-        np.stack([mean for _, mean, _ in found]) - last[subset],
+        np.stack([mean for _, mean, _ in curves]) - last[subset],
         aspect="auto",
         cmap=style.DIVERGING,
         vmin=-1,
@@ -128,17 +128,17 @@ def plot_rewind_heatmaps(rows) -> Figure:
 
 
 def _nearest(rows: runs.Rows, best: dict[int, int]) -> runs.Rows:
-  """Selects each seed's rows at the epoch that is nearest to its best one."""
-  found = runs.Rows()
-  for seed, here in rows.split("seed").items():
-    epochs = here.distinct("epoch")
+  """Selects each seed's rows at the epoch nearest to its best one."""
+  selected = runs.Rows()
+  for seed, of_seed in rows.split("seed").items():
+    epochs = of_seed.distinct("epoch")
     nearest = min(sorted(epochs), key=lambda e: abs(e - best[seed]))
-    found += here.where(epoch=nearest)
-  return found
+    selected += of_seed.where(epoch=nearest)
+  return selected
 
 
 def plot_recovered(rows) -> Figure:
-  """Draws what rewinds to the best epoch recover, and forget."""
+  """Draws what rewinds to the best epoch recover (test), forget (permuted)."""
   kinds, best = _by_kind(rows), rows.fact("best_epoch")
   figure = style.new_figure(8.0, 3.4)
   axes = figure.subplots(1, 2)
@@ -149,12 +149,12 @@ def plot_recovered(rows) -> Figure:
   ):
     look = {"color": color, "marker": marker, "label": _TITLES[kind]}
     for (metric, subset), ax in zip(panels, axes, strict=True):
-      found = [
+      by_set = [
         _nearest(chosen, best).where(metric, subset=subset)
         for chosen in sets.values()
       ]
-      if all(found):
-        mean, error = np.array([of_set.mean() for of_set in found]).T
+      if all(by_set):
+        mean, error = np.array([of_set.mean() for of_set in by_set]).T
         ax.errorbar(list(sets), mean, error, capsize=2, **look)
   axes[0].set_ylabel("test accuracy recovered")
   axes[1].set_ylabel("permuted accuracy")

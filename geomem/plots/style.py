@@ -1,4 +1,4 @@
-"""One look for all figures: colours, sizes, and how they are saved."""
+"""The style of all figures: colours, axes, legends, and saving."""
 
 import contextlib
 import io
@@ -14,8 +14,8 @@ from matplotlib.lines import Line2D
 
 from geomem import disk, measures, runs
 
-# Okabe and Ito's colours, which the colour-blind tell apart; the hues follow
-# the paper's legend. Markers say the same once more, for print without colour.
+# Okabe and Ito's palette, which is safe for the colour-blind; the hues follow
+# the paper's legend. Markers also tell subsets apart, for print without colour.
 COLORS = {
   "unpermuted": "#0072B2",
   "permuted": "#E69F00",
@@ -23,18 +23,18 @@ COLORS = {
   "test": "#D55E00",
 }
 MARKERS = {"unpermuted": "o", "permuted": "s", "restored": "^", "test": "D"}
-# For all that is no subset: kinds of rewinds, parts of gradients, families of
-# manifolds. None is a subset's, so that a colour means one thing.
+# For everything but subsets: kinds of rewinds, parts of gradients, families of
+# manifolds. Subsets use none of these, so that each colour has one meaning.
 INK = "#222222"
 CYCLE = ("#CC79A7", "#56B4E9", INK, "#882255", "#999933", "#6A51A3")
-# Epochs are told apart by how a subset's colour is drawn.
+# The two epochs differ in how a subset's colour is drawn.
 EPOCHS = {
   "best": {"mfc": "w", "alpha": 0.55, "lw": 1},
   "last": {"mfc": None, "alpha": 1, "lw": 1.3},
 }
-# Of ticks within a decade, the fewest that are enough.
+# Choices of ticks within a decade; the first with enough ticks is used.
 _FACTORS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
-# About what is expected; white there, and below it blue.
+# Diverging about a reference: white there, blue below, red above.
 DIVERGING = "RdBu_r"
 _ON_COLORS = (patheffects.withStroke(linewidth=3, foreground="w", alpha=0.8),)
 _STYLE = {
@@ -49,7 +49,7 @@ _STYLE = {
 
 
 def new_figure(width: float | int, height: float | int) -> Figure:
-  """Makes an empty figure, in inches."""
+  """Makes an empty figure of the given size in inches."""
   matplotlib.rcParams.update(_STYLE)
   figure = Figure(figsize=(width, height), layout="constrained")
   FigureCanvasAgg(figure)
@@ -57,7 +57,7 @@ def new_figure(width: float | int, height: float | int) -> Figure:
 
 
 def draw_band(ax, x, mean, error, **look) -> None:
-  """Draws a line in a band of one standard error."""
+  """Draws a line with a band of one standard error."""
   x, mean, error = (np.asarray(values, float) for values in (x, mean, error))
   (line,) = ax.plot(x, mean, **look)
   ax.fill_between(
@@ -67,30 +67,30 @@ def draw_band(ax, x, mean, error, **look) -> None:
 
 def label_of(metric: str) -> str:
   """Returns the label of a metric's axis."""
-  known = measures.METRICS.get(metric)
-  return known.label if known else metric
+  entry = measures.METRICS.get(metric)
+  return entry.label if entry else metric
 
 
 def draw_series(ax, series: runs.Series, **look) -> None:
-  """Draws a series as a line, in a band of one standard error."""
+  """Draws a series as a line with a band of one standard error."""
   draw_band(ax, *series, **look)
 
 
 class _PlainTicks(ticker.Locator):
-  """Ticks of a logarithmic axis: three or more, however short it is."""
+  """Ticks of a logarithmic axis: at least three, even on a short one."""
 
   def __call__(self):
     return self.tick_values(*self.axis.get_view_interval())
 
   def tick_values(self, vmin, vmax):
-    """Returns powers of ten, and values between where these are too few."""
+    """Returns powers of ten, with values between them if these are too few."""
     low, high = min(vmin, vmax), max(vmin, vmax)
     powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.log10(high) + 1)
     for factors in _FACTORS:
-      found = np.outer(powers, factors).ravel()
-      found = found[(low <= found) & (found <= high)]
-      if len(found) > 2:
-        return found
+      ticks = np.outer(powers, factors).ravel()
+      ticks = ticks[(low <= ticks) & (ticks <= high)]
+      if len(ticks) > 2:
+        return ticks
     return ticker.MaxNLocator(6, steps=(1, 2, 5, 10)).tick_values(low, high)
 
 
@@ -103,17 +103,17 @@ def log_axis(axis) -> None:
 
 
 def metric_axis(ax, metric: str, rows: runs.Rows) -> None:
-  """Scales and labels a y-axis for a metric, with its chance level."""
-  known = measures.METRICS.get(metric)
+  """Scales and labels a y-axis for a metric, and draws its chance level."""
+  entry = measures.METRICS.get(metric)
   ax.set_ylabel(label_of(metric))
-  if known and known.scale == "log":
+  if entry and entry.scale == "log":
     log_axis(ax.yaxis)
-  if known and known.has_chance:
+  if entry and entry.has_chance:
     draw_chance(ax, rows)
 
 
 def chance_label(rows: runs.Rows) -> str:
-  """Names the capacity of points without structure, with its M."""
+  """Labels the capacity of points without structure, with its M."""
   chance = rows.chance_capacity()
   points = {int(m) for m in rows.fact("manifold_points").values()}
   if len(points) != 1:
@@ -130,23 +130,23 @@ def draw_chance(ax, rows: runs.Rows) -> None:
 
 
 def draw_level(ax, level: float | int, label: str | None = None) -> None:
-  """Draws a dotted line across, at a level to compare with."""
+  """Draws a horizontal dotted line at a reference level."""
   ax.axhline(level, color="0.4", lw=0.9, ls=":", label=label, zorder=0)
 
 
 def draw_chance_accuracy(ax, rows: runs.Rows) -> None:
-  """Draws a line at the accuracy of guessing, which runs of old do not know."""
+  """Draws a line at chance accuracy, which old runs do not record."""
   for chance in set(rows.fact("chance_accuracy").values()):
     draw_level(ax, chance, f"chance {chance:.3g}")
 
 
 def mark_best(ax, rows: runs.Rows, epochs=None) -> None:
-  """Draws an upright line at the best epoch of each seed.
+  """Draws a vertical line at the best epoch of each seed.
 
   Args:
-    ax: axes over epochs, or a map with a column for each epoch.
-    rows: what says which epoch is best.
-    epochs: of the columns of a map; an epoch that has none is not marked.
+    ax: axes over epochs, or a heatmap with a column for each epoch.
+    rows: rows with the best epoch of each seed.
+    epochs: the epochs of a heatmap's columns; others are not marked.
   """
   label = "best epoch"
   for best in sorted(set(rows.fact("best_epoch").values())):
@@ -154,7 +154,7 @@ def mark_best(ax, rows: runs.Rows, epochs=None) -> None:
       ax.axvline(best, color="0.5", lw=0.8, ls="--", label=label, zorder=0)
     elif best in epochs:
       place = list(epochs).index(best)
-      # Light about dark is seen on every colour.
+      # Dark with a light outline is visible on every colour.
       ax.axvline(
         place, color="k", ls="--", lw=1.2, label=label, path_effects=_ON_COLORS
       )
@@ -164,20 +164,20 @@ def mark_best(ax, rows: runs.Rows, epochs=None) -> None:
 
 
 def epoch_columns(ax, epochs) -> None:
-  """Names the columns of a map by their epochs, the last one always."""
+  """Labels the columns of a heatmap by epoch, always including the last."""
   step = -(-len(epochs) // 14)
   places = list(range(len(epochs) - 1, -1, -step))[::-1]
   ax.set_xticks(places, [f"{epochs[i]:g}" for i in places], fontsize=7)
 
 
 def explain(figure: Figure, axes, *, further=(), ncols: int = 5) -> None:
-  """Draws one legend above all panels: each label of theirs once."""
-  found = {}
+  """Draws one legend above all panels, with each label once."""
+  entries = {}
   for ax in axes:
     for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-      found.setdefault(label, handle)
-  handles = [*found.values(), *further]
-  labels = [*found, *(handle.get_label() for handle in further)]
+      entries.setdefault(label, handle)
+  handles = [*entries.values(), *further]
+  labels = [*entries, *(handle.get_label() for handle in further)]
   figure.legend(
     handles,
     labels,
@@ -188,7 +188,7 @@ def explain(figure: Figure, axes, *, further=(), ncols: int = 5) -> None:
 
 
 def epoch_handles(**look) -> list[Line2D]:
-  """Makes the legend's entries for what is drawn at the best and last epoch."""
+  """Makes the legend entries of the best and the last epoch."""
   return [
     Line2D([], [], **({"color": "0.3"} | look | drawn), label=f"{which} epoch")
     for which, drawn in EPOCHS.items()
@@ -196,7 +196,7 @@ def epoch_handles(**look) -> list[Line2D]:
 
 
 def look_of(subset: str) -> dict[str, str]:
-  """Returns colour and marker of a subset."""
+  """Returns the colour and marker of a subset."""
   return {"color": COLORS[subset], "marker": MARKERS[subset]}
 
 
@@ -205,14 +205,14 @@ def save_figure(
   path: pathlib.Path,
   suffixes: tuple[str, ...] = (".png", ".pdf"),
 ) -> list[pathlib.Path]:
-  """Writes a file for each suffix, whole or not at all; returns their paths."""
+  """Writes a file for each suffix, atomically; returns their paths."""
   with disk.explained(path.parent):
     path.parent.mkdir(parents=True, exist_ok=True)
   disk.remove_partial(path.parent)
   written = []
   with _laid_out(figure):
     for suffix in suffixes:
-      # In memory first: on a full disk, Matplotlib's own errors are many.
+      # Drawn in memory first: on a full disk, Matplotlib raises various errors.
       buffer = io.BytesIO()
       figure.savefig(buffer, format=suffix[1:], dpi=160)
       target = path.with_suffix(suffix)
@@ -223,7 +223,7 @@ def save_figure(
 
 @contextlib.contextmanager
 def _laid_out(figure: Figure) -> Iterator[None]:
-  """Arranges the panels once, for all files: it takes longer than drawing."""
+  """Lays the panels out once for all files: this takes longer than drawing."""
   engine = figure.get_layout_engine()
   if engine is not None:
     engine.execute(figure)

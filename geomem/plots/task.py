@@ -1,4 +1,4 @@
-"""The figure of capacity for the task's labels, and what it is made of."""
+"""The figure of capacity for the task's labels, and its statistics."""
 
 import math
 
@@ -14,23 +14,23 @@ _LOOKS = {
   "capacity": (style.CYCLE[1], "o"),
   "glue_capacity": (style.CYCLE[0], "s"),
 }
-# A layer tells of memory where capacity has grown by that factor.
+# A layer shows memorization where its capacity has grown by this factor.
 GROWN = 1.2
-# Of which the error of a half rise is the spread.
+# Random curves, whose spread is the error of a half rise.
 _NUM_CURVES = 1000
 
 
 def mean_by_epoch(rows: runs.Rows) -> tuple[np.ndarray, np.ndarray]:
-  """Returns epochs, and the means over seeds of what is known."""
+  """Returns the epochs, and the means of known values over seeds."""
   series = rows.known().series("epoch")
   return np.asarray(series.x, float), np.asarray(series.mean)
 
 
 def half_rise(epochs, values) -> float:
-  """Returns the epoch at which a curve is half way from its least to its last.
+  """Returns the epoch at which a curve is half way from minimum to last value.
 
-  Of the last such crossing, between epochs by the straight line; NaN where the
-  curve ends at its least.
+  The last such crossing counts, interpolated linearly between epochs; NaN where
+  the curve is empty or ends at its minimum.
   """
   if not len(values):
     return float("nan")
@@ -39,30 +39,30 @@ def half_rise(epochs, values) -> float:
   if not below.size or below[-1] == len(values) - 1:
     return float("nan")
   i = below[-1]
-  share = (half - values[i]) / (values[i + 1] - values[i])
-  return float(epochs[i] + share * (epochs[i + 1] - epochs[i]))
+  fraction = (half - values[i]) / (values[i + 1] - values[i])
+  return float(epochs[i] + fraction * (epochs[i + 1] - epochs[i]))
 
 
 def half_rise_with_error(series: runs.Series) -> tuple[float, float]:
-  """Computes `half_rise` of a curve, and the error that its values' give.
+  """Computes `half_rise` of a curve, and propagates the values' errors to it.
 
-  The error is the standard deviation over curves whose values are drawn with
-  their errors, independently. Where most of these never rise by half it is NaN.
+  The error is the standard deviation over curves whose values are drawn
+  independently with their errors; NaN where most of these have no half rise.
   """
   rng = np.random.default_rng(0)
   noise = rng.normal(size=(_NUM_CURVES, len(series.x)))
   curves = series.mean + noise * series.stderr
-  found = np.array([half_rise(series.x, curve) for curve in curves])
-  found = found[np.isfinite(found)]
-  enough = len(found) > _NUM_CURVES / 2
-  error = float(found.std()) if enough else math.nan
+  epochs = np.array([half_rise(series.x, curve) for curve in curves])
+  epochs = epochs[np.isfinite(epochs)]
+  enough = len(epochs) > _NUM_CURVES / 2
+  error = float(epochs.std()) if enough else math.nan
   return half_rise(series.x, series.mean), error
 
 
 def plot_task(rows: runs.Rows) -> Figure:
   """Draws capacities of permuted examples, separability, and both readouts.
 
-  The panel of the layers is left out where there is one.
+  The panel by layer is left out where there is only one layer.
   """
   has_layers = len(rows.where("capacity").layers) > 1
   count = 4 if has_layers else 3
@@ -103,13 +103,11 @@ def _draw_by_layer(ax, rows: runs.Rows) -> None:
   left_out = {"glue_capacity": inseparable(rows)}
   for metric in _LOOKS:
     last = rows.at("last").where(metric, subset="permuted")
-    of_layer = grown(last, at_first(rows.where(metric, subset="permuted")))
+    growth = grown(last, at_first(rows.where(metric, subset="permuted")))
     for i in left_out.get(metric, ()):
-      of_layer.pop(i, None)
-    factors, errors = (
-      zip(*of_layer.values(), strict=True) if of_layer else ((), ())
-    )
-    style.draw_band(ax, list(of_layer), factors, errors, **_look(metric))
+      growth.pop(i, None)
+    factors, errors = zip(*growth.values(), strict=True) if growth else ((), ())
+    style.draw_band(ax, list(growth), factors, errors, **_look(metric))
   names = rows.where("capacity").layers
   ax.set_title("permuted, last epoch", fontsize=9)
   ax.set_ylabel("capacity / at the first epoch")
@@ -144,30 +142,30 @@ def at_first(rows: runs.Rows) -> runs.Rows:
 
 
 def grown(last: runs.Rows, first: runs.Rows) -> dict[int, tuple[float, float]]:
-  """Returns by layer how much larger values are, where both are there.
+  """Returns the growth factor and its error, for layers that are in both.
 
-  With its error: that over seeds, or of one seed that of its rows.
+  The error follows from the errors over seeds or, for one seed, of its rows.
   """
   before = {i: rows.mean() for i, rows in first.split("layer_index").items()}
-  found = {}
+  factors = {}
   for i, rows in last.split("layer_index").items():
     old, old_error = before.get(i, (0.0, 0.0))
     if old:
       new, error = rows.mean()
       relative = math.hypot(error / new, old_error / old) if new else 0.0
-      found[i] = new / old, new / old * relative
-  return found
+      factors[i] = new / old, new / old * relative
+  return factors
 
 
 def inseparable(rows: runs.Rows) -> dict[int, str]:
   """Names layers where most labellings are not separable at the last epoch.
 
-  GLUE's capacity is at its bound there, which the number of features sets: it
-  tells nothing of the manifolds.
+  There GLUE's capacity is at its bound, which depends on the number of features
+  and says nothing about the manifolds.
   """
-  found = rows.at("last").where("glue_interior", subset="permuted")
+  interior = rows.at("last").where("glue_interior", subset="permuted")
   return {
-    i: found.layers[i]
-    for i, of_layer in found.split("layer_index").items()
+    i: interior.layers[i]
+    for i, of_layer in interior.split("layer_index").items()
     if of_layer.mean()[0] > 0.5
   }

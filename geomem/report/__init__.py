@@ -1,4 +1,4 @@
-"""Reports: run directories as one page, or as TensorBoard's event files."""
+"""Reports: run directories as one page, or as TensorBoard event files."""
 
 from geomem.report.events import write_events
 from geomem.report.live import live_events

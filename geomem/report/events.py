@@ -1,4 +1,4 @@
-"""Rows as TensorBoard's event files, without TensorFlow."""
+"""Rows as TensorBoard event files, without TensorFlow."""
 
 import json
 import os
@@ -11,28 +11,28 @@ from typing import Any
 from geomem import runs
 from geomem.report.page import parts_of
 
-# By tag, the values and epochs of a curve.
+# The points of each tag's curve: (value, epoch).
 Curves = dict[str, list[tuple[float, int]]]
 
 
 def write_events(
   path: pathlib.Path | str, out: pathlib.Path | str | None = None
 ) -> pathlib.Path:
-  """Writes what a run directory holds by epoch into `tensorboard` below it.
+  """Writes the rows of a run directory by epoch into `tensorboard` below it.
 
-  Every seed and subset (and cell, where it is a sweep) is a run of
-  TensorBoard's, so that the subsets of a metric share a chart. The directory is
-  made anew each time, and takes the place of the earlier one when it is whole.
+  Every seed and subset (and cell, in a sweep) is a TensorBoard run, so that the
+  subsets of a metric share a chart. The directory is rebuilt each time, and
+  replaces the earlier one when it is complete.
 
   Args:
     path: the run directory.
-    out: the directory that `tensorboard` goes to; the run's own by default.
+    out: the parent directory of `tensorboard`; the run's own by default.
 
   Returns:
     The directory, for `tensorboard --logdir`.
 
   Raises:
-    RunError: it is no run directory, or tensorboardX is not installed.
+    RunError: `path` is not a run directory, or tensorboardX is not installed.
   """
   path = pathlib.Path(path)
   runs.read_config(path)
@@ -54,10 +54,10 @@ def write_events(
 
 
 def import_writer() -> Callable[[str], Any]:
-  """Returns what opens an event file in a directory.
+  """Returns the class that opens an event file in a directory.
 
   Raises:
-    RunError: it is not installed.
+    RunError: tensorboardX is not installed.
   """
   try:
     import tensorboardX
@@ -71,9 +71,9 @@ def import_writer() -> Callable[[str], Any]:
 
 def _write_part(open_writer, part: pathlib.Path, target: pathlib.Path) -> None:
   config = write_config(open_writer, part, target)
-  found = curves(runs.read_rows(part), config.get("axes", []))
-  for name, tags in found.items():
-    # A point alone is no curve.
+  by_run = curves(runs.read_rows(part), config.get("axes", []))
+  for name, tags in by_run.items():
+    # A single point is no curve.
     tags = {tag: points for tag, points in tags.items() if len(points) > 1}
     with open_writer(str(target / name)) as writer:
       add_scalars(writer, tags)
@@ -98,20 +98,20 @@ def add_scalars(writer, tags: Curves) -> None:
 
 
 def curves(rows: list[dict], axes: list[str]) -> dict[str, Curves]:
-  """Collects the rows that have an epoch by run and tag of TensorBoard's."""
+  """Groups the rows that have an epoch by TensorBoard run and tag."""
   further = dict.fromkeys(name for row in rows for name in row)
   further = [n for n in further if n not in (*runs.COLUMNS, *axes)]
-  found = defaultdict(lambda: defaultdict(list))
+  by_run = defaultdict(lambda: defaultdict(list))
   for row in rows:
     if None in (row["epoch"], row["seed"]) or not runs.has_value(row):
       continue
     cell = [f"{axis}={row.get(axis)}" for axis in axes]
     name = "/".join([*cell, f"seed{row['seed']}", row["subset"] or "network"])
-    what = [str(row[n]) for n in further if row.get(n) is not None]
-    tag = [row["metric"], "-".join(what), row["layer"] or ""]
+    extra = [str(row[n]) for n in further if row.get(n) is not None]
+    tag = [row["metric"], "-".join(extra), row["layer"] or ""]
     point = (row["value"], row["epoch"])
-    found[name]["/".join(filter(None, tag))].append(point)
-  for tags in found.values():
-    for points in tags.values():  # Rows come in the order of measuring.
+    by_run[name]["/".join(filter(None, tag))].append(point)
+  for tags in by_run.values():
+    for points in tags.values():  # Rows are in the order of measuring.
       points.sort(key=lambda point: point[1])
-  return found
+  return by_run

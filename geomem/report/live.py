@@ -1,4 +1,4 @@
-"""Rows as TensorBoard's event files while a run is worked on."""
+"""Rows as TensorBoard event files while a run is in progress."""
 
 import contextlib
 import logging
@@ -11,14 +11,14 @@ from geomem import runs
 from geomem.report import events
 
 _LOG = logging.getLogger(__name__)
-_SECONDS = 5.0  # Between looks at the rows.
-# Until what was added is on the disk: the writer's own `flush` may come before
-# the thread that writes.
+_SECONDS = 5.0  # Between updates.
+# The delay until added points are on disk; the writer's own `flush` may run
+# before the thread that writes.
 _FLUSH_SECONDS = 2.0
 
 
 class _Live:
-  """The event files of a run, by seed and subset, and the rows in them."""
+  """The event files of a run, by seed and subset, and their number of rows."""
 
   def __init__(self, path: pathlib.Path, target: pathlib.Path):
     self._path, self._target = path, target
@@ -27,26 +27,26 @@ class _Live:
     self._is_ended = False
 
   def begin(self) -> None:
-    """Makes the directory anew: TensorBoard sees no row twice."""
+    """Recreates the directory, so that TensorBoard sees no row twice."""
     with self._guarded():
       shutil.rmtree(self._target, ignore_errors=True)
       events.write_config(self._open, self._path, self._target)
       self.update()
 
   def look(self) -> None:
-    """Adds what is new, where the last look was some time ago."""
+    """Adds new rows, unless the last update was only seconds ago."""
     if time.monotonic() - self._looked > _SECONDS:
       self.update()
 
   def update(self) -> None:
-    """Adds the rows that were committed since."""
+    """Adds the rows committed since the last update."""
     if self._is_ended:
       return
     with self._guarded():
       rows = runs.read_rows(self._path)
-      found = events.curves(rows[self._count :], [])
+      by_run = events.curves(rows[self._count :], [])
       self._count, self._looked = len(rows), time.monotonic()
-      for name, tags in found.items():
+      for name, tags in by_run.items():
         if name not in self._writers:
           self._writers[name] = self._open(
             str(self._target / name), flush_secs=_FLUSH_SECONDS
@@ -54,9 +54,9 @@ class _Live:
         events.add_scalars(self._writers[name], tags)
 
   def end(self) -> None:
-    """Writes all once more, by epoch: rows came in the order of measuring."""
+    """Rewrites all rows by epoch, as they came in the order of measuring."""
     self._close()
-    if self._is_ended:  # What could be written is left as it is.
+    if self._is_ended:  # Files after a write error stay as they are.
       return
     self._count = 0
     self.begin()
@@ -70,7 +70,7 @@ class _Live:
 
   @contextlib.contextmanager
   def _guarded(self) -> Iterator[None]:
-    """Lets the work go on where the files cannot be written."""
+    """Lets the run continue where the files cannot be written."""
     try:
       yield
     except OSError as error:
@@ -85,16 +85,16 @@ class _Live:
 
 @contextlib.contextmanager
 def live_events(path: pathlib.Path | str) -> Iterator[Callable[[], None]]:
-  """Writes the rows of a run into `tensorboard` below it while they come.
+  """Writes the rows of a run into `tensorboard` below it as they come.
 
-  What is there is made anew: rows of earlier starts come first, so that each is
-  there once. The cells of a sweep have event files, and the sweep has none.
+  The directory is recreated: rows of earlier starts come first, so that it has
+  each row once. The cells of a sweep have event files, the sweep has none.
 
   Args:
-    path: the run directory, of a run that is open in this process.
+    path: the directory of a run that is open in this process.
 
   Yields:
-    What is called after every step, and looks for new rows now and then.
+    A function to call after every step; it adds new rows now and then.
 
   Raises:
     RunError: tensorboardX is not installed.

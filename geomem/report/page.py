@@ -1,7 +1,7 @@
-"""One HTML page of run directories, that needs nothing else.
+"""A self-contained HTML page of run directories.
 
-The rows are in it as JSON and are drawn by the page's own script; figures are
-inlined as they lie in the directory.
+Rows are embedded as JSON and drawn by the page's own script; figures are
+inlined as they are in the directory.
 """
 
 import base64
@@ -20,7 +20,7 @@ from geomem import disk, measures, runs, studies
 from geomem.plots import style
 
 _SCRIPTS = ("rows", "charts", "maps", "tables", "runs", "page")
-# Figures that the page draws itself, by study: none is there twice.
+# Figures that the page draws itself, by study; they are not inlined again.
 _PAGES_OWN = {
   "memorization": {
     "accuracy",
@@ -31,12 +31,12 @@ _PAGES_OWN = {
   "measure": {"by_layer", "capacity_by_epoch"},
   "rewind": {"heatmaps"},
 }
-# Digits of what is drawn; `results.jsonl` has all.
+# Significant digits in the page; `results.jsonl` has all digits.
 _DIGITS = 7
 
 
 def parts_of(path: pathlib.Path | str) -> list[pathlib.Path]:
-  """Lists a run directory and those right below it but the cells of a sweep."""
+  """Lists a run directory and the runs directly below, without sweep cells."""
   path = pathlib.Path(path)
   below = [file.parent for file in sorted(path.glob("*/config.json"))]
   return [path, *(part for part in below if "=" not in part.name)]
@@ -45,18 +45,18 @@ def parts_of(path: pathlib.Path | str) -> list[pathlib.Path]:
 def write_report(
   *paths: pathlib.Path | str, out: pathlib.Path | str | None = None
 ) -> pathlib.Path:
-  """Writes `report.html` of run directories, whole or not at all.
+  """Writes `report.html` of run directories, atomically.
 
   Args:
-    *paths: the run directories, of any study, complete or not; several are on
-      one page, side by side.
-    out: the directory that it goes to; that of the first run by default.
+    *paths: the run directories, of any study, complete or not; several are
+      shown on one page, side by side.
+    out: the directory to write to; the first run's directory by default.
 
   Returns:
-    The file.
+    The path of the page.
 
   Raises:
-    RunError: one of them is no run directory.
+    RunError: a path is not a run directory.
   """
   roots = [pathlib.Path(path) for path in paths]
   for root in roots:
@@ -65,7 +65,7 @@ def write_report(
     "title": ", ".join(root.resolve().name for root in roots),
     "version": geomem.__version__,
     "written": datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes"),
-    # Of several runs; ink is not seen on dark paper.
+    # Colours of several runs; ink is invisible on a dark page.
     "colors": [color for color in style.CYCLE if color != style.INK],
     "looks": {subset: style.look_of(subset) for subset in style.COLORS},
     "metrics": [
@@ -87,7 +87,7 @@ def write_report(
 
 
 def _part(root: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
-  """Gathers what the page says of one directory."""
+  """Collects the page's content for one directory."""
   content = runs.read_content(path)
   done = runs.is_complete(path)
   environment = dict(content.get("environment", {}))
@@ -95,26 +95,26 @@ def _part(root: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
   if seconds is not None:
     environment["duration"] = f"{seconds:.0f} s"
   kind = content["config"].get("experiment", "memorization")
-  known = kind in studies.STUDIES
+  is_known = kind in studies.STUDIES
   return {
     "name": path.resolve().relative_to(root.resolve().parent).as_posix(),
     "kind": kind,
     "done": done,
     "config": runs.flat_config(content["config"]),
     "environment": environment,
-    "sentences": studies.findings(path) if done and known else [],
-    "figures": _figures(path, kind, done and known),
+    "sentences": studies.findings(path) if done and is_known else [],
+    "figures": _figures(path, kind, done and is_known),
     "rows": pack_rows(runs.read_rows(path)),
   }
 
 
 def _figures(path: pathlib.Path, kind: str, done: bool) -> list[dict[str, str]]:
-  """Inlines a directory's figures, drawn for the page if it has none."""
+  """Inlines a directory's figures; draws them first if it has none."""
   left_out = _PAGES_OWN.get(kind, set())
   files = sorted((path / "figures").glob("[!.]*.png"))
-  with tempfile.TemporaryDirectory() as elsewhere:
+  with tempfile.TemporaryDirectory() as scratch:
     if done and not files and set(studies.STUDIES[kind].figures) - left_out:
-      drawn = studies.draw(path, elsewhere)
+      drawn = studies.draw(path, scratch)
       files = [file for file in drawn if file.suffix == ".png"]
     return [
       {"name": file.stem, "source": _inline(file)}
@@ -129,7 +129,7 @@ def _inline(file: pathlib.Path) -> str:
 
 
 def pack_rows(rows: list[dict]) -> dict[str, Any]:
-  """Packs rows by columns; repeated values are written once."""
+  """Packs rows by column; repeated values are written once."""
   names = list(dict.fromkeys(name for row in rows for name in row))
   columns = {}
   for name in names:
@@ -137,7 +137,7 @@ def pack_rows(rows: list[dict]) -> dict[str, Any]:
     if name in ("value", "stderr"):
       columns[name] = {"codes": values}
       continue
-    # By type, too: 1 and 1.0 and true are equal, and not the same.
+    # JSON distinguishes 1, 1.0 and true, which are equal as dict keys.
     keys = [json.dumps(value) for value in values]
     codes = {key: i for i, key in enumerate(dict.fromkeys(keys))}
     columns[name] = {
@@ -154,7 +154,7 @@ def _short(value: Any) -> Any:
 
 
 def _page(content: dict[str, Any]) -> str:
-  """Fills the template; no content can end its own element."""
+  """Fills the template; escaping keeps content from ending its element."""
   read = importlib.resources.files("geomem.report").joinpath
   template = string.Template(read("report.html").read_text("utf-8"))
   scripts = [read(f"report_{n}.js").read_text("utf-8") for n in _SCRIPTS]

@@ -1,4 +1,4 @@
-"""Full-set gradients, split by what depends on the labels.
+"""Full-set gradients, split into a label part and a label-independent part.
 
 An example's loss −log softmax(f)_y has the gradient Jᵀ(p − e_y), J = ∂f/∂θ.
 Averaged over a set it is the sum of two parts,
@@ -6,9 +6,9 @@ Averaged over a set it is the sum of two parts,
   label        −⟨Jᵀe_y⟩        centred −⟨Jᵀ(e_y − 1/C)⟩
   independent   ⟨Jᵀp⟩          centred  ⟨Jᵀ(p − 1/C)⟩
 
-A vector-Jacobian product is linear in its cotangent, so every part is a
-combination of four that one forward pass serves: `BASIS`. The total is one of
-them, since at the end of training it is a small difference of large parts.
+A vector-Jacobian product is linear in its cotangent, so every part is a linear
+combination of four products after one forward pass: `BASIS`. The total is one
+of them, since at the end of training it is a small difference of large parts.
 
 With ē the class frequencies of the set, −⟨Jᵀ(e_y − ē)⟩ is the covariance of the
 one-hot labels with J, which is zero where labels do not depend on the images.
@@ -33,13 +33,13 @@ BATCH_SIZE = 64
 
 
 class Examples(NamedTuple):
-  """Images and the labels they are trained on, in the order they are taken.
+  """Images and their training labels, in the order of the batches.
 
   Attributes:
     images: `[n, H, W, C]` uint8.
     labels: `[n]`.
     mean: `[C]` mean of the training pixels.
-    std: `[C]` their standard deviation.
+    std: `[C]` standard deviation of the training pixels.
   """
 
   images: UInt8[data.Images, "n H W C"]
@@ -49,11 +49,11 @@ class Examples(NamedTuple):
 
 
 class BlockSums(NamedTuple):
-  """Sums of the gradients over consecutive blocks of a set.
+  """Gradient sums over consecutive blocks of a set.
 
   Attributes:
-    sums: `[blocks, 4, P]` by layer: `BASIS`, the layer's parameters flattened.
-    counts: `[blocks]` examples in each.
+    sums: `[blocks, 4, P]` by layer: block, `BASIS`, flattened parameters.
+    counts: `[blocks]` number of examples in each block.
   """
 
   sums: dict[str, Float[Array, "blocks 4 P"]]
@@ -88,11 +88,11 @@ def pull_back(
     network: the network.
     state: its state.
     images: normalized images.
-    cotangents: from the logits to the cotangents.
+    cotangents: maps the logits to the cotangents.
     train: whether batch norm uses the batch's own statistics.
 
   Returns:
-    One row a cotangent, the parameters of each layer flattened.
+    By layer, one row per cotangent with the parameters flattened.
   """
   parameters, statistics = network.split(state)
 
@@ -101,7 +101,7 @@ def pull_back(
     return network.apply(merged, images, train=train).logits
 
   logits, pull = jax.vjp(logits_of, parameters)
-  # Unrolled: vmapped, VGG16's take half as long again on CPU.
+  # Unrolled: with vmap, VGG16 takes half as long again on CPU.
   parts = [pull(cotangent)[0] for cotangent in cotangents(logits)]
   return {
     layer: jnp.stack([_flat(part[layer]) for part in parts])
@@ -116,14 +116,14 @@ def _flat(tree) -> Array:
 @functools.cache
 def _compiled(network: models.Network, train: bool):
   def add(sums, state, images, labels, weights, frequencies, mean, std):
-    found = pull_back(
+    gradients = pull_back(
       network,
       state,
       data.normalize(images, mean, std),
       lambda logits: basis_cotangents(logits, labels, weights, frequencies),
       train=train,
     )
-    return jax.tree.map(jnp.add, sums, found)
+    return jax.tree.map(jnp.add, sums, gradients)
 
   return jax.jit(add)
 
@@ -131,7 +131,7 @@ def _compiled(network: models.Network, train: bool):
 def padded_batch(
   examples: Examples, start: int, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns images, labels and weights of a batch, padded by weight 0."""
+  """Returns images, labels and weights of a batch; padding has weight 0."""
   indices = start + np.arange(batch_size)
   weights = (indices < len(examples.labels)).astype(np.float32)
   indices = np.minimum(indices, len(examples.labels) - 1)
@@ -150,14 +150,14 @@ def block_sums(
 ) -> BlockSums:
   """Sums the basis gradients over blocks of a set, in float32.
 
-  No example has a gradient of its own in memory; `num_blocks` sums are held.
+  Memory holds at most `num_blocks` sums, and no gradients of single examples.
 
   Args:
     network: the network.
     state: its state.
-    examples: the set, in random order where blocks shall be exchangeable.
-    num_blocks: at most as many; a block is made of whole batches.
-    batch_size: examples at a time.
+    examples: the set, in random order where blocks must be exchangeable.
+    num_blocks: upper bound on the blocks; each consists of whole batches.
+    batch_size: examples per batch.
     train: whether batch norm uses each batch's own statistics; the remainder
       after the last full batch is then left out.
 
@@ -199,6 +199,6 @@ def _block_sum(network, state, examples, starts, stop, batch_size, train):
     for layer, tree in parameters.items()
   }
   for start in starts.tolist():
-    taken = padded_batch(examples, start, batch_size)
-    sums = add(sums, state, *taken, frequencies, examples.mean, examples.std)
+    batch = padded_batch(examples, start, batch_size)
+    sums = add(sums, state, *batch, frequencies, examples.mean, examples.std)
   return sums

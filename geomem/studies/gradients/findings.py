@@ -1,4 +1,4 @@
-"""What the gradients of a run show, each finding by a rule fixed in advance.
+"""Findings on the gradients of a run, each by a rule fixed in advance.
 
 Source: Stephenson et al., ICLR 2021, eq. 25, figure A.1 and their text.
 """
@@ -19,15 +19,15 @@ _SUBSETS = ("unpermuted", "permuted")
 
 
 def _whole(rows, metric, **columns) -> dict[int, dict[int, float]]:
-  """Returns values of the whole network, by seed and epoch."""
-  found = defaultdict(dict)
+  """Returns a metric of the whole network, by seed and epoch."""
+  values = defaultdict(dict)
   for row in rows.where(metric, layer=None, mode="evaluation", **columns):
-    found[row["seed"]][row["epoch"]] = row["value"]
-  return found
+    values[row["seed"]][row["epoch"]] = row["value"]
+  return values
 
 
 def _at(rows, by_seed, which: str) -> float:
-  """Averages over seeds at the first, best or last epoch."""
+  """Averages a metric over seeds, at the first, best or last epoch."""
   values = []
   for seed, by_epoch in by_seed.items():
     epoch = 0 if which == "first" else rows.epochs(which)[seed]
@@ -40,11 +40,11 @@ def _label(labels: str) -> dict:
 
 
 def _slope(rows, **columns) -> tuple[float, float]:
-  """Averages slopes over seeds, with the error from the fits."""
-  found = rows.where("law_slope", layer=None, **columns)
-  values = [row["value"] for row in found]
-  errors = np.array([row["stderr"] or 0.0 for row in found])
-  return float(np.mean(values)), float(np.sqrt((errors**2).mean() / len(found)))
+  """Returns the mean slope over seeds, with the error from the fits."""
+  fits = rows.where("law_slope", layer=None, **columns)
+  values = [row["value"] for row in fits]
+  errors = np.array([row["stderr"] or 0.0 for row in fits])
+  return float(np.mean(values)), float(np.sqrt((errors**2).mean() / len(fits)))
 
 
 def _permuted_slope(rows) -> Finding:
@@ -87,7 +87,7 @@ def _unpermuted_slope(rows) -> Finding:
 
 
 def unbiased_slope(rows) -> tuple[float, list[int]]:
-  """Fits the unpermuted part's own norm; returns the sizes, too."""
+  """Returns the unpermuted part's slope without noise, and the sizes."""
   by_size = defaultdict(list)
   metric = "law_squared_norm_unbiased"
   for row in rows.where(metric, drawn="own", labels="centered"):
@@ -143,7 +143,7 @@ def _ratio(rows) -> Finding:
 
 
 def _floor(rows) -> float:
-  """Computes the initial ratio that n examples give without signal."""
+  """Computes the initial ratio that the noise of n examples alone gives."""
   values = []
   columns = {"epoch": 0, **_label("centered")}
   norm = {s: _whole(rows, "norm", subset=s, **columns) for s in _SUBSETS}
@@ -155,16 +155,18 @@ def _floor(rows) -> float:
 
 
 def _cancellation(rows) -> Finding:
-  found = {
+  cancelled = {
     s: _whole(rows, "cancellation", subset=s, labels="centered")
     for s in _SUBSETS
   }
   at = {
-    (s, w): _at(rows, found[s], w) for s in _SUBSETS for w in ("first", "last")
+    (s, w): _at(rows, cancelled[s], w)
+    for s in _SUBSETS
+    for w in ("first", "last")
   }
   grown = [
-    _at(rows, by, "last") / _at(rows, by, "first")
-    for by in (
+    _at(rows, norms, "last") / _at(rows, norms, "first")
+    for norms in (
       _whole(rows, "norm", subset="permuted", part=part, labels="centered")
       for part in ("label", "independent")
     )
@@ -184,15 +186,15 @@ def _cancellation(rows) -> Finding:
 
 
 def find_gradients(rows: runs.Rows) -> list[Finding]:
-  """Tests G1 to G5; each sentence carries its figures.
+  """Tests G1 to G5; each sentence states the figures.
 
   G1: the slope of labels drawn anew is -0.5 ± 0.05 at initialization.
-  G2: the unpermuted part's is 0 ± 0.05, without the noise of n examples.
+  G2: the unpermuted part's slope is 0 ± 0.05, without the noise of n examples.
   G3: the closed form of the deep linear network holds to 1 %.
   G4: permuted / unpermuted falls below 0.25 up to the best epoch, and lies
     between 0.75 and 1.33 at the last one.
-  G5: at the last epoch the parts cancel to more than a half, though both of the
-    permuted examples have grown.
+  G5: at the last epoch the parts cancel by more than a half, though both parts
+    of the permuted examples have grown.
   """
   rows = rows.known()
   return [

@@ -2,11 +2,11 @@
 
 With labels independent of the images and of each other, −⟨Jᵀ(e_y − 1/C)⟩ over n
 examples has mean zero and a norm that falls as n^-1/2; with true labels it has
-a mean, to which it tends. Source: Stephenson et al., ICLR 2021, eq. 25.
+a nonzero mean, its limit. Source: Stephenson et al., ICLR 2021, eq. 25.
 
-One pass over a set measures every n = 64, 128, 256, …: sums of 64 are merged in
-pairs, pairs in pairs, and what is held is one sum for each doubling. One
-forward pass serves all draws of the labels.
+One pass over a set measures every n = 64, 128, 256, …: sums over 64 examples
+are merged in pairs, the results again in pairs, and so on. Only one sum for
+each doubling is kept. One forward pass serves all draws of the labels.
 """
 
 import functools
@@ -26,7 +26,7 @@ from geomem.studies.gradients.backprop import (
   pull_back,
 )
 
-# What is measured of each sum, [2, draws]: raw labels, then centred ones.
+# The rows of each sum's `[2, draws]` products.
 LABELS = ("raw", "centered")
 Sums = dict[str, Float[Array, "k P"]]
 
@@ -39,11 +39,11 @@ def draw_labels(
 ) -> dict[str, Int[np.ndarray, "draws n"]]:
   """Draws labels that do not depend on the images, in two ways.
 
-  `independent` ones are drawn each for itself, uniformly over the classes: the
-  case of the law. `shuffled` ones are, as in a run, the given labels in another
-  order (as they are in the first draw): a set of all of them has exactly the
-  class counts of the whole, which no independent draw has, and the more of them
-  are taken the more the norm falls below the law.
+  `independent` labels are drawn one by one, uniformly over the classes: the
+  case of the law. `shuffled` labels are, as in a run, the given labels permuted
+  (the first draw keeps their order). Unlike independent draws, all of them
+  together have exactly the class counts of the set, so the more of them are
+  taken, the further the norm falls below the law.
   """
   shuffled = [rng.permutation(labels) for _ in range(num_draws - 1)]
   shape = (num_draws, len(labels))
@@ -56,7 +56,7 @@ def draw_labels(
 @functools.cache
 def _compiled(network: models.Network):
   def sums(state, images, labels, weights, mean, std):
-    """Sums the centred label part of each draw, and the mean of J last."""
+    """Sums the centred label part of each draw; the last row is Jᵀ(1/C)."""
 
     def cotangents(logits):
       level = jnp.full((1, *logits.shape), 1 / logits.shape[1])
@@ -73,20 +73,20 @@ def _compiled(network: models.Network):
 def batch_sums(
   network: models.Network, state: dict, examples: Examples, draws
 ) -> Iterator[tuple[Sums, int]]:
-  """Yields each batch's sums of gradients under every draw."""
+  """Yields each batch's gradient sums under every draw, and its size."""
   compiled = _compiled(network)
   for start in range(0, len(examples.labels), BATCH_SIZE):
     images, _, weights = padded_batch(examples, start, BATCH_SIZE)
-    ahead = np.minimum(start + np.arange(BATCH_SIZE), draws.shape[1] - 1)
-    found = compiled(
-      state, images, draws[:, ahead], weights, examples.mean, examples.std
+    indices = np.minimum(start + np.arange(BATCH_SIZE), draws.shape[1] - 1)
+    sums = compiled(
+      state, images, draws[:, indices], weights, examples.mean, examples.std
     )
-    yield found, int(weights.sum())
+    yield sums, int(weights.sum())
 
 
 @jax.jit
 def _products(a: Sums, b: Sums) -> dict[str, Float[Array, "2 draws"]]:
-  """Computes ⟨a, b⟩ of the label parts by layer."""
+  """Computes ⟨a, b⟩ of the raw and centred label parts, by layer."""
 
   def of_layer(x, y):
     raw = ((x[:-1] - x[-1:]) * (y[:-1] - y[-1:])).sum(axis=1)
@@ -98,11 +98,11 @@ def _products(a: Sums, b: Sums) -> dict[str, Float[Array, "2 draws"]]:
 def merge_doubling(
   batches: Iterable[tuple[Sums, int]],
 ) -> Iterator[tuple[int, Sums, tuple[Sums, Sums] | None]]:
-  """Merges sums of equal size in pairs, as a binary counter carries.
+  """Merges sums of equal size in pairs, like the carries of a binary counter.
 
   Yields:
-    The number of examples of a sum, the sum, and the two halves it was merged
-    from, or None; at last the sum of all.
+    The number of examples in a sum, the sum, and the two halves it was merged
+    from (None for one batch, or a total of unequal parts); the total is last.
   """
   waiting: dict[int, Sums] = {}
   rest, total = [], 0
@@ -119,8 +119,8 @@ def merge_doubling(
     waiting[count] = sums
   parts = [*waiting.values(), *rest]
   if len(parts) > 1:
-    whole = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts)
-    yield total, whole, None
+    merged = functools.reduce(lambda a, b: jax.tree.map(jnp.add, a, b), parts)
+    yield total, merged, None
 
 
 def norms_by_size(
@@ -131,23 +131,23 @@ def norms_by_size(
   Args:
     network: the network.
     state: its state.
-    examples: in random order.
+    examples: the set, in random order.
     draws: `[draws, n]` labels.
 
   Returns:
-    By layer and number of examples: `[2, draws]` mean over the disjoint sums of
-    that many of ‖·‖² (raw, centred), and of ⟨·, ·⟩ between their halves, which
-    estimates ‖E ·‖² without bias (None where nothing was merged).
+    By layer and n, two `[2, draws]` means over the disjoint sums of n examples
+    (raw, centred): of ‖·‖², and of ⟨·, ·⟩ between the halves of a sum, which is
+    an unbiased estimator of ‖E ·‖² (None where nothing was merged).
   """
   squares = defaultdict(lambda: defaultdict(list))
   crossed = defaultdict(lambda: defaultdict(list))
   batches = batch_sums(network, state, examples, draws)
   for count, sums, halves in merge_doubling(batches):
-    for layer, found in _products(sums, sums).items():
-      squares[layer][count].append(np.float64(found) / count**2)
+    for layer, products in _products(sums, sums).items():
+      squares[layer][count].append(np.float64(products) / count**2)
     if halves:
-      for layer, found in _products(*halves).items():
-        crossed[layer][count].append(4 * np.float64(found) / count**2)
+      for layer, products in _products(*halves).items():
+        crossed[layer][count].append(4 * np.float64(products) / count**2)
   mean = functools.partial(np.mean, axis=0)
   return {
     layer: {
@@ -165,11 +165,11 @@ def _mean_or_none(values):
 def fit_slope(
   sizes: Int[np.ndarray, " k"], squares: Float[np.ndarray, "draws k"]
 ) -> tuple[float, float]:
-  """Fits the log of the root mean square over draws to log n.
+  """Fits the slope of the log root mean square over draws against log n.
 
   Returns:
-    The slope and its standard error: the jackknife's over the draws; of one
-    draw, that of the fit's residuals.
+    The slope and its standard error, by a jackknife over the draws. For one
+    draw it comes from the fit's residuals (NaN for fewer than three sizes).
   """
   x = np.log(sizes) - np.log(sizes).mean()
 
@@ -190,7 +190,7 @@ def fit_slope(
 
 
 def _whole_network(found: dict) -> dict:
-  """Adds up squared norms and products of the layers."""
+  """Adds up the layers' squared norms and products."""
   layers = list(found.values())
   return {
     n: tuple(
@@ -202,20 +202,20 @@ def _whole_network(found: dict) -> dict:
 
 
 def law_rows(found: dict, subset: str, drawn: str) -> list[dict]:
-  """Makes rows of the whole network, and slopes of every layer.
+  """Makes the rows of the whole network, and the slopes of every layer.
 
   Args:
     found: from `norms_by_size`.
-    subset: whose images.
+    subset: the subset of the images.
     drawn: how the labels were drawn.
 
   Returns:
-    Rows of `law_norm`, `law_squared_norm_unbiased` and, fitted, `law_slope`.
+    Rows of `law_norm`, `law_squared_norm_unbiased` and the fitted `law_slope`.
   """
   columns = {"subset": subset, "part": "label", "drawn": drawn}
-  whole = _whole_network(found)
+  of_network = _whole_network(found)
   rows = []
-  for n, (square, crossed) in whole.items():
+  for n, (square, crossed) in of_network.items():
     values = {"law_norm": np.sqrt(square)}
     if crossed is not None:
       values["law_squared_norm_unbiased"] = crossed
@@ -224,13 +224,13 @@ def law_rows(found: dict, subset: str, drawn: str) -> list[dict]:
       | {"labels": labels, "num_examples": n, "draw": draw}
       | {"metric": metric, "value": value}
       for metric, grid in values.items()
-      for labels, of_draws in zip(LABELS, grid, strict=True)
-      for draw, value in enumerate(of_draws)
+      for labels, by_draw in zip(LABELS, grid, strict=True)
+      for draw, value in enumerate(by_draw)
     ]
-  for layer, by_size in [*found.items(), (None, whole)]:
+  for layer, by_size in [*found.items(), (None, of_network)]:
     squares = np.stack([square for square, _ in by_size.values()], axis=-1)
-    for labels, of_draws in zip(LABELS, squares, strict=True):
-      slope, error = fit_slope(np.array(list(by_size)), of_draws)
+    for labels, by_draw in zip(LABELS, squares, strict=True):
+      slope, error = fit_slope(np.array(list(by_size)), by_draw)
       rows.append(
         columns
         | {"layer": layer, "labels": labels}

@@ -1,12 +1,12 @@
 """The case with a closed form: a deep linear network with small weights.
 
-Without nonlinearities Jᵀ is a product of weight matrices, and the label part of
-layer ℓ's gradient is, with x centred, e the one-hot labels, A the product of
-the weights before ℓ and B that of the weights after it,
+Without nonlinearities Jᵀ is a product of weight matrices. With x centred, e the
+one-hot labels, and A and B the products of the weights before and after layer
+ℓ, the label part of the layer's gradient is
 
   −Aᵀ Cov(x, e) Bᵀ = −Cov(h, e) Bᵀ,  h = xA the layer's features
 
-at any weights. With small ones p → 1/C, and the same is the total gradient.
+at any weights. With small weights p → 1/C, and the total gradient is the same.
 Source: Stephenson et al., ICLR 2021, eq. 25.
 """
 
@@ -21,7 +21,7 @@ from geomem import models
 from geomem.studies.gradients.backprop import basis_cotangents, pull_back
 
 WIDTH = 64
-# Of the usual initialization; four layers make logits of order 1e-4.
+# Relative to the usual initialization; four layers give logits of order 1e-4.
 SCALE = 0.1
 
 
@@ -56,11 +56,11 @@ def closed_form(
   """Computes the label part of every layer, flattened, in float64.
 
   Args:
-    network: a deep linear one.
+    network: a deep linear network.
     state: its state; biases must be zero.
-    images: centred.
-    labels: one an image.
-    centered: whether the labels are e_y − 1/C; it matters for biases only.
+    images: centred images.
+    labels: one label per image.
+    centered: whether the labels are e_y − 1/C; this affects biases only.
   """
   x = images.reshape(len(images), -1).astype(np.float64)
   num_classes = network.abstract_state["logits"]["dense"]["bias"].shape[0]
@@ -71,15 +71,15 @@ def closed_form(
     np.asarray(state[layer]["dense"]["kernel"], np.float64)
     for layer in network.parameter_layers
   ]
-  found = {}
+  label_parts = {}
   for index, layer in enumerate(network.parameter_layers):
     after = functools.reduce(
       np.matmul, kernels[index + 1 :], np.eye(kernels[index].shape[1])
     )
     before = functools.reduce(np.matmul, kernels[:index], np.eye(x.shape[1]))
     parts = [-level @ after.T, -before.T @ covariance @ after.T]
-    found[layer] = np.concatenate([part.ravel() for part in parts])
-  return found
+    label_parts[layer] = np.concatenate([part.ravel() for part in parts])
+  return label_parts
 
 
 @functools.cache
@@ -98,18 +98,18 @@ def _compiled(network: models.Network):
 def linear_rows(
   network: models.Network, state: dict, images, labels, subset: str
 ) -> list[dict]:
-  """Compares what is measured with the closed form.
+  """Compares measured gradients with the closed form.
 
-  Metric `closed_form_error`: of the label part, raw and centred, which is
-  exact, and of the total, which tends to it with the size of the weights.
+  The metric is `closed_form_error`. The closed form is exact for the label
+  part, raw and centred; the total converges to it as the weights get smaller.
   """
-  found = _compiled(network)(state, jnp.asarray(images), jnp.asarray(labels))
+  sums = _compiled(network)(state, jnp.asarray(images), jnp.asarray(labels))
   rows = []
   for centered in (True, False):
     expected = closed_form(network, state, images, labels, centered=centered)
     for layer in network.parameter_layers:
-      mean_of = np.asarray(found[layer], np.float64) / len(labels)
-      total, label, mean, _ = mean_of
+      means = np.asarray(sums[layer], np.float64) / len(labels)
+      total, label, mean, _ = means
       measured = {"label": label if centered else label - mean}
       if centered:
         measured["total"] = total

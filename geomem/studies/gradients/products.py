@@ -1,8 +1,8 @@
-"""What is reported of two sets' gradients, from their inner products alone.
+"""Statistics of two sets' gradients, from their inner products alone.
 
-As with the geometry, a small array of inner products holds all that is needed:
-norms, projections, cosines, and, since the products of different blocks are
-there, a squared norm without the noise of a finite set.
+As with the geometry, a small array of inner products is sufficient. It gives
+norms, projections, cosines and, from the products of different blocks, a
+squared norm without the noise of a finite set.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from geomem.geometry.linalg import matmul
 from geomem.studies.gradients.backprop import BlockSums
 
 SUBSETS = ("unpermuted", "permuted")
-# (part, labels) -> coefficients of the basis.
+# (part, labels) -> coefficients in `BASIS`.
 PARTS = {
   ("total", None): (1, 0, 0, 0),
   ("label", "raw"): (0, 1, -1, 0),
@@ -34,7 +34,7 @@ class Products(NamedTuple):
 
   Attributes:
     products: `[2, K, 4, 2, K, 4]` set, block and basis vector, twice.
-    counts: `[2, K]` examples.
+    counts: `[2, K]` number of examples by set and block.
   """
 
   products: Float[np.ndarray, "2 K 4 2 K 4"]
@@ -51,20 +51,20 @@ def _gram(unpermuted, permuted):
 def inner_products(
   unpermuted: BlockSums, permuted: BlockSums, layers: Sequence[str]
 ) -> dict[str | None, Products]:
-  """Products by layer, in order; those of the whole network under None.
+  """Computes the products of each layer, in order; None is the whole network.
 
-  Both sets must have as many blocks.
+  Both sets must have the same number of blocks.
   """
   counts = np.stack([unpermuted.counts, permuted.counts])
   num_blocks = counts.shape[1]
-  found = {}
+  by_layer = {}
   for layer in layers:
     gram = _gram(unpermuted.sums[layer], permuted.sums[layer])
     gram = np.asarray(gram, np.float64)
     shape = (2, num_blocks, 4, 2, num_blocks, 4)
-    found[layer] = Products(gram.reshape(shape), counts)
-  whole = sum(p.products for p in found.values())
-  return found | {None: Products(whole, counts)}
+    by_layer[layer] = Products(gram.reshape(shape), counts)
+  total = sum(p.products for p in by_layer.values())
+  return by_layer | {None: Products(total, counts)}
 
 
 def unbiased_square(
@@ -73,15 +73,16 @@ def unbiased_square(
   """Estimates ‖Cov(J, e_y)‖² from products of blocks, with its error.
 
   The mean label part of a set has the expected squared norm ‖E ·‖² plus its
-  variance over n: it is never near zero for few examples. Products of different
-  blocks' parts S_a = −Σ Jᵀ(e_y − ē_a) lack the variance,
+  variance over n, which is never near zero for few examples. The products of
+  different blocks' parts S_a = −Σ Jᵀ(e_y − ē_a) contain no variance, so that
 
     Σ_{a≠b} ⟨S_a, S_b⟩ / Σ_{a≠b} (n_a − 1)(n_b − 1)
 
-  is unbiased, and may be negative. Each block is centred on its own class
-  frequencies, so that labels shuffled among the set's examples, which are not
-  quite independent (one taken here is missing there), give zero on average,
-  too. The error is the jackknife's over the blocks; NaN for fewer than three.
+  is an unbiased estimator; it may be negative. Each block is centred on its own
+  class frequencies. Labels shuffled within the set therefore also give zero on
+  average, although they are not quite independent (a label in one block is
+  missing from the others). The error is from a jackknife over the blocks; NaN
+  for fewer than three.
   """
 
   def estimate(kept):
@@ -100,7 +101,7 @@ def unbiased_square(
 
 
 def signed_root(square: float) -> float:
-  """Computes sign(x) √|x|, the norm by an estimate of either sign."""
+  """Computes sign(x) √|x|, the norm for a squared norm of either sign."""
   return float(np.sign(square) * np.sqrt(abs(square)))
 
 
@@ -109,7 +110,7 @@ def _divide(a: float, b: float) -> float:
 
 
 class _Layer:
-  """The numbers of one layer, by set and part."""
+  """Inner products and norms of one layer, by set and part."""
 
   def __init__(self, found: Products):
     self.found = found
@@ -131,7 +132,7 @@ class _Layer:
 
 
 def _set_rows(layer: _Layer, s: int) -> list[dict]:
-  """Norms, projections and cancellation of one set."""
+  """Makes the rows of one set: norms, projections and cancellation."""
   rows = []
   total = layer.norm(s, ("total", None))
   for part, labels in PARTS:
@@ -139,8 +140,8 @@ def _set_rows(layer: _Layer, s: int) -> list[dict]:
     norm = layer.norm(s, (part, labels))
     rows.append(columns | {"metric": "norm", "value": norm})
     if part != "total":
-      along = layer.product(s, (part, labels), s, ("total", None))
-      value = _divide(along, total)
+      product = layer.product(s, (part, labels), s, ("total", None))
+      value = _divide(product, total)
       rows.append(columns | {"metric": "projection", "value": value})
   square, error = layer.unbiased(s)
   columns = {"subset": SUBSETS[s], "part": "label", "labels": "centered"}
@@ -157,7 +158,7 @@ def _set_rows(layer: _Layer, s: int) -> list[dict]:
 
 
 def _pair_rows(layer: _Layer) -> list[dict]:
-  """Makes rows of the cosine of the two sets, and of their ratio."""
+  """Makes the rows of both sets together: their cosine and ratio."""
   rows = []
   for part, labels in PARTS:
     columns = {"part": part, "labels": labels}
@@ -169,7 +170,7 @@ def _pair_rows(layer: _Layer) -> list[dict]:
     }
     if (part, labels) == ("label", "centered"):
       squares = [layer.unbiased(s)[0] for s in range(2)]
-      # No ratio where nothing is left of the unpermuted part itself.
+      # The ratio is NaN where the estimate for unpermuted is not positive.
       base = max(squares[0], 0.0)
       values["ratio_unbiased"] = signed_root(_divide(squares[1], base))
     rows += [columns | {"metric": m, "value": v} for m, v in values.items()]
@@ -179,12 +180,12 @@ def _pair_rows(layer: _Layer) -> list[dict]:
 def measure(found: Products) -> list[dict]:
   """Makes the rows of one layer: of each set, and of both together.
 
-  `norm` of each part's mean gradient; `projection` of a part on the direction
-  of the total, signed (both parts' add up to the total's norm); `cancellation`
-  1 − ‖total‖ / (‖label‖ + ‖independent‖); `squared_norm_unbiased` of the label
-  part (see `unbiased_square`), and `norm_unbiased`, its root with its sign;
-  `cosine`, `ratio` and `ratio_unbiased` of permuted to unpermuted. What is not
-  defined is NaN.
+  `norm` of each part's mean gradient; signed `projection` of a part on the
+  direction of the total (the two parts' projections add up to the total's
+  norm); `cancellation` 1 − ‖total‖ / (‖label‖ + ‖independent‖);
+  `squared_norm_unbiased` of the label part (see `unbiased_square`), and its
+  signed root `norm_unbiased`; `cosine`, `ratio` and `ratio_unbiased` of
+  permuted to unpermuted. Undefined values are NaN.
   """
   layer = _Layer(found)
   return [*_set_rows(layer, 0), *_set_rows(layer, 1), *_pair_rows(layer)]

@@ -1,4 +1,4 @@
-"""The gradient study: every saved epoch of a run, and the law at its start.
+"""The gradient study: all saved epochs of a run, and the law at epoch 0.
 
 Source: Stephenson et al., ICLR 2021, eq. 25 and figure A.1.
 """
@@ -24,20 +24,20 @@ from geomem.studies.gradients.products import (
 from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.trained import TrainedRun
 
-# The law of three kinds of labels, and the closed form of both subsets.
+# Three kinds of labels for the law, and the closed form of two subsets.
 _LAW_STEPS = 5
 _STREAM = zlib.crc32(b"gradients")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class GradientConfig:
-  """What is measured of a run's gradients.
+  """Settings of the gradient study.
 
   Attributes:
-    max_examples: at most so many examples of each subset; 0 for all.
-    draws: draws of the permuted labels, for the law.
-    training_mode: whether networks with batch norm are measured with the
-      batches' own statistics, too.
+    max_examples: upper bound on the examples of each subset; 0 for all.
+    draws: number of label draws on the permuted examples, for the law.
+    training_mode: whether networks with batch norm are also measured with
+      each batch's own statistics.
   """
 
   max_examples: int = 0
@@ -50,13 +50,13 @@ class GradientConfig:
 
 
 class Gradients:
-  """Measures how the gradients of both kinds of examples depend on labels."""
+  """The study of how the gradients of both subsets depend on labels."""
 
   name = "gradients"
   figures = plots.GRADIENTS
 
   def __init__(self, config: GradientConfig, trained: TrainedRun):
-    """Checks all that can be checked before any work.
+    """Checks the run, and chooses epochs and examples.
 
     Raises:
       RunError: checkpoints or a subset are missing, or a subset is too small
@@ -71,7 +71,7 @@ class Gradients:
     self.examples = {s.number: self._choose(s) for s in trained.seeds}
 
   def as_dict(self) -> dict[str, Any]:
-    """Returns the config as a run directory keeps it."""
+    """Returns the config as it is stored in a run directory."""
     return {"experiment": self.name} | vars(self.config)
 
   def _choose_modes(self) -> list[str]:
@@ -91,7 +91,7 @@ class Gradients:
     return epochs
 
   def _choose(self, seed: Seed) -> dict[str, backprop.Examples]:
-    """Chooses as many examples of both subsets, in random order."""
+    """Chooses equally many examples of both subsets, in random order."""
     experiment = self.trained.experiment
     for name in SUBSETS:
       if name not in seed.subsets:
@@ -133,7 +133,7 @@ class Gradients:
       )
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
-    """Measures every saved epoch; the most telling first."""
+    """Yields a stage for each seed, its most informative units first."""
     del run
     for seed in self.trained.seeds:
       epochs = self.epochs[seed.number]
@@ -183,8 +183,8 @@ class Gradients:
     products = inner_products(*sums, network.parameter_layers)
     rows = [
       {"layer": layer} | row
-      for layer, found in products.items()
-      for row in measure(found)
+      for layer, layer_products in products.items()
+      for row in measure(layer_products)
     ]
     number = int(sums[0].counts.sum())
     yield Step(self._tagged(rows, number, columns), size=0)
@@ -206,9 +206,9 @@ class Gradients:
         labels = law.draw_labels(
           examples.labels, num_classes, self.config.draws, rng
         )
-      for drawn, of_draws in labels.items():
-        found = law.norms_by_size(network, state, examples, of_draws)
-        rows += law.law_rows(found, name, drawn)
+      for drawn, label_draws in labels.items():
+        norms = law.norms_by_size(network, state, examples, label_draws)
+        rows += law.law_rows(norms, name, drawn)
         yield Step(facts={"law": f"{name}, {drawn}"})
     small = linear.deep_linear(num_classes, network.image_shape, seed.number)
     for name, examples in self.examples[seed.number].items():
@@ -219,7 +219,7 @@ class Gradients:
     yield Step(self._tagged(rows, number, columns), size=0)
 
   def _tagged(self, rows, number: int, columns) -> list[runs.Row]:
-    """Adds the columns of a unit, and the number of examples it used."""
+    """Adds the unit's columns, and a row with the number of examples used."""
     names = self.trained.experiment.network.layer_names
     index = {layer: i for i, layer in enumerate(names)}
     tagged = []
@@ -237,6 +237,6 @@ class Gradients:
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
-    """Has no table."""
+    """Returns an empty string: the study has no table."""
     del rows
     return ""
