@@ -4,6 +4,8 @@ import contextlib
 import errno
 import os
 import pathlib
+import socket
+import time
 from collections.abc import Iterator
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -14,6 +16,8 @@ _REFUSED = (
   errno.EEXIST,
   errno.ENOTDIR,
 )
+# A temporary file that has not been touched for longer was left behind.
+_SECONDS_TO_WRITE = 600
 
 
 class DiskError(ValueError):
@@ -65,13 +69,33 @@ def cache_directory() -> pathlib.Path:
 
 def temporary_beside(path: pathlib.Path) -> pathlib.Path:
   """Returns the temporary file that is written and then renamed to `path`."""
-  return path.with_name(f".{path.name}.{os.getpid()}.partial")
+  writer = f"{socket.gethostname()}.{os.getpid()}"
+  return path.with_name(f".{path.name}.{writer}.partial")
 
 
 def remove_partial(directory: pathlib.Path) -> None:
-  """Removes the temporary files that killed processes left behind."""
+  """Removes the temporary files that killed processes left behind.
+
+  Those of processes on other hosts are removed once they are ten minutes old.
+  """
   for path in directory.glob(".*.partial"):
-    path.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):  # Its writer was faster.
+      if not _is_in_use(path):
+        path.unlink()
+
+
+def _is_in_use(temporary: pathlib.Path) -> bool:
+  """Returns whether the writer of a temporary file may still be running."""
+  name, _, pid = temporary.name.removesuffix(".partial").rpartition(".")
+  if not pid.isdecimal() or not name.endswith(f".{socket.gethostname()}"):
+    return time.time() - temporary.stat().st_mtime < _SECONDS_TO_WRITE
+  try:
+    os.kill(int(pid), 0)
+  except ProcessLookupError:
+    return False
+  except PermissionError:  # It runs, for another user.
+    return True
+  return int(pid) != os.getpid()
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:

@@ -1,5 +1,6 @@
 """TensorBoard's event files: the rows, whole, or the earlier ones."""
 
+import os
 import pathlib
 import struct
 import sys
@@ -107,6 +108,25 @@ def test_event_files_are_whole_or_the_earlier_ones(finished, monkeypatch):
     raise OSError("disk full")
 
   monkeypatch.setattr(tensorboardX.SummaryWriter, "add_scalar", fail)
+  with pytest.raises(OSError, match="disk full"):
+    report.write_events(finished)
+  assert sorted(written.rglob("*")) == before
+  assert not list(finished.glob(".tensorboard*"))
+
+
+def test_event_files_that_cannot_take_their_place_leave_the_earlier_ones(
+  finished, monkeypatch
+):
+  written = report.write_events(finished)
+  before = sorted(written.rglob("*"))
+  rename = pathlib.Path.rename
+
+  def refuse(path, target):
+    if path.name == f".tensorboard.{os.getpid()}":
+      raise OSError("disk full")
+    return rename(path, target)
+
+  monkeypatch.setattr(pathlib.Path, "rename", refuse)
   with pytest.raises(OSError, match="disk full"):
     report.write_events(finished)
   assert sorted(written.rglob("*")) == before

@@ -118,6 +118,26 @@ def test_each_fails_where_it_must_and_no_other(name, changed):
   assert verdicts(**changed) == expected | {name: False}
 
 
+@pytest.mark.parametrize(
+  ("name", "metric", "columns"),
+  [
+    ("G1", "law_slope", {"drawn": "independent", "labels": "centered"}),
+    ("G2", "law_squared_norm_unbiased", {"drawn": "own", "num_examples": 128}),
+    ("G3", "closed_form_error", {"part": "label"}),
+    ("G4", "ratio", {"epoch": 2}),
+    ("G4", "ratio", {"epoch": 5}),
+    ("G5", "cancellation", {"epoch": 5, "subset": "permuted"}),
+    ("G5", "norm", {"epoch": 0, "subset": "permuted", "part": "label"}),
+  ],
+)
+def test_what_lacks_a_number_cannot_be_told(name, metric, columns):
+  rows, expected = rows_of(), {"G1", "G2", "G3", "G4", "G5"} - {name}
+  for row in rows.where(metric, seed=0, **columns):
+    row["value"] = float("nan")
+  verdicts = {f.name: f.holds for f in find_gradients(rows)}
+  assert verdicts == dict.fromkeys(expected, True) | {name: None}
+
+
 def test_sentences_have_their_figures():
   said = [str(finding) for finding in find_gradients(rows_of())]
   assert "to the power -0.500 ± 0.007 (centred; 2 draws" in said[0]

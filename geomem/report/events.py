@@ -48,6 +48,8 @@ def write_events(
       target.rename(old)
     new.rename(target)
   finally:
+    if old.exists() and not target.exists():
+      old.rename(target)
     for leftover in (new, old):
       shutil.rmtree(leftover, ignore_errors=True)
   return target

@@ -201,7 +201,8 @@ class Agreement(NamedTuple):
     centers: the directions removed: `none` or `low_rank`.
     count: number of sets with both capacities.
     unknown: number of sets that are not separable even in all features.
-    correlation: of the log capacities; None for fewer than three sets.
+    correlation: of the log capacities; None for fewer than three sets, or if either
+      capacity is constant.
     ratios: 0, 5, 50, 95 and 100 % quantiles of simulated over theoretical
       capacity.
     farthest: name of the set whose ratio is farthest from one.
@@ -244,7 +245,7 @@ def agreements(rows: runs.Rows) -> list[Agreement]:
       Agreement(
         centers,
         len(pairs),
-        len(treated.where("capacity")) - len(pairs),
+        len(treated.where("capacity").known()) - len(pairs),
         float(np.corrcoef(logs.T)[0, 1]) if enough else None,
         tuple(np.exp(np.quantile(ratios, (0, 0.05, 0.5, 0.95, 1))).tolist()),
         plots.name_of_set(pairs[np.abs(ratios).argmax()][0]),

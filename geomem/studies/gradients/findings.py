@@ -18,6 +18,11 @@ CANCELLED = 0.5
 _SUBSETS = ("unpermuted", "permuted")
 
 
+def _judge(holds, *numbers) -> bool | None:
+  """Returns whether a claim holds; None where a number for it is missing."""
+  return bool(holds) if np.isfinite(numbers).all() else None
+
+
 def _whole(rows, metric, **columns) -> dict[int, dict[int, float]]:
   """Returns a metric of the whole network, by seed and epoch."""
   values = defaultdict(dict)
@@ -55,7 +60,7 @@ def _permuted_slope(rows) -> Finding:
   draws = len({(row["seed"], row["draw"]) for row in norms})
   return Finding(
     "G1",
-    abs(clean[0] - SLOPE) <= SLOPE_TOLERANCE,
+    _judge(abs(clean[0] - SLOPE) <= SLOPE_TOLERANCE, clean[0]),
     "at initialization the label part of labels drawn anew falls with n to the"
     f" power {with_error(*clean)} (centred; {draws} draws;"
     f" {SLOPE} ± {SLOPE_TOLERANCE} was expected), and {with_error(*raw)} raw,"
@@ -77,7 +82,7 @@ def _unpermuted_slope(rows) -> Finding:
     goes = "cannot be told from nothing at every n"
   return Finding(
     "G2",
-    abs(clean) <= SLOPE_TOLERANCE,
+    _judge(abs(clean) <= SLOPE_TOLERANCE, clean),
     f"the unpermuted one stays: without the noise of n examples it {goes} from"
     f" n = {sizes[0]} to {sizes[-1]} (0 ± {SLOPE_TOLERANCE} was expected); as"
     f" measured, {with_error(*centered)} centred, where small sets add their"
@@ -94,19 +99,19 @@ def unbiased_slope(rows) -> tuple[float, list[int]]:
     by_size[row["num_examples"]].append(row["value"])
   sizes = sorted(by_size)
   squares = np.array([np.mean(by_size[n]) for n in sizes])
-  if len(sizes) < 2 or squares.min() <= 0:
+  if len(sizes) < 2 or not squares.min() > 0:
     return float("nan"), sizes or [0]
   return float(np.polyfit(np.log(sizes), np.log(squares) / 2, 1)[0]), sizes
 
 
 def _closed_form(rows) -> Finding:
   worst = {
-    part: max(r["value"] for r in rows.where("closed_form_error", part=part))
+    part: rows.where("closed_form_error", part=part).values.max()
     for part in ("label", "total")
   }
   return Finding(
     "G3",
-    worst["label"] <= CLOSED_FORM_TOLERANCE,
+    _judge(worst["label"] <= CLOSED_FORM_TOLERANCE, worst["label"]),
     "in a deep linear network the label part is Cov(features, labels) to"
     f" {worst['label']:.1e} in the worst layer, and the total gradient at"
     f" small weights to {worst['total']:.1e}",
@@ -120,7 +125,7 @@ def _ratio(rows) -> Finding:
   early, late = [], []
   for seed, by_epoch in ratio.items():
     best = rows.epochs("best")[seed]
-    early.append(min(v for e, v in by_epoch.items() if e <= best))
+    early.append(np.min([v for e, v in by_epoch.items() if e <= best]))
     late.append(by_epoch[rows.epochs("last")[seed]])
   early, late = float(np.mean(early)), float(np.mean(late))
   holds = early < EARLY_RATIO and LATE_RATIO[0] < late < LATE_RATIO[1]
@@ -129,7 +134,7 @@ def _ratio(rows) -> Finding:
   number = min(r["value"] for r in rows.where("examples_used"))
   return Finding(
     "G4",
-    holds,
+    _judge(holds, early, late),
     "permuted / unpermuted of the label part (centred) is"
     f" {values[0]} at initialization, {values[1]} at the best epoch,"
     f" {values[2]} at the last one; its least up to the best epoch is"
@@ -175,7 +180,7 @@ def _cancellation(rows) -> Finding:
   early = [at[s, "first"] for s in _SUBSETS]
   return Finding(
     "G5",
-    min(late) > CANCELLED and min(grown) > 1,
+    _judge(min(late) > CANCELLED and min(grown) > 1, *late, *grown),
     "the two parts (centred) cancel to"
     f" {early[0]:.1%} (unpermuted) and {early[1]:.1%} (permuted) at"
     f" initialization, and to {late[0]:.1%} and {late[1]:.1%} at the end, while"
@@ -196,7 +201,6 @@ def find_gradients(rows: runs.Rows) -> list[Finding]:
   G5: at the last epoch the parts cancel by more than a half, though both parts
     of the permuted examples have grown.
   """
-  rows = rows.known()
   return [
     _permuted_slope(rows),
     _unpermuted_slope(rows),
