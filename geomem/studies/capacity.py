@@ -201,8 +201,8 @@ class Agreement(NamedTuple):
     centers: the directions removed: `none` or `low_rank`.
     count: number of sets with both capacities.
     unknown: number of sets that are not separable even in all features.
-    correlation: of the log capacities; None for fewer than three sets, or if either
-      capacity is constant.
+    correlation: of the log capacities; None for fewer than three sets, or if
+      either capacity is constant.
     ratios: 0, 5, 50, 95 and 100 % quantiles of simulated over theoretical
       capacity.
     farthest: name of the set whose ratio is farthest from one.
