@@ -90,7 +90,7 @@ def human_labels(
   if name not in label_sets:
     raise DatasetError(
       f"labels cifar_n:{name} is not known; there are"
-      f" {', '.join(f'cifar_n:{label}' for label in known)}."
+      f" {', '.join(f'cifar_n:{label}' for label in label_sets)}."
     )
   labels, clean = label_sets[name]
   matches = dataset.ids.max() < len(clean) and np.array_equal(
