@@ -36,7 +36,7 @@ def read_duration(path: pathlib.Path | str) -> float | None:
 
 
 class Clock:
-  """A context that adds the seconds of a run's start to those of earlier ones.
+  """A context that adds the seconds of one start of a run to earlier ones.
 
   It counts from its construction, and saves on entry, on exit and on `tick`. A
   full disk does not stop the run.

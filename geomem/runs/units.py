@@ -62,13 +62,13 @@ def whole_units(
   with an equal row cannot claim them.
   """
   left = Counter(map(checksum, lines))
-  whole = {}
+  complete = {}
   for name, sums in units.items():
     needed = Counter(sums)
     if needed <= left:
-      whole[name] = sums
+      complete[name] = sums
     left -= needed
-  return whole
+  return complete
 
 
 def join(lines: Iterable[bytes]) -> bytes:

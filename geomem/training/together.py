@@ -152,8 +152,8 @@ def _one_by_one(step: Callable) -> Together:
   return Together(list, lambda carry, seed: carry[seed], epoch)
 
 
-# A program for each seed; one program that steps the seeds one after the other;
-# `vmap`, with grouped convolutions; and with convolutions as sums of products.
+# Seeds one after the other; the same in one program; `vmap`, with grouped
+# convolutions; and `vmap`, with convolutions as sums of products.
 FORMS = {
   "one_by_one": _one_by_one,
   "unrolled": _unrolled,
