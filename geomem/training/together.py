@@ -51,11 +51,11 @@ def make_together(
 def fastest_form(network: Network) -> str:
   """Returns the form in which several seeds of a network step fastest.
 
-  A single accelerator runs all seeds in one program, by `vmap`. So does a CPU
-  if every layer is a small dense one. Otherwise seeds step one by one: `vmap`
-  turns convolutions into grouped ones and products into batched ones, both of
-  which are slower on a CPU. Several devices step one by one, too, as XLA does
-  not shard the batch of grouped convolutions.
+  A single accelerator runs all seeds in one program, by `vmap`. So do a CPU and
+  several devices if every layer is a small dense one. Otherwise seeds step one
+  by one: `vmap` turns convolutions into grouped ones and products into batched
+  ones. Both are slower on a CPU than one seed after another, and XLA does not
+  shard the batch of grouped convolutions over several devices.
 
   Measured on two cores, milliseconds a step of five seeds of ResNet-18 at batch
   128, k = 4 and 16: one by one 913 and 6,209, unrolled 831 and 3,160, vmapped
