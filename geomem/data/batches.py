@@ -1,4 +1,4 @@
-"""From uint8 images to what a network sees, under jit."""
+"""The steps from uint8 images to the input of a network, under jit."""
 
 import jax
 import jax.numpy as jnp
@@ -19,14 +19,14 @@ def epoch_order(key: Key[Array, ""], num_examples: int) -> Int[Array, " n"]:
 def pixel_moments(
   images: UInt8[Images, "n H W C"],
 ) -> tuple[Float[np.ndarray, " C"], Float[np.ndarray, " C"]]:
-  """Computes mean and standard deviation of each channel, 0 to 255.
+  """Computes the mean and standard deviation of each channel, 0 to 255.
 
-  Of streamed images a sample is read, always the same.
+  From streamed images it reads a sample, which is always the same.
   """
   if streams(images) and len(images) > MOMENTS_SAMPLE:
     rng = np.random.default_rng(0)
     images = images[rng.choice(len(images), MOMENTS_SAMPLE, replace=False)]
-  # Exact integer histograms: no large float copy of the images.
+  # Integer histograms are exact and need no large float copy of the images.
   counts = sum(
     _histograms(np.asarray(images[start : start + _BLOCK]))
     for start in range(0, len(images), _BLOCK)
@@ -65,10 +65,10 @@ def augment(
   crop: int = 0,
   flip: bool = False,
 ) -> UInt8[Array, "n H W C"]:
-  """Crops padded images at random, and mirrors half of them.
+  """Crops padded images at random and mirrors half of them.
 
   Args:
-    key: every image has a draw of its own.
+    key: determines an independent draw for every image.
     images: the batch.
     crop: pixels of zero padding on each side; 0 crops nothing.
     flip: whether half of the images are mirrored left to right.

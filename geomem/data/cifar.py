@@ -2,7 +2,7 @@
 
 TFDS's own builders unpack the archive and encode the images through
 TensorFlow. These subclasses do the same with the standard library and Pillow;
-what they write is opened by the stock builders.
+the stock builders can open the result.
 """
 
 import io
@@ -22,24 +22,24 @@ _PIXELS = 3 * 32 * 32
 
 
 class _WithoutTensorFlow:
-  """Reads the binary archive; the label bytes come before the pixels."""
+  """A reader of the binary archive; label bytes come before the pixels."""
 
   def _split_generators(self, dl_manager):
     # Download only: extraction would import TensorFlow.
     path = dl_manager.download(self._cifar_info.url)
-    wanted = {}
+    files = {}
     with tarfile.open(os.fspath(path), "r:*") as archive:
       for member in archive:
         if member.isfile():
           name = os.path.basename(member.name)
-          wanted[name] = archive.extractfile(member).read()
+          files[name] = archive.extractfile(member).read()
     info = self._cifar_info
     for key, file in zip(info.label_keys, info.label_files, strict=True):
-      names = wanted[file].decode().split("\n")
+      names = files[file].decode().split("\n")
       self.info.features[key].names = [name for name in names if name]
     return {
-      "train": self._generate("train_", [wanted[f] for f in info.train_files]),
-      "test": self._generate("test_", [wanted[f] for f in info.test_files]),
+      "train": self._generate("train_", [files[f] for f in info.train_files]),
+      "test": self._generate("test_", [files[f] for f in info.test_files]),
     }
 
   def _generate(self, prefix, blobs):
@@ -62,7 +62,7 @@ class _WithoutTensorFlow:
 class Cifar10(
   _WithoutTensorFlow, tfds.image_classification.Cifar10, skip_registration=True
 ):
-  """CIFAR-10, version and features of the stock builder."""
+  """CIFAR-10, with the version and features of the stock builder."""
 
   name = "cifar10"
 
@@ -70,7 +70,7 @@ class Cifar10(
 class Cifar100(
   _WithoutTensorFlow, tfds.image_classification.Cifar100, skip_registration=True
 ):
-  """CIFAR-100, version and features of the stock builder."""
+  """CIFAR-100, with the version and features of the stock builder."""
 
   name = "cifar100"
 
@@ -79,19 +79,19 @@ BUILDERS = {"cifar10": Cifar10, "cifar100": Cifar100}
 
 
 def _check_reachable(builder, manual: pathlib.Path) -> None:
-  """Fails at once without a network; TFDS would try for minutes."""
+  """Fails at once without a network, where TFDS would retry for minutes."""
   url = builder._cifar_info.url
   if not (manual / os.path.basename(url)).exists():
     socket.getaddrinfo(urllib.parse.urlsplit(url).hostname, 443)
 
 
 def prepare(name: str, data_dir: str | os.PathLike):
-  """Downloads and prepares CIFAR; a hand-placed archive is taken too.
+  """Prepares CIFAR from a download or from an archive placed by hand.
 
   Args:
     name: `cifar10` or `cifar100`.
-    data_dir: where TFDS keeps its sets. The archive may lie in its
-      `downloads/manual`.
+    data_dir: directory of the TFDS sets; its `downloads/manual` may hold the
+      archive.
 
   Returns:
     The builder of the prepared set.
@@ -111,7 +111,7 @@ def prepare(name: str, data_dir: str | os.PathLike):
     builder.download_and_prepare(
       download_dir=os.fspath(downloads), download_config=config
     )
-  except Exception as error:  # Of networks, disks, archives and TFDS.
+  except Exception as error:  # From the network, the disk, the archive or TFDS.
     url = builder._cifar_info.url
     raise DatasetError(
       f"{name} is not in {data_dir}, and could not be downloaded and prepared"

@@ -14,8 +14,8 @@ class Dataset(NamedTuple):
   Attributes:
     images: `[n, H, W, C]` pixels, in memory or streamed from the disk.
     labels: `[n]` true labels, from 0.
-    ids: `[n]` the number of each example in the full split: its position, or
-      the number that the set itself gives it.
+    ids: `[n]` number of each example in the full split: its position, or the
+      number that the set assigns to it.
     class_names: a name for each label.
   """
 
@@ -32,7 +32,7 @@ class Dataset(NamedTuple):
 
 
 class DatasetError(ValueError):
-  """A data set is unknown, missing or not of the form asked for."""
+  """A data set is unknown, missing or not of the expected form."""
 
 
 class DamagedError(DatasetError):
@@ -40,7 +40,7 @@ class DamagedError(DatasetError):
 
 
 def make_dataset(images, labels, class_names=None) -> Dataset:
-  """Makes a whole split from its arrays; grey images may lack the channel."""
+  """Makes a full split from its arrays; grey images may lack the channel."""
   labels = np.asarray(labels)
   if not streams(images):
     images = np.asarray(images)
@@ -78,11 +78,11 @@ def _check_no_gap(labels: np.ndarray) -> None:
 
 
 def select_classes(dataset: Dataset, num_classes: int) -> Dataset:
-  """Keeps the examples of the first classes."""
-  known = len(dataset.class_names)
-  if not 2 <= num_classes <= known:
+  """Keeps the examples of the first `num_classes` classes."""
+  total = len(dataset.class_names)
+  if not 2 <= num_classes <= total:
     raise DatasetError(
-      f"num_classes is {num_classes}; this data set has {known} classes, and"
+      f"num_classes is {num_classes}; this data set has {total} classes, and"
       " two at least are needed."
     )
   chosen = np.flatnonzero(dataset.labels < num_classes)

@@ -27,10 +27,10 @@ def load_digits(split: str) -> Dataset:
 
 @functools.cache
 def _read() -> tuple[np.ndarray, np.ndarray]:
-  """Reads pixels from 0 to 16, and labels.
+  """Reads the pixels, from 0 to 16, and the labels.
 
-  From scikit-learn's file, as importing the library takes two seconds; through
-  it where a version keeps the file elsewhere.
+  It reads scikit-learn's file, as importing the library takes two seconds, and
+  imports the library only if a version keeps the file elsewhere.
   """
   package = pathlib.Path(importlib.util.find_spec("sklearn").origin).parent
   file = package / "datasets" / "data" / "digits.csv.gz"

@@ -1,4 +1,4 @@
-"""Fingerprints of data: whether a run's data are still the same."""
+"""Fingerprints of data, which tell whether a run's data have changed."""
 
 import hashlib
 
@@ -7,16 +7,16 @@ import numpy as np
 from geomem.data.dataset import Dataset
 from geomem.data.streamed import streams
 
-# Of more than this, evenly spaced images stand for all.
+# Evenly spaced images represent larger sets.
 _ALL_BYTES = 2**30
 _MOST_IMAGES = 4096
 
 
 def fingerprint(*datasets: Dataset) -> str:
-  """Computes a digest of labels, class names and images of splits.
+  """Computes a digest of the labels, class names and images of splits.
 
-  Where images stream, or are more than a gigabyte, 4,096 of them stand for all:
-  as they are encoded where they stream.
+  At most 4,096 images represent a set that is streamed or larger than a
+  gigabyte; streamed images enter as they are encoded.
   """
   digest = hashlib.blake2b(digest_size=16)
   for dataset in datasets:

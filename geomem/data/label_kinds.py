@@ -1,4 +1,4 @@
-"""Where training labels come from, by name.
+"""The kinds of training labels, by name.
 
 To add a kind, write a function and add its line to `LABELS`.
 """
@@ -18,13 +18,13 @@ class LabelMaker(Protocol):
   def __call__(
     self, key: Key[Array, ""], dataset: Dataset, fraction: float, argument: str
   ) -> PermutedLabels:
-    """Makes them.
+    """Makes the labels.
 
     Args:
-      key: decides what is left to chance.
+      key: determines all random choices.
       dataset: the training split.
-      fraction: the part of the examples to give a label at random.
-      argument: what stands behind the colon of the kind's name.
+      fraction: fraction of the examples that get a random label.
+      argument: the part of the kind's name after the colon.
     """
 
 
@@ -52,13 +52,13 @@ def make_labels(
   """Makes the training labels of a data set.
 
   Args:
-    name: a kind of `LABELS`, and its argument behind a colon, if it takes one.
-    key: decides what is left to chance.
+    name: a kind of `LABELS`, with a colon and its argument if it takes one.
+    key: determines all random choices.
     dataset: the training split.
-    fraction: the part of the examples to give a label at random.
+    fraction: fraction of the examples that get a random label.
 
   Raises:
-    ValueError: the kind is not known, or the fraction or file not possible.
+    ValueError: the kind is unknown, or the fraction or the file is invalid.
   """
   kind, _, argument = name.partition(":")
   if kind not in LABELS:

@@ -1,4 +1,4 @@
-"""Permuted training labels, with the truth kept beside them."""
+"""Permuted training labels, kept together with the true labels."""
 
 import io
 import pathlib
@@ -18,7 +18,7 @@ class PermutedLabels(NamedTuple):
 
   Attributes:
     labels: `[n]` labels to train on.
-    true_labels: `[n]` labels as they were.
+    true_labels: `[n]` labels before the permutation.
     permuted: `[n]` whether an example was among the permuted ones; some of
       these keep their label by chance.
   """
@@ -29,7 +29,7 @@ class PermutedLabels(NamedTuple):
 
   @property
   def num_unchanged(self) -> int:
-    """Permuted examples that kept their label by chance."""
+    """The number of permuted examples that kept their label by chance."""
     return int((self.permuted & (self.labels == self.true_labels)).sum())
 
   def save(self, path: pathlib.Path | str) -> None:
@@ -43,12 +43,12 @@ class PermutedLabels(NamedTuple):
     """Reads what `save` wrote.
 
     Raises:
-      DatasetError: the file is damaged, or of something else.
+      DatasetError: the file is damaged or does not hold permuted labels.
     """
     try:
       with np.load(path, allow_pickle=False) as arrays:
         return cls(**{name: arrays[name] for name in cls._fields})
-    except Exception as error:  # Files of others fail in many ways.
+    except Exception as error:  # Foreign files fail in many ways.
       raise DatasetError(
         f"{path} cannot be read as permuted labels ({type(error).__name__});"
         " put it back from a copy, or delete it to have it made anew."
@@ -65,9 +65,9 @@ def permute_labels(
   """Permutes the labels of a random fraction of the examples.
 
   Args:
-    key: decides which examples, and their labels.
+    key: determines the permuted examples and their labels.
     labels: `[n]` true labels.
-    fraction: the part of the examples to permute, from 0 to 1.
+    fraction: fraction of the examples to permute, from 0 to 1.
     redraw: whether labels are drawn anew, uniformly over the classes; by
       default they are shuffled among the permuted examples, which keeps the
       class counts.

@@ -1,4 +1,4 @@
-"""Random permutations of many sizes by one program."""
+"""Random permutations of many sizes from one program."""
 
 import functools
 import math
@@ -12,11 +12,11 @@ from jaxtyping import Array, Int, Key
 def permutations(
   keys: Key[Array, " k"], sizes: list[int]
 ) -> list[Int[np.ndarray, " n"]]:
-  """Returns what `jax.random.permutation` gives for each key and size.
+  """Returns the results of `jax.random.permutation` for each key and size.
 
-  That compiles a program for every size, a third of a second each. The bits of
-  a key begin alike however many are drawn, of JAX's default keys: one program
-  draws those of all sizes, and NumPy sorts.
+  That function compiles a program for every size, a third of a second each. The
+  first bits of JAX's default keys do not depend on how many are drawn, so one
+  program draws the bits for all sizes, and NumPy sorts.
 
   Args:
     keys: one for each size.
@@ -25,7 +25,7 @@ def permutations(
   Returns:
     The permutations, in the order of the keys.
   """
-  # As in JAX: enough rounds for the bits to tell n³ places apart.
+  # As in JAX, enough rounds for the bits to distinguish n³ values.
   rounds = [
     math.ceil(3 * math.log(max(n, 1)) / math.log(2**32 - 1)) for n in sizes
   ]

@@ -1,8 +1,8 @@
-"""Sets that TFDS has prepared: found, and checked before TFDS opens them.
+"""Prepared TFDS sets: finding them, and checks before TFDS opens them.
 
-TFDS imports whatever module the files of a set name, and takes what they say
-of themselves for granted. Here only its own kinds of features pass, and the
-files have to hold what is said.
+TFDS imports any module that the files of a set name, and trusts what they state
+about themselves. These checks admit only TFDS's own feature classes, and files
+that hold the stated number of examples.
 """
 
 import inspect
@@ -19,15 +19,15 @@ from geomem.data.dataset import DamagedError, DatasetError
 _FORMAT = "array_record"
 _NAME = re.compile(r"(\w+)(?:/([\w.+-]+))?(?::(\d+\.\d+\.\d+))?", re.ASCII)
 _VERSION = re.compile(r"\d+\.\d+\.\d+", re.ASCII)
-# How files name the class of a feature: today, by protobuf's other spelling,
-# and in old versions of TFDS.
+# Keys of a feature's class in the files: the current one, protobuf's other
+# spelling of it, and that of old versions of TFDS.
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
-# Bytes that a record takes at the very least.
+# A lower bound on the bytes of a record.
 _LEAST_BYTES = 8
 
 
 def standard_directory() -> pathlib.Path:
-  """Returns where TFDS keeps its sets by default."""
+  """Returns the directory where TFDS keeps its sets by default."""
   return pathlib.Path(tfds.core.constants.DATA_DIR).expanduser()
 
 
@@ -35,24 +35,24 @@ def find(name: str, data_dir: str | os.PathLike | None) -> pathlib.Path | None:
   """Finds the directory of a prepared set, of its newest version by default.
 
   Args:
-    name: `name`, `name/config`, and either with `:1.2.3` behind it.
-    data_dir: where sets lie; TFDS's own directory by default.
+    name: `name` or `name/config`, optionally followed by `:1.2.3`.
+    data_dir: directory of the sets; TFDS's own by default.
 
   Returns:
-    The directory; None where nothing by that name is there.
+    The directory, or None if there is no set of that name.
 
   Raises:
-    DatasetError: the name is none; another version or a config is there; the
-      directory is that of a set itself.
+    DatasetError: the name is invalid; there are only other versions, or several
+      configs to choose from; or `data_dir` is the directory of a set itself.
   """
-  found = _NAME.fullmatch(name)
-  if not found:
+  match = _NAME.fullmatch(name)
+  if not match:
     raise DatasetError(
       f"{name!r} is not the name of a data set; digits, npz:PATH or a TFDS name"
       " was expected, such as cifar100, name/config or name:1.0.0. Names with a"
       " namespace or a path are not taken."
     )
-  set_name, config, version = found.groups()
+  set_name, config, version = match.groups()
   above = pathlib.Path(data_dir) if data_dir else standard_directory()
   above = above.expanduser()
   _expect_above(above, set_name)
@@ -78,7 +78,7 @@ def find(name: str, data_dir: str | os.PathLike | None) -> pathlib.Path | None:
 
 
 def _expect_above(directory: pathlib.Path, name: str) -> None:
-  """Raises where the directory is the set's, or a version's of it."""
+  """Raises if the directory is that of the set or of one of its versions."""
   if (directory / "dataset_info.json").exists():
     above = directory.resolve().parent.parent
   elif directory.name == name and _versions(directory):
@@ -99,7 +99,7 @@ def _directories(path: pathlib.Path) -> list[str]:
 
 
 def _versions(path: pathlib.Path) -> list[str]:
-  """Versions below a directory, the oldest first."""
+  """Lists the versions in a directory, the oldest first."""
   names = [name for name in _directories(path) if _VERSION.fullmatch(name)]
   return sorted(names, key=lambda name: [int(x) for x in name.split(".")])
 
@@ -109,10 +109,10 @@ def _configs(path: pathlib.Path) -> list[str]:
 
 
 def open_directory(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
-  """Opens a prepared set, and nothing in it that is not TFDS's own.
+  """Opens a prepared set, whose features must all be TFDS's own.
 
   Raises:
-    DatasetError: its files are damaged, of another format, or name code.
+    DatasetError: its files are damaged, have another format or name other code.
   """
   info = _read_json(directory / "dataset_info.json")
   formats = [info.get("fileFormat", "tfrecord")]
@@ -129,7 +129,7 @@ def open_directory(directory: pathlib.Path) -> tfds.core.DatasetBuilder:
   try:
     builder = tfds.builder_from_directory(directory, file_format=_FORMAT)
     splits = dict(builder.info.splits)
-  except Exception as error:  # Files of others fail in many ways.
+  except Exception as error:  # Damaged files fail in many ways.
     raise _damaged(directory, error) from error
   if not splits:
     raise DatasetError(f"{directory} has no splits; prepare the set again.")
@@ -154,7 +154,7 @@ def _damaged(path: pathlib.Path, error: Exception) -> DamagedError:
 
 
 def _known_features() -> set[str]:
-  """Names of TFDS's own feature classes, as its files have them."""
+  """Returns the names of TFDS's own feature classes, as in its files."""
   kinds = vars(tfds.features).values()
   return {
     f"{kind.__module__}.{kind.__name__}"
@@ -165,8 +165,8 @@ def _known_features() -> set[str]:
 
 
 def _refuse_foreign_code(features: Any, directory: pathlib.Path) -> None:
-  """Raises unless all classes that the features name are TFDS's own."""
-  known, waiting = _known_features(), [features]
+  """Raises unless every class that the features name is TFDS's own."""
+  own_classes, waiting = _known_features(), [features]
   while waiting:
     node = waiting.pop()
     if isinstance(node, list):
@@ -176,7 +176,7 @@ def _refuse_foreign_code(features: Any, directory: pathlib.Path) -> None:
     waiting += node.values()
     for key in _CLASS_KEYS:
       name = node.get(key)
-      if isinstance(name, str) and name not in known:
+      if isinstance(name, str) and name not in own_classes:
         raise DatasetError(
           f"{directory / 'features.json'} names the class {name}, which is none"
           " of TFDS's own features; code that comes with data is not run."
@@ -185,8 +185,8 @@ def _refuse_foreign_code(features: Any, directory: pathlib.Path) -> None:
 
 
 def check_files(builder: tfds.core.DatasetBuilder, split: str) -> None:
-  """Raises DatasetError unless the files of a split hold what is said."""
-  # The reader's own module: it counts without TensorFlow.
+  """Raises DatasetError unless a split's files hold the stated examples."""
+  # The reader's module counts records without TensorFlow.
   from array_record.python import array_record_module
 
   info = builder.info.splits[split]
@@ -204,11 +204,11 @@ def check_files(builder: tfds.core.DatasetBuilder, split: str) -> None:
         f"{file.name} of {file.stat().st_size} bytes cannot hold {count}"
         " examples",
       )
-    # Of a damaged file it counts none.
-    found = array_record_module.ArrayRecordReader(os.fspath(file)).num_records()
-    if found != count:
+    # The reader counts no records in a damaged file.
+    total = array_record_module.ArrayRecordReader(os.fspath(file)).num_records()
+    if total != count:
       raise _wrong_files(
-        builder, split, f"{file.name} holds {found} examples, not {count}"
+        builder, split, f"{file.name} holds {total} examples, not {count}"
       )
 
 

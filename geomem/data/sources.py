@@ -13,8 +13,8 @@ from geomem.data.streamed import streams
 
 MEMORY_LIMIT = 4.0  # GB of pixels that are held in memory.
 
-# From what stands before the colon of a name to a function of what stands
-# behind it and of the split. All other names are those of TFDS.
+# Maps the part of a name before the colon to a function of the part after it
+# and of the split. All other names are those of TFDS sets.
 SOURCES: dict[str, Callable[[str, str], Dataset]] = {
   "digits": lambda _, split: load_digits(split),
   "npz": load_npz,
@@ -34,16 +34,16 @@ def load(
   Args:
     name: `digits` (scikit-learn's handwritten digits, which need no download),
       `npz:PATH` (see `load_npz`), or the name of a TFDS image set.
-    split: `train` or `test`; where a TFDS set has no test split, `test` is its
+    split: `train` or `test`; if a TFDS set has no test split, `test` is its
       validation split.
-    data_dir: where TFDS looks; its own default without it.
-    image_size: the side that images of a TFDS set are brought to; their own by
-      default, and 224 where they differ in size.
+    data_dir: directory of the TFDS sets; TFDS's own by default.
+    image_size: side to which the images of a TFDS set are scaled; by default
+      their own, or 224 if they differ in size.
     memory_limit: GB of pixels that are held in memory; `MEMORY_LIMIT` by
       default.
 
   Raises:
-    DatasetError: it says what is missing, and what to do.
+    DatasetError: the set is missing or damaged; says what to do.
   """
   return hold(open_split(name, split, data_dir, image_size), memory_limit)
 
@@ -54,9 +54,9 @@ def open_split(
   data_dir: str | pathlib.Path | None = None,
   image_size: int | None = None,
 ) -> Dataset:
-  """Opens the split, with the images of TFDS sets still on the disk.
+  """Opens a split, with the images of TFDS sets still on the disk.
 
-  The arguments are those of `load`.
+  The arguments are as for `load`.
   """
   if split not in ("train", "test"):
     raise DatasetError(f"split {split!r} is not known; use train or test.")
@@ -76,9 +76,9 @@ def open_split(
 
 
 def hold(dataset: Dataset, memory_limit: float | None = None) -> Dataset:
-  """Loads the images into memory, unless they are more than the limit.
+  """Loads the images into memory, unless they exceed the limit.
 
-  Here, and nowhere else, it is decided whether a set streams.
+  Only this function decides whether a set streams.
   """
   limit = MEMORY_LIMIT if memory_limit is None else memory_limit
   images = dataset.images

@@ -1,4 +1,4 @@
-"""Images that stay on the disk until somebody asks for their pixels."""
+"""Images that stay on the disk until their pixels are needed."""
 
 import concurrent.futures
 import functools
@@ -20,18 +20,18 @@ _TASK = 16  # Images that one thread reads at a time.
 def decode(
   encoded: bytes, shape: tuple[int, int, int]
 ) -> UInt8[np.ndarray, "H W C"]:
-  """Decodes a JPEG or PNG file to pixels of the shape asked for.
+  """Decodes a JPEG or PNG file to pixels of the given shape.
 
-  An image of another size is scaled, with its proportions, until it covers
-  the shape, and cut about its centre.
+  An image of another size is scaled to cover the shape, with its aspect ratio
+  kept, and cropped about its centre.
   """
   height, width, channels = shape
   with Image.open(io.BytesIO(encoded)) as image:
     if image.size == (width, height):
       image = image.convert(_MODES[channels])
     else:
-      # JPEG is decoded at a half, a quarter or an eighth where that still is
-      # twice as large as needed; this saves most of the time.
+      # JPEG is decoded at a half, a quarter or an eighth of its size if that is
+      # still twice as large as needed, which saves most of the time.
       image.draft(None, (2 * width, 2 * height))
       image = ImageOps.fit(
         image.convert(_MODES[channels]),
@@ -42,26 +42,26 @@ def decode(
 
 
 def streams(images: Any) -> bool:
-  """Tells whether images are read from the disk each time they are used."""
+  """Returns whether images are read from the disk each time they are used."""
   return isinstance(images, StreamedImages)
 
 
 @functools.cache
 def threads() -> concurrent.futures.ThreadPoolExecutor:
-  """Returns the pool that decodes: a thread for each core."""
+  """Returns the thread pool for decoding, with one thread for each core."""
   return concurrent.futures.ThreadPoolExecutor(os.cpu_count())
 
 
 class StreamedImages:
   """An array of uint8 images `[n, H, W, C]` that is read when it is used.
 
-  Indexing chooses and reads nothing; what is chosen is an array of the same
-  kind. `np.asarray` and `jnp.asarray` read and decode what was chosen, in
-  threads.
+  Indexing selects images without reading them and returns another
+  `StreamedImages`. `np.asarray` and `jnp.asarray` read and decode the selected
+  images, in threads.
 
   Attributes:
-    name: of the set and split, for the cache and for errors.
-    indices: `[...]` the examples chosen, by their position in the split.
+    name: name of the set and split, for the cache and for errors.
+    indices: `[...]` positions of the selected examples in the split.
     shape: `[..., H, W, C]`.
     dtype: uint8.
   """
@@ -75,13 +75,13 @@ class StreamedImages:
     image_shape: tuple[int, int, int],
     indices: Int[np.ndarray, "..."] | None = None,
   ):
-    """Takes a TFDS data source whose examples hold encoded images.
+    """Wraps a TFDS data source whose examples hold encoded images.
 
     Args:
-      name: of the set and split.
+      name: name of the set and split.
       source: gives `{"image": bytes, ...}` for each of a list of positions.
-      image_shape: `(H, W, C)` that all are brought to.
-      indices: the examples chosen; all by default.
+      image_shape: `(H, W, C)` of all images after decoding.
+      indices: the selected examples; all by default.
     """
     self.name = name
     self.indices = np.arange(len(source)) if indices is None else indices
@@ -89,22 +89,22 @@ class StreamedImages:
 
   @property
   def shape(self) -> tuple[int, ...]:
-    """The shape that `np.asarray` gives."""
+    """The shape of the decoded array."""
     return (*self.indices.shape, *self._image_shape)
 
   @property
   def ndim(self) -> int:
-    """The length of the shape."""
+    """The number of axes."""
     return len(self.shape)
 
   @property
   def size(self) -> int:
-    """How many numbers `np.asarray` gives."""
+    """The number of entries of the decoded array."""
     return math.prod(self.shape)
 
   @property
   def nbytes(self) -> int:
-    """Bytes of the decoded images."""
+    """The number of bytes of the decoded images."""
     return self.size
 
   def __len__(self) -> int:
@@ -136,7 +136,7 @@ class StreamedImages:
     return images if dtype is None else images.astype(dtype, copy=False)
 
   def encoded(self) -> Iterator[bytes]:
-    """Yields the files of the selected images, as they are on disk."""
+    """Yields the encoded files of the selected images, as they are on disk."""
     positions = self.indices.ravel().tolist()
     for start in range(0, len(positions), _TASK):
       for example in self._read(positions[start : start + _TASK]):
@@ -145,7 +145,7 @@ class StreamedImages:
   def _read(self, positions: list[int]) -> list[dict[str, Any]]:
     try:
       return self._source.__getitems__(positions)
-    except Exception as error:  # The reader's, and those of parsing.
+    except Exception as error:  # From the reader or the parser.
       raise ValueError(
         f"Images {positions[0]} to {positions[-1]} of {self.name} cannot be"
         f" read ({error}); prepare the data set again."
@@ -154,14 +154,14 @@ class StreamedImages:
   def _decode(self, encoded: bytes, position: int) -> np.ndarray:
     try:
       return decode(encoded, self._image_shape)
-    except Exception as error:  # Pillow's plugins have many of their own.
+    except Exception as error:  # Pillow's plugins raise many types.
       raise ValueError(
         f"Image {position} of {self.name} cannot be decoded ({error}); prepare"
         " the data set again."
       ) from error
 
 
-# What a data set's images are.
+# The types of a data set's images.
 Images = np.ndarray | jax.Array | StreamedImages
 
 
@@ -170,15 +170,15 @@ def read_ahead(
   choices: Int[np.ndarray, "k ..."],
   place: Callable[[StreamedImages], Any] = np.asarray,
 ) -> Iterator[Any]:
-  """Yields `place(images[choice])` for one choice after another.
+  """Yields `place(images[choice])` for each choice in turn.
 
-  Grain keeps at most two of them ready ahead of their use, and reads two more
+  Grain keeps at most two results ready ahead of their use, and reads two more
   meanwhile.
 
   Args:
-    images: where from.
-    choices: indices of the images wanted, in their order.
-    place: reads what is chosen, and puts it where it shall be.
+    images: the images to choose from.
+    choices: indices of the images of each result.
+    place: reads the chosen images and puts them on their devices.
   """
   import grain  # Imported here: only streamed sets need it.
 

@@ -11,12 +11,12 @@ from geomem.data.permutations import permutations
 
 
 class Subset(NamedTuple):
-  """Examples, and the labels to analyse them by.
+  """Examples, and the labels for their analysis.
 
   Attributes:
     name: one of `SUBSETS`.
-    source: the split that the indices count in, `train` or `test`.
-    indices: `[m]` examples.
+    source: the split that the indices refer to, `train` or `test`.
+    indices: `[m]` indices of the examples.
     labels: `[m]` their labels for the analysis.
   """
 
@@ -31,9 +31,9 @@ def make_subsets(
 ) -> dict[str, Subset]:
   """Makes the unpermuted, permuted, restored and test subsets.
 
-  Permuted and restored examples are the same images: permuted ones go by the
-  label they were trained on, restored ones by their true label. A subset
-  without examples (nothing permuted, or everything) is left out.
+  Permuted and restored examples are the same images, the former with the labels
+  they were trained on, the latter with their true labels. A subset without
+  examples (nothing permuted, or everything) is left out.
   """
   clean = np.flatnonzero(~permuted.permuted)
   noisy = np.flatnonzero(permuted.permuted)
@@ -52,16 +52,16 @@ def sample_manifolds(
   """Draws the same number of examples of every class.
 
   Args:
-    key: decides which; the choice within a class depends on no other class.
-    subset: where from.
-    num_classes: P, the classes 0 to P - 1.
-    num_points: M, examples a class.
+    key: determines the examples; a class's draw depends on no other class.
+    subset: the subset to draw from.
+    num_classes: P; the classes are 0 to P - 1.
+    num_points: M, examples of each class.
 
   Returns:
     Indices into the subset's split.
 
   Raises:
-    ValueError: a class has fewer examples; it says which.
+    ValueError: a class has fewer examples; names the class.
   """
   members = [subset.indices[subset.labels == c] for c in range(num_classes)]
   for label, examples in enumerate(members):

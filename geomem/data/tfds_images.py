@@ -22,15 +22,15 @@ from geomem.data.dataset import (
 )
 from geomem.data.streamed import StreamedImages, threads
 
-STANDARD_SIZE = 224  # Of images that differ in size: ImageNet's usual.
+STANDARD_SIZE = 224  # For sets whose images differ in size, as for ImageNet.
 _BLOCK = 512
 
 
 def open_builder(name: str, data_dir: str | os.PathLike | None):
-  """Opens a prepared set; CIFAR is prepared where it is missing.
+  """Opens a prepared set; prepares CIFAR if it is missing.
 
   Raises:
-    DatasetError: the set is unknown, not prepared or damaged, with what to do.
+    DatasetError: the set is unknown, not prepared or damaged; says what to do.
   """
   directory = prepared.find(name, data_dir)
   if directory is not None:
@@ -60,18 +60,18 @@ def open_split(
   data_dir: str | os.PathLike | None,
   image_size: int | None = None,
 ) -> Dataset:
-  """Opens one split; its labels are read, its images stay on the disk.
+  """Opens one split; reads its labels, but leaves its images on the disk.
 
-  Where the set gives its examples numbers (`id`, as CIFAR's have them), these
-  are their ids: TFDS shuffles what it prepares.
+  If the set numbers its examples (`id`, as in CIFAR), these numbers become the
+  ids, since TFDS shuffles the sets that it prepares.
 
   Args:
-    name: of the set; behind `#`, the feature that holds the labels, such as
-      `cifar100#coarse_label`; `label` by default.
+    name: name of the set, optionally followed by `#` and the feature that holds
+      the labels, such as `cifar100#coarse_label`; `label` by default.
     split: `train` or `test`.
-    data_dir: where TFDS looks.
-    image_size: the side of the images; their own by default, and
-      `STANDARD_SIZE` where the set does not declare one size for all.
+    data_dir: directory of the TFDS sets.
+    image_size: side of the images; by default their own, or `STANDARD_SIZE` if
+      the set does not declare one size for all.
   """
   name, _, key = name.partition("#")
   key = key or "label"
@@ -99,7 +99,7 @@ def open_split(
   shape = _image_shape(name, features["image"], image_size)
   images, labels, ids = _open(builder, chosen, shape, key)
   if chosen == "test" and labels.max() < 0 and "validation" in splits:
-    # ImageNet's test images, where they are there, come without labels.
+    # ImageNet's test images, if present, have no labels.
     images, labels, ids = _open(builder, "validation", shape, key)
   names = features[key].names
   if labels.max() >= len(names):
@@ -131,16 +131,16 @@ def _open(
 
   labels, ids = read(key, int), np.arange(len(source))
   if has_ids:
-    found = read("id", _number)
-    if len(np.unique(found)) == len(found) and found.min() >= 0:
-      ids = found.astype(ids.dtype)
+    numbers = read("id", _number)
+    if len(np.unique(numbers)) == len(numbers) and numbers.min() >= 0:
+      ids = numbers.astype(ids.dtype)
   return StreamedImages(name, source, shape), labels, ids
 
 
 def _number(name: bytes) -> int:
-  """Returns the number that an id such as `train_00012` ends with, or -1."""
-  found = re.search(rb"(?<!\d)\d{1,9}$", name)
-  return int(found[0]) if found else -1
+  """Returns the trailing number of an id such as `train_00012`, or -1."""
+  match = re.search(rb"(?<!\d)\d{1,9}$", name)
+  return int(match[0]) if match else -1
 
 
 def _image_shape(name: str, feature, size: int | None) -> tuple[int, int, int]:
@@ -158,7 +158,7 @@ def _image_shape(name: str, feature, size: int | None) -> tuple[int, int, int]:
 
 def _fingerprint(builder, split: str) -> str:
   files = sorted(pathlib.Path(builder.data_path).iterdir())
-  # Where they lie counts, too: a copy's times may be those of the original.
+  # Paths are included, since a copy may have the original's times.
   stamp = [
     (str(f.resolve()), f.stat().st_size, f.stat().st_mtime_ns) for f in files
   ]
@@ -168,7 +168,7 @@ def _fingerprint(builder, split: str) -> str:
 
 
 def _read_column(source, name: str, of: Callable[[Any], int]) -> np.ndarray:
-  """Reads a number of every example; the images are not decoded."""
+  """Reads one number of every example without decoding the images."""
   numbers = np.empty(len(source), np.int32)
 
   def read(start: int) -> int:
@@ -176,7 +176,7 @@ def _read_column(source, name: str, of: Callable[[Any], int]) -> np.ndarray:
     try:
       examples = source.__getitems__(block)
       numbers[block] = [of(example) for example in examples]
-    except Exception as error:  # The reader's, the parser's and our own.
+    except Exception as error:  # From the reader, the parser or `of`.
       raise DamagedError(
         f"Examples {block[0]} to {block[-1]} of {name} cannot be read"
         f" ({error}); prepare the data set again."
@@ -190,7 +190,7 @@ def _read_column(source, name: str, of: Callable[[Any], int]) -> np.ndarray:
 
 
 def read_all(images: StreamedImages) -> UInt8[np.ndarray, "n H W C"]:
-  """Reads all pixels, from the cache if they are there."""
+  """Reads all pixels, from the cache if it holds them."""
   chosen = repr((images.shape, images.indices.tobytes())).encode()
   digest = hashlib.sha256(chosen).hexdigest()[:12]
 
@@ -215,25 +215,25 @@ def cached(
   """Loads an array from the cache, or makes and caches it.
 
   Args:
-    name: of the file; it stands for the content.
+    name: name of the file; it identifies the content.
     make: makes the array.
-    shape: what it has to have.
-    dtype: likewise.
+    shape: shape of the array; a file with another shape is replaced.
+    dtype: its type, likewise.
   """
   file = disk.cache_directory() / f"{name}.npy"
   try:
-    # As a map first: what the header says may be anything.
+    # Memory-mapped first, since a damaged header may state any shape.
     kept = np.load(file, mmap_mode="r", allow_pickle=False)
     if (kept.shape, kept.dtype) == (tuple(shape), np.dtype(dtype)):
       return np.array(kept)
   except (OSError, ValueError, EOFError):
-    pass  # Not there, or damaged: made again.
+    pass  # The file is missing or damaged: the array is made again.
   array = make()
   temporary = file.with_name(f".{file.stem}.{os.getpid()}.npy")
   try:
     file.parent.mkdir(parents=True, exist_ok=True)
     np.save(temporary, array)
     os.replace(temporary, file)
-  except OSError:  # A cache is a convenience: a full disk does not matter.
+  except OSError:  # The cache is optional, so that a full disk is no error.
     temporary.unlink(missing_ok=True)
   return array

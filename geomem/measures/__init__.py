@@ -1,6 +1,6 @@
-"""Measures: what can be asked of a layer.
+"""Measures of a network's layers.
 
-A measure is a file in this room and a line in `MEASURES`; rows, figures, the
+A measure is a file in this package and a line in `MEASURES`; rows, figures, the
 report and `experiments.measure` follow from it.
 """
 

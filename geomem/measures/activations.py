@@ -23,10 +23,10 @@ Forward = Callable[[Any, Array], dict[str, Array]]
 
 @functools.lru_cache(maxsize=256)
 def _compiled(forward: Forward, layers: tuple[str, ...]):
-  """Compiles one program a group of layers; jit drops the others.
+  """Compiles one program per group of layers; jit drops the other layers.
 
-  It writes the activations of a block of images where they belong, in arrays
-  that it may overwrite. Their features are shared out over the devices.
+  It writes the activations of a block of images into their rows of donated
+  arrays, whose features are sharded over the devices.
   """
 
   def run(held, state, images, start):
@@ -46,24 +46,24 @@ def _compiled(forward: Forward, layers: tuple[str, ...]):
 
 @functools.lru_cache(maxsize=256)
 def _compiled_manifolds(forward: Forward, layer: str, shape: tuple[int, int]):
-  """Maps `[m M, ...]` images to `[m, M, N]` points, features sharded."""
+  """Compiles images `[m M, ...]` to points `[m, M, N]`, sharded by features."""
 
   def run(state, images):
-    # Shared out by images up to here, as the network's layers are.
+    # Up to here sharded by images, as the network's layers are.
     points = parallel.share(forward(state, images)[layer])
     points = points.reshape(len(images), -1)
-    # Images that fill up go; features of zeros add nothing to any product.
+    # Padding images are dropped; features of zeros add nothing to any product.
     points = points[: shape[0] * shape[1]].astype(jnp.float32)
-    more = parallel.missing(points.shape[1])
-    return jnp.pad(points, ((0, 0), (0, more))).reshape(*shape, -1)
+    padding = parallel.missing(points.shape[1])
+    return jnp.pad(points, ((0, 0), (0, padding))).reshape(*shape, -1)
 
   return jax.jit(run, out_shardings=parallel.along(2))
 
 
 def feature_block() -> int | None:
-  """Returns how many features the statistics take at a time; None takes all.
+  """Returns how many features the statistics take at a time; None for all.
 
-  On an accelerator one program serves layers of all widths.
+  Blocks let one program serve layers of all widths on an accelerator.
   """
   if jax.default_backend() == "cpu" or parallel.mesh().size > 1:
     return None
@@ -71,7 +71,7 @@ def feature_block() -> int | None:
 
 
 def padded_width(num_features: int) -> int:
-  """Returns the features of an array that holds so many, and zeros."""
+  """Returns the number of features after padding with zeros."""
   step = feature_block() or parallel.mesh().size
   return num_features + -num_features % step
 
@@ -79,16 +79,16 @@ def padded_width(num_features: int) -> int:
 def layer_bytes(
   forward: Forward, state: Any, images: np.ndarray | Array
 ) -> dict[str, int]:
-  """Counts the bytes of an image's float32 activations, by layer."""
+  """Returns the bytes of one image's float32 activations, by layer."""
   image = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
   shapes = jax.eval_shape(forward, state, image)
   return {name: 4 * shape.size for name, shape in shapes.items()}
 
 
 def group_layers(sizes: dict[str, int], max_size: int) -> list[tuple[str, ...]]:
-  """Groups consecutive layers whose sizes fit `max_size`.
+  """Groups consecutive layers whose sizes add up to at most `max_size`.
 
-  A layer that is larger than that makes a group of its own.
+  A layer larger than that forms a group of its own.
   """
   groups, total = [], 0
   for name, size in sizes.items():
@@ -109,27 +109,27 @@ def layer_blocks(
   batch_size: int = 512,
   max_bytes: int = 2**30,
 ) -> Iterator[tuple[str, Float[Array, "n N"]]]:
-  """Yields each layer's activations, flattened, in the order asked for.
+  """Yields each layer's activations, flattened, in the given order.
 
-  As many layers as fit `max_bytes` come from one pass over the images.
+  One pass over the images computes as many layers as fit `max_bytes`.
 
   Args:
-    forward: a pure function `(state, images) -> {layer: [n, ...]}`. Keep one
-      function for all calls: programs are compiled once for each.
-    state: its first argument.
+    forward: a pure function `(state, images) -> {layer: [n, ...]}`. Pass the
+      same function in all calls: programs are compiled once for each function.
+    state: first argument of `forward`.
     images: `[n, ...]`.
-    layers: names of the layers, in the order wanted.
-    batch_size: images at a time on each device.
+    layers: names of the layers, in the order of the result.
+    batch_size: images per device in a batch.
     max_bytes: bound on the activations held at once; one layer at least.
 
   Yields:
-    The layer's name and its `[n, N]` float32 activations, on the devices and
-    shared out by features, of which some may be zeros that fill up.
+    The layer's name and its `[n, N]` float32 activations, sharded over the
+    devices by features and possibly padded with features of zeros.
   """
   num_images = len(images)
   batch_size = min(batch_size * parallel.mesh().size, num_images)
-  each = layer_bytes(forward, state, images)
-  widths = {name: padded_width(each[name] // 4) for name in layers}
+  image_bytes = layer_bytes(forward, state, images)
+  widths = {name: padded_width(image_bytes[name] // 4) for name in layers}
   sizes = {name: 4 * num_images * width for name, width in widths.items()}
   for group in group_layers(sizes, max_bytes):
     run = _compiled(forward, group)
@@ -140,7 +140,7 @@ def layer_blocks(
       for name in group
     }
     for start in range(0, num_images, batch_size):
-      # The last batch ends at the last image, and repeats some before it.
+      # The last batch ends at the last image, and may repeat earlier ones.
       start = min(start, num_images - batch_size)
       block = parallel.shard(images[start : start + batch_size])
       held = run(held, state, block, start)
@@ -161,20 +161,20 @@ def manifold_blocks(
 
   Args:
     forward: as in `layer_blocks`.
-    state: its first argument.
+    state: first argument of `forward`.
     images: `[P, M, ...]`.
-    layer: its name.
-    batch_size: images at a time on each device; one manifold at least.
-    max_bytes: bound on the activations at a time on each device; likewise.
+    layer: name of the layer.
+    batch_size: images per device in a batch; one manifold at least.
+    max_bytes: bound on a batch's activations on each device; likewise.
 
   Yields:
-    Points of m manifolds, shared out over the devices by features, of which
-    some may be zeros that fill up.
+    Points of m manifolds, sharded over the devices by features and possibly
+    padded with features of zeros.
   """
   num_manifolds, num_points = images.shape[:2]
   each = layer_bytes(forward, state, images[0])[layer]
   most = min(batch_size, max_bytes // each) * parallel.mesh().size // num_points
-  # A divisor, so that one program serves all.
+  # A divisor of P, so that one program serves all blocks.
   size = next(
     m
     for m in range(num_manifolds, 0, -1)

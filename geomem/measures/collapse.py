@@ -1,7 +1,7 @@
 """Neural collapse of a layer: NC1, NC2, CDNV, nearest-class-mean accuracy.
 
-Exact from the Gram statistics: with C the Gram matrix of the centres about
-their mean and x the products of a centred point with all centres,
+They are exact, from the Gram statistics. With C the Gram matrix of the centres
+about their mean and x the products of a centred point with all centres,
 
   NC1  = tr(Σ_W Σ_B⁺) / P = Σ xᵀ (C²)⁺ x / (P M),
   CDNV = mean over pairs of (v_μ + v_ν) / (2 ‖c_μ − c_ν‖²), v = tr(within) / M.
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from geomem.geometry.linalg import einsum
 from geomem.measures.measure import Measure, Metric
 
-# Of C's largest eigenvalue: smaller ones are rounding, and are left out.
+# In units of C's largest eigenvalue: smaller ones are rounding, and left out.
 _TRUNCATED = 1e-3
 
 METRICS = (
@@ -30,14 +30,14 @@ METRICS = (
 def compute(key, stats, options):
   """Computes the metrics of one subset; NaN where they are not defined.
 
-  For the nearest class mean each point is left out of its own class's mean,
-  from which it is then M/(M − 1) times as far.
+  The mean of a point's own class is taken without the point, which makes its
+  distance to that mean M/(M − 1) times as large.
   """
   del key, options
   mask = stats.mask.astype(stats.within.dtype)
   counts = mask.sum(-1)
   num_manifolds = len(counts)
-  # About the mean of the centres, where manifolds differ in size, too.
+  # About the unweighted mean of the centres, even if manifolds differ in size.
   mean = stats.centers.mean(0, keepdims=True)
   C = stats.centers - mean - mean.T + mean.mean()
   x = stats.cross - stats.cross.mean(-1, keepdims=True)
@@ -46,23 +46,23 @@ def compute(key, stats, options):
   inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
   projected = einsum("pmq,qk->pmk", x, vectors)
   nc1 = ((projected * inverse[None, None]) ** 2).sum() / counts.sum()
-  # Centres that coincide, as in a dead layer, have no classes to tell apart.
+  # Centres that all coincide, as in a dead layer, separate no classes.
   has_centers = values[-1] > 0
 
   norms = jnp.sqrt(jnp.diagonal(C))
-  others = 1 - jnp.eye(num_manifolds, dtype=C.dtype)
-  num_pairs = others.sum()
+  off_diagonal = 1 - jnp.eye(num_manifolds, dtype=C.dtype)
+  num_pairs = off_diagonal.sum()
   cosines = C / (norms[:, None] * norms[None])
   angles = jnp.abs(cosines + 1 / (num_manifolds - 1))
 
   squares = jnp.diagonal(C)[:, None] + jnp.diagonal(C)[None] - 2 * C
   v = jnp.trace(stats.within, axis1=-2, axis2=-1) / counts
-  far = jnp.where(others > 0, squares, 1)
+  far = jnp.where(off_diagonal > 0, squares, 1)
   ratios = (v[:, None] + v[None]) / (2 * far)
 
   r = jnp.diagonal(stats.within, axis1=-2, axis2=-1)
-  own = jnp.diagonal(stats.cross, axis1=0, axis2=2).T[..., None]
-  distances = r[..., None] + squares[:, None] + 2 * (own - stats.cross)
+  to_own = jnp.diagonal(stats.cross, axis1=0, axis2=2).T[..., None]
+  distances = r[..., None] + squares[:, None] + 2 * (to_own - stats.cross)
   is_own = jnp.eye(num_manifolds, dtype=bool)[:, None]
   nearest_other = jnp.where(is_own, jnp.inf, distances).min(-1)
   scale = counts / (counts - 1)
@@ -70,8 +70,8 @@ def compute(key, stats, options):
   return {
     "nc1": jnp.where(has_centers, nc1, jnp.nan),
     "nc2_norms": jnp.std(norms) / jnp.mean(norms),
-    "nc2_angles": (angles * others).sum() / num_pairs,
-    "cdnv": (ratios * others).sum() / num_pairs,
+    "nc2_angles": (angles * off_diagonal).sum() / num_pairs,
+    "cdnv": (ratios * off_diagonal).sum() / num_pairs,
     "ncm_accuracy": jnp.where(
       has_centers & (counts.min() > 1), is_right.sum() / mask.sum(), jnp.nan
     ),
@@ -79,7 +79,7 @@ def compute(key, stats, options):
 
 
 def summarize(found) -> dict:
-  """Has nothing to average."""
+  """Returns the metrics by name, without standard errors."""
   return {name: (value, None) for name, value in found.items()}
 
 

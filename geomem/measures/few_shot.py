@@ -1,14 +1,14 @@
-"""How well a few examples of two classes tell them apart: prototype learning.
+"""Few-shot learning: how well prototypes of two classes tell them apart.
 
 With Δ = c_a − c_b the centres' difference, Σ the covariance within a manifold
 and V = tr Σ, a new point of a is nearer to the mean of m examples of a than to
-that of b with signal-to-noise ratio
+the mean of m examples of b with signal-to-noise ratio
 
   SNR = ½ (‖Δ‖² + (V_b − V_a)/m)
         / √(tr Σ_a²/m + ΔᵀΣ_bΔ/m + ΔᵀΣ_aΔ + tr Σ_aΣ_b/m),
 
-and the error is ½ erfc(SNR/√2). M points estimate Σ: where M is not many times
-the dimension, tr Σ² is too large, and the error with it.
+and the error is ½ erfc(SNR/√2). Σ is estimated from M points: unless M is many
+times the dimension, tr Σ² is overestimated, and so is the error.
 
 Source: Sorscher, Ganguli and Sompolinsky, PNAS 2022, equation 3.
 """
@@ -32,14 +32,15 @@ METRICS = tuple(
 
 
 def compute(key, products, options):
-  """Averages over all ordered pairs of manifolds."""
+  """Computes the averages over all ordered pairs of manifolds."""
   del key, options
   mask = products.mask.astype(products.gram.dtype)
   P, M = mask.shape
   counts = mask.sum(axis=1)
   G = products.gram.reshape(P, M, P, M)
   weights = mask / counts[:, None]
-  # Products of each point's own deviation from its centre, and the centres'.
+  # Products of the centres with the points, and of the centres; X those of the
+  # points' deviations from their centres.
   rows = einsum("pm,pmqk->pqk", weights, G)
   centers = einsum("pqk,qk->pq", rows, weights)
   to_centers = rows.transpose(1, 2, 0) - centers[:, None]  # x_qk · c_p
@@ -54,26 +55,26 @@ def compute(key, products, options):
   V = einsum("pmpm->p", X) / counts
   squares = jnp.diagonal(centers)
   distance = squares[:, None] + squares[None] - 2 * centers
-  # Δ·x for the points of a, and for those of b: Δ = c_a − c_b.
-  own = jnp.diagonal(to_centers, axis1=0, axis2=2).T
-  along = (own[:, :, None] - to_centers) * mask[:, :, None]
+  # Δ·x for each deviation x of a and each b, with Δ = c_a − c_b.
+  to_own = jnp.diagonal(to_centers, axis1=0, axis2=2).T
+  along = (to_own[:, :, None] - to_centers) * mask[:, :, None]
   spread = (along**2).sum(axis=1) / counts[:, None]
-  others = 1 - jnp.eye(P, dtype=G.dtype)
-  found = {}
+  off_diagonal = 1 - jnp.eye(P, dtype=G.dtype)
+  averages = {}
   for m in SHOTS:
     signal = (distance + (V[None] - V[:, None]) / m) / 2
     noise = jnp.diagonal(overlap)[:, None] / m + spread.T / m
     noise = noise + spread + overlap / m
-    snr = signal / jnp.sqrt(jnp.where(others > 0, noise, 1))
+    snr = signal / jnp.sqrt(jnp.where(off_diagonal > 0, noise, 1))
     error = jax.scipy.special.erfc(snr / jnp.sqrt(2.0)) / 2
     total = P * (P - 1)
-    found[f"snr_{m}_shot"] = (snr * others).sum() / total
-    found[f"error_{m}_shot"] = (error * others).sum() / total
-  return found
+    averages[f"snr_{m}_shot"] = (snr * off_diagonal).sum() / total
+    averages[f"error_{m}_shot"] = (error * off_diagonal).sum() / total
+  return averages
 
 
 def summarize(found) -> dict:
-  """Has nothing to average: no error is known."""
+  """Returns the metrics by name, without standard errors."""
   return {name: (value, None) for name, value in found.items()}
 
 

@@ -1,7 +1,7 @@
-"""GLUE: the capacity for labels of a task, correlations included.
+"""GLUE: the capacity for the labels of a task, correlations included.
 
-Nothing is removed, so that of the options only the labellings and the number of
-probes count. See `geometry.glue`.
+No directions are removed, so only two of the options apply: the labellings and
+the number of probes. See `geometry.glue`.
 """
 
 from geomem import geometry
@@ -31,7 +31,7 @@ def compute(key, products, options):
 
 
 def summarize(found: geometry.Glue) -> dict:
-  """Names the numbers and their errors."""
+  """Returns the metrics by name, with their standard errors."""
   return {
     "glue_capacity": (found.capacity, found.capacity_stderr),
     "glue_radius": (found.radius, found.radius_stderr),

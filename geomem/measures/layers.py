@@ -24,33 +24,33 @@ def measure_layers(
   images: dict[str, UInt8[Any, "P M H W C"]],
   layers: Sequence[str],
 ) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-  """Measures the layers of a network.
+  """Yields the rows of a network's layers.
 
-  The same key serves all layers, so that the probes are the same: differences
-  are of the layers.
+  All layers share one key and so the same probes: differences are due to the
+  layers alone.
 
   Args:
-    key: of the probes.
-    measures: what is asked of each layer.
-    options: what they depend on.
+    key: determines the probes.
+    measures: the measures of each layer.
+    options: their options.
     forward: `(state, images) -> {layer: activations}`.
-    state: its first argument.
-    images: of the manifolds, by subset; one shape for all.
+    state: first argument of `forward`.
+    images: images of the manifolds, by subset; all have the same shape.
     layers: names of the layers, in the network's order.
 
   Yields:
-    A layer's name, and its rows without the columns that name the layer.
+    A layer's name and its rows, without the columns that name the layer.
 
   Raises:
-    ValueError: activations are not finite; it names the layer and the subset.
+    ValueError: activations are not finite; names the layer and the subset.
   """
   subsets = list(images)
   kinds = tuple(dict.fromkeys(one.statistic for one in measures))
   num_layers = max(1, shares.entries_at_once() // len(subsets))
-  # The products of all points are large: those of one layer at a time.
+  # The products of all points are large, so they are held for one layer only.
   num_layers = 1 if "points" in kinds else min(num_layers, len(layers))
-  found = layer_statistics(forward, state, images, layers, kinds=kinds)
-  while group := list(itertools.islice(found, num_layers)):
+  statistics = layer_statistics(forward, state, images, layers, kinds=kinds)
+  while group := list(itertools.islice(statistics, num_layers)):
     stats = stack_layers([stats for _, stats in group], num_layers)
     measured = measure(key, tuple(measures), stats, options)
     for i, (layer, _) in enumerate(group):
@@ -64,7 +64,7 @@ def measure_layers(
 def stack_layers(
   stats: list[dict[str, Any]], num_layers: int
 ) -> dict[str, Any]:
-  """Stacks the statistics of layers, the last repeated up to `num_layers`."""
+  """Stacks the statistics of layers, repeating the last up to `num_layers`."""
   if num_layers == 1:
     return jax.tree.map(lambda x: x[None], stats[0])
   stats = stats + stats[-1:] * (num_layers - len(stats))
@@ -77,16 +77,16 @@ def measure(
   stats: dict[str, Any],
   options: Options,
 ) -> dict[str, Any]:
-  """Computes measures of `[layers, subsets, ...]` statistics, by their kind.
+  """Computes measures from `[layers, subsets, ...]` statistics by kind.
 
   Returns:
-    By the name of each measure what its `summarize` gives, of shape
-    `[layers, subsets]`, on the host: all that leaves the devices.
+    By the name of each measure, the result of its `summarize`, of shape
+    `[layers, subsets]`, on the host. Nothing else leaves the devices.
   """
   leading = jax.tree.leaves(stats)[0].shape[:2]
   entries = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stats)
   devices = shares.devices_for(entries)
-  found = _measure(
+  results = _measure(
     measures,
     devices,
     key,
@@ -98,7 +98,7 @@ def measure(
   )
   count = leading[0] * leading[1]
   return jax.tree.map(
-    lambda x: x[:count].reshape(leading), parallel.fetch(found)
+    lambda x: x[:count].reshape(leading), parallel.fetch(results)
   )
 
 
@@ -110,10 +110,10 @@ def measure(
 def _measure(
   measures, devices, key, entries, *, kappa, num_probes, centers, labels
 ):
-  """Shares the layers' subsets out over the devices."""
+  """Computes the measures, with the entries divided among the devices."""
   options = Options(kappa, num_probes, centers, labels)
 
-  # Averages are taken where a set is measured: 2 cores and 4 round alike.
+  # Each device averages its own entries: any number of cores rounds alike.
   def measure_set(entry):
     return {
       one.name: one.summarize(one.compute(key, entry[one.statistic], options))

@@ -28,7 +28,7 @@ def compute(key, stats, options):
 
 
 def summarize(found: geometry.ManifoldGeometry) -> dict:
-  """Averages over the manifolds; of doubts, the worst manifold's counts."""
+  """Averages over the manifolds; residual and center_left are the worst."""
   return {
     "capacity": (found.mean_capacity, found.mean_capacity_stderr),
     "radius": (found.mean_radius, found.mean_radius_stderr),

@@ -1,4 +1,4 @@
-"""What a measure is: named numbers of a layer, from sufficient statistics."""
+"""The definition of a measure: numbers of a layer from its statistics."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,10 +16,10 @@ class Metric(NamedTuple):
   """One number of a layer, and how to show it.
 
   Attributes:
-    name: as rows call it.
-    label: as axes call it, with the unit; Matplotlib's markup.
+    name: its name in rows.
+    label: its name on axes, with the unit, in Matplotlib's markup.
     scale: `linear` or `log`.
-    has_chance: whether the rows know its value for structureless points.
+    has_chance: whether the rows hold its value for structureless points.
   """
 
   name: str
@@ -37,13 +37,13 @@ class Metric(NamedTuple):
 
 
 class Options(NamedTuple):
-  """What a user chooses about the measures; hashable.
+  """The user's options for the measures; hashable.
 
   Attributes:
     kappa: margin κ, in units of the norm of a manifold's centre.
-    num_probes: T, probes of each manifold.
+    num_probes: T, number of probes of each manifold.
     centers: the rule for shared directions; see `geometry.manifold_geometry`.
-    labels: the labellings that GLUE asks for, of `geometry.LABELLINGS`.
+    labels: the labellings for GLUE, one of `geometry.LABELLINGS`.
   """
 
   kappa: float = 0.0
@@ -52,9 +52,9 @@ class Options(NamedTuple):
   labels: str = "balanced"
 
 
-# From the points `[P, M, N]` of a subset, and features at a time, to all that a
-# measure needs of them. By name: most measures take those of manifolds; those
-# of all points with each other take (P M)² numbers.
+# Functions from the points `[P, M, N]` of a subset, and a block size of
+# features, to the statistics of measures. Most measures take `manifolds`; the
+# products of all points with each other, `points`, are (P M)² numbers.
 STATISTICS: dict[str, Callable[..., Any]] = {
   "manifolds": geometry.gram_statistics,
   "points": geometry.point_products,
@@ -65,16 +65,16 @@ Values = tuple[Any, Any]
 
 
 class Measure(NamedTuple):
-  """A function of a layer's manifolds, and the metrics it gives.
+  """A function of a layer's manifolds, and the metrics that it computes.
 
   Attributes:
-    name: as `--measures` calls it.
-    metrics: in the order of the rows.
-    compute: `(key, statistics, options) -> arrays`, of the manifolds of one
+    name: its name in `--measures`.
+    metrics: its metrics, in the order of the rows.
+    compute: `(key, statistics, options) -> arrays`, for the manifolds of one
       subset; jax traces it.
-    summarize: from those arrays, with a leading axis for the subsets, to the
+    summarize: from those arrays, of one subset or with leading axes, to the
       values and standard errors of each metric; jax traces it, too.
-    statistic: of `STATISTICS`, what `compute` takes.
+    statistic: the kind of `STATISTICS` that `compute` takes.
   """
 
   name: str

@@ -1,7 +1,7 @@
-"""What a point's nearest neighbours say: its class, and the local dimension.
+"""Nearest neighbours of a layer's points: accuracy and local dimension.
 
-Each point is asked among all others of its subset. TwoNN takes the dimension of
-a set from the ratios of its points' second distance to the first:
+A point's neighbours are among all other points of its subset. TwoNN estimates
+the dimension of a set from the ratios of its points' second to first distance:
 d = n / Σ ln(r₂ / r₁).
 
 Sources: Facco, d'Errico, Rodriguez and Laio, Scientific Reports 2017; Baldock,
@@ -23,51 +23,51 @@ METRICS = (
 
 
 def neighbor_distances(products):
-  """Returns squared distances and places of each point's nearest others."""
-  there = products.mask.reshape(-1)
+  """Returns squared distances and indices of each point's neighbours."""
+  present = products.mask.reshape(-1)
   squares = jnp.diagonal(products.gram)
   distances = squares[:, None] + squares[None] - 2 * products.gram
-  # Differences of large numbers: below their rounding there is no distance.
+  # Distances are differences of large numbers; below rounding they are zero.
   scale = squares[:, None] + squares[None]
   rounding = 8 * jnp.finfo(distances.dtype).eps * scale
   distances = jnp.where(distances > rounding, distances, 0)
   n = len(squares)
-  allowed = there[:, None] & there[None] & ~jnp.eye(n, dtype=bool)
+  allowed = present[:, None] & present[None] & ~jnp.eye(n, dtype=bool)
   distances = jnp.where(allowed, distances, jnp.inf)
-  # Two at least, for their ratio; one that is not there is infinitely far.
-  negative, places = jax.lax.top_k(
+  # At least two, for their ratio; missing neighbours are infinitely far away.
+  negative, indices = jax.lax.top_k(
     -distances, max(2, min(MOST_NEIGHBORS, n - 1))
   )
-  return -negative, places
+  return -negative, indices
 
 
 def voted_manifold(distances, places, P: int, M: int):
-  """Returns the manifold that most of the nearest points are of.
+  """Returns the manifold that most of a point's neighbours belong to.
 
-  The one of the lower number if two have as many.
+  Ties go to the lowest index.
   """
-  # Neighbours that are not there have no vote.
+  # Missing neighbours have no vote.
   votes = jax.nn.one_hot(places // M, P) * jnp.isfinite(distances)[..., None]
   return votes.sum(axis=1).argmax(axis=1)
 
 
 def compute(key, products, options):
-  """Computes both; NaN for a dead layer.
+  """Computes both metrics; NaN for a dead layer.
 
   Points that coincide with another to rounding have no ratio and are left out;
-  where they are more than one in twenty, the dimension is NaN.
+  if they are more than one in twenty, the dimension is NaN.
   """
   del key, options
   P, M = products.mask.shape
-  there = products.mask.reshape(-1)
-  distances, places = neighbor_distances(products)
-  chosen = voted_manifold(distances, places, P, M)
-  own = jnp.arange(P * M) // M
-  accuracy = ((chosen == own) & there).sum() / there.sum()
+  present = products.mask.reshape(-1)
+  distances, indices = neighbor_distances(products)
+  chosen = voted_manifold(distances, indices, P, M)
+  labels = jnp.arange(P * M) // M
+  accuracy = ((chosen == labels) & present).sum() / present.sum()
   nearest, second = distances[:, 0], distances[:, 1]
-  apart = there & (nearest > 0)
+  apart = present & (nearest > 0)
   ratio = jnp.where(apart, jnp.log(second / nearest) / 2, 0)
-  enough = apart.sum() >= _FEWEST_APART * there.sum()
+  enough = apart.sum() >= _FEWEST_APART * present.sum()
   dead = ~products.has_spread
   return {
     "knn_accuracy": jnp.where(dead, jnp.nan, accuracy),
@@ -78,7 +78,7 @@ def compute(key, products, options):
 
 
 def summarize(found) -> dict:
-  """Has nothing to average: no error is known."""
+  """Returns the metrics by name, without standard errors."""
   return {name: (value, None) for name, value in found.items()}
 
 

@@ -1,15 +1,15 @@
-"""What a linear readout of a layer can tell: ridge regression on its points.
+"""The linear probe of a layer: ridge regression on its points.
 
 A new readout is fitted to three fifths of each manifold's points (least squares
-to one-hot labels, with a bias). The strength of its regularization is the one
-of least error on a fifth; refitted to both, it is scored on the last fifth.
-In the form of kernels, with K the products of the centred training points, its
-values are K_new (K + λI)⁻¹ Y, so that the products of points are all it takes.
+to one-hot labels, with a bias). Its regularization strength is the one with the
+least error on another fifth; refitted to both, it is scored on the last fifth.
+In kernel form, with K the products of the centred training points, its values
+are K_new (K + λI)⁻¹ Y, so that it needs only the products of points.
 
-Beside it stands the alignment of the layer's kernel with the labels.
+The measure also gives the alignment of the layer's kernel with the labels.
 
-The fitted probe of recent literature (AdamW, 200 epochs, weight decay 1) sees
-less than ridge regression does, and is not offered.
+The trained probe of recent literature (AdamW, 200 epochs, weight decay 1)
+detects less than ridge regression does, and is not offered.
 """
 
 from typing import NamedTuple
@@ -43,20 +43,20 @@ def compute(key, products, options):
   if first + second >= M:
     nan = jnp.full((), jnp.nan, products.gram.dtype)
     return {"accuracy": nan, "stderr": nan, "alignment": alignment}
-  # Places that hold no point fall to all parts alike.
+  # Masked points are distributed over the parts like all others.
   order = jax.random.permutation(
     key, jnp.tile(jnp.arange(M), (P, 1)), axis=1, independent=True
   )
-  places = order + M * jnp.arange(P)[:, None]
+  positions = order + M * jnp.arange(P)[:, None]
   parts = [
     part.reshape(-1)
-    for part in jnp.split(places, [first, first + second], axis=1)
+    for part in jnp.split(positions, [first, first + second], axis=1)
   ]
   fitted, choosing, held_out = parts
   strengths = jnp.asarray(STRENGTHS, products.gram.dtype)
   system = _system(products, fitted, choosing)
   errors = jax.lax.map(lambda strength: _scores(system, strength)[0], strengths)
-  # A system that was singular to rounding has no error.
+  # The error of a numerically singular system is not finite.
   best = jnp.where(jnp.isfinite(errors), errors, jnp.inf).argmin()
   system = _system(products, jnp.concatenate([fitted, choosing]), held_out)
   _, accuracy, count = _scores(system, strengths[best])
@@ -69,15 +69,15 @@ def compute(key, products, options):
 
 
 class _System(NamedTuple):
-  """The points that are fitted and new ones, whatever λ is.
+  """The fitted points and the new ones, independent of λ.
 
   Attributes:
-    K: products of those fitted, about their mean.
-    across: products of those fitted with the new ones, likewise.
-    Y: labels of those fitted, about their mean.
-    bias: that mean.
-    truth: manifolds of the new points, or P where there is no point.
-    count: how many points are fitted.
+    K: products of the fitted points, about their mean.
+    across: products of the fitted points with the new ones, about that mean.
+    Y: labels of the fitted points, about their mean.
+    bias: the mean of these labels.
+    truth: manifolds of the new points, or P for masked ones.
+    count: number of fitted points.
   """
 
   K: Float[Array, "f f"]
@@ -89,19 +89,19 @@ class _System(NamedTuple):
 
 
 def _system(products: PointProducts, fitted, new) -> _System:
-  """Makes the system of the places that are fitted, and those to predict."""
+  """Makes the system from the indices of the fitted and the new points."""
   P, M = products.mask.shape
-  there = products.mask.reshape(-1)
+  present = products.mask.reshape(-1)
   dtype = products.gram.dtype
-  weight = there[fitted].astype(dtype) / there[fitted].sum()
+  weight = present[fitted].astype(dtype) / present[fitted].sum()
   rows = products.gram[fitted]
   K, across = rows[:, fitted], rows[:, new]
-  # About the mean of the points that are fitted.
+  # Centre the points about the mean of the fitted ones.
   offset = matmul(K, weight)
   square = matmul(offset, weight)
   across = across - offset[:, None] - matmul(weight, across)[None] + square
   K = K - offset[:, None] - offset[None] + square
-  keep = there[fitted][:, None]
+  keep = present[fitted][:, None]
   labels = jnp.arange(P * M) // M
   Y = jax.nn.one_hot(labels[fitted], P, dtype=dtype)
   bias = matmul(weight, Y)
@@ -110,8 +110,8 @@ def _system(products: PointProducts, fitted, new) -> _System:
     jnp.where(keep, across, 0),
     jnp.where(keep, Y - bias[None], 0),
     bias,
-    jnp.where(there[new], labels[new], P),
-    there[fitted].sum(),
+    jnp.where(present[new], labels[new], P),
+    present[fitted].sum(),
   )
 
 
@@ -123,18 +123,18 @@ def _scores(system: _System, strength) -> tuple[Array, Array, Array]:
     K + ridge * jnp.eye(len(K), dtype=K.dtype), lower=True
   )
   values = matmul(across.T, jax.scipy.linalg.cho_solve(factor, Y)) + bias[None]
-  there = truth < len(bias)
-  count = there.sum()
+  present = truth < len(bias)
+  count = present.sum()
   error = (values - jax.nn.one_hot(truth, len(bias), dtype=K.dtype)) ** 2
-  error = jnp.where(there[:, None], error, 0).sum() / count
-  right = (values.argmax(axis=1) == truth) & there
-  # Of a system that could not be solved nothing is known.
+  error = jnp.where(present[:, None], error, 0).sum() / count
+  right = (values.argmax(axis=1) == truth) & present
+  # A system that could not be solved has no accuracy.
   accuracy = jnp.where(jnp.isfinite(error), right.sum() / count, jnp.nan)
   return error, accuracy, count
 
 
 def summarize(found) -> dict:
-  """Names the numbers; the probe's error is that of a share of points."""
+  """Returns the metrics by name; the probe's standard error is binomial."""
   return {
     "probe_accuracy": (found["accuracy"], found["stderr"]),
     "label_alignment": (found["alignment"], None),

@@ -1,9 +1,9 @@
-"""The spectrum measure: how many dimensions a layer's manifolds take up.
+"""The spectrum measure: how many dimensions a layer's manifolds occupy.
 
 The nonzero eigenvalues of a covariance are those of the Gram matrix of the same
-points, over their number. So the spectra of the centres, and of the points of
-each manifold about its centre, follow from the Gram statistics. M points have
-at most M - 1 dimensions, P centres P - 1.
+points, divided by their number. So the spectra of the centres, and of the
+points of each manifold about its centre, follow from the Gram statistics. M
+points have at most M - 1 dimensions, P centres P - 1.
 """
 
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ METRICS = (
 
 
 def compute(key, stats, options):
-  """Computes the metrics of one subset; all points count alike."""
+  """Computes the metrics of one subset; all points have equal weight."""
   del key, options
   within = geometry.within_spectrum(stats)
   counts = stats.mask.sum(axis=-1)
@@ -37,7 +37,7 @@ def compute(key, stats, options):
 
 
 def summarize(found) -> dict:
-  """Has nothing to average: no error is known."""
+  """Returns the metrics by name, without standard errors."""
   return {name: (value, None) for name, value in found.items()}
 
 

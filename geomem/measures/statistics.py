@@ -15,17 +15,17 @@ from geomem.geometry.products import product_bytes
 from geomem.measures import activations
 from geomem.measures.measure import STATISTICS
 
-# Layers that take more are gone over twice, manifold by manifold. Of a small
-# accelerator's memory a quarter leaves room for the products.
+# Larger layers take two passes, a few manifolds at a time. On small
+# accelerators a quarter of the memory leaves room for the products.
 _MOST_HELD_BYTES = 2**32
 
 
 def most_held_bytes() -> int:
-  """Returns how many bytes of one layer's activations are held at once."""
+  """Returns the bound on the bytes of one layer's activations held at once."""
   stats = [device.memory_stats() or {} for device in jax.local_devices()]
-  known = sum(of_device.get("bytes_limit", 0) for of_device in stats)
-  known *= jax.process_count()
-  return min(_MOST_HELD_BYTES, known // 4 or _MOST_HELD_BYTES)
+  limit = sum(of_device.get("bytes_limit", 0) for of_device in stats)
+  limit *= jax.process_count()
+  return min(_MOST_HELD_BYTES, limit // 4 or _MOST_HELD_BYTES)
 
 
 def layer_statistics(
@@ -37,48 +37,47 @@ def layer_statistics(
   kinds: Sequence[str] = ("manifolds",),
   max_bytes: int | None = None,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-  """Computes the statistics of layers, those of the subsets stacked.
+  """Yields the statistics of layers, stacked over the subsets.
 
-  A layer of at most `max_bytes` is held whole, on the devices. For a larger one
+  A layer of at most `max_bytes` is held whole on the devices. For a larger one
   the network runs twice over the images: once for the centres of all manifolds,
   and once for the products, a few manifolds at a time.
 
   Args:
     forward: as in `activations.layer_blocks`.
-    state: its first argument.
+    state: first argument of `forward`.
     images: `[P, M, ...]` of each subset, by its name.
-    layers: names of the layers, in the order wanted.
-    kinds: names of `STATISTICS`.
-    max_bytes: bound on what is held of one layer, all subsets together; by
-      default `most_held_bytes()`.
+    layers: names of the layers, in the order of the result.
+    kinds: names in `STATISTICS`.
+    max_bytes: bound on the bytes held of one layer, for all subsets together;
+      by default `most_held_bytes()`.
 
   Yields:
-    The layer's name, and its statistics by kind, with a leading axis for the
+    The layer's name and its statistics by kind, with a leading axis for the
     subsets.
 
   Raises:
-    ValueError: points are not finite, and it names the layer and the subset; or
-      the products of all points, or the points of a layer of which they are
-      wanted, take more than is held.
+    ValueError: points are not finite, naming the layer and the subset; or the
+      products of all points, or the points that they need, exceed `max_bytes`.
   """
   names, arrays = list(images), list(images.values())
-  # What is on the host may be more than a device holds.
+  # Arrays on the host may be larger than a device's memory.
   on_host = isinstance(arrays[0], np.ndarray)
   stacked = np.stack(arrays) if on_host else jnp.stack(arrays)
-  each = activations.layer_bytes(forward, state, stacked[0, 0])
+  image_bytes = activations.layer_bytes(forward, state, stacked[0, 0])
   count = int(np.prod(stacked.shape[:3]))
   max_bytes = most_held_bytes() if max_bytes is None else max_bytes
   if "points" in kinds:
-    _check_room(each, layers, stacked.shape, max_bytes)
+    _check_room(image_bytes, layers, stacked.shape, max_bytes)
   for fits, group in itertools.groupby(
-    layers, lambda name: count * each[name] <= max_bytes
+    layers, lambda name: count * image_bytes[name] <= max_bytes
   ):
     gather = _in_one_pass if fits else _in_two_passes
     yield from gather(forward, state, stacked, tuple(group), kinds, names)
 
 
 def _check_room(each, layers, shape, max_bytes: int) -> None:
-  """Raises where products of all points, or what they are of, have no room."""
+  """Raises if the products of all points, or a layer's points, do not fit."""
   num_subsets, P, M = shape[:3]
   needed = num_subsets * product_bytes(P, M)
   if needed > max_bytes:
@@ -99,14 +98,14 @@ def _check_room(each, layers, shape, max_bytes: int) -> None:
 
 
 def _stacked(makers, layer: str, names: Sequence[str]) -> dict[str, Any]:
-  """Calls a function for each subset, and stacks what they return."""
-  found = []
+  """Calls the function of each subset and stacks the results."""
+  results = []
   for make, name in zip(makers, names, strict=True):
     try:
-      found.append(make())
+      results.append(make())
     except ValueError as error:
       raise ValueError(f"layer {layer}, {name} examples: {error}") from error
-  return jax.tree.map(lambda *xs: jnp.stack(xs), *found)
+  return jax.tree.map(lambda *xs: jnp.stack(xs), *results)
 
 
 def _in_one_pass(forward, state, images, layers, kinds, names):
@@ -117,7 +116,7 @@ def _in_one_pass(forward, state, images, layers, kinds, names):
 
   flat = images.reshape(-1, *images.shape[3:])
   for layer, points in activations.layer_blocks(forward, state, flat, layers):
-    # Features that fill up are zero, and add nothing to any product.
+    # Padding features are zero and add nothing to any product.
     points = points.reshape(*images.shape[:3], -1)
     devices = shares.devices_for(points)
     if devices != parallel.mesh():
@@ -126,27 +125,27 @@ def _in_one_pass(forward, state, images, layers, kinds, names):
       if np.asarray(is_finite).all():
         yield layer, stats
         continue
-      # What is wrong the other way says.
-    # By index: what several processes share cannot be iterated over.
+      # The other path raises an error that says what is not finite.
+    # By index: arrays that several processes share cannot be iterated over.
     makers = [functools.partial(make, points[i]) for i in range(len(points))]
     yield layer, _stacked(makers, layer, names)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _on_cores(kinds, num_subsets, devices, points):
-  """Computes the statistics of the subsets, and whether they are finite."""
+  """Computes the statistics of the subsets and whether they are finite."""
 
   def of_subset(points):
-    found = {kind: STATISTICS[kind](points) for kind in kinds}
-    finite = [jnp.isfinite(x).all() for x in (points, *jax.tree.leaves(found))]
-    return found, jnp.stack(finite).all()
+    stats = {kind: STATISTICS[kind](points) for kind in kinds}
+    finite = [jnp.isfinite(x).all() for x in (points, *jax.tree.leaves(stats))]
+    return stats, jnp.stack(finite).all()
 
-  found = shares.map_over(of_subset, points, devices)
-  return jax.tree.map(lambda x: x[:num_subsets], found)
+  results = shares.map_over(of_subset, points, devices)
+  return jax.tree.map(lambda x: x[:num_subsets], results)
 
 
 def _in_two_passes(forward, state, images, layers, kinds, names):
-  del kinds  # Only those of manifolds can be had so.
+  del kinds  # Two passes give only the statistics of manifolds.
 
   def make(subset, layer):
     blocks = functools.partial(

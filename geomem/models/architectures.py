@@ -16,7 +16,7 @@ from geomem.models.resnet import resnet
 from geomem.models.spec import ModelSpec
 from geomem.models.vit import vit
 
-# Name -> (layers, the width that is standard).
+# Name -> (function that lists the layers, standard width).
 MODELS: dict[str, tuple[Callable[[ModelSpec], list[LayerSpec]], int]] = {
   "mlp": (mlp, 256),
   "deep_linear": (functools.partial(mlp, relu=False), 64),
@@ -48,14 +48,14 @@ def build(
   Args:
     name: one of `MODELS`.
     num_classes: units of the last layer.
-    image_shape: `(H, W, C)`; sides of `LARGE` and more give VGG16 and the
-      residual networks the form that they have for ImageNet.
+    image_shape: `(H, W, C)`; sides of at least `LARGE` give VGG16 and the
+      residual networks their ImageNet form.
     width: channels of the first stage (units for `mlp`), which scales all
       layers; the architecture's own by default.
     dtype: type of the computation; parameters are float32.
 
   Raises:
-    ValueError: the name is not known, or the width not positive.
+    ValueError: the name is unknown, or the width is not positive.
   """
   if name not in MODELS:
     raise ValueError(

@@ -24,11 +24,11 @@ def convnet(spec: ModelSpec) -> list[LayerSpec]:
 
 
 def vgg16(spec: ModelSpec, *, norm: bool = False) -> list[LayerSpec]:
-  """Lists VGG16: 13 convolutions, two dense layers, logits.
+  """Lists the layers of VGG16: 13 convolutions, two dense layers, logits.
 
   Source: Simonyan and Zisserman, ICLR 2015. For large images the two hidden
-  dense layers have 64 `width` units, as there; for small ones 8 `width`, the
-  usual choice for images of 32 x 32. There is no dropout.
+  dense layers have 64 `width` units, as in the source; for small ones 8
+  `width`, the usual choice for images of 32 x 32. There is no dropout.
   """
   layers = []
   for stage, (depth, scale) in enumerate(

@@ -1,12 +1,12 @@
-"""Convolution and pooling: the library's, or on CPU what is faster.
+"""Convolution and pooling: the library's, or faster forms on CPU.
 
-XLA's CPU back end has two traps. A convolution whose output is smaller than its
-kernel takes up to a hundred times what its arithmetic takes (3 x 3 on images of
-2 x 2 with 512 channels: 570 ms forward and 530 ms backward for a batch of 64;
-as one product of patches 7 ms and 15 ms). And the gradient of max pooling is a
-scatter (64 images of 32 x 32 x 64: 55 ms; of the same choice by comparison
-3 ms). Measured on two cores with jaxlib 0.10; on larger images XLA is faster
-than either form.
+XLA's CPU back end is slow in two cases. A convolution whose output is smaller
+than its kernel takes up to a hundred times as long as its arithmetic (3 x 3 on
+images of 2 x 2 with 512 channels: 570 ms forward and 530 ms backward for a
+batch of 64, but 7 ms and 15 ms as one product of patches). And the gradient of
+max pooling is a scatter (64 images of 32 x 32 x 64: 55 ms, but 3 ms for the
+same choice by comparison). Measured on two cores with jaxlib 0.10; on larger
+images XLA is faster than either form.
 """
 
 import contextlib
@@ -23,10 +23,10 @@ _products = contextvars.ContextVar("products", default=False)
 
 @contextlib.contextmanager
 def products() -> Iterator[None]:
-  """Makes convolutions that are traced meanwhile sums of matrix products.
+  """Traces convolutions in the context as sums of matrix products.
 
-  One for each pixel of the kernel. Under `vmap` over kernels they are batched
-  products, where the library has grouped convolutions.
+  A sum has one product for each pixel of the kernel. Under `vmap` over kernels
+  these are batched products, where the library has grouped convolutions.
   """
   token = _products.set(True)
   try:
@@ -47,9 +47,9 @@ def convolve(
   Args:
     x: images.
     kernel: filters.
-    strides: of the output's pixels.
-    padding: before and after each axis.
-    **options: those that `nnx.Conv` gives; no dilation and no groups.
+    strides: strides along height and width.
+    padding: padding before and after, for height and width.
+    **options: options that `nnx.Conv` passes; no dilation and no groups.
   """
   sides = [
     (x.shape[1 + i] + sum(padding[i]) - kernel.shape[i]) // strides[i] + 1
@@ -68,7 +68,7 @@ def convolve(
 
 
 def _shifted(x, kernel, strides, padding, sides) -> list[Array]:
-  """Lists what each pixel of the kernel meets."""
+  """Lists the inputs that each pixel of the kernel multiplies."""
   x = jnp.pad(x, [(0, 0), *padding, (0, 0)])
   height, width = kernel.shape[:2]
   ends = [strides[i] * (sides[i] - 1) + 1 for i in range(2)]
@@ -80,16 +80,16 @@ def _shifted(x, kernel, strides, padding, sides) -> list[Array]:
 
 
 def max_pool(x: Float[Array, "n H W C"]) -> Float[Array, "n h w C"]:
-  """Pools 2 x 2 pixels; a side of one stays as it is."""
+  """Pools 2 x 2 pixels; a side of one pixel stays as it is."""
   if jax.default_backend() == "cpu":
     return _larger_of_pairs(_larger_of_pairs(x, 2), 1)
   return nnx.max_pool(x, (2, 2), strides=(2, 2), padding="SAME")
 
 
 def _larger_of_pairs(x: Array, axis: int) -> Array:
-  """Returns the larger of two neighbours; of equal ones the first is chosen.
+  """Returns the larger of each two neighbours; the first if they are equal.
 
-  As in XLA's pooling all of the gradient goes to it. NaN stays NaN.
+  As in XLA's pooling, the chosen one gets the whole gradient. NaN stays NaN.
   """
   if x.shape[axis] == 1:
     return x

@@ -1,4 +1,4 @@
-"""Layers, each with its nonlinearity: what is measured, rewound and named."""
+"""Layers with their nonlinearities: the units that are measured and rewound."""
 
 from collections.abc import Callable
 
@@ -31,7 +31,7 @@ class Conv(nnx.Module):
       outputs,
       (size, size),
       strides=(stride, stride),
-      # The usual symmetric padding: SAME pads strided inputs on one side.
+      # The usual symmetric padding; SAME pads strided inputs on one side only.
       padding=[(size // 2, size // 2)] * 2,
       use_bias=not norm,
       kernel_init=_HE,
@@ -52,7 +52,7 @@ class Conv(nnx.Module):
 
 
 class Dense(nnx.Module):
-  """Flattening, a dense layer, and ReLU unless it gives the logits."""
+  """Flattening, a dense layer, and ReLU unless the outputs are logits."""
 
   def __init__(
     self,
@@ -99,10 +99,10 @@ def mean_pool(x: jax.Array) -> jax.Array:
 class Block(nnx.Module):
   """A residual block: two or three convolutions and a shortcut.
 
-  The basic one has two of 3 x 3. A bottleneck has one of 3 x 3 between two of
-  1 x 1, of which the last has four times the channels; the stride is that of
-  the 3 x 3 convolution. The shortcut is a 1 x 1 convolution with batch norm
-  where the shape changes.
+  The basic block has two 3 x 3 convolutions. A bottleneck has one between two
+  1 x 1 convolutions, the last with four times the channels; its stride is that
+  of the 3 x 3 convolution. Where the shape changes, the shortcut is a 1 x 1
+  convolution with batch norm.
   Source: He et al., "Deep residual learning", CVPR 2016.
   """
 

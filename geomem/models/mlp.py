@@ -9,7 +9,7 @@ def mlp(
 ) -> list[LayerSpec]:
   """Lists hidden layers of `width` units, and the logits.
 
-  Without nonlinearities there are closed forms; see `studies.gradients`.
+  Without nonlinearities closed forms exist; see `studies.gradients`.
   """
   options = {"relu": relu, "dtype": spec.dtype}
   hidden = [dense(f"fc{i + 1}", spec.width, **options) for i in range(depth)]

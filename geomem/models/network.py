@@ -10,8 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-# The parts of a layer in the making: from `(features, rngs)` of its input to
-# the layer itself.
+# Makes a layer from the shape of its input, without the batch axis, and the
+# generators of its parameters.
 LayerMaker = Callable[[tuple[int, ...], nnx.Rngs], nnx.Module]
 LayerSpec = tuple[str, LayerMaker]
 
@@ -19,7 +19,7 @@ _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def dtype_named(name: str):
-  """Returns the type that a network computes in, by name."""
+  """Returns the dtype that a network computes in, by name."""
   if name not in _DTYPES:
     raise ValueError(
       f"dtype {name!r} is not known; choose one of {', '.join(_DTYPES)}."
@@ -28,12 +28,12 @@ def dtype_named(name: str):
 
 
 class Output(NamedTuple):
-  """What a network gives.
+  """The output of a network.
 
   Attributes:
     logits: `[n, classes]` float32.
     activations: `[n, ...]` by layer name, in order, from `input` to `logits`;
-      jit drops those that nobody uses.
+      jit drops unused ones.
     state: the network's state, with updated batch statistics in training.
   """
 
@@ -45,7 +45,7 @@ class Output(NamedTuple):
 def _make_layers(
   specs: tuple[LayerSpec, ...], image_shape: tuple[int, ...], key
 ) -> dict[str, nnx.Module]:
-  """Makes the layers in order; each sees the shape before it."""
+  """Makes the layers in order, each for the output shape of the previous."""
   layers, shape = {}, (1, *image_shape)
   for index, (name, make) in enumerate(specs):
     layers[name] = make(shape[1:], nnx.Rngs(jax.random.fold_in(key, index)))
@@ -59,13 +59,13 @@ def _make_layers(
 class Network:
   """An ordered list of named layers.
 
-  The state is a plain nested dict keyed by layer name, the parameters and the
-  batch statistics of a layer together; replacing one entry rewinds one layer.
+  The state is a plain nested dict keyed by layer name. An entry holds both the
+  parameters and the batch statistics of a layer; replacing it rewinds that one.
 
   Attributes:
-    name: the architecture.
-    layer_names: every layer in order, `input` and `logits` included.
-    parameter_layers: those with a state, in order.
+    name: name of the architecture.
+    layer_names: every layer in order, including `input` and `logits`.
+    parameter_layers: the layers that have a state, in order.
   """
 
   def __init__(
@@ -89,7 +89,7 @@ class Network:
     self.parameter_layers = tuple(states)
 
   def init(self, key: Key[Array, ""]) -> dict[str, Any]:
-    """Draws the initial state; a layer's depends on the key and its place."""
+    """Draws the initial state; a layer's depends on the key and its index."""
     layers = self._make(key)
     return {
       name: nnx.to_pure_dict(nnx.state(layers[name]))
@@ -108,7 +108,7 @@ class Network:
     Args:
       state: as from `init`.
       images: normalized images.
-      train: whether batch norm uses, and updates by, the batch's statistics.
+      train: whether batch norm uses the batch's statistics and tracks them.
     """
     x, activations, new_state = images, {"input": images}, {}
     for name in self._layers:
@@ -130,18 +130,18 @@ class Network:
     train: bool = False,
     momentum: float | None = None,
   ) -> tuple[Float[Array, "n ..."], dict[str, Any]]:
-    """Runs one layer alone.
+    """Runs a single layer.
 
     Args:
-      name: one of `layer_names` but `input`.
-      state: the layer's entry of the network's state; empty where it has none.
-      x: its input.
+      name: one of `layer_names` except `input`.
+      state: the layer's entry of the network's state; empty if it has none.
+      x: the layer's input.
       train: as in `apply`.
-      momentum: of the batch statistics, in place of the layer's own; with 0
+      momentum: overrides the layer's momentum of the batch statistics; with 0
         the new statistics are those of `x` alone.
 
     Returns:
-      Its output, and its state, with updated batch statistics in training.
+      Its output and its state, with updated batch statistics in training.
     """
     graph, abstract = self._layers[name]
     typed = jax.tree.map(lambda leaf: leaf, abstract)
@@ -155,7 +155,7 @@ class Network:
     return output, nnx.to_pure_dict(nnx.state(layer)) if train else state
 
   def split(self, state: dict[str, Any]) -> tuple[dict, dict]:
-    """Parts a state into its parameters and its batch statistics."""
+    """Splits a state into its parameters and its batch statistics."""
     flat = nnx.traversals.flatten_mapping(state)
     parts = [{}, {}]
     for path, leaf in flat.items():
@@ -163,18 +163,18 @@ class Network:
     return tuple(nnx.traversals.unflatten_mapping(part) for part in parts)
 
   def merge(self, parameters: dict, statistics: dict) -> dict[str, Any]:
-    """Undoes `split`."""
+    """Merges the two parts that `split` returns."""
     flatten = nnx.traversals.flatten_mapping
     flat = flatten(parameters) | flatten(statistics)
     return nnx.traversals.unflatten_mapping(flat)
 
   @property
   def abstract_state(self) -> dict[str, Any]:
-    """Shapes and types of a state."""
+    """The shapes and types of a state."""
     return jax.tree.map(lambda leaf: leaf, self._abstract)
 
   @property
   def num_parameters(self) -> int:
-    """Trainable parameters; batch statistics do not count."""
+    """The number of trainable parameters, without batch statistics."""
     parameters, _ = self.split(self.abstract_state)
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(parameters))

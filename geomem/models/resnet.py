@@ -11,14 +11,14 @@ def resnet(
   """Lists stages of k, 2k, 4k and 8k channels, k being the width.
 
   Source: He et al., CVPR 2016. For large images the stem is a 7 x 7
-  convolution and pooling, each in steps of two, as there; for small ones a
-  3 x 3 convolution, with widths as in Nakkiran et al., "Deep double descent",
-  ICLR 2020.
+  convolution and pooling, each with stride two, as in the source; for small
+  ones it is a 3 x 3 convolution, with widths as in Nakkiran et al., "Deep
+  double descent", ICLR 2020.
 
   Args:
-    spec: what it is built from.
-    depths: blocks of each stage.
-    bottleneck: the kind of the blocks.
+    spec: the specification.
+    depths: number of blocks in each stage.
+    bottleneck: whether blocks are bottlenecks.
   """
   stem = {"size": 7, "stride": 2} if spec.is_large else {}
   layers = [conv("stem", spec.width, norm=True, dtype=spec.dtype, **stem)]

@@ -1,4 +1,4 @@
-"""What every architecture is built from, and the parts of its layers."""
+"""The specification of architectures, and the makers of their layers."""
 
 import math
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 from geomem.models.layers import Block, Conv, Dense, Function
 from geomem.models.network import LayerSpec
 
-LARGE = 64  # Sides from which on images are large: ImageNet's stems and heads.
+LARGE = 64  # From this side on, images get ImageNet's stems and heads.
 
 
 class ModelSpec(NamedTuple):
-  """What an architecture is built from.
+  """The specification that an architecture is built from.
 
   Attributes:
     num_classes: units of the last layer.
@@ -27,7 +27,7 @@ class ModelSpec(NamedTuple):
 
   @property
   def is_large(self) -> bool:
-    """Whether networks take the form that they have for ImageNet."""
+    """Whether networks take their ImageNet form."""
     return min(self.image_shape[:2]) >= LARGE
 
 

@@ -9,7 +9,7 @@ from geomem.models.spec import ModelSpec, logits
 
 PATCH = 4
 DEPTH = 4
-_HEAD_SIZE = 16  # Features of an attention head, where the width has as many.
+_HEAD_SIZE = 16  # Features of an attention head, if the width has as many.
 _PATCH_LARGE = 16
 
 
@@ -78,17 +78,17 @@ class Pool(nnx.Module):
 
 
 def vit(spec: ModelSpec) -> list[LayerSpec]:
-  """Lists a vision transformer: patches, pre-norm blocks, the mean, logits.
+  """Lists the layers of a ViT: patches, pre-norm blocks, the mean, logits.
 
-  Attention and MLP of each block are layers of their own, each with its
-  shortcut. Patches have 4 x 4 pixels, for large images 16 x 16; heads have 16
-  features. There is no dropout and no class token.
+  The attention and the MLP of each block are separate layers, each with its
+  shortcut. Patches have 4 x 4 pixels, or 16 x 16 for large images; heads have
+  16 features. There is no dropout and no class token.
   Source: Dosovitskiy et al., ICLR 2021; pooling as in Beyer et al., "Better
   plain ViT baselines for ImageNet-1k", 2022.
 
   Raises:
-    ValueError: the width is no multiple of its heads, or the images do not
-      divide into patches.
+    ValueError: the width is not a multiple of the heads' size, or the images do
+      not divide into patches.
   """
   patch = _PATCH_LARGE if spec.is_large else PATCH
   if any(side % patch for side in spec.image_shape[:2]):

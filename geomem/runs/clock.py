@@ -1,4 +1,4 @@
-"""How long a run took: the seconds of all its starts, in `duration.json`."""
+"""The duration of a run: the seconds of all its starts, in `duration.json`."""
 
 import contextlib
 import json
@@ -7,7 +7,7 @@ import time
 
 from geomem import disk, parallel
 
-_SECONDS = 30.0  # Between savings: so much is lost where a process is killed.
+_SECONDS = 30.0  # Between saves: at most this is lost if a process is killed.
 
 
 def _file(path: pathlib.Path | str) -> pathlib.Path:
@@ -15,7 +15,7 @@ def _file(path: pathlib.Path | str) -> pathlib.Path:
 
 
 def _read(path: pathlib.Path | str) -> dict[str, float]:
-  """Returns what was kept; nothing where the file is not there or damaged."""
+  """Returns the saved numbers; empty if the file is missing or damaged."""
   try:
     kept = json.loads(_file(path).read_bytes())
     return {name: kept[name] + 0 for name in ("seconds", "starts")}
@@ -26,24 +26,24 @@ def _read(path: pathlib.Path | str) -> dict[str, float]:
 def read_duration(path: pathlib.Path | str) -> float | None:
   """Returns the seconds that all starts of a run took together.
 
-  Of a sweep, those of its cells. None where nothing is known, as of runs of
-  old.
+  For a sweep, it adds those of the cells. None if nothing is recorded, as for
+  older runs.
   """
   path = pathlib.Path(path)
   places = [path, *(file.parent for file in path.glob("*=*/config.json"))]
-  known = [kept["seconds"] for kept in map(_read, places) if kept]
-  return sum(known) if known else None
+  seconds = [kept["seconds"] for kept in map(_read, places) if kept]
+  return sum(seconds) if seconds else None
 
 
 class Clock:
-  """Adds the seconds of a start of a run to those of earlier ones.
+  """A context that adds the seconds of one start of a run to earlier ones.
 
-  A context: it counts from its beginning, and saves at its end and now and
-  then. A disk that is full does not end the work.
+  It counts from its construction, and saves on entry, on exit and on `tick`. A
+  full disk does not stop the run.
   """
 
   def __init__(self, path: pathlib.Path | str):
-    """Begins to count.
+    """Starts counting.
 
     Args:
       path: the run directory; the first process writes.
@@ -53,12 +53,12 @@ class Clock:
     self._start = self._saved = time.monotonic()
 
   def tick(self) -> None:
-    """Saves, where that was some time ago."""
+    """Saves if the last save was some time ago."""
     if time.monotonic() - self._saved > _SECONDS:
       self.save()
 
   def save(self) -> None:
-    """Saves what there is so far."""
+    """Saves the seconds so far."""
     self._saved = time.monotonic()
     before = self._before
     content = {

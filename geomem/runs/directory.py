@@ -1,7 +1,7 @@
-"""What a run directory says of itself: config, origin, whether it is complete.
+"""The metadata of a run directory: config, origin and completeness.
 
-The origin is what the numbers come from beyond the config: the fingerprint of
-the data, or the run that others were derived from.
+The origin is the source of the numbers beyond the config: the fingerprint of
+the data, or the run that they were derived from.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ from geomem.runs.rows import Rows, read_rows, rows_file
 
 _LOG = logging.getLogger(__name__)
 
-# Where things lie may change; what a run is made of may not.
+# Fields that say where files lie; they alone may change between starts.
 PLACES = ("data_dir", "other")
 
 
@@ -33,15 +33,15 @@ class Parent(NamedTuple):
   """The run that another is derived from.
 
   Attributes:
-    path: where it lay.
-    id: its own, which moves with it.
+    path: its absolute path at the time.
+    id: its identifier, which moves with the directory.
   """
 
   path: str
   id: str
 
   def as_origin(self) -> dict[str, Any]:
-    """Returns the origin of what is derived from it."""
+    """Returns the origin of runs that are derived from it."""
     return {"run": self._asdict()}
 
 
@@ -67,7 +67,7 @@ def read_content(path: pathlib.Path | str) -> dict[str, Any]:
 
 
 def is_of_this_revision(path: pathlib.Path | str) -> bool:
-  """Tells whether this revision of geomem began the run, as far as known."""
+  """Returns whether this revision of geomem began the run, as far as known."""
   made_with = read_content(path).get("environment")
   names = ("geomem", "geomem_revision")
   return not environment.changes_since(made_with, names)
@@ -79,7 +79,7 @@ def read_config(path: pathlib.Path | str) -> dict[str, Any]:
 
 
 def flat_config(config: dict[str, Any]) -> dict[str, Any]:
-  """Brings the groups of a config to one level; their fields' names differ."""
+  """Flattens the groups of a config, whose fields all have different names."""
   flat = {}
   for name, value in config.items():
     flat |= value if isinstance(value, dict) else {name: value}
@@ -91,16 +91,16 @@ def read_runs(*paths: pathlib.Path | str, fields: Sequence[str] = ()) -> Rows:
 
   Args:
     *paths: the run directories.
-    fields: of their configs, such as `width` or `permuted_fraction`; each
-      becomes a column, too.
+    fields: fields of their configs, such as `width` or `permuted_fraction`;
+      each becomes a column, too.
 
   Returns:
     The rows of each run in turn, with the column `run`: its path, as given.
 
   Raises:
-    RunError: one of them is no run directory, or its config lacks a field.
+    RunError: a path is not a run directory, or its config lacks a field.
   """
-  found = Rows()
+  rows = Rows()
   for path in paths:
     config = flat_config(read_config(path))
     missing = [field for field in fields if field not in config]
@@ -110,26 +110,26 @@ def read_runs(*paths: pathlib.Path | str, fields: Sequence[str] = ()) -> Rows:
         f" {', '.join(config)}."
       )
     columns = {"run": str(path)} | {field: config[field] for field in fields}
-    found += [columns | row for row in read_rows(path)]
-  return found
+    rows += [columns | row for row in read_rows(path)]
+  return rows
 
 
 def parent_of(path: pathlib.Path | str) -> Parent:
-  """Names a run as the parent of what is derived from it."""
+  """Returns a run as the parent of runs that are derived from it."""
   content = read_content(path)
-  # Runs of old have none of their own.
-  own = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
-  name = content.get("id") or own.hexdigest()[:32]
+  # Older runs have no id; a digest of their content replaces it.
+  digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode())
+  name = content.get("id") or digest.hexdigest()[:32]
   return Parent(os.path.abspath(path), str(name))
 
 
 def check_config(
   path: pathlib.Path | str, config: dict[str, Any], origin: dict[str, Any]
 ) -> None:
-  """Refuses a directory of another config, of other data or another parent.
+  """Checks that a directory has the given config, data and parent.
 
   Raises:
-    RunError: it names what differs.
+    RunError: one of them differs; the message names it.
   """
   content = read_content(path)
   old, config = flat_config(content["config"]), flat_config(config)
@@ -140,26 +140,26 @@ def check_config(
         f"{path} holds a run with another {field}: {old.get(field)!r} there,"
         f" {config.get(field)!r} asked for. {advice}, or give the same flags."
       )
-  known = content.get("origin")
-  if not isinstance(known, dict):
-    return  # Of an earlier version, which did not say.
-  told = [x.get("data") for x in (known, origin)]
-  if all(told) and told[0] != told[1]:
+  recorded = content.get("origin")
+  if not isinstance(recorded, dict):
+    return  # Earlier versions did not record the origin.
+  pair = [x.get("data") for x in (recorded, origin)]
+  if all(pair) and pair[0] != pair[1]:
     raise RunError(
-      f"{path} holds a run on other data (fingerprint {told[0]}) than are there"
-      f" now ({told[1]}). {advice}, or put the data back."
+      f"{path} holds a run on other data (fingerprint {pair[0]}) than are there"
+      f" now ({pair[1]}). {advice}, or put the data back."
     )
-  told = [x.get("networks", "float32") for x in (known, origin)]
-  if told[0] != told[1] and not is_marked(path):
+  pair = [x.get("networks", "float32") for x in (recorded, origin)]
+  if pair[0] != pair[1] and not is_marked(path):
     raise RunError(
-      f"{path} was begun with networks in {told[0]}, and they are in {told[1]}"
+      f"{path} was begun with networks in {pair[0]}, and they are in {pair[1]}"
       f" now. {advice}, or go on with the networks that it was begun with."
     )
-  there, here = (x.get("run") for x in (known, origin))
-  if there and here and there["id"] != here["id"]:
+  old_parent, new_parent = (x.get("run") for x in (recorded, origin))
+  if old_parent and new_parent and old_parent["id"] != new_parent["id"]:
     raise RunError(
-      f"{path} holds what was derived from the run {there['path']}, not"
-      f" from {here['path']} as it is now. {advice}."
+      f"{path} holds what was derived from the run {old_parent['path']}, not"
+      f" from {new_parent['path']} as it is now. {advice}."
     )
 
 
@@ -175,25 +175,25 @@ def _digest(path: pathlib.Path | str) -> dict[str, Any]:
 
 
 def mark_complete(path: pathlib.Path | str) -> None:
-  """Says that nothing is left to do, and of which rows that was said."""
+  """Marks a run as complete, with a digest of its rows."""
   content = json.dumps(_digest(path)) + "\n"
   disk.write_whole(_marker(path), content.encode())
 
 
 def unmark(path: pathlib.Path | str) -> None:
-  """Takes it back."""
+  """Removes the mark of completeness."""
   _marker(path).unlink(missing_ok=True)
 
 
 def is_marked(path: pathlib.Path | str) -> bool:
-  """Tells whether the run was complete at some time."""
+  """Returns whether the run was marked as complete, whatever its rows now."""
   return _marker(path).exists()
 
 
 def is_complete(path: pathlib.Path | str) -> bool:
-  """Tells whether a run is complete, with the rows that it was completed with.
+  """Returns whether a run is complete and its rows have not changed since.
 
-  Where rows have gone or changed since, it says so, and the run is not.
+  If they have changed, it logs a warning.
   """
   if not is_marked(path):
     return False
@@ -201,13 +201,13 @@ def is_complete(path: pathlib.Path | str) -> bool:
     stated = json.loads(_marker(path).read_bytes() or b"null")
   except (OSError, ValueError):
     stated = {}
-  found = _digest(path)
-  if stated == found or (stated is None and found["rows"]):
+  digest = _digest(path)
+  if stated == digest or (stated is None and digest["rows"]):
     return True  # Earlier versions left the marker empty.
   _LOG.warning(
     "%s was complete, and its rows have changed since (there are %d now); the"
     " same command does again what is missing.",
     path,
-    found["rows"],
+    digest["rows"],
   )
   return False

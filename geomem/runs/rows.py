@@ -1,4 +1,4 @@
-"""Result rows: a line of JSON each, and the one table that aggregates them."""
+"""Result rows, one JSON object a line, and the table that aggregates them."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ COLUMNS = (
   "value",
   "stderr",
 )
-# The paper's order of the subsets, wherever they are listed.
+# The paper's order, which every list of subsets follows.
 SUBSETS = ("unpermuted", "permuted", "restored", "test")
 Row = dict[str, Any]
 
@@ -32,8 +32,8 @@ class Series(NamedTuple):
 
   Attributes:
     x: the column's values, ascending.
-    mean: the mean of the metric at each.
-    stderr: its standard error over seeds; where there is one row, its own.
+    mean: mean of the metric at each x.
+    stderr: standard error of the mean over seeds; a single row's own error.
   """
 
   x: np.ndarray
@@ -45,8 +45,8 @@ class Rows(list):
   """Result rows in the order they were written: a list of dicts.
 
   Each row is one number: `seed`, `epoch`, `layer`, `layer_index`, `subset`,
-  `metric`, `value`, `stderr`, and the columns that a study adds. Everything
-  that figures, findings and tables say is computed by the methods below.
+  `metric`, `value`, `stderr`, and the columns that a study adds. Figures,
+  findings and tables compute all of their numbers with the methods below.
   """
 
   def where(
@@ -55,9 +55,9 @@ class Rows(list):
     """Selects the rows whose columns have the given values.
 
     Args:
-      metric: name of the metric, or names; all of them by default.
-      **columns: a value, or a tuple of allowed values. A column that a row
-        lacks is None.
+      metric: one metric's name or a tuple of names; all metrics by default.
+      **columns: for each column, a value or a tuple of allowed values. A column
+        that a row lacks counts as None.
     """
     if metric is not None:
       columns["metric"] = metric
@@ -72,16 +72,16 @@ class Rows(list):
     )
 
   def known(self) -> "Rows":
-    """Leaves out the rows whose value is missing or NaN."""
+    """Drops the rows whose value is missing or NaN."""
     return Rows(row for row in self if has_value(row))
 
   def distinct(self, column: str) -> list:
-    """Lists a column's values but None, in the order of their first row."""
+    """Lists a column's distinct values except None, by first occurrence."""
     values = dict.fromkeys(row.get(column) for row in self)
     return [value for value in values if value is not None]
 
   def split(self, column: str) -> dict[Any, "Rows"]:
-    """Groups the rows by a column, its values ascending, None left out."""
+    """Groups the rows by a column's values, ascending, without None."""
     groups: dict[Any, Rows] = {}
     for row in self:
       if row.get(column) is not None:
@@ -106,7 +106,7 @@ class Rows(list):
 
   @property
   def layers(self) -> dict[int, str]:
-    """Layer names by their index in the network, in order."""
+    """Layer names by index in the network, ascending."""
     names = {
       row["layer_index"]: row["layer"]
       for row in self
@@ -116,27 +116,27 @@ class Rows(list):
 
   def fact(self, metric: str) -> dict[int | None, Any]:
     """Returns a fact about each seed of one run, such as `best_epoch`."""
-    found = self.where(metric, subset=None)
-    if len({row.get("run") for row in found}) > 1:  # Seeds share numbers.
+    facts = self.where(metric, subset=None)
+    if len({row.get("run") for row in facts}) > 1:  # Runs share seed numbers.
       raise ValueError("The rows are of several runs; choose one: where(run=).")
-    return {row["seed"]: row["value"] for row in found}
+    return {row["seed"]: row["value"] for row in facts}
 
   def epochs(self, which: str) -> dict[int, int]:
     """Returns the `best` or the `last` epoch of each seed.
 
     Raises:
-      ValueError: the rows of a seed do not say which it is.
+      ValueError: a seed has no row that names this epoch.
     """
-    known = self.fact(f"{which}_epoch")
+    epochs = self.fact(f"{which}_epoch")
     for seed in self.seeds:
-      if seed not in known:
+      if seed not in epochs:
         raise ValueError(
           f"The rows do not say which epoch of seed {seed} is {which}."
         )
-    return known
+    return epochs
 
   def at(self, which: str) -> "Rows":
-    """Selects the rows of each seed's own `best` or `last` epoch."""
+    """Selects the rows at each seed's own `best` or `last` epoch."""
     epochs = self.epochs(which)
     return Rows(
       row
@@ -145,23 +145,23 @@ class Rows(list):
     )
 
   def last_hidden(self) -> "Rows":
-    """Selects the deepest measured layer but the logits, or these if alone."""
+    """Selects the deepest layer before the logits, or the logits if alone."""
     layers = self.layers
-    places = [i for i, name in layers.items() if name != "logits"]
-    return self.where(layer_index=(places or list(layers))[-1])
+    hidden = [i for i, name in layers.items() if name != "logits"]
+    return self.where(layer_index=(hidden or list(layers))[-1])
 
   def of_network(self, metric: str, subset: str, which: str) -> "Rows":
     """Selects a metric at each seed's `best` or `last` epoch, one row a seed.
 
-    Of what is measured by layer, it selects the last hidden layer.
+    For metrics that are measured by layer, it selects the last hidden layer.
     """
-    found = self.at(which).where(metric, subset=subset)
-    return found.last_hidden() if found.layers else found
+    rows = self.at(which).where(metric, subset=subset)
+    return rows.last_hidden() if rows.layers else rows
 
   def series(
     self, along: str, mean: Callable[[np.ndarray], Any] = np.mean
   ) -> Series:
-    """Averages the rows over seeds, by a column.
+    """Averages the rows over seeds at each value of a column.
 
     Args:
       along: the column on the x-axis, such as `epoch` or `layer_index`.
@@ -177,8 +177,8 @@ class Rows(list):
   def mean(self) -> tuple[float, float]:
     """Returns the mean and its standard error.
 
-    Of one row they are its value and its own error (0 where it has none); of
-    several, one for each seed, the error is that over seeds.
+    A single row gives its value and its own error (0 if it has none). Several
+    rows, one for each seed, give the standard error over seeds.
     """
     if len(self) == 1:
       return float(self.values[0]), float(self[0].get("stderr") or 0.0)
@@ -187,11 +187,11 @@ class Rows(list):
   def chance_capacity(self) -> float:
     """Returns the capacity of structureless points: 2/M at κ = 0.
 
-    Runs of old do not say it; their margin counts as 0.
+    Older runs do not record it; for them κ is taken as 0.
     """
     facts = self.where(layer=None)
-    if known := facts.where("chance_capacity"):
-      return known[-1]["value"]
+    if stated := facts.where("chance_capacity"):
+      return stated[-1]["value"]
     return 2 / facts.where("manifold_points")[-1]["value"]
 
 
@@ -203,15 +203,14 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 
 def rows_file(path: pathlib.Path | str) -> pathlib.Path:
-  """Names the file of a run directory that holds its rows."""
+  """Returns the path of the file that holds a run's rows."""
   return pathlib.Path(path) / "results.jsonl"
 
 
 def read_rows(path: pathlib.Path | str) -> Rows:
   """Reads the rows of a run directory.
 
-  A damaged line is named and left out. A value that JSON has no number for is
-  NaN.
+  Damaged lines are logged and skipped. A null or missing value becomes NaN.
   """
   file, rows = rows_file(path), Rows()
   if not file.exists():
@@ -227,17 +226,17 @@ def read_rows(path: pathlib.Path | str) -> Rows:
 
 
 def has_value(row: Row) -> bool:
-  """Tells whether the value of a row is a number, not missing or NaN."""
+  """Returns whether a row's value is a number, not missing or NaN."""
   return row["value"] is not None and row["value"] == row["value"]
 
 
 def tagged(rows: Iterable[Row], **columns: Any) -> list[Row]:
-  """Puts the same columns in front of each row."""
+  """Prepends the same columns to each row."""
   return [columns | row for row in rows]
 
 
 def parse(line: bytes) -> Row | None:
-  """Returns the row in a line, or None where there is none."""
+  """Parses the row in a line; returns None if the line holds no row."""
   try:
     row = dict(json.loads(line))
   except (ValueError, TypeError, RecursionError):
@@ -246,13 +245,13 @@ def parse(line: bytes) -> Row | None:
 
 
 def encode(row: Row) -> bytes:
-  """Returns the line of a row, with all columns and of JSON's own types."""
+  """Encodes a row as a line of JSON that has all of the standard columns."""
   complete = {name: _plain(row.get(name)) for name in [*COLUMNS, *row]}
   return json.dumps(complete, allow_nan=False).encode()
 
 
 def _plain(value: Any) -> Any:
-  """Converts to JSON's own types; a number that is not finite becomes null."""
+  """Converts a value to a JSON type; non-finite numbers become None."""
   if isinstance(value, np.ndarray | np.generic) or hasattr(value, "item"):
     value = value.item()
   if isinstance(value, float) and not math.isfinite(value):

@@ -1,4 +1,4 @@
-"""An open run directory: groups of rows, appended whole by one process."""
+"""An open run directory, to which one process appends whole groups of rows."""
 
 import errno
 import fcntl
@@ -31,19 +31,19 @@ class Run:
   ):
     """Creates the directory, or resumes the run in it.
 
-    A complete run is opened on a disk that cannot be written to, too.
+    A complete run can also be opened on a read-only disk.
 
     Args:
       path: the directory.
-      config: what the run is made of, of JSON types.
-      origin: what it comes from: `data`, the fingerprint of the data, or `run`,
-        from `Parent.as_origin`.
+      config: the run's config, of JSON types.
+      origin: the source of its numbers: `data`, the fingerprint of the data, or
+        `run`, from `Parent.as_origin`.
 
     Raises:
-      RunError: the directory is of another config, of other data, or derived
-        from another run.
-      BusyError: another process holds it.
-      DiskError: it cannot be written to.
+      RunError: the directory holds a run with another config, on other data or
+        derived from another run.
+      BusyError: another process holds the directory.
+      DiskError: the directory cannot be written to.
     """
     self.path = pathlib.Path(path)
     self.config = json.loads(json.dumps(config))
@@ -62,7 +62,7 @@ class Run:
       raise
 
   def _open_lock(self):
-    """Opens the lock's file; None for a complete run on a read-only disk."""
+    """Opens the lock file; None for a complete run on a read-only disk."""
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       return open(self.path / ".lock", "w")
@@ -101,7 +101,7 @@ class Run:
     disk.write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
 
   def _warn_of_other_versions(self) -> None:
-    """Says so where the rows to come are made by other code than the first."""
+    """Warns if the remaining rows come from other code than the first ones."""
     if self.is_done:
       return
     recorded = directory.read_content(self.path).get("environment")
@@ -114,10 +114,10 @@ class Run:
       )
 
   def _repair(self) -> None:
-    """Keeps the rows of whole units; sets aside lines that are damaged.
+    """Keeps the rows of whole units; moves damaged lines to another file.
 
-    Rows of a unit that was cut off go: the unit is done again, and leaves the
-    file of an undisturbed run. A complete run stays as it is.
+    Rows of an interrupted unit are dropped: the unit is done again, and the
+    file becomes that of an uninterrupted run. A complete run is not changed.
     """
     if self.is_done:
       self._units = units.read_units(self.path)
@@ -148,20 +148,20 @@ class Run:
     disk.write_whole(file, units.join(kept))
 
   def has(self, key: units.Key) -> bool:
-    """Tells whether a unit of work is done: all of its rows are on disk."""
+    """Returns whether a unit of work is done: all of its rows are on disk."""
     return units.name_of(key) in self._units
 
   def commit(self, key: units.Key, found: Iterable[table.Row] = ()) -> None:
     """Appends the rows of a unit of work, all of them or none.
 
-    Nothing happens where the unit is done already.
+    Does nothing if the unit is already done.
 
     Args:
-      key: names the unit among those of the run, of JSON types.
-      found: its rows; columns that they lack are null.
+      key: identifies the unit within the run, of JSON types.
+      found: the unit's rows; missing columns become null.
 
     Raises:
-      DiskError: the disk is full, or the like; the unit can be committed later.
+      DiskError: writing fails; the unit can be committed later.
     """
     if self.has(key):
       return
@@ -179,9 +179,9 @@ class Run:
     self._units[name] = sums
 
   def replace(self, found: Iterable[table.Row]) -> bool:
-    """Puts rows that follow from other runs in the place of all.
+    """Replaces all rows by rows that are derived from other runs.
 
-    Returns whether that changes them; a complete run is then no more so.
+    Returns whether the rows changed; if so, the run is no longer complete.
     """
     lines = [table.encode(row) for row in found]
     file = table.rows_file(self.path)
@@ -197,12 +197,12 @@ class Run:
 
   @property
   def rows(self) -> table.Rows:
-    """All rows, in the order of their writing."""
+    """All rows, in the order in which they were written."""
     return table.read_rows(self.path)
 
   @property
   def is_done(self) -> bool:
-    """Whether the run was marked as complete, and its rows are still there."""
+    """Whether the run is marked as complete and its rows are unchanged."""
     return directory.is_complete(self.path)
 
   def finish(self) -> None:
@@ -210,7 +210,7 @@ class Run:
     directory.mark_complete(self.path)
 
   def close(self) -> None:
-    """Lets other processes have the directory."""
+    """Releases the directory to other processes."""
     if self._lock is not None:
       self._lock.close()
 

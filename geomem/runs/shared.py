@@ -1,4 +1,4 @@
-"""A run directory that several processes work on: the first one writes."""
+"""A run directory that several processes share, of which the first writes."""
 
 import pathlib
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ from geomem.runs.run import Run
 
 
 class SharedRun:
-  """A `Run` of the first process, as every process sees it.
+  """The first process's `Run`, as every process sees it.
 
-  All processes make the same calls at the same time. Each call returns the
-  first process's answer, or raises its error, in all of them.
+  All processes make the same calls together. Each call returns the first
+  process's result, or raises its error, in all of them.
   """
 
   def __init__(
@@ -80,8 +80,8 @@ def open_run(
 
   Args:
     path: the directory.
-    config: what the run is made of.
-    origin: what it comes from; see `Run`.
+    config: the run's config.
+    origin: the source of its numbers; see `Run`.
   """
   kind = Run if jax.process_count() == 1 else SharedRun
   return kind(path, config, origin)

@@ -1,10 +1,10 @@
-"""The journal of a run: which units of work are done, and by which rows.
+"""The journal of a run: which units of work are done, and their rows.
 
-A unit of work leaves a group of rows. The rows are appended to `results.jsonl`
+A unit of work writes a group of rows. The rows are appended to `results.jsonl`
 first, then one line to `units.jsonl`: the unit's key, and a checksum of each of
-its rows. A unit is done if its line is there and all of its rows are. So a
-group is whole or not there, whatever was killed, cut off or damaged, and no
-other test of what is done is needed anywhere.
+its rows. A unit is done if its line and all of its rows are present. So a group
+is whole or absent, whatever was killed, truncated or damaged, and no other test
+of what is done is needed anywhere.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ Key = dict[str, Any]
 
 
 def units_file(path: pathlib.Path | str) -> pathlib.Path:
-  """Names the file of a run directory that lists its finished units."""
+  """Returns the path of the file that lists a run's finished units."""
   return pathlib.Path(path) / "units.jsonl"
 
 
@@ -33,24 +33,24 @@ def checksum(line: bytes) -> str:
 
 
 def encode(name: str, sums: Iterable[str]) -> bytes:
-  """Returns the journal's line for a unit, by its name and its checksums."""
+  """Encodes a unit's line of the journal from its name and checksums."""
   return json.dumps({"unit": json.loads(name), "rows": [*sums]}).encode()
 
 
 def read_units(path: pathlib.Path | str) -> dict[str, tuple[str, ...]]:
   """Reads the journal: the checksums of each unit's rows, by its name.
 
-  Lines that are damaged are left out.
+  Damaged lines are skipped.
   """
   file = units_file(path)
-  found = {}
+  units = {}
   for line in file.read_bytes().split(b"\n") if file.exists() else ():
     try:
       entry = json.loads(line)
-      found[name_of(entry["unit"])] = tuple(map(str, entry["rows"]))
+      units[name_of(entry["unit"])] = tuple(map(str, entry["rows"]))
     except (ValueError, TypeError, KeyError, RecursionError):
       continue
-  return found
+  return units
 
 
 def whole_units(
@@ -58,19 +58,19 @@ def whole_units(
 ) -> dict[str, tuple[str, ...]]:
   """Keeps the units whose rows are all among the lines, each counted once.
 
-  What is there of a unit that is not whole counts as its own, too: a later unit
-  with an equal row does not have it.
+  The remaining rows of an incomplete unit also count as its own: a later unit
+  with an equal row cannot claim them.
   """
   left = Counter(map(checksum, lines))
-  whole = {}
+  complete = {}
   for name, sums in units.items():
     needed = Counter(sums)
     if needed <= left:
-      whole[name] = sums
+      complete[name] = sums
     left -= needed
-  return whole
+  return complete
 
 
 def join(lines: Iterable[bytes]) -> bytes:
-  """Joins lines as a file has them."""
+  """Joins lines into the content of a file, each with a newline."""
   return b"".join(line + b"\n" for line in lines)

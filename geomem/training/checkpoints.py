@@ -1,4 +1,4 @@
-"""Checkpoints through Orbax: what is saved is whole, or not there."""
+"""Orbax checkpoints that are written whole or not at all."""
 
 import contextlib
 import gc
@@ -23,9 +23,9 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-  """Pytrees of arrays by epoch, below one directory.
+  """Checkpoints of pytrees by epoch, in one directory.
 
-  A save is on disk when it returns, and a process killed in the middle of it
+  `save` returns once the checkpoint is on disk. A process killed during a save
   leaves no checkpoint of that epoch.
   """
 
@@ -39,14 +39,14 @@ class Checkpoints:
     """Opens or creates the directory.
 
     Args:
-      directory: where.
-      keep: how many of the newest are kept; all by default.
-      must_exist: refuses to create it.
+      directory: the directory of the checkpoints.
+      keep: number of the newest checkpoints to keep; all by default.
+      must_exist: whether to raise instead of creating the directory.
 
     Raises:
-      CheckpointError: it must exist, and does not or is empty; it names what
-        is there.
-      DiskError: it cannot be created.
+      CheckpointError: the directory must exist, but is missing or holds no
+        checkpoints; the message lists what is there.
+      DiskError: the directory cannot be created.
     """
     self.directory = pathlib.Path(directory).resolve()
     if must_exist:
@@ -69,23 +69,23 @@ class Checkpoints:
 
   @property
   def epochs(self) -> list[int]:
-    """Epochs on disk, in order."""
+    """The epochs on disk, ascending."""
     return sorted(m.step for m in self._checkpointer.checkpoints)
 
   def save(self, epoch: int, tree: Any) -> None:
-    """Saves; an epoch that is there already is left as it is.
+    """Saves a tree; does nothing if the epoch is already saved.
 
     Raises:
-      DiskError: the disk is full, or the like; earlier epochs are whole.
-      CheckpointError: there are later epochs.
+      DiskError: writing fails, as on a full disk; earlier epochs stay intact.
+      CheckpointError: a later epoch is already saved.
     """
     if epoch in self.epochs:
       return
     try:
       with _leaving_nothing_behind():
         saved = self._checkpointer.save(int(epoch), tree)
-    except Exception as error:  # Orbax and tensorstore have many of their own.
-      with contextlib.suppress(Exception):  # The same error, once more.
+    except Exception as error:  # Orbax and tensorstore define many types.
+      with contextlib.suppress(Exception):  # It may raise the same error again.
         self._checkpointer.close()
       self._checkpointer = self._open()
       raise disk.explain(self.directory / str(epoch), error) from error
@@ -104,51 +104,51 @@ class Checkpoints:
         the saved one.
 
     Raises:
-      CheckpointError: the epoch is not there, is damaged, or has another
-        structure or other shapes.
+      CheckpointError: the epoch is missing or damaged, or has another structure
+        or other shapes.
     """
     return self._load(epoch, like)
 
   def shapes(self, epoch: int) -> Any:
-    """Returns the tree of a checkpoint as `load` takes it, without its values.
+    """Returns the shapes and types of a checkpoint, as a tree for `load`.
 
     Raises:
-      CheckpointError: the epoch is not there, or is damaged.
+      CheckpointError: the epoch is missing or damaged.
     """
-    found = self._read(
+    metadata = self._read(
       epoch, lambda: self._checkpointer.metadata(epoch).metadata
     )
     return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), found
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata
     )
 
   def load_layers(self, epoch: int, like: dict[str, Any]) -> dict[str, Any]:
-    """Restores some entries of a checkpoint; the others are not read.
+    """Restores selected entries of a checkpoint; reads no others.
 
     Args:
       epoch: one of `epochs`.
-      like: as in `load`, with the entries that are wanted.
+      like: as in `load`, with the entries to restore only.
 
     Raises:
-      CheckpointError: as in `load`; it names the layers that are there.
+      CheckpointError: as in `load`; the message lists the saved layers.
     """
     saved = self._read(
-      # Of arrays that are lost the metadata is None.
+      # The metadata of lost arrays is None.
       epoch,
       lambda: dict(self._checkpointer.metadata(epoch).metadata),
     )
-    # Orbax gives back entries that were never saved, filled with nothing.
+    # Orbax restores entries that were never saved as empty, without an error.
     for name in like:
       if name not in saved:
         raise CheckpointError(
           f"There is no layer {name!r} in the checkpoint of epoch {epoch} in"
           f" {self.directory}; there are {', '.join(saved)}."
         )
-      wanted, found = (_shapes(tree[name]) for tree in (like, saved))
-      if wanted != found:
+      wanted, stored = (_shapes(tree[name]) for tree in (like, saved))
+      if wanted != stored:
         raise CheckpointError(
           f"Layer {name!r} of epoch {epoch} in {self.directory} is of another"
-          f" network: it has the shapes {found}, not {wanted}."
+          f" network: it has the shapes {stored}, not {wanted}."
         )
     context = ocp.Context()
     context.pytree.loading.partial_load = True
@@ -156,8 +156,8 @@ class Checkpoints:
       return self._load(epoch, like)
 
   def _load(self, epoch: int, like: Any) -> Any:
-    # Where the arrays shall live is said here, not read from the disk: the
-    # checkpoint may come from other devices.
+    # The sharding is given here, not read from the disk: the checkpoint may
+    # come from other devices.
     place = parallel.everywhere()
     abstract = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=place), like
@@ -165,7 +165,7 @@ class Checkpoints:
     return self._read(epoch, lambda: self._checkpointer.load(epoch, abstract))
 
   def _read(self, epoch: int, read: Callable[[], Any]) -> Any:
-    """Calls `read`, and turns its errors into sentences."""
+    """Calls `read` and converts its errors to `CheckpointError`."""
     if epoch not in self.epochs:
       raise CheckpointError(
         f"There is no checkpoint of epoch {epoch} in {self.directory}; there"
@@ -183,7 +183,7 @@ class Checkpoints:
       ) from error
 
   def load_latest(self, like: Any) -> tuple[int, Any] | None:
-    """Loads the newest checkpoint that can be read, if any."""
+    """Loads the newest readable checkpoint; returns None if there is none."""
     for epoch in reversed(self.epochs):
       try:
         return epoch, self.load(epoch, like)
@@ -192,7 +192,7 @@ class Checkpoints:
     return None
 
   def close(self) -> None:
-    """Waits for what is being written."""
+    """Waits for pending writes and closes the checkpointer."""
     self._checkpointer.close()
 
   def __enter__(self) -> "Checkpoints":
@@ -204,10 +204,10 @@ class Checkpoints:
 
 @contextlib.contextmanager
 def _leaving_nothing_behind() -> Iterator[None]:
-  """Collects the coroutines that a failure of Orbax leaves unfinished.
+  """Collects the coroutines that Orbax leaves unfinished when it fails.
 
-  It closes its event loop with tasks in it. Collected at some later time, they
-  would complain in the middle of something else.
+  Orbax closes its event loop with tasks pending. Collected later, they would
+  print warnings in the middle of unrelated work.
   """
   hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
   try:
@@ -223,20 +223,20 @@ def _leaving_nothing_behind() -> Iterator[None]:
 
 
 def _expect_checkpoints(directory: pathlib.Path) -> None:
-  """Raises unless the directory holds a number, that of an epoch."""
-  here = directory
-  while not here.is_dir():
-    here = here.parent
-  names = sorted(path.name for path in here.iterdir())
-  if here != directory or not any(name.isdigit() for name in names):
+  """Raises unless the directory has an entry that is named by an epoch."""
+  existing = directory
+  while not existing.is_dir():
+    existing = existing.parent
+  names = sorted(path.name for path in existing.iterdir())
+  if existing != directory or not any(name.isdigit() for name in names):
     raise CheckpointError(
-      f"There are no checkpoints in {directory}; {here} holds"
+      f"There are no checkpoints in {directory}; {existing} holds"
       f" {', '.join(names) or 'nothing'}."
     )
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-  """Returns the shape of every leaf, by its path."""
+  """Returns the shape of every leaf by its path."""
   leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {
     jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)

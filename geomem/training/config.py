@@ -1,4 +1,4 @@
-"""How a network is trained: every number of the recipe, and nothing else."""
+"""The training recipe: every number of it, and nothing else."""
 
 import dataclasses
 import math
@@ -59,7 +59,7 @@ def _expect_one_of(field: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def checkpoint_epochs(last: int) -> tuple[int, ...]:
-  """Epochs worth keeping: 0, 1, 2, 3, 5, 8, 13, ... and the last.
+  """Returns the epochs to keep: 0, 1, 2, 3, 5, 8, 13, ... and the last.
 
   Networks change fast at first and slowly later, so the list grows like the
   Fibonacci numbers.

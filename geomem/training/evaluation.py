@@ -1,4 +1,4 @@
-"""Logits over a whole set, and the scores of a subset of it."""
+"""Logits of whole image sets, and the scores of their subsets."""
 
 import functools
 import math
@@ -25,16 +25,16 @@ def _compiled_logits(network: Network):
 def padded_blocks(
   images, batch_size: int | None = None
 ) -> Iterator[tuple[int, UInt8[Array, "b H W C"]]]:
-  """Yields images in blocks of one size: one program serves all.
+  """Yields images in blocks of equal size, so that one program serves all.
 
   Args:
-    images: all of them.
-    batch_size: images at a time on each device: by default as many as a core's
-      cache or an accelerator's memory likes.
+    images: all images.
+    batch_size: images per device in a block; by default a number that suits a
+      core's cache or an accelerator's memory.
 
   Yields:
-    How many images the block holds, and the block, shared out over the
-    devices; the last image fills up the last block.
+    The number of images in the block, and the block, sharded over the devices;
+    copies of the last image pad the last block.
   """
   num_images = len(images)
   if batch_size is None:
@@ -55,14 +55,14 @@ def predict_logits(
   *,
   batch_size: int | None = None,
 ) -> Float[Array, "n classes"]:
-  """Computes logits of uint8 images in evaluation mode, on every device.
+  """Computes the logits of uint8 images in evaluation mode, on every device.
 
   Args:
     network: the network.
     state: its state.
     images: `[n, H, W, C]` uint8.
-    mean: of the pixels, by channel.
-    std: of the pixels, by channel.
+    mean: mean of the pixels, by channel.
+    std: standard deviation of the pixels, by channel.
     batch_size: as in `padded_blocks`.
   """
   forward = _compiled_logits(network)
@@ -76,18 +76,18 @@ def predict_logits(
 
 @jax.jit
 def _count_and_losses(logits, labels) -> tuple[Array, Array, Array]:
-  """Counts hits, and computes mean and deviation of the cross-entropy.
+  """Counts hits and computes mean and deviation of the cross-entropy.
 
-  With z the logits less that of the label, and m the largest of them and 0, the
-  loss is m + log1p(e^-m - 1 + Σ e^(z - m)) over the other classes: as exact
-  where examples are fitted as where they are not.
+  With z the logits minus that of the label, and m the largest of them and 0,
+  the loss is m + log1p(e^-m - 1 + Σ e^(z - m)), the sum over the other classes.
+  This form is equally exact for examples that are fitted and that are not.
   """
   logits = logits.astype(jnp.float32)
   is_other = jnp.arange(logits.shape[1])[None] != labels[:, None]
   z = logits - jnp.take_along_axis(logits, labels[:, None], axis=1)
   m = jnp.maximum(z.max(axis=1), 0)
-  others = jnp.where(is_other, jnp.exp(z - m[:, None]), 0).sum(axis=1)
-  losses = m + jnp.log1p(jnp.expm1(-m) + others)
+  other_sum = jnp.where(is_other, jnp.exp(z - m[:, None]), 0).sum(axis=1)
+  losses = m + jnp.log1p(jnp.expm1(-m) + other_sum)
   hits = (logits.argmax(axis=1) == labels).sum()
   return hits, losses.mean(), losses.std()
 
@@ -103,17 +103,17 @@ def scores(
   """Computes accuracy and cross-entropy of subsets, with standard errors.
 
   Args:
-    subsets: by name logits, one row an example, and the labels to score by.
+    subsets: by name, the logits, one row an example, and the labels to score.
 
   Returns:
-    By name `{"accuracy": (value, stderr), "loss": (value, stderr)}`; the error
-    is that of a mean over independent examples.
+    By name, `{"accuracy": (value, stderr), "loss": (value, stderr)}`; the error
+    is the standard error of a mean over independent examples.
   """
-  found = jax.device_get(
+  statistics = jax.device_get(
     {name: _count_and_losses(*pair) for name, pair in subsets.items()}
   )
   result = {}
-  for name, (hits, mean, deviation) in found.items():
+  for name, (hits, mean, deviation) in statistics.items():
     count = len(subsets[name][1])
     accuracy, root = int(hits) / count, math.sqrt(count)
     result[name] = {

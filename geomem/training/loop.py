@@ -22,13 +22,13 @@ STEPS_BETWEEN_STATES = 1000
 
 
 class TrainState(NamedTuple):
-  """Everything that training carries from one step to the next.
+  """The state that training carries from one step to the next.
 
   Attributes:
     network: parameters and batch statistics, keyed by layer name.
-    optimizer: Optax's state.
-    epoch: epochs done.
-    step: steps done of the next one.
+    optimizer: state of the Optax optimizer.
+    epoch: number of completed epochs.
+    step: number of completed steps of the next epoch.
   """
 
   network: dict
@@ -42,7 +42,7 @@ class NonFiniteLossError(FloatingPointError):
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
-  """Counts full batches in one epoch; a remainder is left out."""
+  """Counts the full batches of one epoch; the remainder is dropped."""
   if num_examples < batch_size:
     raise ValueError(
       f"batch_size {batch_size} is larger than the training set of"
@@ -52,7 +52,7 @@ def steps_per_epoch(num_examples: int, batch_size: int) -> int:
 
 
 def init_state(key: Key[Array, ""], network: Network, optimizer) -> TrainState:
-  """Makes a fresh network with its optimizer's state."""
+  """Initializes a network and the state of its optimizer."""
   state = network.init(key)
   parameters, _ = network.split(state)
   return TrainState(state, optimizer.init(parameters), 0)
@@ -63,12 +63,12 @@ def make_step(network: Network, config: TrainingConfig, optimizer) -> Callable:
 
   Args:
     network: the network.
-    config: the recipe; its augmentation happens inside the step.
+    config: the recipe; the step includes its augmentation.
     optimizer: from `make_optimizer`.
 
   Returns:
-    `step((network_state, optimizer_state), data, indices, key)`, which gives
-    the next pair of states and the batch's mean cross-entropy before it.
+    `step((network_state, optimizer_state), data, indices, key)`, which returns
+    the updated states and the batch's mean cross-entropy before the update.
   """
 
   def loss_of(parameters, statistics, images, labels):
@@ -100,7 +100,7 @@ def make_step(network: Network, config: TrainingConfig, optimizer) -> Callable:
 
 
 def _check_losses(losses: np.ndarray, epoch: int, first: int) -> None:
-  """Raises unless all are finite; `first` is the number of the first step."""
+  """Raises if a loss is not finite; `first` is the number of the first step."""
   bad = np.argwhere(~np.isfinite(losses))
   if bad.size:
     step, seed = bad[0]
@@ -113,7 +113,7 @@ def _check_losses(losses: np.ndarray, epoch: int, first: int) -> None:
 
 
 def _make_plan(num_examples: int, num_steps: int, batch_size: int) -> Callable:
-  """Compiles the batches and keys of an epoch."""
+  """Compiles a function that draws the batches and keys of an epoch."""
 
   def plan(order_key, augment_key, epoch):
     order = epoch_order(jax.random.fold_in(order_key, epoch), num_examples)
@@ -127,7 +127,7 @@ def _make_plan(num_examples: int, num_steps: int, batch_size: int) -> Callable:
 
 
 class SeedStates(Sequence):
-  """The states of all seeds at one time, taken apart when asked for."""
+  """The states of all seeds after the same step, unpacked on access."""
 
   def __init__(self, together, carry, num_seeds: int, epoch: int, step: int):
     self.epoch, self.step = epoch, step
@@ -144,19 +144,19 @@ class SeedStates(Sequence):
 
 
 def _run_epoch(together: Together, carry, data: TrainingData, batches, keys):
-  """Yields (states, losses since the last yield) at the end of the epoch.
+  """Yields the states and the losses `[steps, seeds]` since the last yield.
 
-  For streamed data it does so every `STEPS_BETWEEN_STATES` steps, too. Losses
-  are `[steps, seeds]`.
+  It yields at the end of the epoch and, for streamed data, also every
+  `STEPS_BETWEEN_STATES` steps.
   """
-  losses, done = [], 0
+  losses, count = [], 0
   for window in windows(data, batches, keys):
-    carry, found = together.epoch(carry, *window)
-    losses.append(found)
-    if len(losses) > 1:  # Or windows would queue up on the device.
+    carry, window_losses = together.epoch(carry, *window)
+    losses.append(window_losses)
+    if len(losses) > 1:  # Otherwise windows would queue up on the device.
       losses[-2].block_until_ready()
-    done += len(found)
-    if done == len(batches) or sum(map(len, losses)) >= STEPS_BETWEEN_STATES:
+    count += len(window_losses)
+    if count == len(batches) or sum(map(len, losses)) >= STEPS_BETWEEN_STATES:
       yield carry, np.concatenate(losses)
       losses = []
 
@@ -169,29 +169,29 @@ def train_seeds(
   *,
   resume: Callable[[list[TrainState]], list[TrainState]] | None = None,
 ) -> Iterator[tuple[SeedStates, Float[np.ndarray, " seeds"]]]:
-  """Trains one network for each key; yields all of them after every epoch.
+  """Trains one network per key and yields all states after every epoch.
 
-  Of a streamed set, whose epochs are long, also every `STEPS_BETWEEN_STATES`.
+  Streamed sets have long epochs: they yield every `STEPS_BETWEEN_STATES`, too.
 
-  Each becomes what its key alone would give, to rounding; where one step of one
-  seed is a program of its own (see `make_together`), bit for bit. The same keys
-  give the same states, whether or not training was interrupted: the order and
-  the augmentation of an epoch follow from the key and its number.
+  Each network equals the one trained with its key alone, up to rounding, and
+  bit for bit where one seed's step is a separate program (see `make_together`).
+  The same keys give the same states even if training is interrupted: an epoch's
+  order and augmentation depend only on the key and the epoch's number.
 
   Args:
-    keys: for each network, its initialization and every epoch.
+    keys: one for each network; it determines the initialization and all epochs.
     network: the network.
     data: the training set, with labels `[seeds, n]`.
     config: the recipe.
-    resume: takes the initial states, and returns those to resume from, all
-      of the same time.
+    resume: takes the initial states and returns the states to resume from, all
+      after the same step.
 
   Yields:
-    The states after each epoch, those to start from first, and the mean losses
-    of the steps since the last yield (NaN at first).
+    The states, first those to start from and then those after each epoch, and
+    the mean losses of the steps since the last yield (NaN at first).
 
   Raises:
-    NonFiniteLossError: it names the network and the step.
+    NonFiniteLossError: a loss is not finite; names the network and the step.
   """
   num_seeds, num_examples = len(keys), data.images.shape[0]
   num_steps = steps_per_epoch(num_examples, config.batch_size)
@@ -218,13 +218,13 @@ def train_seeds(
   yield at(carry, num_seeds, start, step), np.full(num_seeds, np.nan)
   plan = _make_plan(num_examples, num_steps, config.batch_size)
   for epoch in range(start, config.epochs):
-    rest = [x[step:] for x in plan(*epoch_keys, epoch)]
-    parts = _run_epoch(together, carry, data, *rest)
+    remaining = [x[step:] for x in plan(*epoch_keys, epoch)]
+    parts = _run_epoch(together, carry, data, *remaining)
     for carry, losses in parts:
       _check_losses(losses, epoch + 1, step)
       step += len(losses)
-      passed, now = divmod(step, num_steps)
-      yield at(carry, num_seeds, epoch + passed, now), losses.mean(axis=0)
+      passed, done = divmod(step, num_steps)
+      yield at(carry, num_seeds, epoch + passed, done), losses.mean(axis=0)
     step = 0
 
 
@@ -239,18 +239,18 @@ def train(
   """Trains one network: `train_seeds` with one key.
 
   Args:
-    key: one key for the initialization and every epoch.
+    key: determines the initialization and all epochs.
     network: the network.
     data: the training set.
     config: the recipe.
-    resume: takes the initial state, and returns the one to resume from.
+    resume: takes the initial state and returns the state to resume from.
 
   Yields:
-    The state after each epoch, the one to start from first, and the mean loss
-    of the steps since the last yield (NaN at first).
+    The state, first the one to start from and then the one after each epoch,
+    and the mean loss of the steps since the last yield (NaN at first).
 
   Raises:
-    NonFiniteLossError: it names the step.
+    NonFiniteLossError: a loss is not finite; names the step.
   """
   stacked = data._replace(labels=data.labels[None])
   resume_all = resume and (lambda states: [resume(states[0])])

@@ -6,7 +6,7 @@ from geomem.training.config import TrainingConfig
 
 
 def make_schedule(config: TrainingConfig, num_steps: int) -> optax.Schedule:
-  """Makes the learning rate by step, over `num_steps` steps in all."""
+  """Makes the schedule of the learning rate over all `num_steps` steps."""
   if config.schedule == "cosine":
     return optax.cosine_decay_schedule(config.learning_rate, num_steps)
   if config.schedule == "step":

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from geomem import parallel
 from geomem.models import Network, kernels
 
-# On CPU XLA runs batched matrix products with a loop of its own, which is
-# slower than one product after another from about 64 x 64 on; below that the
-# cost is of the dispatch, which seeds share.
+# On CPU, XLA runs batched matrix products in a loop of its own, which from
+# about 64 x 64 on is slower than separate products. For smaller ones dispatch
+# dominates, and a batch shares it among the seeds.
 _LARGEST_BATCHED_MATRIX = 64 * 64
 
 
@@ -38,9 +38,9 @@ def make_together(
   """Makes the strategy for stepping several seeds of a network.
 
   Args:
-    step: of one seed.
-    network: what it steps.
-    num_seeds: how many there are.
+    step: the step of one seed.
+    network: the network of the step.
+    num_seeds: number of seeds.
     form: one of `FORMS`; by default the fastest known one.
   """
   if form is None:
@@ -49,18 +49,18 @@ def make_together(
 
 
 def fastest_form(network: Network) -> str:
-  """Names the form in which several seeds of a network step fastest.
+  """Returns the form in which several seeds of a network step fastest.
 
-  An accelerator runs all seeds in one program, by `vmap`. So does a CPU where
-  every layer is a small dense one: `vmap` makes grouped convolutions of
-  convolutions and batched products of products, and both are slower there than
-  one seed after another, which is what other networks get. So do those on
-  several devices, as XLA does not share out the batch of grouped convolutions.
+  A single accelerator runs all seeds in one program, by `vmap`. So do a CPU and
+  several devices if every layer is a small dense one. Otherwise seeds step one
+  by one: `vmap` turns convolutions into grouped ones and products into batched
+  ones. Both are slower on a CPU than one seed after another, and XLA does not
+  shard the batch of grouped convolutions over several devices.
 
   Measured on two cores, milliseconds a step of five seeds of ResNet-18 at batch
   128, k = 4 and 16: one by one 913 and 6,209, unrolled 831 and 3,160, vmapped
-  3,420 and 25,269, products 1,263 and 5,299. Unrolled compiles as long as five
-  networks, and a seed's bits depend on its company, so it is not taken.
+  3,420 and 25,269, products 1,263 and 5,299. Unrolled takes as long to compile
+  as five networks, and a seed's bits depend on the others, so it is not used.
   """
   if jax.default_backend() != "cpu" and parallel.mesh().size == 1:
     return "vmapped"
@@ -72,10 +72,10 @@ def fastest_form(network: Network) -> str:
 
 
 def _many_steps(step: Callable) -> Callable:
-  """Does many steps in one call: `epoch(states, data, batches, keys)`.
+  """Runs many steps in one call: `epoch(states, data, batches, keys)`.
 
-  Accelerators get one compiled scan. On CPU each step is one dispatch, since
-  XLA runs a convolution inside a loop some 25 times slower than outside.
+  Accelerators run one compiled scan. On CPU each step is one dispatch, since
+  XLA runs a convolution about 25 times slower inside a loop than outside.
   """
   on_mesh = functools.partial(jax.jit, out_shardings=parallel.everywhere())
   if jax.default_backend() != "cpu":
@@ -152,8 +152,8 @@ def _one_by_one(step: Callable) -> Together:
   return Together(list, lambda carry, seed: carry[seed], epoch)
 
 
-# One seed after the other; all in one program, one after the other there; all
-# at once, with grouped convolutions; and with convolutions as sums of products.
+# Seeds one after the other; the same in one program; `vmap`, with grouped
+# convolutions; and `vmap`, with convolutions as sums of products.
 FORMS = {
   "one_by_one": _one_by_one,
   "unrolled": _unrolled,

@@ -1,4 +1,4 @@
-"""The training set, and the windows of it that an epoch passes through."""
+"""The training set, and the windows into which an epoch splits it."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, Int, Key, UInt8
 from geomem import parallel
 from geomem.data import Images, StreamedImages, read_ahead, streams
 
-# Pixels of a window. At most six are in memory at any time: two in the making,
-# two that are ready, and two on the device.
+# Bytes of the images of a window. At most six windows are in memory at any
+# time: two being read, two ready, and two on the device.
 _WINDOW_BYTES = 2**26
 
 
@@ -33,7 +33,7 @@ class TrainingData(NamedTuple):
 def on_devices(
   images: UInt8[Images, "n H W C"],
 ) -> UInt8[Images, "n H W C"]:
-  """Puts images on every device, once for all, unless they are streamed."""
+  """Copies images to every device, unless they are streamed."""
   return images if streams(images) else parallel.replicate(images)
 
 
@@ -42,19 +42,19 @@ def windows(
   batches: Int[Array, "steps seeds batch"],
   keys: Key[Array, "steps seeds"],
 ) -> Iterator[tuple[TrainingData, Array, Array]]:
-  """Splits an epoch into windows whose images fit in memory.
+  """Yields the windows of an epoch, whose images fit in memory.
 
   A set in memory is one window with all steps. A window of a streamed set is a
   small training set of its own: the images of a few steps, in the order in
-  which the steps take them. Both run the same program on the same numbers.
+  which the steps use them. Both run the same program on the same numbers.
 
   Args:
     data: the training data, with labels `[seeds, n]`.
-    batches: the examples of each step.
-    keys: of its augmentation.
+    batches: indices of the examples of each step.
+    keys: key of each step's augmentation.
 
   Yields:
-    The data, batches and keys of a window; the batches count within it.
+    The data, batches and keys of a window; the batches index its own data.
   """
   if not streams(data.images):
     yield data, batches, keys
@@ -65,7 +65,7 @@ def windows(
   rows = batches.reshape(num_steps // size, -1)
   within = np.arange(rows.shape[1]).reshape(size, *batches.shape[1:])
   within = parallel.replicate(within)
-  # Every device, and so every host, gets a share of the images.
+  # Padded, so that every device, and so every host, gets an equal share.
   rows = np.pad(rows, ((0, 0), (0, parallel.missing(rows.shape[1]))), "edge")
   ahead = read_ahead(data.images, rows, parallel.shard)
   for i, images in enumerate(ahead):
@@ -74,6 +74,6 @@ def windows(
 
 
 def _steps_in_window(num_steps: int, bytes_per_step: int) -> int:
-  """Counts the most steps that fit memory and divide the epoch."""
+  """Returns the most steps that fit in memory and divide the epoch."""
   largest = min(max(1, _WINDOW_BYTES // bytes_per_step), num_steps)
   return max(n for n in range(1, largest + 1) if num_steps % n == 0)
