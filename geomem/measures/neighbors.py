@@ -54,8 +54,9 @@ def voted_manifold(distances, places, P: int, M: int):
 def compute(key, products, options):
   """Computes both metrics; NaN for a dead layer.
 
-  Points that coincide with another to rounding have no ratio and are left out;
-  if they are more than one in twenty, the dimension is NaN.
+  Points that coincide with another to rounding, or have a single neighbour,
+  have no ratio and are left out; if they are more than one in twenty, the
+  dimension is NaN.
   """
   del key, options
   P, M = products.mask.shape
@@ -65,7 +66,7 @@ def compute(key, products, options):
   labels = jnp.arange(P * M) // M
   accuracy = ((chosen == labels) & present).sum() / present.sum()
   nearest, second = distances[:, 0], distances[:, 1]
-  apart = present & (nearest > 0)
+  apart = present & (nearest > 0) & jnp.isfinite(second)
   ratio = jnp.where(apart, jnp.log(second / nearest) / 2, 0)
   enough = apart.sum() >= _FEWEST_APART * present.sum()
   dead = ~products.has_spread
