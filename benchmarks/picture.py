@@ -2,9 +2,9 @@
 
   python -m benchmarks.picture
 
-writes docs/picture.png in a minute. Everything in it is computed:
-hyperplanes and anchor points solve quadratic programmes, and the shares of
-separable labellings are counted.
+writes docs/picture.png in a minute. Everything in it is computed: hyperplanes
+and anchor points solve quadratic programmes, and the shares of separable
+labellings are counted.
 """
 
 import io
@@ -173,7 +173,7 @@ def draw_anchors(ax, points: np.ndarray, result, size: str) -> None:
 
 
 def share_separable(points: np.ndarray, num_features: int) -> float:
-  """Estimates the share of labellings separable after a random projection."""
+  """Estimates the share of labellings separable after random projections."""
   rng = np.random.default_rng(num_features)
   count = len(points)
   separable = 0
