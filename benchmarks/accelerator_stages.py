@@ -241,10 +241,10 @@ def epochs_of_training(sizes: Sizes) -> Iterator[Row]:
     )
     next(states)
     timing = timed(lambda states=states: next(states)[0].network)
-    steps = sizes.train // sizes.batch * sizes.batch
+    examples = sizes.train // sizes.batch * sizes.batch
     yield {
       "name": f"an epoch, {name}",
-      f"{name}_operations": 3 * steps * _operations(network),
+      f"{name}_operations": 3 * examples * _operations(network),
     } | timing
 
 
