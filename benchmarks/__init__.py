@@ -1,1 +1,1 @@
-"""Benchmarks: our solver and layer analysis beside what else there is."""
+"""Benchmarks of our solver and layer analysis against alternatives."""

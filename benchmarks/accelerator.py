@@ -1,10 +1,10 @@
-"""What one accelerator takes, beside what its arithmetic and memory ask for.
+"""Timings on one accelerator, beside the floors of arithmetic and memory.
 
   python -m benchmarks.accelerator --out=accelerator.jsonl
 
-needs no data and 200 seconds, compilation included. Each stage has a time limit
-of its own: one that fails, or takes longer, is named and left behind, and every
-row is written as it comes. `--tiny` rehearses all of it on a core.
+needs no data, and takes 200 seconds including compilation. Each stage has its
+own time limit: a stage that fails or exceeds it is reported and skipped. Every
+row is written as it arrives. `--tiny` rehearses everything on a CPU core.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import Any
 
 from absl import app, flags
 
-# Seconds that a stage may take, compilation included.
+# Time limits of the stages in seconds, compilation included.
 LIMITS = {
   "peaks": 20,
   "qps": 25,
@@ -31,7 +31,7 @@ LIMITS = {
   "rewinds": 30,
   "networks": 90,
 }
-_START = 40  # Seconds to import JAX and to meet the device.
+_START = 40  # Seconds to import JAX and initialize the device.
 _TINY_FACTOR = 10
 _COMMAND = (sys.executable, "-m", "benchmarks.accelerator", "--child")
 
@@ -45,7 +45,7 @@ Row = dict[str, Any]
 
 
 def _measure_all() -> None:
-  """Does the stages in this process; prints a line of JSON for each row."""
+  """Runs the stages in this process, and prints each row as a line of JSON."""
   from benchmarks import accelerator_stages as stages
   from geomem.compilation import keep_programs
 
@@ -56,7 +56,7 @@ def _measure_all() -> None:
     try:
       for row in stages.STAGES[name](sizes):
         _say({"stage": name} | row)
-    except Exception as error:  # Whatever it is, the others go on.
+    except Exception as error:  # The other stages still run.
       _say({"stage": name, "failed": f"{type(error).__name__}: {error}"[:500]})
   _say({"begins": None})
 
@@ -67,9 +67,9 @@ def _say(row: Row) -> None:
 
 @contextlib.contextmanager
 def _started(command: list[str]) -> Iterator[queue.Queue]:
-  """Gives what a process prints, line by line, and None at its end.
+  """Starts a process; yields a queue of its output lines, then None.
 
-  Whatever it does then, it is killed.
+  The process is killed when the context ends.
   """
   lines: queue.Queue = queue.Queue()
   process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -97,13 +97,13 @@ def run_stages(
   seconds: float,
   command: tuple[str, ...] = _COMMAND,
 ) -> Iterator[Row]:
-  """Yields rows of stages; one that does not end is killed and named.
+  """Yields rows of the stages; a stage that hangs is killed and reported.
 
   Args:
-    names: of `LIMITS`, in order.
-    tiny: whether sizes are small, and limits wide.
-    seconds: for all of them.
-    command: that of the process that measures.
+    names: stages to run, of `LIMITS`, in order.
+    tiny: whether to use small sizes and wide limits.
+    seconds: limit for all stages together.
+    command: command line of the process that measures.
   """
   remaining, end = list(names), time.monotonic() + seconds
   while remaining:
@@ -113,7 +113,7 @@ def run_stages(
 
 
 def _follow(lines, remaining, factor: int, end: float) -> Iterator[Row]:
-  """Yields a process's rows, and takes off `remaining` what it has done."""
+  """Yields a process's rows, and removes finished stages from `remaining`."""
   current = None
   until = min(time.monotonic() + factor * _START, end)
   while remaining:
@@ -136,7 +136,7 @@ def _follow(lines, remaining, factor: int, end: float) -> Iterator[Row]:
 
 
 def floor_of(row: Row, peaks: dict[str, float]) -> float | None:
-  """Returns the seconds that a row's arithmetic and bytes ask for."""
+  """Returns the fewest seconds that a row's operations and bytes allow."""
   needs = [
     row[name] / peaks[peak]
     for name, peak in (
@@ -150,7 +150,7 @@ def floor_of(row: Row, peaks: dict[str, float]) -> float | None:
 
 
 def table(rows: list[Row]) -> str:
-  """Lists first call, measured time, floor and their ratio by row."""
+  """Tabulates first call, measured time, floor and their ratio by row."""
   peaks = {row["name"]: row["rate"] for row in rows if "rate" in row}
   lines = [
     f"{'':44}{'first call':>12}{'measured':>12}{'floor':>12}{'ratio':>8}"

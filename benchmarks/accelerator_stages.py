@@ -1,4 +1,4 @@
-"""The stages of the accelerator's benchmark, on synthetic data."""
+"""Stages of the accelerator benchmark, on synthetic data."""
 
 import functools
 import time
@@ -21,21 +21,21 @@ _MOST_REPEATS = 9
 
 
 class Sizes(NamedTuple):
-  """How large the stages are.
+  """Problem sizes of the stages.
 
   Attributes:
-    square: side of the matrices that the peaks are measured with.
-    qp_sets: numbers of sets of P manifolds whose programmes are solved at once.
+    square: side of the matrices that measure the peak rates.
+    qp_sets: numbers of sets of P manifolds whose programmes form one batch.
     layer: P, M, N of a layer.
-    probes: T.
-    layers: layers of which four subsets each are measured.
-    model: the network that is trained, and its width.
-    train: training images.
-    images: images that are scored.
-    rewinds: hybrid networks.
-    many: the network of which several are trained, and its widths.
-    seeds: how many.
-    batch: examples of a step.
+    probes: T, the number of probes.
+    layers: number of layers, each measured on four subsets.
+    model: name and width of the network.
+    train: number of training images.
+    images: number of images to score.
+    rewinds: largest number of hybrid networks.
+    many: name and widths of the network that is trained with several seeds.
+    seeds: number of seeds.
+    batch: batch size.
   """
 
   square: int
@@ -83,7 +83,7 @@ TINY = Sizes(
 
 
 def timed(call: Callable[[], Any], most: float = 2.0) -> Row:
-  """Returns seconds of the first call, and the median of those after it."""
+  """Times a first call, then the median and quartiles of repeated calls."""
   start = time.perf_counter()
   jax.block_until_ready(call())
   first, seconds = time.perf_counter() - start, []
@@ -99,16 +99,16 @@ def timed(call: Callable[[], Any], most: float = 2.0) -> Row:
 
 
 def peaks(sizes: Sizes) -> Iterator[Row]:
-  """Measures operations and bytes a second: the floors are made of them."""
+  """Measures peak operations and bytes per second, which set the floors."""
   n = sizes.square
   for name in ("bfloat16", "float32"):
     a = jax.random.normal(jax.random.key(0), (n, n), name)
     product = jax.jit(lambda a: a @ a)
-    found = timed(functools.partial(product, a))
-    yield {"name": name, "rate": 2 * n**3 / found["seconds"]} | found
+    timing = timed(functools.partial(product, a))
+    yield {"name": name, "rate": 2 * n**3 / timing["seconds"]} | timing
   a = jnp.zeros((n, n, 2), jnp.float32)
-  found = timed(functools.partial(jax.jit(lambda a: a + 1), a))
-  yield {"name": "memory", "rate": 2 * a.nbytes / found["seconds"]} | found
+  timing = timed(functools.partial(jax.jit(lambda a: a + 1), a))
+  yield {"name": "memory", "rate": 2 * a.nbytes / timing["seconds"]} | timing
 
 
 def _clouds(key, shape, radius):
@@ -119,7 +119,7 @@ def _clouds(key, shape, radius):
 
 
 def families(shape) -> dict[str, jax.Array]:
-  """Makes `[P, M, N]` points of several kinds."""
+  """Returns `[P, M, N]` points of several families."""
   key = jax.random.key(0)
   iid = jax.random.normal(key, shape)
   return {
@@ -131,7 +131,7 @@ def families(shape) -> dict[str, jax.Array]:
 
 
 def qps(sizes: Sizes) -> Iterator[Row]:
-  """Solves the programmes of many probes at once, by family."""
+  """Times batches of quadratic programmes of many probes, by family."""
   P, M, _ = sizes.layer
   for family, points in families((P, M, M + 10)).items():
     relative = points - points.mean(axis=(0, 1), keepdims=True)
@@ -145,7 +145,7 @@ def qps(sizes: Sizes) -> Iterator[Row]:
       )
       G = jnp.einsum("pmd,pkd->pmk", S, S, precision="highest")
       b = -jnp.einsum("ptd,pmd->ptm", t, S, precision="highest")
-      found = timed(functools.partial(geometry.solve_nonnegative_qp, G, b))
+      timing = timed(functools.partial(geometry.solve_nonnegative_qp, G, b))
       count = b.shape[0] * b.shape[1]
       yield {
         "name": f"{count:,} of {family}",
@@ -154,11 +154,11 @@ def qps(sizes: Sizes) -> Iterator[Row]:
         "converged": float(
           geometry.solve_nonnegative_qp(G, b).converged.mean()
         ),
-      } | found
+      } | timing
 
 
 def geometry_of_sets(sizes: Sizes) -> Iterator[Row]:
-  """Measures one set, then many at once, with and without the search."""
+  """Times one manifold set, then many, with and without the centre search."""
   points = families(sizes.layer)["ReLU"]
   stats = geometry.gram_statistics(points)
   key = jax.random.key(0)
@@ -230,7 +230,7 @@ def _training_data(count: int) -> training.TrainingData:
 
 
 def epochs_of_training(sizes: Sizes) -> Iterator[Row]:
-  """Trains a network for an epoch at a time."""
+  """Times one epoch of training, in bfloat16 and in float32."""
   for name in ("bfloat16", "float32"):
     network = _network(*sizes.model, jnp.dtype(name))
     states = training.train(
@@ -240,16 +240,16 @@ def epochs_of_training(sizes: Sizes) -> Iterator[Row]:
       _recipe(sizes, 1 + _MOST_REPEATS),
     )
     next(states)
-    found = timed(lambda states=states: next(states)[0].network)
-    steps = sizes.train // sizes.batch * sizes.batch
+    timing = timed(lambda states=states: next(states)[0].network)
+    examples = sizes.train // sizes.batch * sizes.batch
     yield {
       "name": f"an epoch, {name}",
-      f"{name}_operations": 3 * steps * _operations(network),
-    } | found
+      f"{name}_operations": 3 * examples * _operations(network),
+    } | timing
 
 
 def scores_of_images(sizes: Sizes) -> Iterator[Row]:
-  """Computes logits of many images, and their scores."""
+  """Times the logits and scores of many images."""
   network = _network(*sizes.model, jnp.bfloat16)
   state = network.init(jax.random.key(0))
   images, labels = _images(sizes.images), jnp.arange(sizes.images) % 100
@@ -266,7 +266,7 @@ def scores_of_images(sizes: Sizes) -> Iterator[Row]:
 
 
 def statistics_of_layers(sizes: Sizes) -> Iterator[Row]:
-  """Computes the statistics of all layers of four subsets."""
+  """Times the statistics of all layers on four subsets."""
   network = _network(*sizes.model, jnp.bfloat16)
   state = network.init(jax.random.key(0))
   P, M, _ = sizes.layer
@@ -277,10 +277,10 @@ def statistics_of_layers(sizes: Sizes) -> Iterator[Row]:
     return network.apply(state, x).activations
 
   def call():
-    found = measures.layer_statistics(
+    statistics = measures.layer_statistics(
       forward, state, dict.fromkeys("abcd", images), network.layer_names[1:]
     )
-    return [stats for _, stats in found]
+    return [stats for _, stats in statistics]
 
   image = jax.ShapeDtypeStruct((1, 32, 32, 3), jnp.uint8)
   shapes = jax.eval_shape(forward, network.abstract_state, image)
@@ -294,7 +294,7 @@ def statistics_of_layers(sizes: Sizes) -> Iterator[Row]:
 
 
 def _shared_operations(network: models.Network, masks) -> int:
-  """Counts the operations of hybrids on one image, shared layers once."""
+  """Counts the hybrids' operations on one image, with shared layers once."""
   image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
   inputs = jax.eval_shape(network.apply, network.abstract_state, image)
   names, total = network.layer_names, 0
@@ -310,7 +310,7 @@ def _shared_operations(network: models.Network, masks) -> int:
 
 
 def rewinds(sizes: Sizes) -> Iterator[Row]:
-  """Computes the logits of hybrid networks on all images."""
+  """Times the logits of hybrid networks on all images."""
   network = _network(*sizes.model, jnp.bfloat16)
   last, other = (network.init(jax.random.key(i)) for i in range(2))
   names = network.parameter_layers
@@ -334,7 +334,7 @@ def rewinds(sizes: Sizes) -> Iterator[Row]:
 
 
 def many_networks(sizes: Sizes) -> Iterator[Row]:
-  """Steps several seeds of a network in each form, beside one seed."""
+  """Times steps of several seeds in each form, and of one seed alone."""
   config, count = _recipe(sizes, 1), 2 * sizes.batch
   data = _training_data(count)
   model, widths = sizes.many
@@ -348,22 +348,22 @@ def many_networks(sizes: Sizes) -> Iterator[Row]:
     for form, num_seeds in [("one_by_one", 1)] + [
       (form, sizes.seeds) for form in together.FORMS
     ]:
-      made = together.make_together(step, network, num_seeds, form)
+      strategy = together.make_together(step, network, num_seeds, form)
       keys = jax.random.split(jax.random.key(0), num_seeds)
-      carry = made.pack([tuple(init(key)[:2]) for key in keys])
+      carry = strategy.pack([tuple(init(key)[:2]) for key in keys])
       labels = jnp.tile(data.labels, (num_seeds, 1))
       batches = jnp.broadcast_to(
         jnp.arange(sizes.batch), (2, num_seeds, sizes.batch)
       )
       each = jnp.stack([keys, keys])
-      found = timed(
+      timing = timed(
         functools.partial(
-          made.epoch, carry, data._replace(labels=labels), batches, each
+          strategy.epoch, carry, data._replace(labels=labels), batches, each
         )
       )
       operations = 2 * 3 * num_seeds * sizes.batch * _operations(network)
       name = f"width {width}, {num_seeds} x {form}, two steps"
-      yield {"name": name, "float32_operations": operations} | found
+      yield {"name": name, "float32_operations": operations} | timing
 
 
 STAGES: dict[str, Callable[[Sizes], Iterator[Row]]] = {

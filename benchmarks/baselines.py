@@ -1,4 +1,4 @@
-"""What a user would take instead of `geomem.geometry`, for comparison.
+"""Alternatives to `geomem.geometry`, for comparison.
 
 Solvers of one quadratic programme, v = argmin ½‖v − t‖² subject to S v ≥ κ, and
 a straightforward analysis of a layer in NumPy.
@@ -19,9 +19,9 @@ Solver = Callable[[np.ndarray, np.ndarray, float], float]
 
 
 def force_by_nnls(S: np.ndarray, t: np.ndarray, kappa: float) -> float:
-  """Computes F by SciPy: a projection on the points' cone, squared."""
+  """Computes F by SciPy, as the squared projection on the points' cone."""
   shifted = t.copy()
-  shifted[-1] -= kappa  # Every point ends in 1: κ shifts the probe.
+  shifted[-1] -= kappa  # The last column of S is 1, so κ shifts the probe.
   lam, _ = optimize.nnls(S.T, -shifted)
   return float(((lam @ S) ** 2).sum())
 
@@ -46,8 +46,8 @@ def _force_by_quadprog(S, t, kappa):
 
 
 def solvers() -> dict[str, Solver]:
-  """Lists the installed solvers; DAQP and quadprog come with `bench`."""
-  found = {"scipy nnls": force_by_nnls}
+  """Returns the installed solvers; the extra `bench` has DAQP and quadprog."""
+  installed = {"scipy nnls": force_by_nnls}
   for name, solver in (
     ("daqp", _force_by_daqp),
     ("quadprog", _force_by_quadprog),
@@ -56,12 +56,12 @@ def solvers() -> dict[str, Solver]:
       importlib.import_module(name)
     except ImportError:
       continue
-    found[name] = solver
-  return found
+    installed[name] = solver
+  return installed
 
 
 def stock_jaxopt():
-  """JAXopt's box-constrained coordinate descent, batched: λ of `(G, b)`."""
+  """Returns JAXopt's batched box-constrained coordinate descent, (G, b) → λ."""
   from jaxopt import BoxCDQP
 
   solver = BoxCDQP(tol=1e-5, maxiter=2000)
@@ -99,7 +99,7 @@ def _digit_pixels(rng, num_manifolds, num_points):
     )
     for c in range(num_manifolds)
   ]
-  # Where a class has too few images, copies get a little noise.
+  # Small classes yield copies of images; a little noise tells them apart.
   points = images[np.stack(chosen)]
   return points + 0.1 * rng.normal(size=points.shape)
 
@@ -107,17 +107,17 @@ def _digit_pixels(rng, num_manifolds, num_points):
 def families(
   num_manifolds: int, num_points: int, num_features: int = 500
 ) -> dict[str, np.ndarray]:
-  """Makes `[P, M, N]` points of the kinds that solvers are compared on."""
+  """Returns the families of `[P, M, N]` points that solvers are compared on."""
   rng = np.random.default_rng(0)
   shape = (num_manifolds, num_points, num_features)
   unit = 1 / np.sqrt(num_features)
   centers = unit * rng.normal(size=(num_manifolds, 1, num_features))
-  found = {
+  points = {
     f"cloud R={radius:g}": centers + radius * unit * rng.normal(size=shape)
     for radius in (0.3, 1.0, 3.0, 10.0)
   }
-  found["iid noise"] = rng.normal(size=shape)
-  found["digit pixels"] = _digit_pixels(rng, num_manifolds, num_points)
-  weights = rng.normal(size=(found["digit pixels"].shape[-1], num_features))
-  found["random ReLU"] = np.maximum(found["digit pixels"] @ weights, 0)
-  return found
+  points["iid noise"] = rng.normal(size=shape)
+  points["digit pixels"] = _digit_pixels(rng, num_manifolds, num_points)
+  weights = rng.normal(size=(points["digit pixels"].shape[-1], num_features))
+  points["random ReLU"] = np.maximum(points["digit pixels"] @ weights, 0)
+  return points

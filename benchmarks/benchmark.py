@@ -1,4 +1,4 @@
-"""The speed and the errors of the geometry beside those of other solvers."""
+"""Speed and errors of our geometry, compared with other solvers."""
 
 import dataclasses
 import functools
@@ -17,11 +17,11 @@ from geomem.studies.fields import check_types
 
 _NUM_MANIFOLDS = 10
 _NUM_PROBES = 300
-_NUM_EXACT = 100  # Problems for the solvers that take them one by one.
+_NUM_EXACT = 100  # Problems for solvers that take one at a time.
 
 
 def timed(run: Callable, repeats: int = 5) -> tuple[float, float]:
-  """Returns median seconds of a call, and half the interquartile range."""
+  """Returns the median seconds of a call and half the interquartile range."""
   run()
   seconds = []
   for _ in range(repeats):
@@ -33,7 +33,7 @@ def timed(run: Callable, repeats: int = 5) -> tuple[float, float]:
 
 
 def _problems(points: np.ndarray):
-  """Frames `[P, M, D]` and probes `[P, T, D]` in float64."""
+  """Returns frames `[P, M, D]` and probes `[P, T, D]` in float64."""
   rng = np.random.default_rng(1)
   points = points - points.mean(axis=(0, 1))
   frames = []
@@ -47,7 +47,7 @@ def _problems(points: np.ndarray):
 
 
 def _ours(S, probes, kappa, dtype) -> dict:
-  """Times our solver, and returns F of some problems."""
+  """Times our solver, and returns F of the first `_NUM_EXACT` problems."""
   with jax.enable_x64(dtype == np.float64):
     frames, t = jnp.asarray(S, dtype), jnp.asarray(probes, dtype)
     G = jnp.einsum("pmd,pkd->pmk", frames, frames, precision="highest")
@@ -55,11 +55,11 @@ def _ours(S, probes, kappa, dtype) -> dict:
     seconds, spread = timed(
       lambda: jax.block_until_ready(geometry.solve_nonnegative_qp(G, b))
     )
-    found = geometry.anchors(frames[0], t[0, :_NUM_EXACT], kappa)
+    solution = geometry.anchors(frames[0], t[0, :_NUM_EXACT], kappa)
   count = b.shape[0] * b.shape[1]
   return {
     "time": (seconds / count, spread / count),
-    "force": np.asarray(found.force, np.float64),
+    "force": np.asarray(solution.force, np.float64),
   }
 
 
@@ -90,11 +90,11 @@ def _stock(S, probes, kappa) -> dict:
 
 
 def compare_solvers(num_points: int, kappa: float) -> Iterator[list[dict]]:
-  """Yields rows of every solver, family by family: times and errors.
+  """Yields the rows of one family at a time: times and errors of all solvers.
 
-  Errors are those of 100 probes of one manifold against SciPy's NNLS in
-  float64: of the capacity, relative, and the worst of a single F, in units of
-  max(F, 1).
+  The reference for errors is SciPy's NNLS in float64, on 100 probes of one
+  manifold: the relative error of the capacity, and the largest error of any F,
+  in units of max(F, 1).
   """
   points = baselines.families(_NUM_MANIFOLDS, num_points)
   for family, cloud in points.items():
@@ -112,7 +112,7 @@ def compare_solvers(num_points: int, kappa: float) -> Iterator[list[dict]]:
     for name, result in results.items():
       force, (value, spread) = result["force"], result["time"]
       worst = np.abs(force - exact) / np.maximum(exact, 1)
-      found = {
+      metrics = {
         "microseconds": (1e6 * value, 1e6 * spread),
         "capacity_error": (abs(exact.mean() / force.mean() - 1), None),
         "force_error": (worst.max(), None),
@@ -120,13 +120,13 @@ def compare_solvers(num_points: int, kappa: float) -> Iterator[list[dict]]:
       tags = {"family": family, "points": num_points, "kappa": kappa}
       rows += [
         tags | {"solver": name, "metric": m, "value": v, "stderr": e}
-        for m, (v, e) in found.items()
+        for m, (v, e) in metrics.items()
       ]
     yield rows
 
 
 def compare_layer(shape=(100, 50, 5000)) -> list[dict]:
-  """Times a whole layer, here and in plain NumPy."""
+  """Times the analysis of a whole layer, in geomem and in plain NumPy."""
   points = np.random.default_rng(0).normal(size=shape).astype(np.float32)
   key = jax.random.key(0)
   stats = geometry.gram_statistics(points)
@@ -161,10 +161,10 @@ def compare_layer(shape=(100, 50, 5000)) -> list[dict]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
-  """What is timed.
+  """What the benchmark times.
 
   Attributes:
-    sizes: M, points.
+    sizes: points of a manifold, M.
     kappas: margins κ.
     layer: whether to time a whole layer.
   """
@@ -182,7 +182,7 @@ class BenchmarkConfig:
 
 
 class Benchmark:
-  """Times our solver and a whole layer beside what else there is."""
+  """Study that times our solver and a whole layer against alternatives."""
 
   name = "benchmark"
   figures: ClassVar[dict[str, Any]] = {}
@@ -190,16 +190,16 @@ class Benchmark:
   directory = pathlib.Path("runs/benchmark")
 
   def __init__(self, config: BenchmarkConfig, trained: None = None):
-    """Takes what is timed; no run is needed."""
+    """Stores the config; no finished run is needed."""
     del trained
     self.config = config
 
   def as_dict(self) -> dict[str, Any]:
-    """Returns the config as a run directory keeps it."""
+    """Returns the config in the form that a run directory stores."""
     return {"experiment": self.name} | vars(self.config)
 
   def stages(self, run: runs.Run) -> Iterator[studies.Stage]:
-    """Times the solvers on every family, then a whole layer."""
+    """Yields stages for the solvers, by M and κ, and one for a whole layer."""
     del run
     for size in self.config.sizes:
       for kappa in self.config.kappas:
@@ -218,13 +218,13 @@ class Benchmark:
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
-    """Has none: the table says it."""
+    """Returns no findings; the table shows the results."""
     del config, rows
     return []
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
-    """Lists microseconds a problem by family and solver, and our errors."""
+    """Tabulates times by family and solver, and largest errors by solver."""
     tables = [
       _table_of(of_size.where(kappa=kappa), size, kappa)
       for size, of_size in rows.split("points").items()
@@ -247,8 +247,8 @@ def _table_of(rows: runs.Rows, size: int, kappa: float) -> str:
   lines = [f"M = {size}, κ = {kappa}: microseconds a problem (± spread)"]
   lines.append(f"{'':14}" + "".join(f"{name:>18}" for name in names))
   for family in rows.distinct("family"):
-    here = rows.where("microseconds", family=family)
-    cells = [here.where(solver=name)[0] for name in names]
+    family_rows = rows.where("microseconds", family=family)
+    cells = [family_rows.where(solver=name)[0] for name in names]
     lines.append(
       f"{family:14}"
       + "".join(f"{c['value']:11.2f} ± {c['stderr']:4.1f}" for c in cells)

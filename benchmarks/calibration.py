@@ -1,8 +1,8 @@
-"""How capacity, radius and dimension depend on how many points are taken.
+"""How capacity, radius and dimension depend on the number of points.
 
-Manifolds of a known shape are drawn about independent centres, and measured by
-mean-field theory and by GLUE: what comes out over what went in. Of spheres and
-ellipsoids the whole manifold's mean-field numbers are known, too.
+Manifolds of a known shape are sampled about independent centres, measured by
+mean-field theory and by GLUE, and compared with the true values. For spheres,
+balls and ellipsoids these are the mean-field numbers of the whole manifold.
 """
 
 from collections.abc import Iterator
@@ -24,30 +24,30 @@ _METRICS = ("capacity", "radius", "dimension")
 
 
 def semi_axes(shape: str, D: int, R: float) -> np.ndarray:
-  """Returns the semi-axes: alike, or of ellipsoids falling as 1/√i.
+  """Returns the semi-axes: equal, or falling as 1/√i for ellipsoids.
 
-  With Σ R_i² = D R², so that points have the same mean square.
+  Σ R_i² = D R², so that points of all shapes have the same mean square.
   """
   weights = 1 / np.arange(1, D + 1) if shape == "ellipsoids" else np.ones(D)
   return (R * np.sqrt(D * weights / weights.sum())).astype(np.float32)
 
 
 def truth_of(shape: str, D: int, R: float) -> dict[str, float]:
-  """Returns the numbers of the whole manifold in mean-field theory.
+  """Returns the mean-field numbers of the whole manifold.
 
-  A Gaussian cloud has none: it has no edge. Its R and D are what it is made of.
+  A Gaussian cloud has no edge: its capacity is NaN, and R and D are as given.
   """
   if shape == "clouds":
     return {"capacity": np.nan, "radius": R, "dimension": float(D)}
   axes = jnp.asarray(semi_axes(shape, D, R))
-  found = geometry.ellipsoid_geometry(
+  truth = geometry.ellipsoid_geometry(
     jax.random.key(0), axes, num_probes=100_000
   )
-  return {name: float(getattr(found, name)) for name in _METRICS}
+  return {name: float(getattr(truth, name)) for name in _METRICS}
 
 
 def draw(key, shape: str, D: int, R: float, M: int):
-  """Draws manifolds `[P, M, N]` with a shape's semi-axes."""
+  """Samples manifolds `[P, M, N]` with a shape's semi-axes."""
   kind = "spheres" if shape == "ellipsoids" else shape
   radius = R if shape == "clouds" else semi_axes(shape, D, R)
   return geometry.synthetic_manifolds(
@@ -62,8 +62,8 @@ def draw(key, shape: str, D: int, R: float, M: int):
 
 
 def calibrate(shape: str, D: int, R: float, M: int) -> Iterator[runs.Row]:
-  """Yields a row for each number: its mean over draws, error, and truth."""
-  found: dict[tuple[str, str], list[float]] = {}
+  """Yields a row per theory and metric: mean over draws, error and truth."""
+  draws: dict[tuple[str, str], list[float]] = {}
   for number in range(NUM_DRAWS):
     key = jax.random.key(number)
     points = draw(key, shape, D, R, M)
@@ -73,11 +73,11 @@ def calibrate(shape: str, D: int, R: float, M: int) -> Iterator[runs.Row]:
     glue = geometry.glue(key, points, num_probes=NUM_PROBES)
     for metric in _METRICS:
       value = getattr(mean_field, f"mean_{metric}")
-      found.setdefault(("mean field", metric), []).append(float(value))
+      draws.setdefault(("mean field", metric), []).append(float(value))
       value = getattr(glue, metric)
-      found.setdefault(("GLUE", metric), []).append(float(value))
+      draws.setdefault(("GLUE", metric), []).append(float(value))
   truth = truth_of(shape, D, R)
-  for (theory, metric), values in found.items():
+  for (theory, metric), values in draws.items():
     yield {
       "check": "calibration",
       "case": shape,
@@ -93,7 +93,7 @@ def calibrate(shape: str, D: int, R: float, M: int) -> Iterator[runs.Row]:
 
 
 def _ratios(rows: runs.Rows) -> tuple[list, np.ndarray, np.ndarray]:
-  """Returns M, and what was measured over what is true, with its error."""
+  """Returns M, and the ratio of measured to true values, with its error."""
   rows = sorted(rows, key=lambda row: row["points"])
   ratio = np.array([row["value"] / row["expected"] for row in rows])
   error = np.array([row["stderr"] / row["expected"] for row in rows])
@@ -101,7 +101,7 @@ def _ratios(rows: runs.Rows) -> tuple[list, np.ndarray, np.ndarray]:
 
 
 def plot_calibration(rows: runs.Rows):
-  """Draws measured over true numbers against M: spheres and clouds at R = 1."""
+  """Plots measured / true against M, for spheres and clouds at R = 1."""
   rows = rows.where(check="calibration", radius=1.0)
   figure = style.new_figure(9.2, 5.4)
   axes = figure.subplots(2, 3, sharex=True, sharey="col")
@@ -116,9 +116,9 @@ def plot_calibration(rows: runs.Rows):
     for metric, ax in zip(_METRICS, metric_axes, strict=True):
       for color, D in zip(colors, dimensions, strict=False):
         for shape, (dashes, marker) in looks.items():
-          here = rows.where(metric, theory=theory, dimension=D, case=shape)
-          if here and here[0]["expected"] is not None:
-            M, ratio, error = _ratios(here)
+          subset = rows.where(metric, theory=theory, dimension=D, case=shape)
+          if subset and subset[0]["expected"] is not None:
+            M, ratio, error = _ratios(subset)
             look = {"ls": dashes, "marker": marker, "color": color}
             label = f"{shape}, D = {D}"
             style.draw_band(ax, M, ratio, error, label=label, **look)
@@ -138,19 +138,19 @@ def plot_calibration(rows: runs.Rows):
 
 
 def table_of(rows: runs.Rows, theory: str, metric: str) -> str:
-  """Makes a Markdown table of measured over true numbers at R = 1."""
+  """Returns a Markdown table of measured / true values at R = 1."""
   rows = rows.where(metric, check="calibration", theory=theory, radius=1.0)
   sizes = sorted(rows.distinct("points"))
   lines = ["| shape, D | " + " | ".join(f"M = {M}" for M in sizes) + " |"]
   lines.append("|---" * (1 + len(sizes)) + "|")
   for shape in rows.distinct("case"):
-    for D, found in rows.where(case=shape).split("dimension").items():
-      if found[0]["expected"] is None:  # A cloud has no capacity of its own.
+    for D, subset in rows.where(case=shape).split("dimension").items():
+      if subset[0]["expected"] is None:  # Clouds have no true capacity.
         continue
-      sizes_there, ratio, error = _ratios(found)
+      subset_sizes, ratio, error = _ratios(subset)
       cells = {
         M: f"{r:.2f} ± {e:.2f}"
-        for M, r, e in zip(sizes_there, ratio, error, strict=True)
+        for M, r, e in zip(subset_sizes, ratio, error, strict=True)
       }
       row = " | ".join(cells.get(M, "") for M in sizes)
       lines.append(f"| {shape}, {D} | {row} |")

@@ -1,4 +1,4 @@
-"""Checks of the geometry against what is known; each yields rows."""
+"""Checks of the geometry against known results; each one yields rows."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -33,9 +33,9 @@ def _mean_field(points, seed: int = 0, **options):
 
 
 def _with_negatives(points) -> np.ndarray:
-  """Adds each manifold's negative, so that the mean of all points is 0.
+  """Appends each manifold's negative, so that the mean of all points is 0.
 
-  The package centres points about it; so lengths stay what they are.
+  The package subtracts that mean; when it is 0 the lengths do not change.
   """
   points = np.asarray(points)
   return np.concatenate([points, -points])
@@ -66,27 +66,27 @@ def exact_limits() -> Iterator[runs.Row]:
     case = f"points, κ = {kappa:g}: Gardner"
     cases[case] = points, kappa, geometry.point_capacity(kappa)
   for case, (points, kappa, expected) in cases.items():
-    # The plain mean over probes, whose error is the better known.
-    found = geometry.manifold_geometry(
+    # The standard error is best known for the plain mean over probes.
+    result = geometry.manifold_geometry(
       jax.random.key(0),
       _with_negatives(points),
       kappa=kappa,
       centers=None,
       reduce_variance=False,
     )
-    value, error = found.mean_capacity, found.mean_capacity_stderr
+    value, error = result.mean_capacity, result.mean_capacity_stderr
     case = f"mean field, {case}"
     yield _row("exact limits", case, "capacity", value, error, expected)
   for M in (1, 8):
     points = np.eye(48 * M, dtype="f4").reshape(48, M, -1)
-    found = geometry.glue(jax.random.key(0), points, num_probes=_T)
-    value, error = found.capacity, found.capacity_stderr
+    result = geometry.glue(jax.random.key(0), points, num_probes=_T)
+    value, error = result.capacity, result.capacity_stderr
     case = f"GLUE, orthonormal points, M = {M}: 2/M"
     yield _row("exact limits", case, "capacity", value, error, 2 / M)
 
 
 def simulated() -> Iterator[runs.Row]:
-  """Compares both theories with simulated capacity, as centres correlate."""
+  """Compares both theories with simulations, with and without correlations."""
   cases = {
     "independent, D = 4, R = 1": ("balls", 4, 1.0, 0.0),
     "independent, D = 10, R = .5": ("spheres", 10, 0.5, 0.0),
@@ -105,7 +105,7 @@ def simulated() -> Iterator[runs.Row]:
       key, shape, num_points=20, dimension=D, radius=R, centers=centers, **sizes
     )
     raw = np.asarray(points)
-    found = geometry.glue(jax.random.key(0), raw, num_probes=_T)
+    result = geometry.glue(jax.random.key(0), raw, num_probes=_T)
     simulation = geometry.simulated_capacity(
       jax.random.key(3), raw, num_draws=150
     )
@@ -113,27 +113,27 @@ def simulated() -> Iterator[runs.Row]:
       "simulated capacity",
       f"GLUE: {case}",
       "capacity",
-      found.capacity,
-      np.hypot(found.capacity_stderr, simulation.stderr),
+      result.capacity,
+      np.hypot(result.capacity_stderr, simulation.stderr),
       simulation.capacity,
     )
     centered = raw - raw.mean(axis=(0, 1))
     simulation = geometry.simulated_capacity(
       jax.random.key(3), centered, num_draws=150
     )
-    found = _mean_field(raw)
+    result = _mean_field(raw)
     yield _row(
       "simulated capacity",
       f"mean field: {case}",
       "capacity",
-      found.mean_capacity,
-      np.hypot(found.mean_capacity_stderr, simulation.stderr),
+      result.mean_capacity,
+      np.hypot(result.mean_capacity_stderr, simulation.stderr),
       simulation.capacity,
     )
 
 
 def coverage() -> Iterator[runs.Row]:
-  """Counts how often 1.96 standard errors hold the mean of many probes."""
+  """Measures how often 1.96 standard errors cover the mean over all keys."""
   points = jnp.asarray(_iid(4, 6, 20, 40) + 2 * _iid(5, 6, 1, 40))
   stats, products = (
     make(points) for make in (geometry.gram_statistics, geometry.point_products)
@@ -154,10 +154,10 @@ def coverage() -> Iterator[runs.Row]:
     },
   }
   for theory, call in calls.items():
-    found = [call(jax.random.key(100 + i)) for i in range(repeats)]
-    for name in found[0]:
+    results = [call(jax.random.key(100 + i)) for i in range(repeats)]
+    for name in results[0]:
       values, errors = (
-        np.array([float(each[name][i]) for each in found]) for i in (0, 1)
+        np.array([float(result[name][i]) for result in results]) for i in (0, 1)
       )
       inside = np.abs(values - values.mean()) < 1.96 * errors
       yield _row(
@@ -171,10 +171,10 @@ def coverage() -> Iterator[runs.Row]:
 
 
 def precision() -> Iterator[runs.Row]:
-  """Compares float32 with float64: of other probes, but many.
+  """Compares float32 with float64, whose probes differ but are many.
 
-  No directions are removed: of several of nearly equal cost, other draws and
-  other rounding choose others.
+  Centre directions are kept: where several have nearly equal cost, different
+  draws and different rounding would remove different ones.
   """
   base = _iid(6, 8, 20, 300) + 3 * _iid(7, 8, 1, 300)
   cases = {
@@ -183,17 +183,17 @@ def precision() -> Iterator[runs.Row]:
     "scale 1e-12": base * np.float32(1e-12),
   }
   for case, points in cases.items():
-    found = []
+    estimates = []
     for dtype in (np.float32, np.float64):
       with jax.enable_x64(dtype == np.float64):
-        # Offsets are of float32 points, exactly.
+        # Both types get the same points, with offsets added in float32.
         stats = geometry.gram_statistics(points.astype(dtype))
         measured = geometry.manifold_geometry(
           jax.random.key(0), stats, centers=None, num_probes=20_000
         )
         value = float(measured.mean_capacity)
-        found.append((value, float(measured.mean_capacity_stderr) / value))
-    (a, error_a), (b, error_b) = found
+        estimates.append((value, float(measured.mean_capacity_stderr) / value))
+    (a, error_a), (b, error_b) = estimates
     yield _row(
       "float32 against float64",
       f"mean field, {case}: relative difference",
@@ -205,7 +205,7 @@ def precision() -> Iterator[runs.Row]:
 
 
 def invariances() -> Iterator[runs.Row]:
-  """Changes what must not matter, with the same probes."""
+  """Applies changes that must not affect the capacity, with the same probes."""
   points = _iid(8, 8, 20, 200) + 2 * _iid(9, 8, 1, 200)
   Q, _ = np.linalg.qr(np.random.default_rng(10).normal(size=(200, 200)))
   changes = {

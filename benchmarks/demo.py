@@ -1,11 +1,11 @@
-"""The figures of README and tutorial: three seeds of the demo, and its rewinds.
+"""Figures of README and tutorial: three seeds of the demo, and its rewinds.
 
   python -m benchmarks.demo
 
-trains, measures and rewinds in seven minutes on two cores, resumes what was cut
-off, and writes docs/capacity_by_epoch.png of all seeds, docs/demo_*.png of the
-first, which is `make demo`. It prints the tables that docs/reproduction.md is
-about.
+trains, measures and rewinds in seven minutes on two cores, and resumes an
+interrupted start. It writes docs/capacity_by_epoch.png of all seeds and
+docs/demo_*.png of the first, which is the run of `make demo`, and prints the
+tables that docs/reproduction.md discusses.
 """
 
 import pathlib
@@ -21,8 +21,8 @@ _NUM_SEEDS = 3
 def write_figures(
   rows: runs.Rows, rewinds: runs.Rows, directory: pathlib.Path
 ) -> None:
-  """Draws into the directory of the pages."""
-  first, rewound = (of.where(seed=rows.seeds[0]) for of in (rows, rewinds))
+  """Draws the figures into the directory of the documentation."""
+  first, rewound = (t.where(seed=rows.seeds[0]) for t in (rows, rewinds))
   figures = {
     "capacity_by_epoch": plots.plot_capacity_heatmaps(rows),
     "demo_accuracy": plots.plot_accuracy(first),
@@ -34,7 +34,7 @@ def write_figures(
 
 
 def main(argv: list[str]) -> None:
-  """Does what is left of the runs, and draws."""
+  """Runs or resumes the studies, and draws the figures."""
   del argv
   logging.set_verbosity(logging.WARNING)
   config = studies.make_config("memorization", num_seeds=_NUM_SEEDS)

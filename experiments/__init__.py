@@ -6,7 +6,7 @@ _tell = sys.excepthook
 
 
 def _stopped(kind, error, trace):
-  """Prints a sentence where Ctrl-C comes before any work."""
+  """Replaces the traceback of a Ctrl-C before any work by a message."""
   if issubclass(kind, KeyboardInterrupt):
     print("\nStopped before anything was done.", file=sys.stderr)
   else:

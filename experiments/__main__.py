@@ -1,8 +1,8 @@
-"""Runs a study of a finished run by its name, one with a binary or without.
+"""Runs any study of a finished run by name, also one without its own binary.
 
 python -m experiments NAME --run=DIR
 
-Without NAME it lists those that there are; --help behind it lists the flags.
+Without NAME it lists the studies; --help after NAME lists its flags.
 """
 
 import sys
@@ -13,9 +13,9 @@ from geomem.studies import STUDIES, takes_a_run
 
 def main() -> None:
   """Takes the name off the command line, and runs the study."""
-  known = [n for n, study in STUDIES.items() if takes_a_run(study)]
-  if len(sys.argv) < 2 or sys.argv[1] not in known:
-    names = ", ".join(known)
+  studies = [n for n, study in STUDIES.items() if takes_a_run(study)]
+  if len(sys.argv) < 2 or sys.argv[1] not in studies:
+    names = ", ".join(studies)
     print(f"Error: give the name of a study: {names}.", file=sys.stderr)
     sys.exit(2)
   cli.study_of_run(STUDIES[sys.argv.pop(1)])

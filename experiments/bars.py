@@ -8,14 +8,14 @@ from tqdm import auto, notebook
 
 from experiments import log
 
-_LOG_SECONDS = 30.0  # Between the lines of a bar in a log file.
-_BEAT = 1.0  # Seconds between drawings, however long a step takes.
+_LOG_SECONDS = 30.0  # Seconds between lines of a bar in a log file.
+_BEAT = 1.0  # Seconds between redraws, however long a step takes.
 _BAR = "{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}{postfix}]"
 _LINE = "{desc}: {n:.0f} of {total} [{elapsed}<{remaining}{postfix}]"
 
 
 class _Lines:
-  """A file for bars: what they draw over and over becomes one line each."""
+  """A file for bars that prints each redraw as a line of its own."""
 
   def write(self, text: str) -> None:
     line = text.replace("\x1b[A", "").strip()
@@ -27,23 +27,23 @@ class _Lines:
 
 
 class _Bar(auto.tqdm):
-  """A bar that does not fall silent, and believes no time of compilation.
+  """A bar that redraws between steps, and whose rate excludes compilation.
 
-  Between steps the time goes on, and lines of it go to the log of the run.
+  A thread keeps the elapsed time current, and adds lines to the run's log.
   """
 
   def __init__(self, *args, **options):
     self._ended = threading.Event()
-    # What this start had done, and when: the later half of it.
+    # Pairs (steps done, time) over the later half of this start.
     self._done: list[tuple[float, float]] = []
     super().__init__(*args, **options)
     self._drawn = self._noted = self.start_t
-    # A bar that nobody closes is not kept by what makes it go on.
+    # The thread's weak reference does not keep an unclosed bar alive.
     arguments = weakref.ref(self), self._ended
     threading.Thread(target=_go_on, args=arguments, daemon=True).start()
 
   def update(self, n: float | None = 1) -> bool | None:
-    """Moves the bar."""
+    """Advances the bar by `n` steps."""
     done = self.n + n - self.initial
     if done > (self._done[-1][0] if self._done else 0):
       self._done.append((done, self._time()))
@@ -52,30 +52,30 @@ class _Bar(auto.tqdm):
     return super().update(n)
 
   def _rate(self) -> float:
-    """Returns steps a second, over the later half of those of this start.
+    """Returns steps per second, over the later half of this start's steps.
 
-    What is first is compiled, which comes once: of one step nothing follows for
-    the others.
+    The first step includes compilation, which happens once, so the rate is
+    unknown (0) until there are two.
     """
     if self.total is not None and self.n >= self.total:
-      return 1.0  # Nothing is left, at any rate.
+      return 1.0  # Nothing is left, so any rate will do.
     if len(self._done) < 2:
       return 0.0
-    (before, start), (done, now) = self._done[0], self._done[-1]
-    return (done - before) / max(now - start, 1e-9)
+    (before, start), (done, end) = self._done[0], self._done[-1]
+    return (done - before) / max(end - start, 1e-9)
 
   @property
   def format_dict(self) -> dict:
-    """What the bar is drawn from."""
+    """The values that the bar is drawn from, with our rate."""
     return super().format_dict | {"rate": self._rate()}
 
   def display(self, *args, **options) -> bool | None:
-    """Draws the bar."""
+    """Draws the bar, and notes the time."""
     self._drawn = self._time()
     return super().display(*args, **options)
 
   def beat(self) -> None:
-    """Draws the bar, and adds a line to the log, where the last is long ago."""
+    """Redraws the bar and adds a line to the log, each when it is due."""
     now = self._time()
     with self.get_lock():
       is_due = now - self._drawn >= max(self.mininterval, _BEAT)
@@ -88,11 +88,11 @@ class _Bar(auto.tqdm):
   def _note(self) -> None:
     """Adds a line to the log of the run."""
     self._noted = self._time()
-    known = self.format_dict | {"bar_format": _LINE, "ncols": None}
-    log.note(self.format_meter(**known))
+    fields = self.format_dict | {"bar_format": _LINE, "ncols": None}
+    log.note(self.format_meter(**fields))
 
   def close(self) -> None:
-    """Draws the bar for the last time."""
+    """Draws the bar and adds a line to the log for the last time."""
     with self.get_lock():
       has_ended = self._ended.is_set()
       self._ended.set()
@@ -102,7 +102,7 @@ class _Bar(auto.tqdm):
 
 
 def _go_on(reference: weakref.ref, ended: threading.Event) -> None:
-  """Lets a bar beat until it is closed, or gone."""
+  """Calls a bar's `beat` until the bar is closed or garbage-collected."""
   while not ended.wait(_BEAT):
     bar = reference()
     if bar is None:
@@ -112,12 +112,12 @@ def _go_on(reference: weakref.ref, ended: threading.Event) -> None:
 
 
 def bar(total: int, desc: str, **options) -> auto.tqdm:
-  """Makes a progress bar; without a terminal, a line now and then.
+  """Makes a progress bar; without a terminal, it prints lines.
 
   Args:
     total: units of work.
-    desc: what is worked on.
-    **options: as tqdm takes them.
+    desc: label of the bar.
+    **options: further arguments of tqdm.
   """
   is_notebook = issubclass(auto.tqdm, notebook.tqdm)
   if is_notebook or sys.stderr.isatty():

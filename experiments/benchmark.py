@@ -1,9 +1,9 @@
-"""The solver and the layer analysis, timed beside what one would take instead.
+"""Times the solver and the layer analysis beside alternatives.
 
   python -m experiments.benchmark --out=runs/benchmark
 
 takes three minutes on two cores; nothing else should run meanwhile. DAQP and
-quadprog take part where they are installed, and take longer: pip install -e
+quadprog are included if they are installed, and take longer: pip install -e
 ".[bench]".
 """
 

@@ -1,6 +1,6 @@
 """Does the theory hold? Figure 1B of the paper: theory against simulation.
 
-Random dichotomies of manifolds are tried on the very points whose mean-field
+Random dichotomies of manifolds are tested on the same points whose mean-field
 capacity is computed: on synthetic manifolds,
 
   python -m experiments.capacity --out=runs/capacity
@@ -9,8 +9,8 @@ or on every layer of a finished run, at its best and its last epoch:
 
   python -m experiments.capacity --run=runs/demo
 
-which writes to runs/demo/capacity. They take one and two minutes on two
-cores. The same command again resumes what was cut off.
+which writes to runs/demo/capacity. The two commands take one and two minutes
+on two cores. Repeat a command to resume what was interrupted.
 """
 
 from experiments import cli

@@ -1,4 +1,4 @@
-"""Binaries from studies: flags, bars, figures, a table and findings."""
+"""Binaries made from studies: flags, bars, figures, tables and findings."""
 
 import contextlib
 import functools
@@ -18,7 +18,7 @@ from geomem.report import live_events
 from geomem.studies import config as configs
 from geomem.studies import presets
 
-# The flags below are those of whoever calls.
+# Flags defined here count as key flags of the calling module.
 flags.disclaim_key_flags()
 
 _RUN_CONFIG = (
@@ -30,11 +30,11 @@ _RUN_CONFIG = (
 
 
 def study_of_run(study: type, *, has_run: bool = True) -> None:
-  """Runs the binary of a study of a finished run.
+  """Runs a study of a finished run as a binary.
 
   Args:
-    study: the class; flags are made of the config that it takes.
-    has_run: whether there is a `--run` at all.
+    study: the study class; the fields of its config become flags.
+    has_run: whether the binary has a `--run` flag.
   """
   kind = typing.get_type_hints(study.__init__)["config"]
   place = "below the run" if has_run else str(study.directory)
@@ -63,7 +63,7 @@ def study_of_run(study: type, *, has_run: bool = True) -> None:
 
 
 def training(study: str, *, sweeps: tuple[str, ...]) -> None:
-  """Runs the binary of a study that trains: one run, or a sweep of runs.
+  """Runs a training study as a binary: one run, or a sweep of runs.
 
   Args:
     study: `memorization` or `model_size`.
@@ -74,7 +74,7 @@ def training(study: str, *, sweeps: tuple[str, ...]) -> None:
 
 
 def define_training_flags(study: str, sweeps: tuple[str, ...]) -> None:
-  """Defines the flags of a study that trains."""
+  """Defines the flags of a training study."""
   values.define_path("out", f"runs/{study}", "run directory")
   names = presets.names_of(study)
   recipes = [presets.default_preset(study, data) for data in ("digits", "")]
@@ -92,7 +92,7 @@ def define_training_flags(study: str, sweeps: tuple[str, ...]) -> None:
 
 
 def train(study: str, sweeps: tuple[str, ...], argv) -> int:
-  """Runs a study that trains, resumes it, or says that it is done."""
+  """Runs or resumes a training study, and returns the exit status."""
   del argv
   fields = common.given(_RUN_CONFIG, sweeps=sweeps)
   options = {"preset": flags.FLAGS.preset, "share": flags.FLAGS.cell}
@@ -115,7 +115,7 @@ def train(study: str, sweeps: tuple[str, ...], argv) -> int:
         f" {', '.join('--' + name for name in sweeps)}."
       )
     config = studies.make_config(study, flags.FLAGS.preset, **fields)
-    if config.data.dataset != "digits":  # Others can take a while.
+    if config.data.dataset != "digits":  # Others can be slow to load.
       log.say(f"Reading {config.data.dataset}.")
     made = studies.Memorization(config)
   experiment = made.experiment
@@ -135,17 +135,17 @@ def do(
   opening: str = "",
   progress: Callable[..., Any] = bars.bar,
 ) -> int:
-  """Runs a study, with bars, figures, its table and its findings.
+  """Runs a study, shows its progress, and reports its results.
 
   Args:
-    study: what to run.
+    study: the study to run.
     out: the run directory; by default the study's own.
-    opening: what to say before there is work.
-    progress: makes the bars.
+    opening: text to print before the work starts.
+    progress: makes the progress bars.
   """
   path = pathlib.Path(out or study.directory)
   if parallel.from_first(lambda: runs.is_complete(path)):
-    studies.run(study, path)  # Refuses the run of another study.
+    studies.run(study, path)  # Raises if the run is of another study.
     drawn = any((path / "figures").glob("*.png"))
     if not drawn and parallel.from_first(lambda: studies.draw(path)):
       log.say(f"Drew the figures of {path}.")
@@ -160,9 +160,9 @@ def do(
 
 @contextlib.contextmanager
 def watched(path: pathlib.Path) -> Iterator[Callable[[], None]]:
-  """Keeps a log while there is work, and event files if they are wanted."""
-  known = flags.FLAGS
-  wants_events = "tensorboard" in known and known["tensorboard"].value
+  """Keeps a log of the work, and event files if `--tensorboard` is set."""
+  defined = flags.FLAGS
+  wants_events = "tensorboard" in defined and defined["tensorboard"].value
   events = contextlib.nullcontext(lambda: None)
   with log.kept(path):
     if wants_events and parallel.is_first():
@@ -177,7 +177,7 @@ def _draw(run) -> list[pathlib.Path]:
 
 
 def _report(study, run) -> None:
-  """Draws a run whose work is done, and prints what it shows."""
+  """Draws the figures of a finished run, and prints its table and findings."""
   written = parallel.from_first(lambda: _draw(run))
   rows = run.rows
   table = study.table(rows)
@@ -199,12 +199,12 @@ def do_sweep(
   """Runs a sweep, or this process's share of it.
 
   Args:
-    sweep: what to run.
-    out: its directory.
-    progress: makes the bars.
+    sweep: the sweep to run.
+    out: the directory of the sweep.
+    progress: makes the progress bars.
 
   Returns:
-    The exit status: 1 where a cell failed.
+    The exit status: 1 if a cell failed.
   """
   path = pathlib.Path(out)
   with values.command_line():
@@ -233,7 +233,7 @@ def do_sweep(
     log.say(f"{path} is complete; nothing to do.")
   for cell, error in failures:
     if not isinstance(error, ValueError | FloatingPointError | OSError):
-      # What is not one of our own sentences is worth a traceback.
+      # Unexpected errors have no message for users, so show the traceback.
       traceback.print_exception(error)
     print(f"Failed: {cell.path}: {error}", file=sys.stderr)
   return 1 if failures else 0

@@ -1,4 +1,4 @@
-"""What errors are to those who started a binary: sentences."""
+"""Messages that explain errors to the user of a binary."""
 
 import re
 
@@ -8,15 +8,15 @@ from geomem import disk
 
 
 def sentence(error: BaseException) -> str | None:
-  """Returns an error in words; None for one that is nobody's fault but ours."""
+  """Returns an error's message for the user, or None for a bug of ours."""
   if isinstance(error, flags.Error):
     return f"{error} See --help."
   if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
     return _out_of_memory(error)
   if isinstance(error, OSError):
     error = disk.explain(error.filename or "The output", error)
-  known = isinstance(error, ValueError | FloatingPointError)
-  return str(error) if known else None
+  has_message = isinstance(error, ValueError | FloatingPointError)
+  return str(error) if has_message else None
 
 
 def _out_of_memory(error: BaseException) -> str:

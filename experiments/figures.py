@@ -2,7 +2,7 @@
 
 python -m experiments.figures --run=runs/demo
 
---out puts them elsewhere, as for a run that cannot be written to.
+--out chooses another directory, for example if the run is read-only.
 """
 
 import pathlib
@@ -18,22 +18,22 @@ _OUT = values.define_path(
 
 
 def main(argv) -> int:
-  """Draws, and prints what was written."""
+  """Draws the figures, and prints the paths of the files."""
   del argv
   path = pathlib.Path(_RUN.value)
   runs.read_config(path)
-  # What was done with a run afterwards lies in directories below it.
+  # The results of later studies of a run lie in directories below it.
   for config in sorted(path.rglob("config.json")):
     if config.parent != path and not runs.is_complete(config.parent):
       print(f"{config.parent} is not complete; left out.")
       continue
-    here = config.parent
-    kind = runs.read_config(here).get("experiment", "memorization")
-    if here != path and kind not in studies.STUDIES:
-      print(f"{here} has no figures; left out.")
+    run = config.parent
+    kind = runs.read_config(run).get("experiment", "memorization")
+    if run != path and kind not in studies.STUDIES:
+      print(f"{run} has no figures; left out.")
       continue
-    out = None if _OUT.value is None else _OUT.value / here.relative_to(path)
-    for written in studies.draw(here, out):
+    out = None if _OUT.value is None else _OUT.value / run.relative_to(path)
+    for written in studies.draw(run, out):
       print(written)
   return 0
 

@@ -1,4 +1,4 @@
-"""Flags from configs: one for each field."""
+"""Flags made from configs, one for each field."""
 
 import dataclasses
 import inspect
@@ -36,19 +36,19 @@ values.define_path(
 
 
 def _help_texts(config_class: type) -> dict[str, str]:
-  """Returns the config's words on each field, inherited ones included."""
+  """Returns the docstring's text on each field, inherited ones included."""
   texts = {}
   for ancestor in reversed(config_class.__mro__):
     # From Python 3.13 on docstrings come without the indentation.
     text = inspect.cleandoc(ancestor.__doc__ or "")
     _, _, section = text.partition("Attributes:")
-    found = re.findall(r"^  (\w+): (.*(?:\n {4}.*)*)", section, re.MULTILINE)
-    texts |= {name: " ".join(text.split()) for name, text in found}
+    entries = re.findall(r"^  (\w+): (.*(?:\n {4}.*)*)", section, re.MULTILINE)
+    texts |= {name: " ".join(text.split()) for name, text in entries}
   return texts
 
 
 def _kind(annotation: Any) -> Any:
-  """Returns a field's type; of a tuple, `(tuple, type of its items)`."""
+  """Returns a field's type; for a tuple, `(tuple, type of its items)`."""
   if typing.get_origin(annotation) is tuple:
     return (tuple, typing.get_args(annotation)[0])
   options = typing.get_args(annotation) or (annotation,)
@@ -73,8 +73,8 @@ def define_flags(
 
   Args:
     groups: dataclasses with an `Attributes:` section.
-    sweeps: fields of which several values can be given, with commas.
-    filled: fields whose defaults fit the data set.
+    sweeps: fields that take several values, separated by commas.
+    filled: fields whose defaults depend on the data set.
   """
   texts = {
     name: t for group in groups for name, t in _help_texts(group).items()
@@ -100,22 +100,22 @@ def define_flags(
 def given(
   groups: Sequence[type], *, sweeps: Sequence[str] = ()
 ) -> dict[str, Any]:
-  """Returns the fields that the command line gives; lists of those swept."""
-  found = {}
+  """Returns the fields given on the command line; swept ones as lists."""
+  fields = {}
   for field, kind in _fields(groups):
     if not flags.FLAGS[field.name].present:
       continue
     if field.name in sweeps:
-      found[field.name] = values.list_of(field.name, kind)
+      fields[field.name] = values.list_of(field.name, kind)
     elif isinstance(kind, tuple):
-      found[field.name] = tuple(values.list_of(field.name, kind[1]))
+      fields[field.name] = tuple(values.list_of(field.name, kind[1]))
     else:
-      found[field.name] = flags.FLAGS[field.name].value
-  return found
+      fields[field.name] = flags.FLAGS[field.name].value
+  return fields
 
 
 def _left(flag: flags.Flag) -> str:
-  """Returns a flag as one types it, with its default or a placeholder."""
+  """Returns a flag as typed, with its default or a placeholder."""
   if isinstance(flag, flags.BooleanFlag):
     return f"--{'no' if flag.default else ''}{flag.name}"
   words = {"float": "X", "int": "N"}
@@ -128,13 +128,13 @@ def _left(flag: flags.Flag) -> str:
 
 
 def help_text() -> str:
-  """Returns what the binary does, and its flags in order of definition."""
-  known = flags.FLAGS.get_flags_for_module(sys.argv[0])
+  """Returns the binary's docstring, and its flags in order of definition."""
+  listed = flags.FLAGS.get_flags_for_module(sys.argv[0])
   for module in (__name__, processes.__name__):
-    known += flags.FLAGS.get_flags_for_module(module)
-  known += [flags.FLAGS[name] for name in log.FLAGS]
+    listed += flags.FLAGS.get_flags_for_module(module)
+  listed += [flags.FLAGS[name] for name in log.FLAGS]
   lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "Flags:", ""]
-  for flag in known:
+  for flag in listed:
     left = f"  {_left(flag)}"
     if len(left) >= _HELP_COLUMN - 1:
       lines.append(left)
@@ -150,7 +150,7 @@ def help_text() -> str:
   return "\n".join(lines)
 
 
-# What absl says of a wrong flag, and how we say it.
+# Patterns of absl's messages about wrong flags, and our wording.
 _IN_WORDS = (
   (r"flag --(\w+)=None: .*", r"--\1 must be given."),
   (r"flag (--\S+): .*int\(\).*", r"\1 is no whole number."),
@@ -170,7 +170,7 @@ def _in_words(error: flags.Error) -> str:
 
 
 def _parse(argv: list[str]) -> list[str]:
-  """Parses the command line; asked for help, or not understood, it ends."""
+  """Parses the command line; exits after printing help or an error."""
   if {"-h", "-help", "--help", "--helpshort"} & set(argv[1:]):
     try:
       print(help_text(), flush=True)
@@ -188,7 +188,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def run(main) -> None:
-  """Runs a binary, with what `terminal.guarded` makes of its errors."""
+  """Runs a binary, with its errors reported by `terminal.guarded`."""
 
   def start(argv):
     log.open_elsewhere()

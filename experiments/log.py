@@ -1,8 +1,8 @@
-"""What a binary tells, on the terminal and in the log of a run.
+"""Messages of a binary, on the terminal and in the log of a run.
 
-The log is `log.txt` in the directory that is worked on, and grows by every
-start; `--log_dir` names another place. It holds what the terminal shows with
-the time, lines of the bars, and how each start ended.
+The log is `log.txt` in the output directory, and every start appends to it;
+`--log_dir` chooses another directory. It holds the terminal's output with
+timestamps, lines of the progress bars, and how each start ended.
 """
 
 import contextlib
@@ -26,9 +26,9 @@ from experiments import errors
 from geomem import parallel, runs
 
 _LOG = logging.getLogger(__name__)
-# By --verbosity, from its least on.
+# Levels of --verbosity from -1 to 2.
 _LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
-# What goes to the log whatever the terminal shows, by the logger's name.
+# The log records these levels by logger, even if the terminal shows less.
 _LEAST = {
   "geomem": logging.INFO,
   "jax": logging.WARNING,
@@ -36,7 +36,7 @@ _LEAST = {
 }
 _MOST_EARLY = 1000
 
-# They are absl's, for all programs; what they do here is up to us.
+# absl defines these flags for all programs; we give them a meaning of our own.
 FLAGS = ("verbosity", "log_dir")
 flags.FLAGS["verbosity"].help = (
   "what is told of the work: errors alone (-1), warnings (0), INFO of geomem"
@@ -50,7 +50,7 @@ flags.FLAGS["log_dir"].help = (
 
 
 class _Terminal(logging.Handler):
-  """Warnings and the like as sentences, above the bars."""
+  """Handler that prints records as sentences above the progress bars."""
 
   def emit(self, record: logging.LogRecord) -> None:
     kind = record.levelname.capitalize()
@@ -58,9 +58,9 @@ class _Terminal(logging.Handler):
 
 
 class _Files(logging.Handler):
-  """Appends to the logs that are open.
+  """Handler that appends records to all open logs.
 
-  What is told before the first of them is open, each begins with.
+  Each log begins with the records from before the first one was opened.
   """
 
   def __init__(self):
@@ -73,7 +73,7 @@ class _Files(logging.Handler):
     self.begin()
 
   def begin(self) -> None:
-    """Forgets all files, as nothing is open at the start of a process."""
+    """Resets the handler to its state at process start, with no open file."""
     self.paths: list[pathlib.Path] = []
     self._early: list[str] = []
     self._is_early, self._failed = True, set()
@@ -88,7 +88,7 @@ class _Files(logging.Handler):
       self._append(path, line)
 
   def open(self, path: pathlib.Path) -> None:
-    """Begins to append to a file."""
+    """Adds a file to the open logs, and writes the early records to it."""
     self._is_early = False
     self.paths.append(path)
     for line in self._early:
@@ -114,10 +114,10 @@ _STOPS: list[str] = []
 
 
 def start() -> None:
-  """Chooses what is told, as the flags say, and of whom.
+  """Configures the loggers as the flags say.
 
-  What other packages log of their start-up, or of an error that they raise as
-  well, is of no use here.
+  Packages outside `_LEAST` are silenced: what they log is their start-up, or an
+  error that they also raise.
   """
   flag = flags.FLAGS["verbosity"]
   given = flag.value if flag.present else 0
@@ -129,7 +129,7 @@ def start() -> None:
     logger = logging.getLogger(name)
     logger.setLevel(min(level, least))
     logger.handlers, logger.propagate = [_FILES], False
-    if name != "experiments":  # Whose lines are printed already.
+    if name != "experiments":  # Its lines are shown already.
       logger.addHandler(terminal)
   _FILES.begin()
   _STOPS.clear()
@@ -137,25 +137,25 @@ def start() -> None:
 
 
 def stopped_by(signal: str) -> None:
-  """Takes down which signal asked the process to end, for its logs."""
+  """Records the signal that asked the process to stop, for its logs."""
   _STOPS.append(signal)
 
 
 def say(text: object) -> None:
-  """Prints, and keeps it in the log."""
+  """Prints a text and adds it to the log."""
   print(text, flush=True)
-  # Tables begin below the time, where their columns meet.
-  told = str(text).strip("\n")
-  _LOG.info("%s%s", "\n" if "\n" in told else "", told)
+  # Tables start on the line below the timestamp, so that columns align.
+  stripped = str(text).strip("\n")
+  _LOG.info("%s%s", "\n" if "\n" in stripped else "", stripped)
 
 
 def note(text: str) -> None:
-  """Keeps in the log what is shown otherwise."""
+  """Adds to the log a text that the terminal shows in another form."""
   _LOG.info("%s", text)
 
 
 def _elsewhere() -> pathlib.Path | None:
-  """Returns the file of this process below `--log_dir`, if there is that."""
+  """Returns this process's log file in `--log_dir`, or None without one."""
   directory = flags.FLAGS["log_dir"].value
   if not directory:
     return None
@@ -165,7 +165,7 @@ def _elsewhere() -> pathlib.Path | None:
 
 
 def open_elsewhere() -> None:
-  """Begins the log that `--log_dir` asks for; devices are known by now."""
+  """Opens the log that `--log_dir` asks for; needs this process's index."""
   file = _elsewhere()
   if file is not None:
     _FILES.open(file)
@@ -173,7 +173,7 @@ def open_elsewhere() -> None:
 
 @contextlib.contextmanager
 def kept(directory: pathlib.Path | str) -> Iterator[None]:
-  """Keeps a log of what is done in a directory, and of how it ends."""
+  """Keeps a log of the work on a directory and of how it ends."""
   file = pathlib.Path(directory) / "log.txt"
   writes = parallel.is_first() and _elsewhere() is None
   if writes:
@@ -191,37 +191,37 @@ def kept(directory: pathlib.Path | str) -> Iterator[None]:
     jax.process_count(),
     platform.node(),
   )
-  ended = "is done"
+  outcome = "is done"
   try:
     yield
   except BaseException as error:
-    ended = _ending(error)
+    outcome = _ending(error)
     raise
   finally:
     seconds = time.monotonic() - began
-    # Of a sweep, whose runs may lie side by side, it is no sum of this kind.
+    # A sweep has no duration of its own, as its runs may overlap in time.
     has_own = (pathlib.Path(directory) / "duration.json").exists()
-    in_all = runs.read_duration(directory) if has_own else None
+    total = runs.read_duration(directory) if has_own else None
     _LOG.info(
       "Work on %s %s after %.1f s%s.",
       os.path.abspath(directory),
-      ended,
+      outcome,
       seconds,
-      "" if in_all is None else f", {in_all:.1f} s in all starts",
+      "" if total is None else f", {total:.1f} s in all starts",
     )
     if writes:
       _FILES.paths.remove(file)
 
 
 def _ending(error: BaseException) -> str:
-  """Says how work ended by an error; one that was not expected is shown."""
-  # A stop may come out of a library as an error of its own.
+  """Returns how an error ended the work, and logs it if it is a failure."""
+  # A library may turn a stop into an error of its own.
   if _STOPS or isinstance(error, KeyboardInterrupt):
     return f"was stopped by {(*_STOPS, 'SIGINT')[0]}"
   if not isinstance(error, Exception):
     return "was left off"
-  told = errors.sentence(error)
-  if told is None:
-    told = "".join(traceback.format_exception(error)).rstrip()
-  _LOG.error("%s", told)
+  message = errors.sentence(error)
+  if message is None:
+    message = "".join(traceback.format_exception(error)).rstrip()
+  _LOG.error("%s", message)
   return "failed"

@@ -1,11 +1,11 @@
-"""Asks a finished run a new question: further measures of its layers.
+"""Applies further measures to the layers of a finished run.
 
   python -m experiments.measure --run=runs/demo --measures=spectrum
 
-measures every layer at every saved epoch, on the manifolds and with the probes
-of the run itself, and writes to RUN/measure-NAMES. Nothing is trained, and what
-the run has measured with the same settings is not measured again. The same
-command again resumes what was cut off. --measure_epochs chooses the epochs.
+measures every layer at every saved epoch, with the run's own manifolds and
+probes, and writes to RUN/measure-NAMES. Nothing is trained, and values that the
+run has measured with the same settings are not measured again. Repeat the
+command to resume what was interrupted. --measure_epochs chooses the epochs.
 """
 
 from experiments import cli

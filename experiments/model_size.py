@@ -1,4 +1,4 @@
-r"""Double descent by model size, and the geometry beside it: figure 4C-E.
+r"""Double descent by model size, and the geometry: figure 4C-E of the paper.
 
 Trains networks of several widths on partly permuted labels, the seeds of each
 width together, and measures the last hidden layer at every saved epoch.
@@ -11,8 +11,8 @@ minutes on two cores. The paper's sweep, ResNet-18 on CIFAR-100, is
   python -m experiments.model_size --out=runs/resnet18 \
     --preset=paper_double_descent
 
-Every width is a job in a directory of its own: the same command again resumes,
-more widths can be added, and several processes can share a sweep,
+Every width is a job in its own directory: repeat the command to resume, add
+widths at any time, or share a sweep between several processes,
 
   ... --cell=0/8, --cell=1/8, and so on: the array index of a batch system.
 """

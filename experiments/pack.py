@@ -1,18 +1,18 @@
-r"""A small copy of a run, to carry home and to go on from elsewhere.
+r"""Makes a small copy of a run, to continue from on another machine.
 
   python -m experiments.pack --run=runs/paper --out=runs/small
 
-copies the directory with all below it: rows, labels, figures, and of each seed
-the networks of the best, the last and the first epoch. --networks=none leaves
-all networks out, --networks=all none of them. What is copied stays as it is.
-Every command goes on from the copy as it does from the run, and says so where
-it finds a network missing.
+copies the directory and everything below it: rows, labels, figures, and of each
+seed the networks of the best, the last and the first epoch. --networks=none
+omits all networks, --networks=all none of them. The run itself is not changed.
+Every command works on the copy as on the run, and reports any network that is
+missing.
 
   python -m experiments.pack --run=runs/paper --out=runs/small \
     --networks=best,last --dtype=bfloat16
 
-halves the networks, by rounding them. Numbers that come from them later are
-others, mostly by little, and are marked; docs/scale.md says by how much.
+halves the size of the networks by rounding them. Numbers computed from them
+later differ, mostly slightly, and are marked; docs/scale.md says by how much.
 """
 
 import pathlib
@@ -37,14 +37,14 @@ _DTYPE = flags.DEFINE_string(
 
 
 def main(argv) -> int:
-  """Copies, and says what the copy has."""
+  """Copies the run, and prints what the copy has."""
   del argv
   path, out = pathlib.Path(_RUN.value), pathlib.Path(_OUT.value)
   with values.command_line():
-    found = packing.pack(
+    packed = packing.pack(
       path, out, networks=_NETWORKS.value, dtype=_DTYPE.value
     )
-  for run in found:
+  for run in packed:
     if not run.is_trained:
       print(
         f"{out / run.path}: training has not ended; all networks are there,"

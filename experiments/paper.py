@@ -2,17 +2,17 @@ r"""The whole paper: all figures and a table of its claims, by one command.
 
   python -m experiments.paper --out=runs/paper --scale=laptop
 
-trains, rewinds, splits gradients, tries dichotomies and sweeps the width, each
-by the study that has a binary of its own, in a directory below --out. A table
-of the claims, the paper's numbers and ours goes to DIR/paper.md. The scales are
-`tiny` (digits, some minutes: shows that all works), `laptop` (digits) and
-`paper` (CIFAR-100; wants an accelerator).
+trains, rewinds, splits gradients, simulates dichotomies and sweeps the width.
+Each of these studies also has its own binary, and writes to a directory below
+--out. A table of the claims with the paper's numbers and ours goes to
+DIR/paper.md. The scales are `tiny` (digits, a few minutes, to check that all
+works), `laptop` (digits) and `paper` (CIFAR-100, for an accelerator).
 
   python -m experiments.paper --out=runs/paper --scale=paper --only=fig3,fig4 \
     --minutes=50
 
-does some figures, as far as it gets. The same command again resumes what was
-cut off or did not fit the time, also where the directory has moved.
+makes only these figures, as far as time allows. Repeat the command to resume
+what was interrupted or did not fit, also after moving the directory.
 """
 
 import math
@@ -29,21 +29,21 @@ from geomem.studies import Sweep, paper
 
 
 class OutOfTime(BaseException):
-  """The rest of the time is less than the next step takes.
+  """Signal that the next step does not fit the remaining time.
 
-  No `Exception`: a sweep would take it for the failure of a cell.
+  Not an `Exception`, which a sweep would treat as the failure of a cell.
   """
 
 
 class Budget:
-  """The minutes that a start has, without end by default."""
+  """Time limit of one start, in minutes; unlimited by default."""
 
   def __init__(
     self,
     minutes: float = math.inf,
     clock: Callable[[], float] = time.monotonic,
   ):
-    """Starts the clock, of seconds."""
+    """Starts the clock, which counts seconds."""
     self._minutes, self._clock = minutes, clock
     self._start = clock()
 
@@ -53,25 +53,25 @@ class Budget:
     return (self._clock() - self._start) / 60
 
   def fits(self, minutes: float) -> bool:
-    """Tells whether there is time for something, in all processes alike."""
+    """Returns whether `minutes` are left; all processes get the same answer."""
     return parallel.from_first(lambda: self.spent + minutes <= self._minutes)
 
   def bar(self, **options):
-    """Makes a progress bar that ends the work where a step does not fit.
+    """Makes a progress bar that stops the work when a step does not fit.
 
     Raises:
-      OutOfTime: from the bar's `update`; the work is as after any kill.
+      OutOfTime: from the bar's `update`; the work can resume, as after a kill.
     """
     bar = bars.bar(**options)
     if math.isinf(self._minutes):
       return bar
-    move, start = bar.update, self.spent
+    advance, start = bar.update, self.spent
 
     def update(size=1):
-      move(size)
+      advance(size)
       steps = bar.n - bar.initial
-      each = (self.spent - start) / steps if steps > 0 else 0.0
-      if bar.n < bar.total and not self.fits(each):
+      per_step = (self.spent - start) / steps if steps > 0 else 0.0
+      if bar.n < bar.total and not self.fits(per_step):
         raise OutOfTime
 
     bar.update = update
@@ -85,17 +85,17 @@ def reproduce(
   budget: Budget,
   data_dir: str | None = None,
 ) -> int:
-  """Does the stages that fit the time, and writes the table.
+  """Runs the stages that fit the time limit, and writes the table.
 
   Args:
-    name: of the scale.
+    name: name of the scale.
     path: the directory of the paper.
-    stages: what to do, in order.
-    budget: the time.
-    data_dir: where TFDS looks.
+    stages: the stages to run, in order.
+    budget: the time limit.
+    data_dir: the data directory of TFDS.
 
   Returns:
-    The exit status: 1 where a stage failed in part.
+    The exit status: 1 if part of a stage failed.
   """
   scale = paper.SCALES[name]
   config = {"experiment": paper.Paper.name, "scale": name}
@@ -111,7 +111,7 @@ def reproduce(
 
 
 def _do_stages(scale, path, stages, budget: Budget, data_dir) -> int:
-  """Does the stages that fit the time; returns the exit status."""
+  """Runs the stages that fit the time limit; returns the exit status."""
   status = 0
   for count, stage in enumerate(stages, 1):
     place, study = path / stage.place, stage.study.name
@@ -124,7 +124,7 @@ def _do_stages(scale, path, stages, budget: Budget, data_dir) -> int:
       about = "complete"
     log.say(f"\n{which}: {study}, to {place}; {about}.")
     if complete:
-      continue  # In a small copy the networks that it took may be missing.
+      continue  # A packed copy may lack the networks that it needed.
     if not budget.fits(minutes or 0):
       log.say(f"{stage.name} is not started: it does not fit --minutes.")
       break
@@ -147,7 +147,7 @@ def _is_complete(place: pathlib.Path) -> bool:
 
 
 def _tell(out, path: pathlib.Path, scale: paper.Scale) -> None:
-  """Prints the table of what is complete, and writes it."""
+  """Prints and writes the table of the complete stages."""
   out.replace(parallel.from_first(lambda: paper.compare(path, scale)))
   table = paper.Paper.table(out.rows)
   file = path / "paper.md"
@@ -176,7 +176,7 @@ def _define_flags() -> None:
 
 
 def main(argv) -> int:
-  """Checks the command line, and does what it says."""
+  """Checks the command line, and runs the stages."""
   del argv
   given = flags.FLAGS
   with values.command_line():

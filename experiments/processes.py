@@ -1,7 +1,7 @@
-"""Several processes, one on each host, that do the work of a binary together.
+"""Several processes, one on each host, that share the work of a binary.
 
-Every process gets the same flags but for its number. The directories are on a
-disk that all of them see.
+All processes get the same flags except for `--process_id`. The directories are
+on a disk that all of them can access.
 """
 
 import contextlib
@@ -12,7 +12,7 @@ from absl import flags
 
 from geomem import parallel
 
-# The flags below are those of whoever defines them.
+# Flags defined here count as key flags of the calling module.
 flags.disclaim_key_flags()
 
 
@@ -33,7 +33,7 @@ def define_flags() -> None:
 
 
 def joined(main: Callable) -> Callable:
-  """Makes a main function that joins the other processes."""
+  """Wraps a main function so that it first joins the other processes."""
 
   def run(argv):
     parallel.start(
@@ -44,7 +44,7 @@ def joined(main: Callable) -> Callable:
     )
     if parallel.is_first():
       return main(argv)
-    # Errors leave, and are told by whoever called.
+    # Errors propagate, and the caller reports them.
     with (
       open(os.devnull, "w") as nowhere,
       contextlib.redirect_stdout(nowhere),

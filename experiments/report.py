@@ -1,10 +1,10 @@
-"""One page of a run directory, to look at, pass on and keep.
+"""Makes one page of a run directory, to view, share and keep.
 
   python -m experiments.report --run=runs/demo
 
 writes runs/demo/report.html: config and versions, accuracy, geometry by layer
 with a slider over the epochs, and rewinds, gradients and capacities where they
-were measured. It opens in a browser, and needs no network. Takes seconds.
+were measured. It opens in a browser without a network, and takes seconds.
 
   python -m experiments.report --run=runs/a,runs/b --out=runs
 
@@ -12,7 +12,7 @@ puts several runs on one page, side by side.
 
   python -m experiments.report --run=runs/demo --tensorboard
 
-writes runs/demo/tensorboard in its place, for `tensorboard --logdir`.
+writes runs/demo/tensorboard instead, for `tensorboard --logdir`.
 """
 
 import pathlib
@@ -34,7 +34,7 @@ _TENSORBOARD = flags.DEFINE_bool(
 
 
 def main(argv) -> int:
-  """Writes, and prints what was written."""
+  """Writes the page or event files, and prints their paths."""
   del argv
   paths = [pathlib.Path(p).expanduser() for p in values.list_of("run", str)]
   if _TENSORBOARD.value:

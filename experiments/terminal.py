@@ -1,4 +1,4 @@
-"""How a binary ends: errors and stops are sentences, and an exit status."""
+"""How a binary ends: its errors and stops become messages and exit statuses."""
 
 import os
 import shlex
@@ -10,29 +10,29 @@ from absl import flags
 
 from experiments import errors, log
 
-_PATIENCE = 2.0  # Seconds until a stop that was lost is raised again.
-# What carries on after a stop is told by which signal it was.
+_PATIENCE = 2.0  # Seconds until a lost stop is raised again.
+# By its exit status the caller learns which signal stopped the process.
 _EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class _Stopped(KeyboardInterrupt):
-  """The process was asked to end."""
+  """Exception that is raised when the process is asked to stop."""
 
 
 def _stop_by_exception() -> list[int]:
-  """Lets work end in order when asked to; gives the signals that came.
+  """Makes signals raise `_Stopped`; returns the list of those received.
 
-  What is raised while others call back (a garbage collector's, say) is lost
-  there, so it is raised again until somebody has stopped.
+  An exception that is raised within a callback (the garbage collector's, say)
+  is lost there, so it is raised again until the work has stopped.
   """
-  came = []
-  tell = sys.unraisablehook
+  received = []
+  previous_hook = sys.unraisablehook
 
   def stop(number, _):
     if number in _EXIT_STATUS:
-      came.append(number)
+      received.append(number)
       log.stopped_by(signal.Signals(number).name)
-      # Whoever asks twice does not want to wait.
+      # A second request ends the process at once.
       signal.signal(number, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, _PATIENCE)
     raise _Stopped
@@ -40,13 +40,13 @@ def _stop_by_exception() -> list[int]:
   for number in (*_EXIT_STATUS, signal.SIGALRM):
     signal.signal(number, stop)
   sys.unraisablehook = lambda lost: (
-    None if isinstance(lost.exc_value, _Stopped) else tell(lost)
+    None if isinstance(lost.exc_value, _Stopped) else previous_hook(lost)
   )
-  return came
+  return received
 
 
 def _told(error: Exception) -> int:
-  """Prints an error as a sentence and returns the exit status."""
+  """Prints an error's message and returns the exit status."""
   if isinstance(error, BrokenPipeError):
     return abandoned()
   sentence = errors.sentence(error)
@@ -57,12 +57,12 @@ def _told(error: Exception) -> int:
 
 
 def abandoned() -> int:
-  """Ends quietly where nobody reads on, as after `| head`.
+  """Silences stdout whose reader has gone, as after `| head`.
 
   Returns:
-    The exit status, that of a process that SIGPIPE ends.
+    The exit status of a process that SIGPIPE ends.
   """
-  # What is left to be flushed at the end must not fail again.
+  # Flushing the rest of the output at exit must not fail again.
   os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
   return 128 + signal.SIGPIPE
 
@@ -77,25 +77,25 @@ def _stopped(number: int) -> int:
 
 
 def guarded(main: Callable) -> Callable:
-  """Makes a main function whose errors end in sentences.
+  """Wraps a main function to report its errors as messages.
 
-  Its exit status is 0 where all was done, 1 where something could not be done,
-  2 where the command line was not understood, and 128 plus the signal's number
-  where the process was asked to stop.
+  The exit status is 0 if everything was done, 1 if something failed, 2 if the
+  command line was wrong, and 128 plus the signal's number if the process was
+  asked to stop.
   """
 
   def run(argv) -> int:
     log.start()
-    came = _stop_by_exception()
+    received = _stop_by_exception()
     try:
       status = main(argv)
     except Exception as error:
-      # A stop may come out of a library as an error of its own.
-      status = 1 if came else _told(error)
+      # A library may turn a stop into an error of its own.
+      status = 1 if received else _told(error)
     except KeyboardInterrupt:
-      came = came or [signal.SIGINT]
+      received = received or [signal.SIGINT]
       status = 1
     signal.setitimer(signal.ITIMER_REAL, 0)
-    return _stopped(came[0]) if came and status else status
+    return _stopped(received[0]) if received and status else status
 
   return run

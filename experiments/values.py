@@ -1,4 +1,4 @@
-"""Values on the command line: lists, paths, and what is wrong with them."""
+"""Values on the command line: lists, paths, and their errors."""
 
 import contextlib
 import math
@@ -9,11 +9,11 @@ from absl import flags
 
 from geomem import data, disk, runs, training
 
-# The flags below are those of whoever defines them.
+# Flags defined here count as key flags of the calling module.
 flags.disclaim_key_flags()
 
 _WORDS = {int: "a whole number", float: "a finite number"}
-# What is wrong with these is not on the command line.
+# Errors whose cause is not the command line.
 _ELSEWHERE = (
   runs.RunError,
   disk.DiskError,
@@ -23,11 +23,11 @@ _ELSEWHERE = (
 
 
 def list_of(name: str, kind: type) -> list:
-  """Returns the values of a flag that takes several with commas.
+  """Returns the values of a flag that takes several, separated by commas.
 
   Args:
-    name: of the flag.
-    kind: `int`, `float` or `str`.
+    name: name of the flag.
+    kind: type of the values: `int`, `float` or `str`.
   """
   texts = flags.FLAGS[name].value
   if texts is None:
@@ -40,24 +40,24 @@ def list_of(name: str, kind: type) -> list:
   if kind is str:
     return texts
   try:
-    # Python's own int takes more than the digits from 0 to 9.
-    found = [kind(text.encode("ascii")) for text in texts]
-    if kind is float and not all(map(math.isfinite, found)):
+    # Python's int also takes digits of other scripts, which are not ASCII.
+    numbers = [kind(text.encode("ascii")) for text in texts]
+    if kind is float and not all(map(math.isfinite, numbers)):
       raise ValueError
   except ValueError as error:
     raise flags.IllegalFlagValueError(
       f"{given} is not {_WORDS[kind]}, or several with commas."
     ) from error
-  return found
+  return numbers
 
 
 @contextlib.contextmanager
 def command_line() -> Iterator[None]:
-  """Turns errors inside into errors of the command line.
+  """Turns ValueErrors within the context into errors of the command line.
 
   Raises:
-    flags.IllegalFlagValueError: in place of any other ValueError but those of
-      disks, run directories and damaged data.
+    flags.IllegalFlagValueError: in place of every ValueError except those of
+      disks, run directories, checkpoints and damaged data.
   """
   try:
     yield
@@ -68,7 +68,7 @@ def command_line() -> Iterator[None]:
 
 
 class _PathParser(flags.ArgumentParser):
-  """A path, with `~` for the home directory."""
+  """Parser of paths, in which `~` is the home directory."""
 
   def parse(self, argument: str) -> str:
     if not argument:
@@ -82,5 +82,5 @@ class _PathParser(flags.ArgumentParser):
 def define_path(
   name: str, default: str | None, text: str, *, required: bool = False
 ) -> flags.FlagHolder:
-  """Defines a flag that is a path."""
+  """Defines a flag whose value is a path."""
   return flags.DEFINE(_PathParser(), name, default, text, required=required)
