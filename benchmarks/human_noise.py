@@ -89,12 +89,14 @@ def make_config(kind: str, directory: pathlib.Path, wrong: float, **fields):
   )
 
 
-def plot(found: dict[str, runs.Rows]) -> Figure:
+def plot(rows_by_kind: dict[str, runs.Rows]) -> Figure:
   """Draws accuracy by epoch, and capacity by layer at the last epoch."""
   figure = style.new_figure(10, 3.6)
   curves, *by_layer = figure.subplots(1, 3)
   by_layer[1].sharey(by_layer[0])
-  for color, (kind, rows) in zip(style.CYCLE, found.items(), strict=False):
+  for color, (kind, rows) in zip(
+    style.CYCLE, rows_by_kind.items(), strict=False
+  ):
     look = {"color": color, "label": f"labels {KINDS[kind]}"}
     for subset, line in (("permuted", "-"), ("test", ":")):
       series = rows.where("accuracy", subset=subset).series("epoch")

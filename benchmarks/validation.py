@@ -163,17 +163,17 @@ def _sentence(row: runs.Row) -> str:
   )
 
 
-def _markdown(check: str, found: runs.Rows) -> str:
+def _markdown(check: str, rows: runs.Rows) -> str:
   lines = [f"## {check[0].upper()}{check[1:]}", "", _TEXTS[check], ""]
-  if found[0]["stderr"] is None:
+  if rows[0]["stderr"] is None:
     lines += ["| | relative change |", "|---|---|"]
-    lines += [f"| {row['case']} | {row['value']:.1e} |" for row in found]
+    lines += [f"| {row['case']} | {row['value']:.1e} |" for row in rows]
   else:
     lines += ["| | measured | known | errors off |", "|---|---|---|---|"]
     lines += [
       f"| {row['case']} | {row['value']:.4f} ± {row['stderr']:.4f} |"
       f" {row['expected']:.4f} | {_distance(row):.1f} |"
-      for row in found
+      for row in rows
     ]
   return "\n".join(lines)
 

@@ -33,7 +33,7 @@ _MAX_EVALUATIONS = 100
 _FIRST_END = 5
 
 
-class Found(NamedTuple):
+class SearchResult(NamedTuple):
   """Result of the search.
 
   Attributes:
@@ -168,7 +168,7 @@ def search(
   keep: str = "least",
   stable: bool = False,
   with_leading: bool = False,
-) -> Found:
+) -> SearchResult:
   """Searches K = 1 ... `allowed`, or up to where the correlation keeps rising.
 
   Args:
@@ -231,7 +231,7 @@ def search(
   if keep == "least":
     rank = jnp.where(state.k > 0, state.curves[0].argmin() + 1, 0)
   V = polish(state.V_kept, rank, X)
-  return Found(V, rank.astype(jnp.int32), *state.curves)
+  return SearchResult(V, rank.astype(jnp.int32), *state.curves)
 
 
 def _wider(state: _Progress, width: int) -> _Progress:

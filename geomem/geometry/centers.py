@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from geomem.geometry.center_directions import (
-  Found,
+  SearchResult,
   mean_off_diagonal,
   search,
   summarize,
@@ -131,18 +131,20 @@ def num_chains(num_manifolds: int) -> int:
   return min(P, max(3, 360 // P, 16_000 // P**2))
 
 
-def _chosen(rule, found: Found, curves, cosines, run) -> tuple[Array, Array]:
+def _chosen(
+  rule, result: SearchResult, curves, cosines, run
+) -> tuple[Array, Array]:
   """Returns K by the rule, and the directions V."""
   if isinstance(rule, int):
-    rank, V = found.rank, found.V
+    rank, V = result.rank, result.V
   elif rule in ("elbow", "null"):
     start = jnp.linalg.eigvalsh(cosines)[-1:]
-    leading = jnp.concatenate([start, found.leading])
+    leading = jnp.concatenate([start, result.leading])
     rank = RULES[rule](*curves[:2], leading).astype(jnp.int32)
     # Only the whole curve decides on K, so the search is repeated up to it.
     V = run("last", rank).V
   else:
-    rank, V = curves[0].argmin().astype(jnp.int32), found.V
+    rank, V = curves[0].argmin().astype(jnp.int32), result.V
   return rank, jnp.where(rank > 0, V, 0)
 
 
@@ -202,7 +204,7 @@ def shared_directions(
   if isinstance(rule, int):
     allowed = jnp.clip(axes.rank - 2, 0, rule)
 
-  def run(keep: str, allowed: Array) -> Found:
+  def run(keep: str, allowed: Array) -> SearchResult:
     return search(
       key,
       axes.X,
@@ -219,15 +221,15 @@ def shared_directions(
   return _polished(rule, result, first, axes, cosines, run)
 
 
-def _polished(rule, found: Found, first, axes, cosines, run):
+def _polished(rule, result: SearchResult, first, axes, cosines, run):
   """Chooses K and its directions, and summarizes what they leave."""
   curves = [
     jnp.concatenate([a, b])
     for a, b in zip(
-      first, (found.correlations, found.costs, found.left), strict=True
+      first, (result.correlations, result.costs, result.left), strict=True
     )
   ]
-  rank, V = _chosen(rule, found, curves, cosines, run)
+  rank, V = _chosen(rule, result, curves, cosines, run)
   # The curves predate the polishing of the directions of the chosen K.
   final = summarize(V, axes.X, axes.norms > 0)
   polished = (final.correlation, final.cost, final.left)

@@ -27,7 +27,7 @@ def _cosines(a: Array, b: Array) -> Array:
   return jnp.where(positive, (a * b).sum(axis=1) / norm, 0)
 
 
-def _estimates(frame, probes, rank, found, kappa, reduce_variance) -> dict:
+def _estimates(frame, probes, rank, anchors, kappa, reduce_variance) -> dict:
   """Estimates the geometry of one manifold from its probes.
 
   1/α_M = ⟨F⟩, R_M² = ⟨‖s̃ − ⟨s̃⟩‖²⟩ and D_M = D ⟨t̂ · ŝ⟩².
@@ -35,11 +35,11 @@ def _estimates(frame, probes, rank, found, kappa, reduce_variance) -> dict:
   controls = None
   if reduce_variance:
     controls = control_variates(frame, probes, rank, kappa)
-  centered = found.anchor - found.anchor.mean(axis=0, keepdims=True)
+  centered = anchors.anchor - anchors.anchor.mean(axis=0, keepdims=True)
   size = (centered**2).sum(axis=1)
-  cosine = _cosines(found.anchor, probes[:, :-1])
+  cosine = _cosines(anchors.anchor, probes[:, :-1])
   mean, stderr = mean_over_probes(
-    jnp.stack([found.force, size, cosine], axis=1), controls
+    jnp.stack([anchors.force, size, cosine], axis=1), controls
   )
   # About their sample mean, T anchors spread by (T − 1) / T of their variance.
   count = len(probes)
@@ -55,9 +55,9 @@ def _estimates(frame, probes, rank, found, kappa, reduce_variance) -> dict:
     "radius_stderr": stderr[1] / (2 * jnp.where(positive, radius, 1)),
     "dimension": rank * jnp.maximum(mean[2] ** 2 - error**2, 0),
     "dimension_stderr": 2 * rank * jnp.abs(mean[2]) * stderr[2],
-    "interior": found.interior.mean(),
-    "converged": found.converged.all(),
-    "residual": found.residual.max(),
+    "interior": anchors.interior.mean(),
+    "converged": anchors.converged.all(),
+    "residual": anchors.residual.max(),
   }
 
 
@@ -113,18 +113,18 @@ def _solve(S, probes, kappa, mask) -> Anchors:
 
 @functools.partial(jax.jit, static_argnames="reduce_variance")
 def _measured(
-  framed, shared, found, kappa, reduce_variance
+  framed, shared, anchors, kappa, reduce_variance
 ) -> ManifoldGeometry:
   known = jnp.isfinite(framed.rounding)
   exact = (framed.rounding < _MOST_ROUNDING) & shared.complete
 
-  def measure(found, kappa):
+  def measure(anchors, kappa):
     estimates = one_by_one(
       lambda *xs: _estimates(*xs, kappa, reduce_variance),
       framed.S,
       framed.probes,
       framed.rank,
-      found,
+      anchors,
     )
     converged = estimates.pop("converged")
     estimates = {
@@ -139,7 +139,7 @@ def _measured(
       rounding=framed.rounding,
     )
 
-  return (measure if kappa.ndim == 0 else jax.vmap(measure))(found, kappa)
+  return (measure if kappa.ndim == 0 else jax.vmap(measure))(anchors, kappa)
 
 
 def geometry_of(

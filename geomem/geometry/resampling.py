@@ -53,13 +53,13 @@ class Resampled(NamedTuple):
   sd: Summary
 
 
-def _summary(found: ManifoldGeometry) -> Summary:
+def _summary(result: ManifoldGeometry) -> Summary:
   return Summary(
-    found.mean_capacity,
-    found.mean_radius,
-    found.mean_dimension,
-    found.center_correlation,
-    found.rank.astype(found.capacity.dtype),
+    result.mean_capacity,
+    result.mean_radius,
+    result.mean_dimension,
+    result.center_correlation,
+    result.rank.astype(result.capacity.dtype),
   )
 
 

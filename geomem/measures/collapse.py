@@ -78,9 +78,9 @@ def compute(key, stats, options):
   }
 
 
-def summarize(found) -> dict:
+def summarize(values) -> dict:
   """Returns the metrics by name, without standard errors."""
-  return {name: (value, None) for name, value in found.items()}
+  return {name: (value, None) for name, value in values.items()}
 
 
 COLLAPSE = Measure("collapse", METRICS, compute, summarize)

@@ -73,9 +73,9 @@ def compute(key, products, options):
   return averages
 
 
-def summarize(found) -> dict:
+def summarize(values) -> dict:
   """Returns the metrics by name, without standard errors."""
-  return {name: (value, None) for name, value in found.items()}
+  return {name: (value, None) for name, value in values.items()}
 
 
 FEW_SHOT = Measure("few_shot", METRICS, compute, summarize, statistic="points")

@@ -30,21 +30,21 @@ def compute(key, products, options):
   )
 
 
-def summarize(found: geometry.Glue) -> dict:
+def summarize(result: geometry.Glue) -> dict:
   """Returns the metrics by name, with their standard errors."""
   return {
-    "glue_capacity": (found.capacity, found.capacity_stderr),
-    "glue_radius": (found.radius, found.radius_stderr),
-    "glue_dimension": (found.dimension, found.dimension_stderr),
-    "glue_utility": (found.utility, found.utility_stderr),
+    "glue_capacity": (result.capacity, result.capacity_stderr),
+    "glue_radius": (result.radius, result.radius_stderr),
+    "glue_dimension": (result.dimension, result.dimension_stderr),
+    "glue_utility": (result.utility, result.utility_stderr),
     "critical_features": (
-      found.critical_features,
-      found.capacity_stderr / found.capacity * found.critical_features,
+      result.critical_features,
+      result.capacity_stderr / result.capacity * result.critical_features,
     ),
-    "glue_center_cosine": (found.center_cosine, None),
-    "glue_axis_cosine": (found.axis_cosine, None),
-    "glue_interior": (found.interior, None),
-    "glue_converged": (found.converged.mean(axis=-1), None),
+    "glue_center_cosine": (result.center_cosine, None),
+    "glue_axis_cosine": (result.axis_cosine, None),
+    "glue_interior": (result.interior, None),
+    "glue_converged": (result.converged.mean(axis=-1), None),
   }
 
 

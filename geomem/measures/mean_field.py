@@ -27,18 +27,18 @@ def compute(key, stats, options):
   )
 
 
-def summarize(found: geometry.ManifoldGeometry) -> dict:
+def summarize(result: geometry.ManifoldGeometry) -> dict:
   """Averages over the manifolds; residual and center_left are the worst."""
   return {
-    "capacity": (found.mean_capacity, found.mean_capacity_stderr),
-    "radius": (found.mean_radius, found.mean_radius_stderr),
-    "dimension": (found.mean_dimension, found.mean_dimension_stderr),
-    "center_correlation": (found.center_correlation, None),
-    "rank": (found.rank, None),
-    "interior": (found.interior.mean(axis=-1), None),
-    "residual": (found.residual.max(axis=-1), None),
-    "converged": (found.converged.mean(axis=-1), None),
-    "center_left": (found.center_left.min(axis=-1), None),
+    "capacity": (result.mean_capacity, result.mean_capacity_stderr),
+    "radius": (result.mean_radius, result.mean_radius_stderr),
+    "dimension": (result.mean_dimension, result.mean_dimension_stderr),
+    "center_correlation": (result.center_correlation, None),
+    "rank": (result.rank, None),
+    "interior": (result.interior.mean(axis=-1), None),
+    "residual": (result.residual.max(axis=-1), None),
+    "converged": (result.converged.mean(axis=-1), None),
+    "center_left": (result.center_left.min(axis=-1), None),
   }
 
 

@@ -133,11 +133,11 @@ def _scores(system: _System, strength) -> tuple[Array, Array, Array]:
   return error, accuracy, count
 
 
-def summarize(found) -> dict:
+def summarize(values) -> dict:
   """Returns the metrics by name; the probe's standard error is binomial."""
   return {
-    "probe_accuracy": (found["accuracy"], found["stderr"]),
-    "label_alignment": (found["alignment"], None),
+    "probe_accuracy": (values["accuracy"], values["stderr"]),
+    "label_alignment": (values["alignment"], None),
   }
 
 

@@ -59,11 +59,11 @@ def plot_gradient_law(rows: runs.Rows) -> Figure:
   return figure
 
 
-def _log_axes(ax, found) -> None:
+def _log_axes(ax, rows) -> None:
   """Labels logarithmic axes with plain numbers."""
   ax.set_xscale("log")
   style.log_axis(ax.yaxis)
-  sizes = sorted({row["num_examples"] for row in found})
+  sizes = sorted({row["num_examples"] for row in rows})
   # The largest size may be too close to the power of two before it.
   ticks = [n for n in sizes if n == sizes[-1] or n < 0.75 * sizes[-1]]
   ax.set_xticks(ticks, [str(n) for n in ticks])
@@ -114,9 +114,9 @@ def _draw_unbiased(ax, rows) -> None:
     ax.plot(x, root, "x", color=color, label=_WITHOUT_NOISE, ms=6)
 
 
-def _draw_guide(ax, found: runs.Rows) -> None:
+def _draw_guide(ax, rows: runs.Rows) -> None:
   """Draws the slope of labels without structure, below all points."""
-  x, mean, _ = found.series("num_examples", np.min)
+  x, mean, _ = rows.series("num_examples", np.min)
   guide = (x / x[0]) ** -0.5
   # A fifth below the lowest point relative to the guide.
   ax.plot(x, 0.8 * (mean / guide).min() * guide, **_GUIDE, label=_LAW)

@@ -147,9 +147,9 @@ def plot_gradient_comparison(rows) -> Figure:
   return figure
 
 
-def _draw(ax, found, **look) -> None:
-  if found:
-    style.draw_series(ax, found.series("epoch"), **look)
+def _draw(ax, rows, **look) -> None:
+  if rows:
+    style.draw_series(ax, rows.series("epoch"), **look)
 
 
 GRADIENTS = {

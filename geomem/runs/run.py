@@ -151,21 +151,21 @@ class Run:
     """Returns whether a unit of work is done: all of its rows are on disk."""
     return units.name_of(key) in self._units
 
-  def commit(self, key: units.Key, found: Iterable[table.Row] = ()) -> None:
+  def commit(self, key: units.Key, rows: Iterable[table.Row] = ()) -> None:
     """Appends the rows of a unit of work, all of them or none.
 
     Does nothing if the unit is already done.
 
     Args:
       key: identifies the unit within the run, of JSON types.
-      found: the unit's rows; missing columns become null.
+      rows: the unit's rows; missing columns become null.
 
     Raises:
       DiskError: writing fails; the unit can be committed later.
     """
     if self.has(key):
       return
-    lines = [table.encode(row) for row in found]
+    lines = [table.encode(row) for row in rows]
     name, sums = units.name_of(key), tuple(map(units.checksum, lines))
     file = table.rows_file(self.path)
     length = file.stat().st_size if file.exists() else 0
@@ -178,12 +178,12 @@ class Run:
       raise
     self._units[name] = sums
 
-  def replace(self, found: Iterable[table.Row]) -> bool:
+  def replace(self, rows: Iterable[table.Row]) -> bool:
     """Replaces all rows by rows that are derived from other runs.
 
     Returns whether the rows changed; if so, the run is no longer complete.
     """
-    lines = [table.encode(row) for row in found]
+    lines = [table.encode(row) for row in rows]
     file = table.rows_file(self.path)
     if file.exists() and file.read_bytes() == units.join(lines):
       return False

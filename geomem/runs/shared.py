@@ -47,13 +47,13 @@ class SharedRun:
     """Calls `Run.has` in the first process."""
     return parallel.from_first(lambda: self._run.has(key))
 
-  def commit(self, key: units.Key, found: Iterable[Row] = ()) -> None:
+  def commit(self, key: units.Key, rows: Iterable[Row] = ()) -> None:
     """Calls `Run.commit` in the first process."""
-    parallel.from_first(lambda: self._run.commit(key, found))
+    parallel.from_first(lambda: self._run.commit(key, rows))
 
-  def replace(self, found: Iterable[Row]) -> bool:
+  def replace(self, rows: Iterable[Row]) -> bool:
     """Calls `Run.replace` in the first process."""
-    return parallel.from_first(lambda: self._run.replace(found))
+    return parallel.from_first(lambda: self._run.replace(rows))
 
   def finish(self) -> None:
     """Calls `Run.finish` in the first process."""

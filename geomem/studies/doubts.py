@@ -16,11 +16,11 @@ def doubts(rows: runs.Rows) -> list[str]:
   less than 1, or a capacity is missing.
   """
 
-  def places(found) -> set[tuple]:
+  def places(selected) -> set[tuple]:
     names = ("layer_index", "layer", "subset", "epoch")
     return {
       tuple(row[name] for name in names)
-      for row in found
+      for row in selected
       if row["layer"] is not None
     }
 

@@ -126,8 +126,8 @@ class LayerRewind:
       rows += self._tagged(scores, seed, epoch, rewind)
     yield Step(rows, size=0)
 
-  def _score_networks(self, seed, hybrids, found) -> Iterator[Step]:
-    """Fills `found` with scores by mask; step sizes are in networks."""
+  def _score_networks(self, seed, hybrids, scores) -> Iterator[Step]:
+    """Fills `scores` with scores by mask; step sizes are in networks."""
     experiment = self.trained.experiment
     splits = {s: getattr(experiment, s).images for s in ("train", "test")}
     total, classes = sum(map(len, splits.values())), experiment.num_classes
@@ -143,7 +143,7 @@ class LayerRewind:
           yield Step(size=len(masks) * logits.shape[1] / total)
       logits = {s: jnp.concatenate(blocks[s], axis=1) for s in splits}
       for i, mask in enumerate(masks):
-        found[mask] = score_logits(seed, {s: logits[s][i] for s in splits})
+        scores[mask] = score_logits(seed, {s: logits[s][i] for s in splits})
 
   def _recovered(self, seed: Seed, scores) -> list[runs.Row]:
     """Computes the share of the lost test accuracy that is recovered.

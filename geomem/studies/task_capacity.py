@@ -105,8 +105,8 @@ def _unmeasured(rows: runs.Rows) -> dict[str, str]:
   """Returns, for each task that lacks measured epochs, a sentence on them."""
   scored = rows.where("accuracy", layer=None)
 
-  def places(found) -> set[tuple[int, int]]:
-    return {(row["seed"], row["epoch"]) for row in found}
+  def places(selected) -> set[tuple[int, int]]:
+    return {(row["seed"], row["epoch"]) for row in selected}
 
   best, last = (set(rows.epochs(w).items()) for w in ("best", "last"))
   first = {

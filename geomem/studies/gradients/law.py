@@ -189,9 +189,9 @@ def fit_slope(
   return float(slope(squares)), float(error)
 
 
-def _whole_network(found: dict) -> dict:
+def _whole_network(norms: dict) -> dict:
   """Adds up the layers' squared norms and products."""
-  layers = list(found.values())
+  layers = list(norms.values())
   return {
     n: tuple(
       None if part is None else sum(layer[n][i] for layer in layers)
@@ -201,11 +201,11 @@ def _whole_network(found: dict) -> dict:
   }
 
 
-def law_rows(found: dict, subset: str, drawn: str) -> list[dict]:
+def law_rows(norms: dict, subset: str, drawn: str) -> list[dict]:
   """Makes the rows of the whole network, and the slopes of every layer.
 
   Args:
-    found: from `norms_by_size`.
+    norms: from `norms_by_size`.
     subset: the subset of the images.
     drawn: how the labels were drawn.
 
@@ -213,7 +213,7 @@ def law_rows(found: dict, subset: str, drawn: str) -> list[dict]:
     Rows of `law_norm`, `law_squared_norm_unbiased` and the fitted `law_slope`.
   """
   columns = {"subset": subset, "part": "label", "drawn": drawn}
-  of_network = _whole_network(found)
+  of_network = _whole_network(norms)
   rows = []
   for n, (square, crossed) in of_network.items():
     values = {"law_norm": np.sqrt(square)}
@@ -227,7 +227,7 @@ def law_rows(found: dict, subset: str, drawn: str) -> list[dict]:
       for labels, by_draw in zip(LABELS, grid, strict=True)
       for draw, value in enumerate(by_draw)
     ]
-  for layer, by_size in [*found.items(), (None, of_network)]:
+  for layer, by_size in [*norms.items(), (None, of_network)]:
     squares = np.stack([square for square, _ in by_size.values()], axis=-1)
     for labels, by_draw in zip(LABELS, squares, strict=True):
       slope, error = fit_slope(np.array(list(by_size)), by_draw)

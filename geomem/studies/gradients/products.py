@@ -112,10 +112,10 @@ def _divide(a: float, b: float) -> float:
 class _Layer:
   """Inner products and norms of one layer, by set and part."""
 
-  def __init__(self, found: Products):
-    self.found = found
-    totals = found.counts.sum(axis=1).astype(float)
-    means = found.products.sum(axis=(1, 4))
+  def __init__(self, products: Products):
+    self.products = products
+    totals = products.counts.sum(axis=1).astype(float)
+    means = products.products.sum(axis=(1, 4))
     self.means = means / (totals[:, None, None, None] * totals[:, None])
 
   def product(self, s: int, a, t: int, b) -> float:
@@ -127,8 +127,8 @@ class _Layer:
 
   def unbiased(self, s: int) -> tuple[float, float]:
     c = np.array(COVARIANCE)
-    blocks = np.einsum("kilj,i,j->kl", self.found.products[s, :, :, s], c, c)
-    return unbiased_square(blocks, self.found.counts[s])
+    blocks = np.einsum("kilj,i,j->kl", self.products.products[s, :, :, s], c, c)
+    return unbiased_square(blocks, self.products.counts[s])
 
 
 def _set_rows(layer: _Layer, s: int) -> list[dict]:
@@ -177,7 +177,7 @@ def _pair_rows(layer: _Layer) -> list[dict]:
   return rows
 
 
-def measure(found: Products) -> list[dict]:
+def measure(products: Products) -> list[dict]:
   """Makes the rows of one layer: of each set, and of both together.
 
   `norm` of each part's mean gradient; signed `projection` of a part on the
@@ -187,5 +187,5 @@ def measure(found: Products) -> list[dict]:
   signed root `norm_unbiased`; `cosine`, `ratio` and `ratio_unbiased` of
   permuted to unpermuted. Undefined values are NaN.
   """
-  layer = _Layer(found)
+  layer = _Layer(products)
   return [*_set_rows(layer, 0), *_set_rows(layer, 1), *_pair_rows(layer)]

@@ -21,7 +21,7 @@ from geomem.studies.words import Finding
 
 # The values of a study by claim, one for each seed, and the verdicts that its
 # findings do not give; None where there is nothing to judge by.
-_Found = tuple[dict[str, Any], dict[str, bool | None]]
+_Judged = tuple[dict[str, Any], dict[str, bool | None]]
 
 # T2: largest distance of the median from 1, and least correlation.
 AGREES, CORRELATES = 0.15, 0.9
@@ -29,7 +29,7 @@ AGREES, CORRELATES = 0.15, 0.9
 DIP_PLACE, DIP_GROWTH = (3e5, 1e6), 3.0
 
 
-def _memorization(rows: runs.Rows, is_the_papers: bool) -> _Found:
+def _memorization(rows: runs.Rows, is_the_papers: bool) -> _Judged:
   chance, values, numbers = rows.chance_capacity(), {}, {}
   for seed in rows.seeds:
     of_seed = rows.where(seed=seed)
@@ -70,7 +70,7 @@ def _memorization(rows: runs.Rows, is_the_papers: bool) -> _Found:
   return values | {"T3": [close]}, {"T3": close == 2 * len(LAST_HIDDEN)}
 
 
-def _rewind(rows: runs.Rows, _) -> _Found:
+def _rewind(rows: runs.Rows, _) -> _Judged:
   scores, values = RewindScores(rows), {}
 
   def recovered(kind, layers):
@@ -92,7 +92,7 @@ def _rewind(rows: runs.Rows, _) -> _Found:
   return values, {"T4": bool(holds) if scores.tell_shares else None}
 
 
-def _gradients(rows: runs.Rows, _) -> _Found:
+def _gradients(rows: runs.Rows, _) -> _Judged:
   rows = rows.known()
   network = rows.where(layer=None, mode="evaluation", labels="centered")
   ratio = network.where("ratio", part="label")
@@ -100,8 +100,8 @@ def _gradients(rows: runs.Rows, _) -> _Found:
   law = {"layer": None, "drawn": "independent", "labels": "centered"}
   errors = rows.where("closed_form_error", part="label").split("seed")
 
-  def last(found):
-    return runs.Rows(found + facts).at("last").values
+  def last(selected):
+    return runs.Rows(selected + facts).at("last").values
 
   return {
     "G1": rows.where("law_slope", **law).values,
@@ -113,7 +113,7 @@ def _gradients(rows: runs.Rows, _) -> _Found:
   }, {}
 
 
-def _capacity(rows: runs.Rows, _) -> _Found:
+def _capacity(rows: runs.Rows, _) -> _Judged:
   removed = rows.where(centers="low_rank")
   of_seeds = [agreements(of) for of in removed.split("seed").values()]
   overall = agreements(removed)
@@ -129,7 +129,7 @@ def _capacity(rows: runs.Rows, _) -> _Found:
   }
 
 
-def _model_size(rows: runs.Rows, is_the_papers: bool) -> _Found:
+def _model_size(rows: runs.Rows, is_the_papers: bool) -> _Judged:
   sizes = Sizes(of_cells({"axes": ["width"]}, rows))
   accuracy = sizes.at("last", "accuracy", "test")
   dip, keys = find_dip(accuracy), [k for k in CLAIMS if k.startswith("T5")]
