@@ -178,7 +178,7 @@ def main(argv: list[str]) -> None:
   del argv
   if unknown := set(_STAGES.value) - set(LIMITS):
     raise app.UsageError(
-      f"--stages has {', '.join(sorted(unknown))}; choose of"
+      f"--stages has {', '.join(sorted(unknown))}; choose from"
       f" {', '.join(LIMITS)}."
     )
   if _CHILD.value:

@@ -227,7 +227,7 @@ def do_sweep(
   if missing:
     log.say(
       f"{len(cells) - len(missing)} of {len(cells)} cells are complete;"
-      f" there remain {', '.join(missing)}."
+      f" remaining: {', '.join(missing)}."
     )
   elif complete and not reported:
     log.say(f"{path} is complete; nothing to do.")

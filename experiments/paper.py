@@ -126,7 +126,9 @@ def _do_stages(scale, path, stages, budget: Budget, data_dir) -> int:
     if complete:
       continue  # A packed copy may lack the networks that it needed.
     if not budget.fits(minutes or 0):
-      log.say(f"{stage.name} is not started: it does not fit --minutes.")
+      log.say(
+        f"{stage.name} is not started, because it does not fit --minutes."
+      )
       break
     with values.command_line():
       made = paper.make(stage, scale, path, data_dir)
@@ -156,8 +158,8 @@ def _tell(out, path: pathlib.Path, scale: paper.Scale) -> None:
   left = [s.name for s in paper.STAGES if not _is_complete(path / s.place)]
   if left:
     log.say(
-      f"There remain {', '.join(left)}. The same command goes on from here,"
-      f" also where {path} has moved; without --only it does all of them."
+      f"Remaining: {', '.join(left)}. Repeat the command to continue, even if"
+      f" {path} has moved; without --only it runs all of them."
     )
   else:
     out.finish()
@@ -189,7 +191,7 @@ def main(argv) -> int:
     minutes = math.inf if given.minutes is None else given.minutes
     if not minutes > 0:
       raise ValueError(
-        f"--minutes={given.minutes} is no time; a positive number was expected,"
+        f"--minutes={given.minutes} is not a duration; give a positive number,"
         " or leave it out for no limit."
       )
   path = pathlib.Path(given.out)

@@ -70,7 +70,7 @@ def abandoned() -> int:
 def _stopped(number: int) -> int:
   command = shlex.join(sys.orig_argv)
   print(
-    f"\nStopped. What was done is kept; this goes on:\n  {command}",
+    f"\nStopped. All finished work is kept; resume with:\n  {command}",
     file=sys.stderr,
   )
   return _EXIT_STATUS[number]

@@ -72,7 +72,7 @@ class _PathParser(flags.ArgumentParser):
 
   def parse(self, argument: str) -> str:
     if not argument:
-      raise ValueError("a path was expected, and nothing is given.")
+      raise ValueError("a path was expected, but none was given.")
     return os.path.expanduser(argument)
 
   def flag_type(self) -> str:

@@ -33,18 +33,18 @@ def explain(path: pathlib.Path | str, error: Exception) -> DiskError:
       the system's message.
   """
   for codes, advice in (
-    (_NO_ROOM, "Make room, and the same command goes on from here."),
+    (_NO_ROOM, "Make room, then repeat the command to continue from here."),
     (_REFUSED, "Choose another directory."),
   ):
     for code in codes:
       if os.strerror(code) in str(error):
         return DiskError(
-          f"{path} cannot be written: {os.strerror(code)}. What was there"
-          f" before is as it was. {advice}"
+          f"{path} cannot be written: {os.strerror(code)}. Earlier content"
+          f" is unchanged. {advice}"
         )
   reason = getattr(error, "strerror", None) or type(error).__name__
   return DiskError(
-    f"{path} cannot be written: {reason}. What was there before is as it was."
+    f"{path} cannot be written: {reason}. Earlier content is unchanged."
   )
 
 

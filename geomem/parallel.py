@@ -57,7 +57,7 @@ def start(
     raise ValueError(
       f"coordinator_address={coordinator_address}, num_processes="
       f"{num_processes}, process_id={process_id} were given; several processes"
-      " need all three, or --distributed where the cluster knows them."
+      " need all three, or --distributed if the cluster provides them."
     )
   jax.distributed.initialize(*given)
 

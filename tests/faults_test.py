@@ -104,7 +104,7 @@ def test_a_journal_that_does_not_fit_takes_its_rows_back(tmp_path):
 def test_a_file_that_does_not_fit_is_as_it_was(tmp_path):
   path = tmp_path / "file"
   disk.write_whole(path, b"old")
-  with room_for(10), pytest.raises(disk.DiskError, match="as it was"):
+  with room_for(10), pytest.raises(disk.DiskError, match="is unchanged"):
     disk.write_whole(path, b"new" * 10)
   assert path.read_bytes() == b"old"
   assert [p.name for p in tmp_path.iterdir()] == ["file"]
@@ -167,7 +167,7 @@ def test_a_damaged_state_to_resume_from_falls_back(
   shutil.rmtree(newest / "state" / "d")
   do_all(tmp_path, prepared)
   assert "epoch 2" in caplog.text
-  assert "Going on from an earlier one" in caplog.text
+  assert "Resuming from an earlier one" in caplog.text
   assert lines_of(tmp_path) == lines_of(calm)
 
 
@@ -215,7 +215,7 @@ def test_a_damaged_config_is_no_reason_to_start_anew(copy):
   ("points", "options", "sentence"),
   [
     (np.ones((4, 5)), {}, r"shape \(4, 5\); \[P, M, N\] was expected"),
-    (np.ones((2, 3, 0)), {}, "one at least of each"),
+    (np.ones((2, 3, 0)), {}, "at least one of each"),
     ([np.ones((3, 4)), np.ones((2, 5))], {}, "one N was expected"),
     ([np.ones((3, 4)), np.ones((0, 4))], {}, "Manifold 1 has no points"),
     (np.full((2, 3, 4), "a"), {}, "real numbers were expected"),
@@ -299,8 +299,8 @@ def misunderstand():
     (refuse, 1, "Error: It is so."),
     (full_disk, 1, "Error: figures/accuracy.png cannot be written: No space"),
     (misunderstand, 2, "Error: --width=x is no number. See --help."),
-    (lambda: signal.raise_signal(signal.SIGINT), 130, "this goes on:\n  "),
-    (lambda: signal.raise_signal(signal.SIGTERM), 143, "this goes on:\n  "),
+    (lambda: signal.raise_signal(signal.SIGINT), 130, "resume with:\n  "),
+    (lambda: signal.raise_signal(signal.SIGTERM), 143, "resume with:\n  "),
   ],
 )
 def test_binaries_end_in_a_sentence_and_a_status(

@@ -128,7 +128,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_rows(
     # Killed, before it could take care of signals too, or done just then.
     assert process.exitcode in (0, STATUS[chosen], -chosen)
     if process.exitcode > 0:
-      assert "this goes on:" in pathlib.Path(f"{killed}.log").read_text()
+      assert "resume with:" in pathlib.Path(f"{killed}.log").read_text()
   _expect_the_same(start(module, flags, killed), killed, calm)
 
 

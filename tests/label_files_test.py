@@ -112,7 +112,7 @@ def test_human_labels_are_those_of_their_images(tmp_path, monkeypatch):
   np.testing.assert_array_equal(found.labels, noisy[::2])
   assert found.permuted.sum() == 1
   for name in ("worse_label", "noisy_coarse_label"):
-    with pytest.raises(data.DatasetError, match="are of other images"):
+    with pytest.raises(data.DatasetError, match="belong to other images"):
       given(name, dataset, "cifar_n")
   coarse = dataset._replace(labels=dataset.labels // 2, class_names=("a", "b"))
   found = given("noisy_coarse_label", coarse, "cifar_n")

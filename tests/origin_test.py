@@ -77,7 +77,7 @@ def test_a_run_resumes_on_its_own_data_alone(here):
   config = config_of(here / "set.npz")
   assert train(here / "a", config)
   write_set(here / "set.npz", 1)
-  with pytest.raises(runs.RunError, match="on other data"):
+  with pytest.raises(runs.RunError, match="on data with the fingerprint"):
     train(here / "a", config)
 
 
@@ -85,9 +85,13 @@ def test_nothing_is_derived_from_a_run_whose_data_changed(here):
   """Of the same shape, under the same path."""
   assert studies.TrainedRun(here / "a").experiment
   write_set(here / "set.npz", 1)
-  with pytest.raises(runs.RunError, match="trained on other data"):
+  with pytest.raises(
+    runs.RunError, match="trained on data with the fingerprint"
+  ):
     studies.TrainedRun(here / "a")
-  with pytest.raises(runs.RunError, match="trained on other data"):
+  with pytest.raises(
+    runs.RunError, match="trained on data with the fingerprint"
+  ):
     rewind(here / "a")
 
 
@@ -100,7 +104,9 @@ def test_one_value_is_enough(here, what):
   else:
     arrays[what][[0, 1]] = arrays[what][[1, 0]]
   np.savez(here / "set.npz", **arrays)
-  with pytest.raises(runs.RunError, match="trained on other data"):
+  with pytest.raises(
+    runs.RunError, match="trained on data with the fingerprint"
+  ):
     studies.TrainedRun(here / "a")
 
 

@@ -173,7 +173,7 @@ def test_a_copy_is_whole_or_not_there(whole, tmp_path, monkeypatch):
       pack(whole, out)
   assert not list(tmp_path.iterdir())
   out.mkdir()
-  with pytest.raises(runs.RunError, match="is there already"):
+  with pytest.raises(runs.RunError, match="exists already"):
     pack(whole, out)
   with pytest.raises(runs.RunError, match="or within"):
     pack(whole, whole / "small")
@@ -194,7 +194,7 @@ def test_the_binary_says_what_is_there(whole, tmp_path):
   assert not (tmp_path / "no").exists()
   told = execute("pack", run=whole, out=out)
   assert told.returncode == 1
-  assert "is there already" in told.stderr
+  assert "exists already" in told.stderr
 
 
 def test_the_paper_goes_on_from_a_copy(tmp_path, monkeypatch, capsys):

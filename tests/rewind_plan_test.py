@@ -60,7 +60,9 @@ def test_bad_input_is_a_sentence(values, sentence):
 
 def test_readings_need_batch_norm():
   config = studies.RewindConfig(batch_norm="parameters")
-  with pytest.raises(ValueError, match="not known for mlp; choose of together"):
+  with pytest.raises(
+    ValueError, match="not known for mlp; choose from together"
+  ):
     make_rewinds(build("mlp"), config)
 
 

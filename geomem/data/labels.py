@@ -51,7 +51,7 @@ class PermutedLabels(NamedTuple):
     except Exception as error:  # Foreign files fail in many ways.
       raise DatasetError(
         f"{path} cannot be read as permuted labels ({type(error).__name__});"
-        " put it back from a copy, or delete it to have it made anew."
+        " restore it from a copy, or delete it to have it made again."
       ) from error
 
 

@@ -63,7 +63,7 @@ def find(name: str, data_dir: str | os.PathLike | None) -> pathlib.Path | None:
     configs = _configs(root)
     if len(configs) > 1:
       raise DatasetError(
-        f"{set_name} is prepared in {above} in several configs; choose of"
+        f"{set_name} is prepared in {above} in several configs; choose from"
         f" {', '.join(f'{set_name}/{c}' for c in configs)}."
       )
     root = root / configs[0] if configs else root
@@ -86,7 +86,7 @@ def _expect_above(directory: pathlib.Path, name: str) -> None:
   else:
     return
   raise DatasetError(
-    f"{directory} is a data set itself; the directory above it was expected:"
+    f"{directory} is itself a data set; its parent directory was expected:"
     f" --data_dir={above}."
   )
 
@@ -178,9 +178,9 @@ def _refuse_foreign_code(features: Any, directory: pathlib.Path) -> None:
       name = node.get(key)
       if isinstance(name, str) and name not in own_classes:
         raise DatasetError(
-          f"{directory / 'features.json'} names the class {name}, which is none"
-          " of TFDS's own features; code that comes with data is not run."
-          " Prepare the set with tfds.features alone."
+          f"{directory / 'features.json'} names the class {name}, which is not"
+          " one of TFDS's own features; code that comes with data is never run."
+          " Prepare the set with classes of tfds.features only."
         )
 
 

@@ -213,10 +213,10 @@ def glue(
   num_manifolds = points.mask.shape[0]
   if num_manifolds < 2:
     raise ValueError(
-      f"There is {num_manifolds} manifold; labels need two at least."
+      f"There is {num_manifolds} manifold; labels need at least two."
     )
   if num_probes < 2:
-    raise ValueError(f"num_probes is {num_probes}; 2 at least were expected.")
+    raise ValueError(f"num_probes is {num_probes}; at least 2 were expected.")
   probe_key, label_key = jax.random.split(key)
   if isinstance(labels, str) and labels == "pairs":
     if tilt is not None:

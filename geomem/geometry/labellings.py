@@ -78,8 +78,8 @@ def draw_labels(
       )
     if tilt is not None:
       raise ValueError(
-        f"tilt={tilt} was given with labels {labels!r}; it is about one"
-        " labelling: give its signs."
+        f"tilt={tilt} was given with labels {labels!r}; a tilt needs"
+        " one given labelling: give its signs."
       )
     return _draw(labels, key, *shape)
   if not isinstance(labels, jax.Array):

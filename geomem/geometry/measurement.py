@@ -71,7 +71,7 @@ def manifold_geometry(
       " gram_statistics."
     )
   if num_probes < 1:
-    raise ValueError(f"num_probes is {num_probes}; 1 at least was expected.")
+    raise ValueError(f"num_probes is {num_probes}; at least 1 was expected.")
   _check_centers_apart(points)
   if not isinstance(kappa, jax.core.Tracer):
     kappa = np.asarray(kappa)
@@ -96,9 +96,9 @@ def _check_centers_apart(stats: GramStatistics) -> None:
   """Raises unless every manifold that is not dead has a centre of its own."""
   if stats.centers.shape[-1] == 1:
     raise ValueError(
-      "There is one manifold, whose centre is the mean of all points: its"
-      " radius has no unit. Give two manifolds or more; others of the same"
-      " space, such as all other points as one, will do."
+      "There is only one manifold, so its centre is the mean of all points and"
+      " its radius has no unit. Give at least two manifolds; the second may be"
+      " all other points of the same space."
     )
   if isinstance(stats.within, jax.core.Tracer):
     return
@@ -111,8 +111,8 @@ def _check_centers_apart(stats: GramStatistics) -> None:
   if lost.size:
     raise ValueError(
       f"The centres of manifolds {lost.tolist()} are at the mean of all points"
-      " to rounding: their radius has no unit. Look for manifolds that are the"
-      " same, or leave these out."
+      " to rounding: their radius has no unit. Check for identical manifolds,"
+      " or leave these out."
     )
 
 

@@ -49,7 +49,7 @@ def as_points(
   if points.ndim != 3 or 0 in points.shape:
     raise ValueError(
       f"The points have shape {points.shape}; [P, M, N] was expected:"
-      " manifolds, points, features, one at least of each."
+      " manifolds, points, features, at least one of each."
     )
   if mask is None:
     mask = np.ones(points.shape[:2], bool) if array_mask is None else array_mask

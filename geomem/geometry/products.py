@@ -190,7 +190,7 @@ def point_products(
     ValueError: the points are of the wrong shape, or not finite (outside jit).
   """
   if block_size is not None and block_size < 1:
-    raise ValueError(f"block_size is {block_size}; 1 at least was expected.")
+    raise ValueError(f"block_size is {block_size}; at least 1 was expected.")
   points, mask = as_points(points, mask)
   check_finite(points, mask)
   size = points.shape[2] if block_size is None else block_size

@@ -80,7 +80,7 @@ def _measure(keys, stats, *, batch_size, options) -> Resampled:
 
 def _check_samples(num_samples: int) -> None:
   if num_samples < 1:
-    raise ValueError(f"num_samples is {num_samples}; 1 at least was expected.")
+    raise ValueError(f"num_samples is {num_samples}; at least 1 was expected.")
 
 
 def _prepared(points, mask, num_samples: int):
@@ -198,8 +198,8 @@ def subsample(
     raise ValueError(
       f"{num_points} points of each of {num_manifolds} manifolds cannot be"
       f" drawn: there are {len(points)} manifolds, the smallest of {fewest}"
-      " points; two manifolds at least are needed, as one has no centre of its"
-      " own."
+      " points; at least two manifolds are needed, as one alone has no centre"
+      " of its own."
     )
   sample_key, probe_key = jax.random.split(key)
   stats = _subsampled(
@@ -253,7 +253,9 @@ def detectable_difference(
   _check_samples(num_samples)
   for name, value in (("level", level), ("power", power)):
     if not 0 < value < 1:
-      raise ValueError(f"{name} is {value}; it is a probability, in (0, 1).")
+      raise ValueError(
+        f"{name} is {value}; a probability in (0, 1) was expected."
+      )
   normal = statistics.NormalDist()
   z = normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)
   return jax.tree.map(lambda x: z * x * (2 / num_samples) ** 0.5, sd)

@@ -122,7 +122,7 @@ def simulated_capacity(
   et al., Nature Communications 2020, methods.
   """
   if num_draws < 1:
-    raise ValueError(f"num_draws is {num_draws}; 1 at least was expected.")
+    raise ValueError(f"num_draws is {num_draws}; at least 1 was expected.")
   X, owner = _checked(points, mask)
   num_manifolds, num_features = int(owner.max()) + 1, X.shape[1]
   seed = np.asarray(jax.random.key_data(key)).tolist()

@@ -112,14 +112,14 @@ def statistics_by_manifold(
   parts, start = [], 0
   for block in passes:
     if [len(x) for x, _ in parts] + [len(block)] != lengths[: len(parts) + 1]:
-      raise _changed(f"a block of {len(block)} manifolds came out of turn")
+      raise _changed(f"a block of {len(block)} manifolds came out of order")
     within, cross, drift = _products(block, origin, centers, start)
     if float(drift) > 1e3 * jnp.finfo(within.dtype).eps:
-      raise _changed("other points came")
+      raise _changed("the points differ")
     parts.append((within, cross))
     start += len(block)
   if start != len(centers):
-    raise _changed(f"{start} manifolds came, not {len(centers)}")
+    raise _changed(f"there are {start} manifolds, not {len(centers)},")
   within, cross = (jnp.concatenate(part) for part in zip(*parts, strict=True))
   gram = einsum("pn,qn->pq", centers, centers)
   mask = jnp.ones(within.shape[:2], bool)
@@ -129,7 +129,7 @@ def statistics_by_manifold(
 def _changed(what: str) -> ValueError:
   return ValueError(
     f"The blocks changed between two calls: {what} the second time. Give a"
-    " function that makes the blocks anew whenever it is called, in one order."
+    " function that yields the same blocks in the same order at every call."
   )
 
 
@@ -161,7 +161,7 @@ def project_points(
     ("block_size", block_size),
   ):
     if value < 1:
-      raise ValueError(f"{name} is {value}; 1 at least was expected.")
+      raise ValueError(f"{name} is {value}; at least 1 was expected.")
   points = as_array(points)
   size = points.shape[-1]
   projected, squares = 0.0, 0.0

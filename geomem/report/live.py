@@ -76,7 +76,7 @@ class _Live:
     except OSError as error:
       if not self._is_ended:
         _LOG.warning(
-          "%s cannot be written: %s. The work goes on without it.",
+          "%s cannot be written: %s. Work continues without it.",
           self._target,
           error.strerror or error,
         )

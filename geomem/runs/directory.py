@@ -61,7 +61,7 @@ def read_content(path: pathlib.Path | str) -> dict[str, Any]:
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     reason = type(error).__name__
   raise RunError(
-    f"{file} is damaged: it is not the JSON of a config ({reason}). Put it back"
+    f"{file} is damaged: it is not the JSON of a config ({reason}). Restore it"
     " from a copy, or choose another directory with --out."
   )
 
@@ -146,19 +146,19 @@ def check_config(
   pair = [x.get("data") for x in (recorded, origin)]
   if all(pair) and pair[0] != pair[1]:
     raise RunError(
-      f"{path} holds a run on other data (fingerprint {pair[0]}) than are there"
-      f" now ({pair[1]}). {advice}, or put the data back."
+      f"{path} holds a run on data with the fingerprint {pair[0]}; the present"
+      f" data have {pair[1]}. {advice}, or restore the data."
     )
   pair = [x.get("networks", "float32") for x in (recorded, origin)]
   if pair[0] != pair[1] and not is_marked(path):
     raise RunError(
-      f"{path} was begun with networks in {pair[0]}, and they are in {pair[1]}"
-      f" now. {advice}, or go on with the networks that it was begun with."
+      f"{path} was begun with networks in {pair[0]}, and they are now in"
+      f" {pair[1]}. {advice}, or continue with the original networks."
     )
   old_parent, new_parent = (x.get("run") for x in (recorded, origin))
   if old_parent and new_parent and old_parent["id"] != new_parent["id"]:
     raise RunError(
-      f"{path} holds what was derived from the run {old_parent['path']}, not"
+      f"{path} holds results derived from the run {old_parent['path']}, not"
       f" from {new_parent['path']} as it is now. {advice}."
     )
 
@@ -205,8 +205,8 @@ def is_complete(path: pathlib.Path | str) -> bool:
   if stated == digest or (stated is None and digest["rows"]):
     return True  # Earlier versions left the marker empty.
   _LOG.warning(
-    "%s was complete, and its rows have changed since (there are %d now); the"
-    " same command does again what is missing.",
+    "%s was complete, but its rows have changed since (there are %d now); the"
+    " same command computes what is missing.",
     path,
     digest["rows"],
   )

@@ -108,7 +108,7 @@ class Run:
     changes = environment.changes_since(recorded)
     if changes:
       _LOG.warning(
-        "%s was begun with %s; the rest is computed with the present one.",
+        "%s was begun with %s; the rest is computed with the present version.",
         self.path,
         ", ".join(changes),
       )
@@ -139,7 +139,7 @@ class Run:
     if bad:
       disk.append_whole(self.path / "results.jsonl.damaged", units.join(bad))
       _LOG.warning(
-        "Set aside %d damaged line(s) of %s; their work is done again.",
+        "Set aside %d damaged line(s) of %s; their work is repeated.",
         len(bad),
         file,
       )

@@ -185,7 +185,7 @@ def _check_labels(file: pathlib.Path, seed: Seed) -> None:
     raise runs.RunError(
       f"{file} holds other labels than seed {seed.number} of this config gives:"
       " they were made from other data, or by another version of JAX. Choose"
-      " another directory with --out, or go back to what it was made with."
+      " another directory with --out, or restore the data or the version."
     )
 
 

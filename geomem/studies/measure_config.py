@@ -106,6 +106,6 @@ def names_in(
   unknown = [name for name in names if name not in known]
   if unknown:
     raise ValueError(
-      f"{noun} {unknown[0]!r} is not known; choose of {', '.join(known)}."
+      f"{noun} {unknown[0]!r} is not known; choose from {', '.join(known)}."
     )
   return tuple(name for name in known if name in names)

@@ -71,14 +71,14 @@ def pack(
   runs.read_config(path)
   if dtype not in DTYPES:
     raise ValueError(
-      f"dtype {dtype!r} is not known; choose of {', '.join(DTYPES)}."
+      f"dtype {dtype!r} is not known; choose from {', '.join(DTYPES)}."
     )
   chosen = "none"
   if networks != "none":
     chosen = normalized(networks, "networks")
   if out.exists() or path.resolve() in out.resolve().parents:
     raise runs.RunError(
-      f"{out} is there already, or within {path}; choose another directory"
+      f"{out} exists already, or is within {path}; choose another directory"
       " with --out."
     )
   trainings = sorted(file.parent for file in path.rglob("checkpoints"))

@@ -81,7 +81,7 @@ def make_rewinds(network: models.Network, config: RewindConfig) -> list[Rewind]:
   ]:
     if given not in allowed:
       raise ValueError(
-        f"{given!r} is not known for {network.name}; choose of"
+        f"{given!r} is not known for {network.name}; choose from"
         f" {', '.join(allowed)}."
       )
   if config.layers:

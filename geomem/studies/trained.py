@@ -49,8 +49,8 @@ class TrainedRun:
     self._dtype = content.get("networks")
     if self._dtype:
       _LOG.warning(
-        "The networks in %s are a copy that was rounded to %s: what comes from"
-        " them differs from what the run itself gives.",
+        "The networks in %s are a copy that was rounded to %s: results from"
+        " them differ from those of the original run.",
         self.path,
         self._dtype,
       )
@@ -59,8 +59,8 @@ class TrainedRun:
     for seed in config.training.seeds:
       if seed not in self._last:
         raise runs.RunError(
-          f"The run in {path} is not finished: seed {seed} has not been trained"
-          " to its end. Give its own command again first."
+          f"The run in {path} is not finished: the training of seed {seed} has"
+          " not ended. Repeat the run's own command first."
         )
     if data_dir is not None:
       config = config.replace(data_dir=data_dir)
@@ -68,9 +68,9 @@ class TrainedRun:
     trained_on = (content.get("origin") or {}).get("data")
     if trained_on and trained_on != self.experiment.fingerprint:
       raise runs.RunError(
-        f"The run in {path} was trained on other data (fingerprint"
-        f" {trained_on}) than are there now ({self.experiment.fingerprint})."
-        " Put them back, or name where they are with --data_dir."
+        f"The run in {path} was trained on data with the fingerprint"
+        f" {trained_on}; the present data have {self.experiment.fingerprint}."
+        " Restore the data, or give their directory with --data_dir."
       )
 
   @functools.cached_property
@@ -145,5 +145,5 @@ def _config_of(path: pathlib.Path, fields: dict[str, Any]) -> ExperimentConfig:
     return ExperimentConfig.from_dict(fields)
   except ValueError as error:
     raise runs.RunError(
-      f"{path / 'config.json'} was changed: {error} Put it back."
+      f"{path / 'config.json'} was changed: {error} Restore it."
     ) from error

@@ -168,8 +168,8 @@ class Checkpoints:
     """Calls `read` and converts its errors to `CheckpointError`."""
     if epoch not in self.epochs:
       raise CheckpointError(
-        f"There is no checkpoint of epoch {epoch} in {self.directory}; there"
-        f" are those of epochs {self.epochs}."
+        f"There is no checkpoint of epoch {epoch} in {self.directory}; the"
+        f" saved epochs are {self.epochs}."
       )
     try:
       with _leaving_nothing_behind():
@@ -177,9 +177,9 @@ class Checkpoints:
     except Exception as error:
       raise CheckpointError(
         f"The checkpoint of epoch {epoch} in {self.directory} cannot be read:"
-        f" it is damaged or of another network ({type(error).__name__}). There"
-        f" are those of epochs {self.epochs}. The same config and seed train"
-        " the same network again in another directory."
+        f" it is damaged or of another network ({type(error).__name__}). The"
+        f" saved epochs are {self.epochs}. The same config and seed train the"
+        " same network again in another directory."
       ) from error
 
   def load_latest(self, like: Any) -> tuple[int, Any] | None:
@@ -188,7 +188,7 @@ class Checkpoints:
       try:
         return epoch, self.load(epoch, like)
       except CheckpointError as error:
-        _LOG.warning("%s Going on from an earlier one, if there is.", error)
+        _LOG.warning("%s Resuming from an earlier one, if there is one.", error)
     return None
 
   def close(self) -> None:

@@ -70,7 +70,7 @@ def choose(only: Sequence[str] = ()) -> list[PaperStage]:
   if unknown:
     raise ValueError(
       f"--only={','.join(only)} names {unknown[0]!r}, which is no figure;"
-      f" choose of {', '.join(known)}."
+      f" choose from {', '.join(known)}."
     )
   chosen = [s for s in STAGES if not only or set(only) & set(s.names)]
   if any(stage.of_run for stage in chosen) and STAGES[0] not in chosen:
