@@ -28,21 +28,21 @@ _EXACT = ("exact limits", "error bars", "float32 against float64")
 
 _PAGE = """# Validation
 
-What is known of the geometry exactly or by another way, and what comes out of
-the package: one command, `python -m benchmarks.validation`, measures all of it
-and writes this page ({versions}).
+This page compares the package with exact results and with independent methods.
+One command, `python -m benchmarks.validation`, computes everything and writes
+the page ({versions}).
 
 {checks}
 
-## Calibration: what M points say of a manifold
+## Calibration: how results depend on the number of points
 
 {num_manifolds} manifolds of a known shape about independent centres in
 {num_features} features, {num_probes} probes, R = 1; the mean over {num_draws}
-draws of what comes out over what is true, with its standard error. True are the
-mean-field numbers of the whole solid (balls and spheres have the same; the
-ellipsoids have semi-axes that fall as 1/√i), of clouds, which have no edge, the
-R and D that they are made of. `geometry.detectable_difference` says what
-differences a sample can tell.
+draws of the ratio of the measured to the true value, with its standard error.
+True values are the mean-field numbers of the whole solid (equal for balls and
+spheres; ellipsoids have semi-axes that fall as 1/√i). Clouds have no edge;
+their true R and D are those they are drawn with. The function
+`geometry.detectable_difference` tells which differences a sample can resolve.
 
 ![Capacity, radius and dimension over their true values, by M](calibration.png)
 
@@ -53,15 +53,15 @@ _TEXTS = {
   "exact limits": "Closed forms. The last column is the distance in standard"
   " errors.",
   "simulated capacity": "Random dichotomies, separated exactly by linear"
-  " programming in as many random projections as it takes. Mean-field theory"
-  " takes manifolds for independent, and without correlations both agree; GLUE"
-  " is of the points as they are. (Mean field is compared with simulations of"
-  " points about their mean, as it measures them.)",
+  " programming in random projections of the points. Mean-field theory assumes"
+  " independent manifolds and agrees with GLUE where centres are uncorrelated;"
+  " GLUE includes correlations. (Mean field is compared with simulations of"
+  " points about their mean, which is how it measures them.)",
   "error bars": "Over independent keys 95 % should be within 1.96 standard"
   " errors.",
-  "float32 against float64": "Capacity with 20,000 probes, which differ by"
-  " type: the difference is within the probes' error, or it is rounding's.",
-  "invariances": "Relative changes of the capacity, the probes being equal.",
+  "float32 against float64": "Capacity with 20,000 probes, which differ"
+  " between the two types: differences beyond the probes' error are rounding.",
+  "invariances": "Relative changes of the capacity, with equal probes.",
 }
 
 

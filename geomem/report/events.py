@@ -66,7 +66,7 @@ def import_writer() -> Callable[[str], Any]:
   except ImportError as error:
     raise runs.RunError(
       "TensorBoard's files are written by tensorboardX, which is not installed;"
-      " install it with pip install 'geomem[tensorboard]'."
+      " install it with pip install tensorboardX."
     ) from error
   return tensorboardX.SummaryWriter
 

@@ -125,7 +125,7 @@ PRESETS = {
   "paper_vgg16_long": Preset(
     "memorization",
     "the same as long as the paper's, 1,000 epochs at one rate, by SGD with"
-    " momentum as its authors train elsewhere; some 20 minutes a seed on one"
+    " momentum as its authors train elsewhere; some 16 minutes a seed on one"
     " H200",
     _PAPER
     | {
