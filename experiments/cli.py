@@ -147,7 +147,9 @@ def do(
   if parallel.from_first(lambda: runs.is_complete(path)):
     studies.run(study, path)  # Raises if the run is of another study.
     drawn = any((path / "figures").glob("*.png"))
-    if not drawn and parallel.from_first(lambda: studies.draw(path)):
+    if not drawn and parallel.from_first(
+      lambda: studies.draw(path, study=study)
+    ):
       log.say(f"Drew the figures of {path}.")
     log.say(f"{path} is complete; nothing to do.")
     return 0
@@ -171,14 +173,14 @@ def watched(path: pathlib.Path) -> Iterator[Callable[[], None]]:
       yield update
 
 
-def _draw(run) -> list[pathlib.Path]:
+def _draw(path: pathlib.Path, study: Any = None) -> list[pathlib.Path]:
   log.say("Drawing the figures.")
-  return studies.draw(run.path)
+  return studies.draw(path, study=study)
 
 
 def _report(study, run) -> None:
   """Draws the figures of a finished run, and prints its table and findings."""
-  written = parallel.from_first(lambda: _draw(run))
+  written = parallel.from_first(lambda: _draw(run.path, study))
   rows = run.rows
   table = study.table(rows)
   if table:
@@ -215,7 +217,7 @@ def do_sweep(
 
   def report(run, sentences) -> None:
     reported.append(True)
-    written = _draw(run)
+    written = _draw(run.path)
     for sentence in sentences:
       log.say(sentence)
     _print_figures(written)

@@ -122,7 +122,7 @@ def test_best_then_last_then_first_of_all_seeds_then_the_others():
 
 
 def test_numbers_that_are_not_saved_are_refused_before_work(whole, tmp_path):
-  sentence = "Epoch 7 is not saved, and cannot be measured; saved are 0, 1, 2"
+  sentence = "Epoch 7 of measure_epochs is not saved; saved are 0, 1, 2"
   with pytest.raises(ValueError, match=sentence):
     check_saved("best,7", (2, 1, 0))
   with pytest.raises(ValueError, match=f"{sentence}, 3"):
@@ -389,7 +389,7 @@ def test_a_paper_begun_without_a_choice_goes_on_so(tmp_path, monkeypatch):
   monkeypatch.setattr(
     paper, "SCALES", {"small": paper.Scale("for tests", fields, {})}
   )
-  monkeypatch.setattr(studies, "draw", lambda path, out=None: [])
+  monkeypatch.setattr(studies, "draw", lambda *_, **__: [])
 
   def reproduce():
     stages = paper.choose(["fig3", "epochs"])

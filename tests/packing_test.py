@@ -124,7 +124,7 @@ def test_numbers_do_not_go_on_from_other_networks(whole, tmp_path):
   for path in (small, again):
     (path / "rewind-suffix" / "done").unlink()
   rewind(small)
-  sentence = "begun with networks in float32, and they are in bfloat16 now"
+  sentence = "begun with networks in float32, and they are now in bfloat16"
   with pytest.raises(runs.RunError, match=sentence):
     rewind(again)
   with pytest.raises(
@@ -175,7 +175,7 @@ def test_a_copy_is_whole_or_not_there(whole, tmp_path, monkeypatch):
   out.mkdir()
   with pytest.raises(runs.RunError, match="exists already"):
     pack(whole, out)
-  with pytest.raises(runs.RunError, match="or within"):
+  with pytest.raises(runs.RunError, match="or is within"):
     pack(whole, whole / "small")
   with pytest.raises(runs.RunError, match="not a run directory"):
     pack(tmp_path, tmp_path / "other")
@@ -206,7 +206,7 @@ def test_the_paper_goes_on_from_a_copy(tmp_path, monkeypatch, capsys):
   }
   scales = {"small": paper.Scale("for tests", fields, {})}
   monkeypatch.setattr(paper, "SCALES", scales)
-  monkeypatch.setattr(studies, "draw", lambda path, out=None: [])
+  monkeypatch.setattr(studies, "draw", lambda *_, **__: [])
 
   def do(path, *only):
     stages = paper.choose(only)

@@ -244,7 +244,7 @@ def small(monkeypatch):
   scales = {"small": paper.Scale("for tests", fields, minutes)}
   monkeypatch.setattr(paper, "SCALES", scales)
   # Every study is drawn elsewhere, and a third of the time would go to it.
-  monkeypatch.setattr(studies, "draw", lambda path, out=None: [])
+  monkeypatch.setattr(studies, "draw", lambda *_, **__: [])
 
 
 def rows_of(path):

@@ -204,7 +204,7 @@ def test_figures_on_a_full_disk_are_whole_or_not_there(complete, size):
 
   with (
     faults_test.room_for(size),
-    pytest.raises(disk.DiskError, match=r"File too large\. What was there"),
+    pytest.raises(disk.DiskError, match=r"File too large\. Earlier content"),
   ):
     studies.draw(complete)
   assert not list((complete / "figures").glob("*.pdf"))

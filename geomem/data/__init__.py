@@ -10,7 +10,7 @@ from geomem.data.dataset import (
   select_classes,
 )
 from geomem.data.fingerprint import fingerprint
-from geomem.data.label_kinds import LABELS, make_labels
+from geomem.data.label_kinds import LABELS, has_own_fraction, make_labels
 from geomem.data.labels import PermutedLabels, permute_labels
 from geomem.data.sources import SOURCES, hold, load, open_split
 from geomem.data.streamed import Images, StreamedImages, read_ahead, streams
@@ -31,6 +31,7 @@ __all__ = [
   "augment",
   "epoch_order",
   "fingerprint",
+  "has_own_fraction",
   "hold",
   "limit_per_class",
   "load",

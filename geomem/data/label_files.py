@@ -52,9 +52,12 @@ def labels_from_file(
   except (AttributeError, TypeError):  # An npy file is the array itself.
     labels = np.load(file, allow_pickle=False)
   except Exception as error:
+    reason = type(error).__name__
+    if isinstance(error, OSError):  # NumPy's other texts mislead.
+      reason = f"{reason}: {error}"
     raise DatasetError(
-      f"{path} cannot be read as labels ({type(error).__name__}: {error}). An"
-      " npz file with an array `labels`, or an npy file, was expected."
+      f"{path} cannot be read as labels ({reason}). An npz file with an array"
+      " `labels`, or an npy file, was expected."
     ) from error
   return _join(labels, dataset, path)
 
@@ -116,7 +119,7 @@ def _join(labels: np.ndarray, dataset: Dataset, name: str) -> PermutedLabels:
       f"{name} holds {len(labels)} labels, and the training split has an"
       f" example of the number {dataset.ids.max()}; one for each was expected."
     )
-  given = labels[dataset.ids].astype(np.int32)
+  given = labels[dataset.ids]
   num_classes = len(dataset.class_names)
   if given.min() < 0 or given.max() >= num_classes:
     raise DatasetError(
@@ -124,6 +127,7 @@ def _join(labels: np.ndarray, dataset: Dataset, name: str) -> PermutedLabels:
       f" {num_classes} classes; use all classes of the data set, without"
       " --num_classes."
     )
+  given = given.astype(np.int32)  # Only now, as larger integers would wrap.
   return PermutedLabels(given, dataset.labels, given != dataset.labels)
 
 

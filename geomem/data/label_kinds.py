@@ -44,10 +44,17 @@ LABELS: dict[str, LabelMaker] = {
   "file": labels_from_file,
   "cifar_n": human_labels,
 }
+# Their labels determine the fraction of wrong ones.
+_OWN_FRACTION = ("file", "cifar_n")
+
+
+def has_own_fraction(name: str) -> bool:
+  """Returns whether labels have a fraction of wrong ones of their own."""
+  return name.partition(":")[0] in _OWN_FRACTION
 
 
 def make_labels(
-  name: str, key: Key[Array, ""], dataset: Dataset, fraction: float
+  name: str, key: Key[Array, ""], dataset: Dataset, fraction: float | None
 ) -> PermutedLabels:
   """Makes the training labels of a data set.
 
@@ -55,7 +62,8 @@ def make_labels(
     name: a kind of `LABELS`, with a colon and its argument if it takes one.
     key: determines all random choices.
     dataset: the training split.
-    fraction: fraction of the examples that get a random label.
+    fraction: fraction of the examples that get a random label; None for labels
+      that have their own.
 
   Raises:
     ValueError: the kind is unknown, or the fraction or the file is invalid.
@@ -65,4 +73,4 @@ def make_labels(
     raise ValueError(
       f"labels {name!r} is not known; choose one of {', '.join(LABELS)}."
     )
-  return LABELS[kind](key, dataset, fraction, argument)
+  return LABELS[kind](key, dataset, fraction or 0.0, argument)

@@ -253,9 +253,7 @@ def detectable_difference(
   _check_samples(num_samples)
   for name, value in (("level", level), ("power", power)):
     if not 0 < value < 1:
-      raise ValueError(
-        f"{name} is {value}; a probability in (0, 1) was expected."
-      )
+      raise ValueError(f"{name} is {value}; expected was one in (0, 1).")
   normal = statistics.NormalDist()
   z = normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)
   return jax.tree.map(lambda x: z * x * (2 / num_samples) ** 0.5, sd)

@@ -85,6 +85,8 @@ class _PlainTicks(ticker.Locator):
   def tick_values(self, vmin, vmax):
     """Returns powers of ten, with values between them if these are too few."""
     low, high = min(vmin, vmax), max(vmin, vmax)
+    if not 0 < low <= high < np.inf:  # There is nothing to show, or NaN.
+      return np.array([])
     powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.log10(high) + 1)
     for factors in _FACTORS:
       ticks = np.outer(powers, factors).ravel()

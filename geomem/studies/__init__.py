@@ -1,6 +1,7 @@
 """Studies: experiments on networks and runs, with figures and findings."""
 
-from geomem.studies.capacity import Capacity, CapacityConfig
+from geomem.studies.capacity import Capacity
+from geomem.studies.capacity_config import CapacityConfig
 from geomem.studies.config import ExperimentConfig
 from geomem.studies.drawing import draw, findings
 from geomem.studies.experiment import prepare, prepare_seed, prepare_seeds

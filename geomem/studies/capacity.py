@@ -4,7 +4,6 @@ Theory and simulation get the same points. The directions that the centres share
 are either kept, or projected out of all points first.
 """
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator
@@ -14,70 +13,21 @@ import jax
 import numpy as np
 
 from geomem import geometry, plots, runs
+from geomem.studies.capacity_config import (
+  CapacityConfig,
+  check_applies,
+  ignored_fields,
+)
 from geomem.studies.capacity_sets import (
   ManifoldSet,
   layer_sets,
   synthetic_sets,
 )
-from geomem.studies.fields import check_least, check_seeds, check_types
 from geomem.studies.measure_config import parse_centers
 from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.trained import TrainedRun
 
 _REMOVED = {"none": "centres as they are", "low_rank": "directions removed"}
-_SYNTHETIC = ("num_manifolds", "manifold_points", "num_features", "dimension")
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CapacityConfig:
-  """Config of the comparison of theory and simulation.
-
-  Attributes:
-    epochs: epochs of a run to use: `best`, `last` or `best,last`.
-    num_draws: random dichotomies per simulation.
-    num_probes: T, probes per manifold.
-    num_shuffles: shuffles of the labels, for the capacity without classes.
-    bias: whether simulated hyperplanes may miss the origin.
-    num_manifolds: P, number of synthetic manifolds.
-    manifold_points: M, points per synthetic manifold.
-    num_features: N, features of the synthetic manifolds.
-    dimension: D, dimension of synthetic spheres, ellipsoids and clouds.
-    seed: first seed of the synthetic manifolds.
-    num_seeds: number of seeds of the synthetic manifolds; a run has its own.
-  """
-
-  epochs: str = "best,last"
-  num_draws: int = 100
-  num_probes: int = 300
-  num_shuffles: int = 5
-  bias: bool = False
-  num_manifolds: int = 40
-  manifold_points: int = 10
-  num_features: int = 500
-  dimension: int = 5
-  seed: int = 0
-  num_seeds: int = 1
-
-  def __post_init__(self):
-    check_types(self)
-    names = ("num_draws", "num_probes", "num_shuffles", "num_seeds")
-    check_least(self, dict.fromkeys(names, 1))
-    check_seeds(self.seed, self.num_seeds)
-    names = self.epochs.split(",")
-    if not set(names) <= {"best", "last"} or len(set(names)) < len(names):
-      raise ValueError(
-        f"epochs {self.epochs!r} is not known; use best, last or best,last."
-      )
-    if not 1 <= self.dimension < self.num_features:
-      raise ValueError(
-        f"dimension is {self.dimension}; from 1 to num_features - 1 ="
-        f" {self.num_features - 1} was expected."
-      )
-    if self.num_manifolds < 4 or self.manifold_points < 2:
-      raise ValueError(
-        f"{self.num_manifolds} manifolds of {self.manifold_points} points"
-        " are too few to compare on; at least 4 of 2 were expected."
-      )
 
 
 class Capacity:
@@ -91,7 +41,12 @@ class Capacity:
   figures = plots.CAPACITY
 
   def __init__(self, config: CapacityConfig, trained: TrainedRun | None = None):
-    """Creates the study; without a run, it uses synthetic manifolds."""
+    """Creates the study; without a run, it uses synthetic manifolds.
+
+    Raises:
+      ValueError: a field is given that does not apply.
+    """
+    check_applies(config, trained is not None)
     self.config = config
     self.trained = trained
     self.origin = trained.origin if trained else None
@@ -100,8 +55,7 @@ class Capacity:
 
   def as_dict(self) -> dict[str, Any]:
     """Returns the fields that apply, as a run directory stores them."""
-    of_run = self.trained is not None
-    left_out = (*_SYNTHETIC, "seed", "num_seeds") if of_run else ("epochs",)
+    left_out = ignored_fields(self.trained is not None)
     fields = {k: v for k, v in vars(self.config).items() if k not in left_out}
     return {"experiment": self.name} | fields
 

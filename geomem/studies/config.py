@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from geomem import training
+from geomem import data, training
 from geomem.studies.fields import check_least, check_seeds, check_types
 from geomem.studies.measure_config import MeasureConfig
 from geomem.studies.measured_epochs import check_saved
@@ -27,7 +27,7 @@ class DataConfig:
       permuted examples), `redrawn` (drawn for them uniformly over the classes),
       `file:PATH`, or `cifar_n:NAME` (given by people).
     permuted_fraction: fraction of the training examples with permuted labels;
-      `file` and `cifar_n` ignore it.
+      `file` and `cifar_n` have their own.
   """
 
   dataset: str = "digits"
@@ -37,7 +37,11 @@ class DataConfig:
   num_classes: int | None = None
   examples_per_class: int | None = None
   labels: str = "permuted"
-  permuted_fraction: float = 0.5
+  permuted_fraction: float | None = 0.5
+
+  def __post_init__(self):
+    if data.has_own_fraction(self.labels):
+      object.__setattr__(self, "permuted_fraction", None)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

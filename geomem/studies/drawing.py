@@ -23,13 +23,17 @@ def study_of(path: pathlib.Path | str) -> Any:
 
 
 def draw(
-  path: pathlib.Path | str, out: pathlib.Path | str | None = None
+  path: pathlib.Path | str,
+  out: pathlib.Path | str | None = None,
+  *,
+  study: Any = None,
 ) -> list[pathlib.Path]:
   """Draws every figure for which the rows of a run directory have values.
 
   Args:
     path: the run directory.
     out: directory in which to create `figures`; the run directory by default.
+    study: whose figures to draw; by default the known study of the run.
 
   Returns:
     The paths of the files.
@@ -37,7 +41,8 @@ def draw(
   target = pathlib.Path(path if out is None else out) / "figures"
   rows = runs.read_rows(path)
   written = []
-  for name, draw_one in study_of(path).figures.items():
+  study = study_of(path) if study is None else study
+  for name, draw_one in study.figures.items():
     figure = draw_one(rows)
     if figure is not None:
       written += plots.save_figure(figure, target / name)

@@ -89,6 +89,10 @@ def prepare(config: ExperimentConfig) -> Experiment:
       " shape was expected."
     )
   num_classes = len(train.class_names)
+  if num_classes < 2:
+    raise data.DatasetError(
+      f"{config.data.dataset} has {num_classes} class; at least two are needed."
+    )
   network = models.build(
     config.model.model,
     num_classes=num_classes,

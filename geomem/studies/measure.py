@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
-from geomem import parallel, plots, runs
+from geomem import geometry, parallel, plots, runs
 from geomem.studies.doubts import doubts
 from geomem.studies.measure_config import MeasuringConfig, measured_layers
 from geomem.studies.measured_epochs import SavedEpochs, check_saved
@@ -52,6 +52,20 @@ class Measuring(OfRun):
     )
     measured = self._known()
     yield stage._replace(units=[_of(unit, measured) for unit in stage.units])
+
+  def facts(self) -> runs.Rows:
+    """Returns the run's facts, with the chance capacity at this study's κ."""
+    points = self.trained.rows.fact("manifold_points")
+    chance = {
+      seed: float(geometry.simplex_capacity(int(count), self.config.kappa))
+      for seed, count in points.items()
+    }
+    return runs.Rows(
+      row | {"value": chance[row["seed"]]}
+      if row["metric"] == "chance_capacity"
+      else row
+      for row in super().facts()
+    )
 
   def _directory(self, *parts: str) -> pathlib.Path:
     """Returns a directory whose name includes the chosen epochs."""

@@ -54,12 +54,15 @@ def normalized(text: str | None, name: str = "measure_epochs") -> str | None:
   return ",".join([*words, *map(str, numbers)])
 
 
-def check_saved(text: str | None, saved: Collection[int]) -> None:
+def check_saved(
+  text: str | None, saved: Collection[int], name: str = "measure_epochs"
+) -> None:
   """Checks that the epochs chosen by number are saved.
 
   Args:
     text: the normalized choice.
     saved: the epochs that at least one seed has saved.
+    name: name of the field with the choice.
 
   Raises:
     ValueError: an epoch is not saved; the message lists those that are.
@@ -67,7 +70,7 @@ def check_saved(text: str | None, saved: Collection[int]) -> None:
   for item in (text or "").split(","):
     if item.isdigit() and int(item) not in saved:
       raise ValueError(
-        f"Epoch {item} is not saved, and cannot be measured; saved are"
+        f"Epoch {item} of {name} is not saved; saved are"
         f" {', '.join(map(str, sorted(saved)))}."
       )
 

@@ -156,13 +156,14 @@ class Memorization:
       f"{'radius':>8}{'dimension':>11}   (layer {layer})"
     ]
     for which in ("best", "last"):
-      epochs = rows.epochs(which)
-      epoch = sum(epochs.values()) / len(epochs)
+      epochs = rows.epochs(which).values()
+      # Seeds may differ in their best epoch.
+      epoch = "-".join(map(str, sorted({min(epochs), max(epochs)})))
       at_epoch = rows.at(which)
       for subset in deepest.subsets:
         scores = at_epoch.where("accuracy", subset=subset)
         of_layer = at_epoch.where(subset=subset, layer=layer)
-        line = f"{subset:12}{epoch:6.0f}{scores.mean()[0]:10.3f}"
+        line = f"{subset:12}{epoch:>6}{scores.mean()[0]:10.3f}"
         if of_layer.where("capacity"):
           capacity, radius, dimension = (
             of_layer.where(metric).mean()[0]

@@ -126,7 +126,7 @@ def _restored_falls(layers: _Layers) -> _Judged:
   apart = after / layers.chance - 1
   return (
     bool(after < before and abs(apart) < TOLERANCE),
-    f"last epoch: restored capacity of the last hidden layer falls from"
+    f"last epoch: restored capacity of the last hidden layer goes from"
     f" {before:.3f} to {after:.3f}, {apart:+.0%} from chance, test from"
     f" {layers.best['test'][-1]:.3f} to {layers.last['test'][-1]:.3f}",
   )

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,7 @@ import jax
 from geomem import disk, runs
 from geomem.studies.measured_epochs import (
   SavedEpochs,
+  check_saved,
   normalized,
   places_to_measure,
 )
@@ -81,10 +83,14 @@ def pack(
       f"{out} exists already, or is within {path}; choose another directory"
       " with --out."
     )
-  trainings = sorted(file.parent for file in path.rglob("checkpoints"))
+  trainings = sorted(d for d, names, _ in _walk(path) if "checkpoints" in names)
   if dtype != "float32":
     for training_run in trainings:
       _expect_complete(training_run)
+  if chosen != "none":
+    saved = {e for run in trainings for of in _all_saved(run) for e in of}
+    if saved:
+      check_saved(chosen, saved, "networks")
   for left_behind in out.parent.glob(f".{out.name}.*.copy"):
     shutil.rmtree(left_behind, ignore_errors=True)
   new = out.with_name(f".{out.name}.{os.getpid()}.copy")
@@ -101,19 +107,35 @@ def pack(
   return packed
 
 
+def _walk(
+  path: pathlib.Path,
+) -> Iterator[tuple[pathlib.Path, list[str], list[str]]]:
+  """Walks a directory as `os.walk` does, and follows links to directories."""
+  for directory, names, files in os.walk(path, followlinks=True):
+    here = os.path.realpath(directory)
+    # A link to a directory that it lies in has no end.
+    names[:] = [
+      name
+      for name in names
+      if not f"{here}{os.sep}".startswith(
+        os.path.join(os.path.realpath(os.path.join(directory, name)), "")
+      )
+    ]
+    yield pathlib.Path(directory), names, files
+
+
 def _expect_complete(training_run: pathlib.Path) -> None:
-  for config in training_run.rglob("config.json"):
-    if not runs.is_complete(config.parent):
+  for directory, _, files in _walk(training_run):
+    if "config.json" in files and not runs.is_complete(directory):
       raise runs.RunError(
-        f"{config.parent} is not complete, and the rest of its numbers would be"
+        f"{directory} is not complete, and the rest of its numbers would be"
         " those of rounded networks. Finish it first, or give --dtype=float32."
       )
 
 
 def _copy(path: pathlib.Path, new: pathlib.Path) -> None:
   """Copies all files but networks and hidden files, such as locks."""
-  for directory, names, files in os.walk(path):
-    source = pathlib.Path(directory)
+  for source, names, files in _walk(path):
     names[:] = [n for n in names if n not in _LEFT_OUT and n[0] != "."]
     target = new / source.relative_to(path)
     target.mkdir(parents=True)
@@ -130,9 +152,7 @@ def _pack_training(
   dtype: str,
 ) -> Packed:
   """Copies the chosen networks of a training run."""
-  name, config = run.relative_to(root), runs.flat_config(runs.read_config(run))
-  first = config.get("seed", 0)
-  rows, seeds = runs.read_rows(run), range(first, first + config["num_seeds"])
+  name, rows, seeds = run.relative_to(root), runs.read_rows(run), _seeds(run)
   best, last = rows.fact("best_epoch"), rows.fact("last_epoch")
   if not set(seeds) <= set(last):
     for part in ("checkpoints", "resume"):
@@ -150,6 +170,22 @@ def _pack_training(
     _mark(target, dtype)
   epochs = {seed: [e for s, e in places if s == seed] for seed in seeds}
   return Packed(name, epochs, True)
+
+
+def _seeds(run: pathlib.Path) -> range:
+  config = runs.flat_config(runs.read_config(run))
+  first = config.get("seed", 0)
+  return range(first, first + config["num_seeds"])
+
+
+def _all_saved(run: pathlib.Path) -> list[list[int]]:
+  """Lists the saved epochs of the seeds whose training has begun."""
+  directories = (run / "checkpoints" / f"seed{seed}" for seed in _seeds(run))
+  return [
+    _saved(run, seed)
+    for seed, directory in zip(_seeds(run), directories, strict=True)
+    if directory.exists()
+  ]
 
 
 def _saved(run: pathlib.Path, seed: int) -> list[int]:

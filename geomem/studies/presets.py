@@ -7,6 +7,7 @@ epoch 34 at the latest. Minutes on one H200 are extrapolated from seconds.
 
 from typing import Any, NamedTuple
 
+from geomem import data
 from geomem.studies.config import ExperimentConfig
 
 
@@ -206,7 +207,8 @@ def fields_of(
     **fields: the given fields; None counts as not given.
 
   Raises:
-    ValueError: the study has no such preset; the message lists its presets.
+    ValueError: the study has no such preset; the message lists its presets; or
+      a fraction is given for labels that have their own.
   """
   if preset is not None and preset not in names_of(study):
     raise ValueError(
@@ -215,6 +217,12 @@ def fields_of(
     )
   given = {name: value for name, value in fields.items() if value is not None}
   chosen = (PRESETS[preset].values if preset else {}) | given
+  labels = chosen.get("labels", "permuted")
+  if "permuted_fraction" in given and data.has_own_fraction(labels):
+    raise ValueError(
+      f"permuted_fraction was given with labels {labels!r}, which have their"
+      " own fraction of wrong labels; leave it out."
+    )
   return default_preset(study, chosen.get("dataset", "digits")).values | chosen
 
 

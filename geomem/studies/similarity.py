@@ -114,8 +114,7 @@ class Similarity(OfRun):
     known = list(trained.seeds[0].manifolds)
     if config.subset not in known:
       raise ValueError(
-        f"subset {config.subset!r} is not known; choose from"
-        f" {', '.join(known)}."
+        f"{config.subset!r} is no subset; choose from {', '.join(known)}."
       )
     self.other = TrainedRun(config.other) if config.other else None
     if self.other:

@@ -43,7 +43,11 @@ class TrainingConfig:
         raise ValueError(
           f"{name} is {value}; a positive, finite number was expected."
         )
-    for name in ("momentum", "weight_decay", "crop"):
+    if not 0 <= self.momentum < 1:
+      raise ValueError(
+        f"momentum is {self.momentum}; from 0 to less than 1 was expected."
+      )
+    for name in ("weight_decay", "crop"):
       value = getattr(self, name)
       if not 0 <= value < math.inf:
         raise ValueError(

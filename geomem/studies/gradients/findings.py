@@ -78,7 +78,9 @@ def _unpermuted_slope(rows) -> Finding:
   )
   clean, sizes = unbiased_slope(rows)
   goes = f"goes with n to the power {clean:.3f}"
-  if np.isnan(clean):
+  if len(sizes) < 2:
+    goes = "cannot be told from one n"
+  elif np.isnan(clean):
     goes = "cannot be told from nothing at every n"
   return Finding(
     "G2",
