@@ -1,10 +1,15 @@
 """Messages that explain errors to the user of a binary."""
 
+import pathlib
 import re
+import traceback
 
 from absl import flags
 
+import geomem
 from geomem import disk
+
+_PACKAGES = [pathlib.Path(x).parent for x in (geomem.__file__, __file__)]
 
 
 def sentence(error: BaseException) -> str | None:
@@ -16,7 +21,22 @@ def sentence(error: BaseException) -> str | None:
   if isinstance(error, OSError):
     error = disk.explain(error.filename or "The output", error)
   has_message = isinstance(error, ValueError | FloatingPointError)
-  return str(error) if has_message else None
+  return str(error) if has_message and _is_ours(error) else None
+
+
+def _is_ours(error: BaseException) -> bool:
+  """Returns whether geomem raised an error, and not a library below it.
+
+  A library's text explains nothing to a user, and hides where it came from.
+  What a library's C code raises ends at a line of ours that is no `raise`.
+  """
+  trace = traceback.extract_tb(error.__traceback__)
+  if not trace or not trace[-1].line:
+    return True
+  file = pathlib.Path(trace[-1].filename)
+  ours = any(file.is_relative_to(package) for package in _PACKAGES)
+  known = ours or "site-packages" not in file.parts
+  return known and trace[-1].line.startswith("raise")
 
 
 def _out_of_memory(error: BaseException) -> str:

@@ -32,11 +32,13 @@ def _draw_subsets(ax, scores: runs.Rows) -> None:
     style.draw_series(ax, series, **style.look_of(subset), label=subset)
 
 
-def plot_accuracy(rows: runs.Rows) -> Figure:
+def plot_accuracy(rows: runs.Rows) -> Figure | None:
   """Draws the accuracy of the subsets by epoch, and marks the best epochs."""
+  scores = rows.where("accuracy")
+  if not scores:
+    return None
   figure = style.new_figure(5.4, 3.6)
   ax = figure.subplots()
-  scores = rows.where("accuracy")
   _draw_subsets(ax, scores)
   style.mark_best(ax, rows)
   style.draw_chance_accuracy(ax, rows)
@@ -47,14 +49,16 @@ def plot_accuracy(rows: runs.Rows) -> Figure:
   return figure
 
 
-def plot_loss(rows: runs.Rows) -> Figure:
+def plot_loss(rows: runs.Rows) -> Figure | None:
   """Draws the loss of the subsets and the training loss by epoch.
 
   The training loss is the mean over the steps of an epoch, for every epoch.
   """
+  scores = rows.where("loss")
+  if not scores:
+    return None
   figure = style.new_figure(5.4, 3.6)
   ax = figure.subplots()
-  scores = rows.where("loss")
   _draw_subsets(ax, scores)
   steps = rows.where("training_loss")  # Old runs have none.
   if steps:
@@ -108,6 +112,8 @@ def _epochs_to_draw(
   measured = runs.Rows(
     row for row in rows.where(metrics) if row["layer"] is not None
   )
+  if not measured:
+    return {}
   facts = rows.where(layer=None)
   at = {
     f"{which} epoch": runs.Rows(facts + measured).at(which).where(metrics)
@@ -173,7 +179,8 @@ def plot_capacity_heatmaps(rows: runs.Rows) -> Figure | None:
     for epoch, column in capacities.where(subset=subset).split("epoch").items():
       x, mean, _ = column.series("layer_index")
       place = np.searchsorted(places, x), epochs.index(epoch)
-      grids[subset][place] = mean / chance
+      # What is not positive has no place on the scale.
+      grids[subset][place] = np.where(mean > 0, mean, np.nan) / chance
   figure = style.new_figure(2.6 * len(grids) + 1, 0.2 * len(layers) + 1.6)
   axes = figure.subplots(1, len(grids), sharey=True, squeeze=False)[0]
   ratios = np.stack(list(grids.values()))

@@ -97,7 +97,14 @@ class _PlainTicks(ticker.Locator):
 
 
 def log_axis(axis) -> None:
-  """Makes an axis logarithmic, with plain numbers."""
+  """Makes an axis logarithmic, with plain numbers.
+
+  Where lines without a positive value are all that is drawn, it stays linear.
+  """
+  coordinate = f"get_{axis.axis_name}data"
+  drawn = [getattr(line, coordinate)() for line in axis.axes.get_lines()]
+  if drawn and not any((np.asarray(x, float) > 0).any() for x in drawn):
+    return
   axis.axes.set(**{f"{axis.axis_name}scale": "log"})
   axis.set_major_locator(_PlainTicks())
   axis.set_major_formatter(ticker.FormatStrFormatter("%g"))

@@ -111,17 +111,12 @@ def _walk(
   path: pathlib.Path,
 ) -> Iterator[tuple[pathlib.Path, list[str], list[str]]]:
   """Walks a directory as `os.walk` does, and follows links to directories."""
-  for directory, names, files in os.walk(path, followlinks=True):
-    here = os.path.realpath(directory)
+  for name, names, files in os.walk(path, followlinks=True):
+    directory = pathlib.Path(name)
+    above = {x.resolve() for x in (directory, *directory.parents)}
     # A link to a directory that it lies in has no end.
-    names[:] = [
-      name
-      for name in names
-      if not f"{here}{os.sep}".startswith(
-        os.path.join(os.path.realpath(os.path.join(directory, name)), "")
-      )
-    ]
-    yield pathlib.Path(directory), names, files
+    names[:] = [x for x in names if (directory / x).resolve() not in above]
+    yield directory, names, files
 
 
 def _expect_complete(training_run: pathlib.Path) -> None:

@@ -1,0 +1,195 @@
+"""What strangers tried on the binaries: each was a wrong number or worse."""
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks.benchmark import Benchmark, BenchmarkConfig
+from experiments import cli, errors
+from geomem import data, geometry, plots, runs, studies, training
+from geomem.studies.memorization import Memorization
+from geomem.studies.packing import pack
+from tests.fakes import SMALL_RUN, fields_of, write_run
+
+CHEAP = SMALL_RUN | {"num_seeds": 1, "layers": "last", "epochs": 1}
+KEY = jax.random.key(0)
+M = CHEAP["manifold_points"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+  path = tmp_path_factory.mktemp("stranger") / "run"
+  studies.run(Memorization(studies.make_config(**CHEAP)), path)
+  return path
+
+
+@pytest.mark.parametrize("kappa", [0.0, 1.0])
+def test_chance_is_that_of_the_studys_own_margin(finished, kappa):
+  config = studies.MeasuringConfig(
+    kappa=kappa, num_probes=10, layers="last", measure_epochs="last"
+  )
+  study = studies.Measuring(config, studies.TrainedRun(finished))
+  rows = studies.run(study, finished / f"kappa{kappa}")
+  expected = float(geometry.simplex_capacity(M, kappa))
+  assert rows.chance_capacity() == expected
+  of_run = runs.read_rows(finished).chance_capacity()
+  assert of_run == pytest.approx(2 / M, rel=1e-4)
+  assert (expected == of_run) == (kappa == 0)
+
+
+def test_the_benchmark_is_drawn_and_ends(tmp_path, monkeypatch):
+  monkeypatch.setattr(Benchmark, "stages", lambda self, run: iter(()))
+  table = staticmethod(lambda rows: "the table")
+  monkeypatch.setattr(Benchmark, "table", table)
+  monkeypatch.setattr(cli, "watched", studies.study.unwatched)
+  study = Benchmark(BenchmarkConfig(sizes=(3,), kappas=(0.0,), layer=False))
+  for _ in range(2):
+    assert cli.do(study, tmp_path / "benchmark") == 0
+  assert runs.is_complete(tmp_path / "benchmark")
+
+
+@pytest.mark.parametrize("labels", ["file:own.npy", "cifar_n:noisy_label"])
+def test_labels_that_bring_their_fraction_get_no_other(labels):
+  with pytest.raises(ValueError, match="have their own fraction"):
+    studies.make_config(labels=labels, permuted_fraction=0.9)
+  with pytest.raises(ValueError, match="have their own fraction"):
+    studies.memorization_sweep({"permuted_fraction": [0.2, 0.9]}, labels=labels)
+  # The fraction of a preset or a default is not theirs, and is not recorded.
+  config = studies.make_config(labels=labels, preset="tiny_vgg16")
+  assert config.data.permuted_fraction is None
+  again = studies.ExperimentConfig.from_dict(config.as_dict())
+  assert again == config == config.replace(epochs=config.training.epochs)
+
+
+@pytest.mark.parametrize("beyond", [2**32, 5 * 2**32])
+def test_labels_do_not_wrap_around(tmp_path, beyond):
+  dataset = data.load("digits", "train")
+  size = dataset.ids.max() + 1
+  np.save(tmp_path / "own.npy", np.zeros(size, np.int64) + beyond)
+  with pytest.raises(data.DatasetError, match=f"labels from {beyond}"):
+    data.make_labels(f"file:{tmp_path / 'own.npy'}", KEY, dataset, None)
+
+
+def test_a_text_file_is_not_called_a_pickle(tmp_path):
+  (tmp_path / "own.txt").write_text("0 1 2")
+  dataset = data.load("digits", "train")
+  with pytest.raises(data.DatasetError) as caught:
+    data.make_labels(f"file:{tmp_path / 'own.txt'}", KEY, dataset, None)
+  assert "pickle" not in str(caught.value)
+
+
+def test_one_class_is_refused_before_any_work(tmp_path):
+  images = np.zeros((6, 4, 4), np.uint8)
+  arrays = {f"x_{split}": images for split in ("train", "test")}
+  arrays |= {f"y_{split}": np.zeros(6, int) for split in ("train", "test")}
+  np.savez(tmp_path / "one.npz", **arrays)
+  fields = CHEAP | {"num_classes": None, "dataset": f"npz:{tmp_path}/one.npz"}
+  with pytest.raises(data.DatasetError, match="has 1 class; at least two"):
+    studies.prepare(studies.make_config(**fields))
+
+
+def rows_of(values, stderr=None):
+  """Rows of three layers at two epochs, all of one value a layer."""
+  facts = {"best_epoch": 0, "last_epoch": 1, "manifold_points": 10}
+  facts["chance_capacity"] = 0.2
+  rows = [{"seed": 0, "metric": m, "value": v} for m, v in facts.items()]
+  for epoch in (0, 1):
+    at = {"seed": 0, "epoch": epoch, "subset": "test", "stderr": stderr}
+    rows.append(at | {"metric": "accuracy", "value": 0.5})
+    for i, layer in enumerate(("input", "fc1", "logits")):
+      place = at | {"layer": layer, "layer_index": i}
+      for metric in ("capacity", "radius", "dimension"):
+        rows.append(place | {"metric": metric, "value": values[i]})
+  return runs.Rows(dict.fromkeys(runs.COLUMNS) | row for row in rows)
+
+
+@pytest.mark.parametrize(
+  ("values", "stderr"),
+  [
+    ((np.nan, np.nan, np.nan), np.nan),
+    ((0.0, 0.0, 0.0), 0.0),
+    ((0.3, 0.4, 0.5), np.nan),
+  ],
+)
+def test_what_is_not_finite_leaves_a_panel_empty(tmp_path, values, stderr):
+  rows = rows_of(values, stderr)
+  for name, draw in plots.MEMORIZATION.items():
+    figure = draw(rows)
+    if figure is not None:
+      plots.save_figure(figure, tmp_path / name, suffixes=(".png",))
+  assert (tmp_path / "geometry_by_layer.png").exists()
+
+
+def test_a_run_that_was_stopped_in_training_is_drawn(tmp_path):
+  scored = runs.Rows(
+    row
+    for row in rows_of((0.3, 0.4, 0.5))
+    if row["metric"] == "accuracy" or row["epoch"] is None
+  ).where(metric="accuracy")
+  config = fields_of(studies.make_config())
+  write_run(tmp_path / "run", config, scored, done=False)
+  (drawn,) = {path.stem for path in studies.draw(tmp_path / "run")}
+  assert drawn == "accuracy"
+
+
+def test_the_table_names_epochs_that_there_are():
+  rows = rows_of((0.3, 0.4, 0.5), 0.1)
+  other = runs.Rows(row | {"seed": 1} for row in rows)
+  for row in other.where("best_epoch"):
+    row["value"] = 1
+  lines = Memorization.table(runs.Rows(rows + other)).splitlines()
+  assert [line.split()[1] for line in lines[1:]] == ["0-1", "1"]
+
+
+def test_packs_follow_links_and_not_without_end(finished, tmp_path):
+  run = tmp_path / "run"
+  pack(finished, run)
+  study = run / "rewind"
+  trained = studies.TrainedRun(run)
+  studies.run(studies.LayerRewind(studies.RewindConfig(), trained), study)
+  elsewhere = tmp_path / "scratch"
+  study.rename(elsewhere)
+  study.symlink_to(elsewhere)
+  (elsewhere / "back").symlink_to(run)
+  pack(run, tmp_path / "small", networks="none")
+  copied = tmp_path / "small" / "rewind"
+  assert runs.read_rows(copied) == runs.read_rows(elsewhere)
+  assert not copied.is_symlink()
+  assert not (copied / "back").exists()
+
+
+def test_networks_that_are_not_saved_are_not_packed(finished, tmp_path):
+  with pytest.raises(ValueError, match="Epoch 4 of networks is not saved"):
+    pack(finished, tmp_path / "small", networks="4")
+  assert not (tmp_path / "small").exists()
+
+
+def test_fields_that_do_not_apply_are_refused(finished):
+  trained = studies.TrainedRun(finished)
+  with pytest.raises(ValueError, match="num_manifolds is 99, but it applies"):
+    studies.Capacity(studies.CapacityConfig(num_manifolds=99), trained)
+  with pytest.raises(ValueError, match="epochs is last, but it applies to"):
+    studies.Capacity(studies.CapacityConfig(epochs="last"))
+
+
+@pytest.mark.parametrize("momentum", [-0.1, 1.0, 1.5, float("nan")])
+def test_a_momentum_that_diverges_is_refused(momentum):
+  with pytest.raises(ValueError, match="momentum is"):
+    training.TrainingConfig(momentum=momentum)
+
+
+def sentence_about(function, *arguments, **options) -> str | None:
+  try:
+    function(*arguments, **options)
+  except ValueError as error:
+    return errors.sentence(error)
+  raise AssertionError("An error was expected.")
+
+
+def test_the_text_of_a_library_is_no_sentence_of_ours():
+  ours = sentence_about(geometry.detectable_difference, 1.0, num_samples=0)
+  assert ours.startswith("num_samples is 0")
+  # From C code, and from Python.
+  assert sentence_about(np.zeros(2).reshape, 3) is None
+  assert sentence_about(np.broadcast_shapes, (2,), (3,)) is None
+  assert sentence_about(np.linalg.multi_dot, [np.eye(2)]) is None
