@@ -42,8 +42,10 @@ def study_of_run(study: type, *, has_run: bool = True) -> None:
     needed = getattr(study, "needs_run", True)
     text = "directory of a finished run"
     values.define_path("run", None, text, required=needed)
-    values.define_path("data_dir", None, "where TFDS looks, if the data moved")
-  text = f"where the results go; by default {place}"
+    values.define_path(
+      "data_dir", None, "TFDS directory, if the data have moved"
+    )
+  text = f"directory of the results; by default {place}"
   values.define_path("out", None, text)
   common.define_flags([kind])
 
@@ -81,13 +83,13 @@ def define_training_flags(study: str, sweeps: tuple[str, ...]) -> None:
   filled = {field for recipe in recipes for field in recipe.values}
   common.define_flags(_RUN_CONFIG, sweeps=sweeps, filled=filled)
   flags.DEFINE_string(
-    "cell", None, "i/n: the i-th of n processes' part of a sweep, i from 0"
+    "cell", None, "i/n: run the i-th of n shares of a sweep, with i from 0"
   )
-  text = "whether to write TensorBoard's event files, to DIR/tensorboard"
-  flags.DEFINE_bool("tensorboard", False, f"{text}, while it works")
+  text = "whether to write TensorBoard event files to DIR/tensorboard"
+  flags.DEFINE_bool("tensorboard", False, f"{text} during the run")
   texts = "; ".join(f"{name}: {presets.PRESETS[name].text}" for name in names)
   flags.DEFINE_string(
-    "preset", None, f"values for many flags, by name. {texts}."
+    "preset", None, f"name of a set of values for many flags. {texts}."
   )
 
 

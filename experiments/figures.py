@@ -13,7 +13,7 @@ from geomem import runs, studies
 
 _RUN = values.define_path("run", None, "run directory", required=True)
 _OUT = values.define_path(
-  "out", None, "where the figures go; by default into the run directory"
+  "out", None, "directory of the figures; by default the run directory"
 )
 
 

@@ -30,7 +30,7 @@ processes.define_flags()
 values.define_path(
   "compilation_cache",
   None,
-  "where compiled programs are kept for the next start; `none` keeps none; by"
+  "directory that caches compiled programs; `none` turns the cache off; by"
   " default in the user's cache",
 )
 
@@ -84,9 +84,9 @@ def define_flags(
     default = field.default
     if default is dataclasses.MISSING or field.name in filled:
       default = None
-      text += "; by default as fits the data set"
+      text += "; the default depends on the data set"
     if field.name in sweeps:
-      text += "; several with commas make a sweep"
+      text += "; several, comma-separated, make a sweep"
       default = None if default is None else [str(default)]
       flags.DEFINE_list(field.name, default, text)
     elif isinstance(kind, tuple):

@@ -28,7 +28,7 @@ _OUT = values.define_path("out", None, "directory of the copy", required=True)
 _NETWORKS = flags.DEFINE_string(
   "networks",
   "best,last,first",
-  "epochs whose networks are copied, with commas: all, best, last, first, or"
+  "comma-separated epochs whose networks are copied: all, best, last, first or"
   " numbers; or none",
 )
 _DTYPE = flags.DEFINE_string(

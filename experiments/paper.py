@@ -168,13 +168,13 @@ def _tell(out, path: pathlib.Path, scale: paper.Scale) -> None:
 def _define_flags() -> None:
   values.define_path("out", "runs/paper", "directory of all stages")
   texts = "; ".join(f"{name}: {s.text}" for name, s in paper.SCALES.items())
-  flags.DEFINE_string("scale", "tiny", f"how large. {texts}")
+  flags.DEFINE_string("scale", "tiny", f"size of the reproduction. {texts}")
   flags.DEFINE_list(
-    "only", None, "figures, or `epochs`, with commas; all by default"
+    "only", None, "comma-separated figures, or `epochs`; all by default"
   )
-  text = "minutes that this start may take; without end by default"
+  text = "time limit of this start in minutes; none by default"
   flags.DEFINE_float("minutes", None, text)
-  values.define_path("data_dir", None, "where TFDS looks")
+  values.define_path("data_dir", None, "TFDS directory")
 
 
 def main(argv) -> int:

@@ -21,15 +21,19 @@ def define_flags() -> None:
   flags.DEFINE_bool(
     "distributed",
     False,
-    "several hosts that the cluster knows of (Cloud TPU, Slurm, MPI)",
+    "whether the cluster (Cloud TPU, Slurm, MPI) provides the hosts",
   )
   flags.DEFINE_string(
     "coordinator_address",
     None,
-    "several hosts: HOST:PORT of process 0, the same for all",
+    "on several hosts, HOST:PORT of process 0, the same for all",
   )
-  flags.DEFINE_integer("num_processes", None, "several hosts: how many")
-  flags.DEFINE_integer("process_id", None, "several hosts: this one, from 0")
+  flags.DEFINE_integer(
+    "num_processes", None, "on several hosts, the number of processes"
+  )
+  flags.DEFINE_integer(
+    "process_id", None, "on several hosts, the index of this one, from 0"
+  )
 
 
 def joined(main: Callable) -> Callable:

@@ -23,7 +23,7 @@ from experiments import flags as common
 from experiments import values
 from geomem import report
 
-flags.DEFINE_list("run", None, "run directory, or several with commas")
+flags.DEFINE_list("run", None, "run directory, or several, comma-separated")
 flags.mark_flag_as_required("run")
 _OUT = values.define_path(
   "out", None, "directory of the page; by default that of the (first) run"

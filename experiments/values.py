@@ -35,7 +35,7 @@ def list_of(name: str, kind: type) -> list:
   given = f"--{name}={','.join(texts)}"
   if not all(texts) or not (texts or flags.FLAGS[name].default == []):
     raise flags.IllegalFlagValueError(
-      f"{given} lacks a value; one was expected, or several with commas."
+      f"{given} lacks a value; one was expected, or several, comma-separated."
     )
   if kind is str:
     return texts
@@ -46,7 +46,7 @@ def list_of(name: str, kind: type) -> list:
       raise ValueError
   except ValueError as error:
     raise flags.IllegalFlagValueError(
-      f"{given} is not {_WORDS[kind]}, or several with commas."
+      f"{given} is not {_WORDS[kind]}, or several, comma-separated."
     ) from error
   return numbers
 

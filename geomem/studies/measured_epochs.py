@@ -45,7 +45,7 @@ def normalized(text: str | None, name: str = "measure_epochs") -> str | None:
     if item not in ("all", *WORDS) and not re.fullmatch("[0-9]{1,9}", item):
       raise ValueError(
         f"{name} names {item!r}, which is no epoch; use all,"
-        f" {', '.join(WORDS)} or numbers of epochs, with commas."
+        f" {', '.join(WORDS)} or numbers of epochs, comma-separated."
       )
   if "all" in items:
     return None
