@@ -83,8 +83,18 @@ def test_what_is_not_defined_is_missing():
   dead = found_of(np.zeros((4, 5, 3)))
   assert all(np.isnan(value) for value in dead.values())
   alone = found_of(clouds(sizes=(9, 1, 12, 8)))
-  assert np.isnan(alone["ncm_accuracy"])
+  assert np.isnan([alone["ncm_accuracy"], alone["cdnv"]]).all()
   assert np.isfinite(alone["nc1"])
+  # One point each: no manifold has collapsed, nor not.
+  single = found_of(clouds(sizes=(1, 1, 1, 1)))
+  assert np.isnan([single[n] for n in ("nc1", "cdnv", "ncm_accuracy")]).all()
+  assert single["nc2_angles"] > 0
+  for points in (
+    clouds(sizes=(9,)),
+    # The centres are equal, but for rounding.
+    [np.concatenate([m, -m]) for m in clouds(sizes=(7, 7, 7, 7))],
+  ):
+    assert np.isnan([*found_of(points).values()]).all()
 
 
 def test_neither_unit_nor_offset_nor_rotation_matter():

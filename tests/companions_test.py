@@ -61,23 +61,52 @@ def test_few_shot_terms_are_those_of_the_covariances():
   assert found["snr_5_shot"] == pytest.approx(np.mean(ratios), rel=1e-4)
 
 
-@pytest.mark.parametrize("sizes", [(12, 12, 12), (25, 9, 14)])
+@pytest.mark.parametrize("scale", [1e10, 1e-10, 1e-11])
+def test_few_shot_errors_do_not_depend_on_the_unit(scale):
+  points = np.stack(gaussian_manifolds(np.random.default_rng(0), (8, 8, 8)))
+  expected = found_of("few_shot", points)
+  assert 0.02 < expected["error_1_shot"] < 0.4
+  found = found_of("few_shot", scale * points)
+  assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_point_has_no_few_shot_error_and_no_neighbour_of_its_own():
+  manifolds = gaussian_manifolds(np.random.default_rng(0), (8, 1, 8))
+  assert np.isnan([*found_of("few_shot", manifolds).values()]).all()
+  assert np.isnan(found_of("neighbors", manifolds)["knn_accuracy"])
+  alone = found_of("neighbors", manifolds[1][None])
+  assert np.isnan([*alone.values()]).all()
+
+
+@pytest.mark.parametrize("sizes", [(12, 12, 12), (25, 9, 14), (40, 33, 36)])
 def test_neighbours_are_those_of_scikit_learn(sizes):
   rng = np.random.default_rng(2)
   manifolds = gaussian_manifolds(rng, sizes)
   found = found_of("neighbors", manifolds)
   points = np.concatenate(manifolds)
   labels = np.repeat(np.arange(3), sizes)
-  hits = []
+  hits, count = [], min(30, min(sizes) - 1)
   for i in range(len(points)):
     rest = np.arange(len(points)) != i
-    model = KNeighborsClassifier(30).fit(points[rest], labels[rest])
+    model = KNeighborsClassifier(count).fit(points[rest], labels[rest])
     hits.append(model.predict(points[i : i + 1])[0] == labels[i])
   assert found["knn_accuracy"] == pytest.approx(np.mean(hits), abs=1e-6)
   distances, _ = NearestNeighbors(n_neighbors=3).fit(points).kneighbors(points)
   ratios = np.log(distances[:, 2] / distances[:, 1])
   expected = len(points) / ratios.sum()
   assert found["twonn_dimension"] == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("size", [2, 3, 8])
+def test_collapsed_manifolds_are_told_apart_by_their_neighbours(size):
+  rng = np.random.default_rng(4)
+  points = rng.normal(size=(6, 1, 10)) + 1e-3 * rng.normal(size=(6, size, 10))
+  assert found_of("neighbors", points)["knn_accuracy"] == 1
+  # The points that are there count, not the room for them.
+  mask = np.ones((6, size + 5), bool)
+  mask[2, size:] = False
+  padded = np.pad(points, ((0, 0), (0, 5), (0, 0)), "reflect")
+  assert found_of("neighbors", padded, mask=mask)["knn_accuracy"] == 1
 
 
 @pytest.mark.parametrize("dimension", [2, 5])

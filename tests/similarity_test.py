@@ -1,5 +1,7 @@
 """CKA, the probe and the readout: against formulas, scikit-learn, by hand."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,6 +78,58 @@ def test_cka_of_rotated_scaled_points_is_one_and_of_strangers_zero():
   assert abs(geometry.linear_cka(of[0], of[2], unbiased=True)) < 0.05
   with pytest.raises(ValueError, match="same points"):
     geometry.linear_cka(of[0], geometry.point_products(a[:3]))
+
+
+@pytest.mark.parametrize(
+  ("scale", "wide"),
+  [(1e9, False), (1e-10, False), (1e-11, False), (1e90, True), (1e-90, True)],
+)
+def test_the_unit_changes_no_similarity(scale, wide):
+  with jax.enable_x64(wide):
+    a, b = points_of(0).astype(float), points_of(1, (3, 5, 4))
+    products = [geometry.point_products(x) for x in (a * scale, b)]
+    expected = cka_by_features(flat(a), flat(b))
+    assert geometry.linear_cka(*products) == pytest.approx(expected, rel=1e-5)
+    of_self = (unbiased_hsic(flat(x), flat(x)) for x in (a, b))
+    expected = unbiased_hsic(flat(a), flat(b)) / np.sqrt(np.prod([*of_self]))
+    found = geometry.linear_cka(*products, unbiased=True)
+    assert found == pytest.approx(expected, rel=1e-4)
+    labels = np.eye(3)[np.repeat(np.arange(3), 5)]
+    expected = cka_by_features(flat(a), labels)
+    found = geometry.label_alignment(products[0])
+    assert found == pytest.approx(expected, rel=1e-5)
+
+    def alignment(points):
+      return geometry.label_alignment(geometry.point_products(points))
+
+    slopes = [jax.grad(alignment)(jnp.array(x)) for x in (a, a * scale)]
+    np.testing.assert_allclose(scale * slopes[1], slopes[0], atol=1e-6)
+
+
+def test_stacked_products_are_compared_one_by_one():
+  sets = [[points_of(i), points_of(i + 3, (3, 5, 4))] for i in range(3)]
+  stacks = [
+    jax.tree.map(lambda *x: jnp.stack(x), *map(geometry.point_products, of))
+    for of in zip(*sets, strict=True)
+  ]
+  expected = [cka_by_features(flat(a), flat(b)) for a, b in sets]
+  np.testing.assert_allclose(geometry.linear_cka(*stacks), expected, rtol=1e-5)
+  labels = np.eye(3)[np.repeat(np.arange(3), 5)]
+  expected = [cka_by_features(flat(a), labels) for a, _ in sets]
+  np.testing.assert_allclose(
+    geometry.label_alignment(stacks[0]), expected, rtol=1e-5
+  )
+
+
+def test_points_are_not_their_products():
+  # Unwrapped, as the tests' own checks of types come first.
+  a = points_of(0)
+  for function, given in (
+    (geometry.linear_cka, (a, a)),
+    (geometry.label_alignment, (geometry.gram_statistics(a),)),
+  ):
+    with pytest.raises(ValueError, match=r"give geometry\.point_products"):
+      inspect.unwrap(function)(*given)
 
 
 def test_missing_points_change_nothing():
@@ -209,7 +263,7 @@ def test_similarity_compares_layers_epochs_and_runs(trained, tmp_path):
     runs.Run(tmp_path, changed, study.origin)
   with pytest.raises(ValueError, match="lower --num_images"):
     Similarity(SimilarityConfig(num_images=10**6), trained)
-  with pytest.raises(ValueError, match="subset 'all' is not known"):
+  with pytest.raises(ValueError, match="'all' is no subset"):
     Similarity(SimilarityConfig(subset="all"), trained)
 
 
@@ -227,7 +281,7 @@ def test_depth_and_collapse_are_those_by_hand(trained, tmp_path):
       votes = []
       for i in range(len(X)):
         rest = np.arange(len(X)) != i
-        model = KNeighborsClassifier(20).fit(X[rest], labels[rest])
+        model = KNeighborsClassifier(6).fit(X[rest], labels[rest])
         votes.append(model.predict(X[i : i + 1])[0])
       depth[np.asarray(votes) != decided] = index + 1
     here = rows.where(subset=subset, epoch=last)

@@ -1,5 +1,7 @@
 """The spectrum measure against covariances, and on a run that is finished."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -58,6 +60,74 @@ def test_points_that_are_not_there_count_nothing():
   between = sizes @ ((centers - everything.mean(axis=0)) ** 2).sum(axis=1)
   share = between / ((everything - everything.mean(axis=0)) ** 2).sum()
   assert masked["centers_share"] == pytest.approx(share, rel=1e-4)
+
+
+@pytest.mark.parametrize("scale", [1e30, 1e-30])
+def test_the_unit_does_not_matter_unless_variances_are_asked_for(scale):
+  points = np.random.default_rng(0).normal(size=(4, 6, 9))
+  expected = found_of(points)
+  assert found_of(scale * points) == pytest.approx(expected, rel=1e-4)
+  stats = geometry.gram_statistics(scale * points)
+  for function in (geometry.within_spectrum, geometry.center_spectrum):
+    with pytest.raises(ValueError, match="do not fit float32"):
+      function(stats)
+    assert jnp.isnan(jax.jit(function)(stats)).all()
+
+
+def test_rounding_is_no_dimension():
+  rng = np.random.default_rng(0)
+  found = found_of(np.repeat(3 * rng.normal(size=(5, 1, 30)), 50, axis=1))
+  assert found["within_participation"] == found["within_explained"] == 0
+  points = rng.normal(size=(5, 20, 30))
+  found = found_of(np.concatenate([points, -points], axis=1))
+  assert found["centers_participation"] == 0
+
+
+def test_missing_points_add_zeros_to_a_spectrum():
+  points = np.random.default_rng(0).normal(size=(3, 4, 20))
+  mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]], bool)
+  covariance = np.cov(points[mask].T, bias=True)
+  expected = np.append(np.linalg.eigvalsh(covariance)[::-1][:7], 5 * [0])
+  found = geometry.spectrum(points, mask=mask)
+  np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("eigenvalues", "fraction", "count"),
+  [
+    (3 * [3e38], 0.9, 3),
+    (3 * [1e-39], 0.9, 3),
+    ([1.0] + 999 * [1e-7], 1.0, 1000),
+    ([9, 1], 0.9, 1),
+    ([999, 1], 0.999, 1),
+    ([998, 2], 0.999, 2),
+    ([5, 5], 1e-9, 1),
+    ([0, 0], 1.0, 0),
+  ],
+)
+def test_eigenvalues_count_in_any_unit_and_type(eigenvalues, fraction, count):
+  def dimensions(x):
+    counted = geometry.explained_variance_dimension(x, fraction)
+    return counted, geometry.participation_ratio(x)
+
+  scaled = np.array(eigenvalues) / (max(eigenvalues) or 1)
+  ratio = scaled.sum() ** 2 / ((scaled**2).sum() or 1)
+  for values in (eigenvalues, np.array(eigenvalues), jnp.array(eigenvalues)):
+    assert dimensions(values) == (count, pytest.approx(ratio, rel=1e-5))
+  if max(eigenvalues) != 1e-39:  # Devices have no smaller numbers.
+    found = jax.jit(dimensions)(jnp.array(eigenvalues))
+    assert found == (count, pytest.approx(ratio, rel=1e-5))
+
+
+def test_eigenvalues_that_are_not_finite_are_not_counted():
+  for bad in (np.nan, np.inf):
+    values = jnp.array([[bad, 1], [1, 1]])
+    with pytest.raises(ValueError, match="not finite"):
+      geometry.explained_variance_dimension(values)
+    counted = jax.jit(geometry.explained_variance_dimension)(values)
+    assert counted.tolist() == [-1, 2]
+    ratios = geometry.participation_ratio(values)
+    assert jnp.isnan(ratios).tolist() == [True, False]
 
 
 @pytest.mark.slow

@@ -3,9 +3,13 @@
 Unlike D_M, these numbers ignore manifolds, unless the spectrum is that of one.
 """
 
+import decimal
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Float, Int, Shaped
 
 from geomem.geometry.linalg import matmul, one_by_one
 from geomem.geometry.points import (
@@ -16,7 +20,20 @@ from geomem.geometry.points import (
   check_finite,
   to_device,
 )
-from geomem.geometry.statistics import GramStatistics
+from geomem.geometry.statistics import GramStatistics, times_power
+
+# Eigenvalues of any real dtype that functions of this module accept.
+Eigenvalues = Shaped[Array | np.ndarray, "*b values"] | Sequence
+
+
+def unit_free(x: Float[Array, "..."], num_axes: int) -> Float[Array, "..."]:
+  """Divides by the power of two above the largest entry of the last axes.
+
+  Squares of products, or of eigenvalues, then fit their type whatever the unit
+  of the points, and no digit changes.
+  """
+  largest = jnp.abs(x).max(axis=tuple(range(-num_axes, 0)))
+  return times_power(x, -jnp.frexp(jax.lax.stop_gradient(largest))[1])
 
 
 def _eigenvalues(gram: Array) -> Array:
@@ -42,10 +59,12 @@ def spectrum(
 
   Returns:
     min(n, N) eigenvalues, divided by the number of points that are present.
+    n counts missing points as well, which add zeros.
 
   Raises:
     ValueError: the points are of the wrong shape, or not finite, or so large or
-      small that the eigenvalues do not fit their type.
+      small that the eigenvalues do not fit their type (under jit, they are
+      NaN).
   """
   if getattr(points, "ndim", 3) == 2:
     points = points[None]
@@ -53,16 +72,7 @@ def spectrum(
   check_finite(points, mask)
   points, exponent = to_device(points, mask)
   values, unit = _spectrum(points, jnp.asarray(mask))
-  # Multiplied in this order, they over- or underflow only if the result does.
-  factor = jnp.ldexp(unit, exponent)
-  scaled = values * factor * factor
-  lost = (values[0] > 0) & ~(jnp.isfinite(scaled[0]) & (scaled[0] > 0))
-  if not isinstance(lost, jax.core.Tracer) and bool(lost):
-    raise ValueError(
-      f"The eigenvalues of points of size {float(factor):.1e} do not fit"
-      f" {scaled.dtype}; divide the points by that size first."
-    )
-  return scaled
+  return _in_units(values, unit + exponent)
 
 
 @jax.jit
@@ -70,72 +80,131 @@ def _spectrum(points, mask):
   x = as_floats(points, mask).reshape(-1, points.shape[-1])
   present = mask.reshape(-1, 1).astype(x.dtype)
   count = present.sum()
-  largest = jnp.abs(x).max()
-  unit = jnp.where(largest > 0, largest, 1)
-  x = x / unit
+  unit = jnp.frexp(jnp.abs(x).max())[1]
+  x = times_power(x, -unit)
   x = (x - x.sum(axis=0, keepdims=True) / count) * present
   gram = matmul(x, x.T) if len(x) < x.shape[1] else matmul(x.T, x)
   return _eigenvalues(gram) / count, unit
 
 
+def _in_units(values: Array, exponent: Array) -> Array:
+  """Multiplies eigenvalues by 4^exponent; refuses those that do not fit."""
+  scaled = times_power(values, 2 * exponent)
+  first = scaled[..., :1]
+  lost = (values[..., :1] > 0) & ~(jnp.isfinite(first) & (first > 0))
+  if not isinstance(lost, jax.core.Tracer) and bool(lost.any()):
+    raise ValueError(
+      "The points are so large or so small that their eigenvalues do not fit"
+      f" {scaled.dtype}; divide the points by their largest absolute value"
+      " first."
+    )
+  return jnp.where(lost, jnp.nan, scaled)
+
+
+def rounding_floor(stats: GramStatistics) -> Float[Array, "*b"]:
+  """Returns the variance that rounded means may leave where there is none."""
+  within = jnp.diagonal(stats.within, axis1=-2, axis2=-1).max(axis=(-2, -1))
+  centers = jnp.diagonal(stats.centers, axis1=-2, axis2=-1).max(axis=-1)
+  eps = jnp.finfo(within.dtype).eps
+  return (8 * eps) ** 2 * jnp.maximum(within, centers)
+
+
 def within_spectrum(stats: GramStatistics) -> Float[Array, "*b P M"]:
-  """Computes eigenvalues of each manifold's covariance."""
-  counts = stats.mask.sum(axis=-1)[..., None]
-  return _eigenvalues(stats.within) / counts * _unit(stats, 2)
+  """Computes eigenvalues of each manifold's covariance.
+
+  They are 0 where they are no larger than what rounding leaves.
+
+  Raises:
+    ValueError: the points are so large or small that the eigenvalues do not fit
+      their type (under jit, they are NaN).
+  """
+  values = _eigenvalues(stats.within) / stats.mask.sum(axis=-1)[..., None]
+  floor = rounding_floor(stats)[..., None, None]
+  return _in_units(jnp.where(values <= floor, 0, values), stats.exponent)
 
 
 def center_spectrum(stats: GramStatistics) -> Float[Array, "*b P"]:
-  """Computes eigenvalues of the covariance of the centres."""
+  """Computes eigenvalues of the covariance of the centres.
+
+  They are 0 where they are no larger than what rounding leaves.
+
+  Raises:
+    ValueError: as in `within_spectrum`.
+  """
   # About their own mean, which differs from that of all points if M varies.
   gram = stats.centers - stats.centers.mean(axis=-1, keepdims=True)
   gram = gram - gram.mean(axis=-2, keepdims=True)
-  return _eigenvalues(gram) / gram.shape[-1] * _unit(stats, 1)
+  values = _eigenvalues(gram) / gram.shape[-1]
+  floor = rounding_floor(stats)[..., None]
+  return _in_units(jnp.where(values <= floor, 0, values), stats.exponent)
 
 
-def _unit(stats: GramStatistics, num_axes: int) -> Array:
-  """Returns the unit of the products, with trailing axes."""
-  unit = 4.0 ** stats.exponent.astype(stats.within.dtype)
-  return unit.reshape(unit.shape + (1,) * num_axes)
+def _in_any_unit(eigenvalues: Eigenvalues) -> Array:
+  """Returns eigenvalues as floats, the largest of which is near 1.
+
+  Outside jit the host scales them: devices take subnormal numbers for zeros.
+  """
+  if not isinstance(eigenvalues, jax.core.Tracer):
+    values = np.asarray(eigenvalues)
+    dtype = jnp.result_type(values, jnp.float32)
+    values = values.astype(np.float64)
+    _, exponent = np.frexp(np.abs(values).max(axis=-1, keepdims=True))
+    eigenvalues = jnp.asarray(np.ldexp(values, -exponent), dtype)
+  dtype = jnp.result_type(eigenvalues.dtype, jnp.float32)
+  return unit_free(eigenvalues.astype(dtype), 1)
 
 
-@jax.jit
-def participation_ratio(
-  eigenvalues: Float[Array, "*b values"],
-) -> Float[Array, "*b"]:
+def participation_ratio(eigenvalues: Eigenvalues) -> Float[Array, "*b"]:
   """Computes (Σ λ)² / Σ λ²: D for D equal eigenvalues, 0 for zeros.
 
   For n points it is at most n - 1, whatever the spectrum: compare at equal n.
 
   Args:
-    eigenvalues: of a covariance, in any unit and order.
+    eigenvalues: of a covariance, in any unit and order; NaN give NaN.
   """
-  largest = eigenvalues.max(axis=-1, keepdims=True)
-  eigenvalues = eigenvalues / jnp.where(largest > 0, largest, 1)
+  return _participation_ratio(_in_any_unit(eigenvalues))
+
+
+@jax.jit
+def _participation_ratio(eigenvalues):
   squares = (eigenvalues**2).sum(axis=-1)
   total = eigenvalues.sum(axis=-1)
   return total**2 / jnp.where(squares > 0, squares, 1)
 
 
 def explained_variance_dimension(
-  eigenvalues: Float[Array, "*b values"], fraction: float = 0.9
+  eigenvalues: Eigenvalues, fraction: float = 0.9
 ) -> Int[Array, "*b"]:
   """Counts the largest eigenvalues that explain a share of the variance.
+
+  All of it takes every eigenvalue that is not 0, if only for rounding.
 
   Args:
     eigenvalues: of a covariance, in any unit and order.
     fraction: in (0, 1].
 
   Raises:
-    ValueError: the fraction is out of range.
+    ValueError: the fraction is out of range, or an eigenvalue is not finite
+      (under jit, the count is -1).
   """
   if not 0 < fraction <= 1:
     raise ValueError(
       f"fraction is {fraction}; a share of the variance in (0, 1] was expected."
     )
-  largest_first = jnp.sort(eigenvalues, axis=-1)[..., ::-1]
-  held = jnp.cumsum(largest_first, axis=-1)
-  total = held[..., -1:]
-  # Rounding of the sum must not add an eigenvalue to the count.
-  slack = eigenvalues.shape[-1] * jnp.finfo(eigenvalues.dtype).eps
-  short = held < fraction * total * (1 - slack)
-  return jnp.where(total[..., 0] > 0, short.sum(axis=-1) + 1, 0)
+  values = _in_any_unit(eigenvalues)
+  finite = jnp.isfinite(values).all(axis=-1)
+  if not isinstance(finite, jax.core.Tracer) and not bool(finite.all()):
+    raise ValueError(
+      "The eigenvalues are not finite; look for NaN or overflow in what gave"
+      " them."
+    )
+  # From the smallest on, as a large sum would swallow them.
+  sums = jnp.cumsum(jnp.sort(jnp.maximum(values, 0), axis=-1), axis=-1)
+  total = sums[..., -1:]
+  # In decimals 1 - 0.9 is 0.1; and rounding must not add one to the count.
+  rest = float(1 - decimal.Decimal(str(fraction)))
+  rest = rest * (1 + 16 * float(jnp.finfo(values.dtype).eps))
+  count = (sums > rest * total).sum(axis=-1)
+  # A share below rounding takes one, too.
+  count = jnp.maximum(count, total[..., 0] > 0)
+  return jnp.where(finite, count, -1)

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from geomem.geometry.products import PointProducts
+from geomem.geometry.representation import unit_free
 
 
 def centered_kernel(
@@ -31,6 +32,7 @@ def centered_kernel(
   """
   present = products.mask.reshape(*products.mask.shape[:-2], -1)
   K = _u_centered(products.gram, present) if unbiased else products.gram
+  K = unit_free(K, 2)
   norm = jnp.sqrt((K**2).sum(axis=(-2, -1), keepdims=True))
   known = (norm > 0) & products.has_spread[..., None, None]
   return jnp.where(known, K / jnp.where(known, norm, 1), jnp.nan)
@@ -52,14 +54,22 @@ def _u_centered(
   return jnp.where(pairs & (count > 3), centered, 0)
 
 
+def _check_products(*given) -> None:
+  if not all(isinstance(x, PointProducts) for x in given):
+    raise ValueError(
+      "Products of points were expected, not the points or other statistics;"
+      " give geometry.point_products(points)."
+    )
+
+
 @functools.partial(jax.jit, static_argnames="unbiased")
 def linear_cka(
   a: PointProducts, b: PointProducts, *, unbiased: bool = False
-) -> Float[Array, ""]:
+) -> Float[Array, "*b"]:
   """Computes linear CKA of two representations of the same points.
 
   Args:
-    a: products of the points in one representation.
+    a: products of the points in one representation, or in a stack of them.
     b: products in the other, which may have another number of features.
     unbiased: whether to leave the diagonals out.
 
@@ -68,41 +78,48 @@ def linear_cka(
     so that the points are not the same.
 
   Raises:
-    ValueError: the numbers of points differ.
+    ValueError: the numbers of points differ, or products were not given.
   """
+  _check_products(a, b)
   if a.mask.shape != b.mask.shape:
     raise ValueError(
       f"Products of {a.mask.shape} and {b.mask.shape} points were given; those"
       " of the same points in two representations were expected."
     )
   first, second = (centered_kernel(x, unbiased=unbiased) for x in (a, b))
-  same = (a.mask == b.mask).all()
-  return jnp.where(same, (first * second).sum(), jnp.nan)
+  same = (a.mask == b.mask).all(axis=(-2, -1))
+  return jnp.where(same, (first * second).sum(axis=(-2, -1)), jnp.nan)
 
 
 @jax.jit
-def label_alignment(products: PointProducts) -> Float[Array, ""]:
+def label_alignment(products: PointProducts) -> Float[Array, "*b"]:
   """Computes linear CKA of a representation with its labels, one-hot.
 
   It is 1 where each manifold is a single point and the points form a regular
   simplex, and NaN where all points coincide.
 
   Args:
-    products: of the P · M points of all manifolds.
+    products: of the P · M points of all manifolds, or a stack of them.
+
+  Raises:
+    ValueError: products were not given.
 
   Source: Cristianini, Shawe-Taylor, Elisseeff and Kandola, "On kernel-target
   alignment", NeurIPS 2001; centred as in Cortes, Mohri and Rostamizadeh, JMLR
   2012.
   """
-  present = products.mask
-  P, M = present.shape
-  counts = present.sum(axis=1).astype(products.gram.dtype)
+  _check_products(products)
+  *_, P, M = products.mask.shape
+  gram = unit_free(products.gram, 2)
+  counts = products.mask.sum(axis=-1).astype(gram.dtype)
   # Labels enter only through sums of products over pairs of manifolds.
-  blocks = products.gram.reshape(P, M, P, M).sum(axis=(1, 3))
-  share = counts / counts.sum()
+  blocks = gram.reshape(*gram.shape[:-2], P, M, P, M).sum(axis=(-3, -1))
+  share = counts / counts.sum(axis=-1, keepdims=True)
   # ‖H Y Yᵀ H‖ = ‖Yᵀ H Y‖, with H the centring matrix.
-  labels = jnp.diag(counts) - counts[:, None] * share[None]
-  norm = jnp.sqrt((products.gram**2).sum() * (labels**2).sum())
-  inner = jnp.trace(blocks)
+  own = jnp.where(jnp.eye(P, dtype=bool), counts[..., None], 0)
+  labels = own - counts[..., None] * share[..., None, :]
+  squares = ((x**2).sum(axis=(-2, -1)) for x in (gram, labels))
+  norm = jnp.sqrt(next(squares) * next(squares))
+  inner = jnp.trace(blocks, axis1=-2, axis2=-1)
   known = (norm > 0) & products.has_spread
   return jnp.where(known, inner / jnp.where(known, norm, 1), jnp.nan)

@@ -13,6 +13,7 @@ Sources: Papyan, Han and Donoho, PNAS 2020; Galanti, György and Hutter, ICLR
 import jax.numpy as jnp
 
 from geomem.geometry.linalg import einsum
+from geomem.geometry.representation import rounding_floor
 from geomem.measures.measure import Measure, Metric
 
 # In units of C's largest eigenvalue: smaller ones are rounding, and left out.
@@ -31,7 +32,8 @@ def compute(key, stats, options):
   """Computes the metrics of one subset; NaN where they are not defined.
 
   The mean of a point's own class is taken without the point, which makes its
-  distance to that mean M/(M − 1) times as large.
+  distance to that mean M/(M − 1) times as large. A manifold of one point has no
+  variance, and so no CDNV and no accuracy; NC1 pools the points of all.
   """
   del key, options
   mask = stats.mask.astype(stats.within.dtype)
@@ -47,13 +49,14 @@ def compute(key, stats, options):
   projected = einsum("pmq,qk->pmk", x, vectors)
   nc1 = ((projected * inverse[None, None]) ** 2).sum() / counts.sum()
   # Centres that all coincide, as in a dead layer, separate no classes.
-  has_centers = values[-1] > 0
+  has_centers = values[-1] / num_manifolds > rounding_floor(stats)
 
   norms = jnp.sqrt(jnp.diagonal(C))
   off_diagonal = 1 - jnp.eye(num_manifolds, dtype=C.dtype)
   num_pairs = off_diagonal.sum()
   cosines = C / (norms[:, None] * norms[None])
-  angles = jnp.abs(cosines + 1 / (num_manifolds - 1))
+  # A single manifold has no angles: 0 / 0.
+  angles = jnp.abs(cosines + 1 / max(1, num_manifolds - 1))
 
   squares = jnp.diagonal(C)[:, None] + jnp.diagonal(C)[None] - 2 * C
   v = jnp.trace(stats.within, axis1=-2, axis2=-1) / counts
@@ -67,15 +70,17 @@ def compute(key, stats, options):
   nearest_other = jnp.where(is_own, jnp.inf, distances).min(-1)
   scale = counts / (counts - 1)
   is_right = (r * scale[:, None] ** 2 < nearest_other) * mask
-  return {
-    "nc1": jnp.where(has_centers, nc1, jnp.nan),
+  all_vary = counts.min() > 1
+  metrics = {
+    "nc1": jnp.where(counts.max() > 1, nc1, jnp.nan),
     "nc2_norms": jnp.std(norms) / jnp.mean(norms),
     "nc2_angles": (angles * off_diagonal).sum() / num_pairs,
-    "cdnv": (ratios * off_diagonal).sum() / num_pairs,
-    "ncm_accuracy": jnp.where(
-      has_centers & (counts.min() > 1), is_right.sum() / mask.sum(), jnp.nan
+    "cdnv": jnp.where(
+      all_vary, (ratios * off_diagonal).sum() / num_pairs, jnp.nan
     ),
+    "ncm_accuracy": jnp.where(all_vary, is_right.sum() / mask.sum(), jnp.nan),
   }
+  return {k: jnp.where(has_centers, v, jnp.nan) for k, v in metrics.items()}
 
 
 def summarize(values) -> dict:

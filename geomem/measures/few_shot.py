@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from geomem.geometry.linalg import einsum
+from geomem.geometry.representation import unit_free
 from geomem.measures.measure import Measure, Metric
 
 SHOTS = (1, 5)
@@ -32,12 +33,15 @@ METRICS = tuple(
 
 
 def compute(key, products, options):
-  """Computes the averages over all ordered pairs of manifolds."""
+  """Computes the averages over all ordered pairs of manifolds.
+
+  They are NaN where a manifold has one point, which tells no covariance.
+  """
   del key, options
   mask = products.mask.astype(products.gram.dtype)
   P, M = mask.shape
   counts = mask.sum(axis=1)
-  G = products.gram.reshape(P, M, P, M)
+  G = unit_free(products.gram, 2).reshape(P, M, P, M)
   weights = mask / counts[:, None]
   # Products of the centres with the points, and of the centres; X those of the
   # points' deviations from their centres.
@@ -70,7 +74,10 @@ def compute(key, products, options):
     total = P * (P - 1)
     averages[f"snr_{m}_shot"] = (snr * off_diagonal).sum() / total
     averages[f"error_{m}_shot"] = (error * off_diagonal).sum() / total
-  return averages
+  return {
+    name: jnp.where(counts.min() > 1, average, jnp.nan)
+    for name, average in averages.items()
+  }
 
 
 def summarize(values) -> dict:

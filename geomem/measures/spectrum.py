@@ -6,6 +6,8 @@ points of each manifold about its centre, follow from the Gram statistics. M
 points have at most M - 1 dimensions, P centres P - 1.
 """
 
+import dataclasses
+
 import jax.numpy as jnp
 
 from geomem import geometry
@@ -22,6 +24,8 @@ METRICS = (
 def compute(key, stats, options):
   """Computes the metrics of one subset; all points have equal weight."""
   del key, options
+  # None of the metrics depends on the unit, in which variances may not fit.
+  stats = dataclasses.replace(stats, exponent=jnp.zeros_like(stats.exponent))
   within = geometry.within_spectrum(stats)
   counts = stats.mask.sum(axis=-1)
   between = (counts * jnp.diagonal(stats.centers)).sum()
@@ -31,7 +35,7 @@ def compute(key, stats, options):
   return {
     "centers_participation": geometry.participation_ratio(centers),
     "within_participation": geometry.participation_ratio(within).mean(),
-    "within_explained": explained.mean(),
+    "within_explained": jnp.where(explained < 0, jnp.nan, explained).mean(),
     "centers_share": between / (between + inside),
   }
 

@@ -7,8 +7,8 @@ the manifolds in the last hidden layer about their mean,
 
   NC3 = ‖W/‖W‖ − C̃/‖C̃‖‖,  NC4 = fraction of decisions for the nearest mean.
 
-Sources: Baldock, Maennel and Neyshabur, NeurIPS 2021 (k = 30); Papyan, Han and
-Donoho, PNAS 2020.
+Sources: Baldock, Maennel and Neyshabur, NeurIPS 2021 (k = 30; here at most
+M − 1); Papyan, Han and Donoho, PNAS 2020.
 """
 
 import dataclasses
@@ -236,7 +236,7 @@ def _row(subset: str, metric: str, value, error) -> runs.Row:
 def _votes(products) -> Array:
   """Returns the manifold that each point's nearest neighbours vote for."""
   distances, places = neighbor_distances(products)
-  return voted_manifold(distances, places, *products.mask.shape)
+  return voted_manifold(distances, places, products.mask)
 
 
 def _readout_weights(
