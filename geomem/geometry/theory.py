@@ -97,7 +97,7 @@ def ball_capacity(
 
   With R_M and D_M of any manifold it is the ball approximation of its capacity.
   The inner integrals have closed forms; the outer one is a trapezoid rule in
-  the logarithm of r, exact to rounding.
+  the logarithm of r, exact to rounding; to 1e-5 where R > 100 and κ < -R.
 
   Args:
     radius: R, in units of the centre's norm, at least 0.
