@@ -7,7 +7,7 @@ import pytest
 from scipy import optimize, stats
 
 from geomem import geometry
-from geomem.geometry.simulation import _Transition
+from geomem.geometry.simulation import _checked, _Transition
 
 KEY = jax.random.key(0)
 
@@ -46,6 +46,35 @@ def test_separability_of_edge_cases():
   assert not geometry.is_separable(np.zeros((1, 2)), np.array([True]))
   close = np.array([[1.0, 1e-9], [1.0, -1e-9]])
   assert geometry.is_separable(close, np.array([True, False]))
+
+
+def test_hidden_points_are_on_neither_side():
+  """The mask of a masked array was dropped, and the last row separates."""
+  points = np.ma.masked_array(
+    [[1.0, 0.0], [2.0, 0.1], [-5.0, np.nan]], [[0, 0], [0, 0], [1, 1]]
+  )
+  assert geometry.is_separable(points, [1, 1, 1])
+  assert not geometry.is_separable(
+    points.data[[0, 1, 0]] * [[1], [1], [-5]], [1] * 3
+  )
+  hidden_label = np.ma.masked_array([1, 1, 7], [0, 0, 1])
+  assert geometry.is_separable(points, hidden_label)
+  with pytest.raises(ValueError, match="hides labels of points"):
+    geometry.is_separable(np.ones((3, 2)), hidden_label)
+  points[0, 1] = np.ma.masked
+  with pytest.raises(ValueError, match="hides some features"):
+    geometry.is_separable(points, [1, 1, 1])
+  with pytest.raises(ValueError, match="are complex128; real numbers"):
+    geometry.is_separable(1j * np.ones((2, 2)), [0, 1])
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_no_points_are_separable(bias):
+  """SciPy's solver frees memory twice where there are none."""
+  assert geometry.is_separable(np.zeros((0, 3)), [], bias=bias)
+  hidden = np.ma.masked_all((2, 3))
+  assert geometry.is_separable(hidden, [0, 1], bias=bias)
+  assert not geometry.is_separable(np.zeros((2, 0)), [0, 1])
 
 
 @pytest.mark.parametrize("num_manifolds", [10, 40])
@@ -88,6 +117,29 @@ def test_scale_and_rotation_change_nothing():
   a = geometry.simulated_capacity(KEY, points, num_draws=30)
   b = geometry.simulated_capacity(KEY, 100 * points, num_draws=30)
   assert a.capacity == b.capacity
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_keeps_its_directions(dtype):
+  """The rank was cut at the rounding of half precision: NaN, or too high."""
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(12, 6, 40)) + rng.normal(size=(12, 1, 40))
+  half = jnp.asarray(np.maximum(points, 0), dtype)
+  found = geometry.simulated_capacity(KEY, half, num_draws=20)
+  single = half.astype(jnp.float32)
+  expected = geometry.simulated_capacity(KEY, single, num_draws=20)
+  assert found.capacity == expected.capacity
+  np.testing.assert_array_equal(found.separable, expected.separable)
+
+
+@pytest.mark.parametrize(
+  "products", [geometry.gram_statistics, geometry.point_products]
+)
+def test_products_cannot_be_projected(products):
+  given = products(np.random.default_rng(0).normal(size=(3, 2, 5)))
+  # Tests check the types of public functions before these do.
+  with pytest.raises(ValueError, match="projects the points themselves"):
+    _checked(given, None)
 
 
 def test_what_no_features_separate_has_no_capacity():

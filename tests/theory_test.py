@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import integrate, special, stats
 
 from geomem import geometry
 from tests import problems
@@ -20,6 +20,35 @@ def test_points_have_gardners_capacity():
   inverse = 1 / geometry.point_capacity(np.array([0, 0.1, 0.5, 1, 2]))
   again = integrate.quad(lambda t: (t + 2) ** 2 * stats.norm.pdf(t), -2, 12)[0]
   assert float(inverse[-1]) == pytest.approx(again, rel=1e-6)
+
+
+def scaled_force(x):
+  """∫ du u² exp(-x u - u²/2), the force of points at κ = -x over φ(κ)."""
+  return integrate.quad(
+    lambda s: s**2 * np.exp(-s - (s / x) ** 2 / 2), 0, 80, epsabs=0
+  )[0] / (x**3)
+
+
+@pytest.mark.parametrize("num_points", [1, 4])
+def test_points_keep_their_digits_far_below_zero(num_points):
+  """(1 + κ²) Φ + κ φ cancels there: it was 2 % off at -11, negative at -13."""
+  k = -np.array([1.5, 1.99, 2.01, 3, 5, 8, 11, 13, 20, 30])
+  log = [
+    np.log(num_points * scaled_force(-x)) + stats.norm.logpdf(x) for x in k
+  ]
+  kappa = k * np.sqrt(num_points)
+  with jax.enable_x64(True):
+    found = geometry.simplex_capacity(num_points, kappa)
+    np.testing.assert_allclose(np.log(found), -np.array(log), rtol=1e-12)
+    slope = jax.vmap(jax.grad(geometry.point_capacity))(jnp.asarray(k))
+    first = k * stats.norm.cdf(k) + stats.norm.pdf(k)  # ∫_{-∞}^κ Dt (κ - t).
+    expected = -2 * first * geometry.point_capacity(k) ** 2
+    np.testing.assert_allclose(slope[:4], expected[:4], rtol=1e-9)
+  found = geometry.simplex_capacity(num_points, kappa.astype(np.float32))
+  with np.errstate(over="ignore"):
+    expected = np.exp(-np.array(log)).astype(np.float32)
+  np.testing.assert_allclose(found, expected, rtol=1e-3)
+  assert np.isinf(found[-1])
 
 
 def test_segments_have_the_closed_form():
@@ -85,6 +114,105 @@ def test_balls_agree_with_adaptive_quadrature(R, D, kappa):
   assert float(geometry.ball_capacity(R, D, kappa)) == pytest.approx(
     found, rel=2e-6
   )
+
+
+@pytest.mark.parametrize(
+  ("R", "kappa"),
+  [(1.0, -10.0), (1.0, -30.0), (0.5, -15.0), (3.0, -8.0), (10.0, -60.0)],
+)
+def test_balls_have_their_capacity_far_below_zero(R, kappa):
+  """There, only long probes touch: the integrand's peak is far from √D.
+
+  A segment is touched at one of its two ends, so that 1/α is twice that of a
+  point at distance √(1 + R²).
+  """
+  x = -kappa / np.hypot(1, R)
+  log = stats.norm.logpdf(x) + np.log(2 * scaled_force(x))
+  with jax.enable_x64(True):
+    found = geometry.segment_capacity(R, kappa)
+    assert float(np.log(found)) == pytest.approx(-log, rel=1e-10)
+
+    # For other D, ∫ dr χ_D(r) F(κ + r R) / (1 + R²).
+    def ratio(r):
+      b = kappa + r * R
+      if b < -3:
+        log_force = np.log(scaled_force(-b)) + stats.norm.logpdf(b)
+      else:
+        cdf, pdf = stats.norm.cdf(b), stats.norm.pdf(b)
+        log_force = np.log((1 + b**2) * cdf + b * pdf)
+      log_ratio = stats.chi.logpdf(r, 7) + log_force - np.log1p(R**2) - log
+      return np.exp(log_ratio)
+
+    peak = -kappa * R / (1 + R**2)
+    points = [peak - 1, peak, peak + 1, peak + 3]
+    total = integrate.quad(ratio, 1e-9, peak + 12, points=points, limit=400)[0]
+    found = geometry.ball_capacity(R, 7.0, kappa)
+    assert float(np.log(found)) == pytest.approx(-log - np.log(total), abs=1e-7)
+  single = geometry.ball_capacity(R, 7.0, kappa)
+  with np.errstate(over="ignore"):
+    np.testing.assert_allclose(single, np.float32(found), rtol=1e-4)
+
+
+def radius_by_pieces(R, D, kappa):
+  """R_M² = ⟨min(R, r/y)²⟩ over y = κ - t, by Gauss's rule in log y."""
+  nodes, weights = np.polynomial.legendre.leggauss(40)
+  top = max(kappa, 0) + 12
+  edges = np.concatenate(
+    [
+      np.linspace(-60, np.log(top), 500),
+      np.log(np.maximum(top - np.linspace(0, 24, 100), 1e-20)),
+      np.log(np.sqrt(D) / R) + np.linspace(-1, 1, 100),
+    ]
+  )
+  edges = np.unique(edges[edges <= np.log(top)])
+  width = np.diff(edges)[:, None]
+  y = np.exp(edges[:-1, None] + width * (nodes + 1) / 2)
+  x = (R * y) ** 2 / 2
+  with np.errstate(all="ignore"):
+    inside = D / 2 / x * special.gammainc(D / 2 + 1, x)
+  kept = special.gammaincc(D / 2, x) + np.where(x > 0, inside, 0)
+  total = (weights / 2 * width * y * stats.norm.pdf(kappa - y) * kept).sum()
+  return R * np.sqrt(stats.norm.sf(kappa) + total)
+
+
+@pytest.mark.parametrize(
+  ("R", "D", "kappa"),
+  [
+    (0.5, 5, 1e3),
+    (0.5, 5, 1e5),
+    (1e3, 3, 40.0),
+    (1e6, 5, 3.0),
+    (1e25, 5, 0.0),
+    (1.0, 0.05, 0.5),
+    (100, 1e4, 1.0),
+    (1e-6, 5, -1.0),
+  ],
+)
+def test_balls_have_their_radius_at_large_arguments(R, D, kappa):
+  """R² minus what is lost cancels there: it was .5 for .0000224 at κ = 1e5."""
+  expected = radius_by_pieces(R, D, kappa)
+  with jax.enable_x64(True):
+    found = float(geometry.ball_radius(R, D, kappa))
+  assert found == pytest.approx(expected, rel=1e-8)
+  found = float(geometry.ball_radius(R, D, kappa))
+  assert found == pytest.approx(expected, rel=1e-5)
+  # All anchors are inside, at r / κ.
+  if kappa > 100:
+    assert found == pytest.approx(np.sqrt(D) / kappa, rel=1e-4)
+
+
+def test_arguments_out_of_range_give_nan():
+  for function in (geometry.ball_capacity, geometry.ball_radius):
+    for wrong in ([np.nan, 5], [1, np.nan], [1, 5, np.nan], [-1, 5], [1, -5]):
+      assert np.isnan(function(*wrong)), (function, wrong)
+  assert np.isnan(geometry.segment_capacity(-1.0))
+  assert np.isnan(geometry.point_capacity(np.nan))
+  assert np.isnan(geometry.simplex_capacity(np.array([0.5, np.nan]))).all()
+  # Half precision counts as single: its own range ends at κ = 256.
+  half = geometry.point_capacity(np.float16(300))
+  assert float(half) == pytest.approx(float(geometry.point_capacity(300.0)))
+  # The limit of few dimensions, as measured for single points.
+  assert float(geometry.ball_capacity(0.0, 0.0)) == pytest.approx(2)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +289,39 @@ def test_ellipsoids_are_solved_exactly():
     size = ((anchor[:, :-1][:, used] / np.asarray(axes)[used]) ** 2).sum(axis=1)
     assert size.max() < 1 + 1e-9
     np.testing.assert_array_equal(found.anchor[:, ~used], 0)
+
+
+def test_ellipsoids_take_all_axes_or_none():
+  """NaN and negative axes were dropped, and tiny ones lost in rounding."""
+
+  def measure(axes, dtype=jnp.float32):
+    return geometry.ellipsoid_geometry(KEY, jnp.asarray(axes, dtype))
+
+  whole = measure([1.0, 0.5])
+  np.testing.assert_array_equal(measure([-1.0, 0.5]), whole)
+  np.testing.assert_array_equal(
+    geometry.ellipsoid_geometry(KEY, [1, 0.5]), whole
+  )
+  assert np.isnan(measure([np.nan, 0.5])).all()
+  assert np.isnan(geometry.ellipsoid_geometry(KEY, [1.0], np.nan)).all()
+  integers = geometry.ellipsoid_geometry(KEY, np.array([1, 2]))
+  np.testing.assert_array_equal(integers, measure([1.0, 2.0]))
+  # A tiny axis binds no probe: 1/α = ½ + (2/π) arctan R of the other one. It
+  # is a dimension still; the anchors' angle does not depend on its length.
+  tiny = measure([1e-3, 1.0])
+  for axes in ([1e-8, 1.0], [1e-30, 1.0]):
+    found = measure(axes)
+    np.testing.assert_allclose(found, tiny, rtol=2e-2)
+    assert abs(float(found.capacity) - 1) < 4 * float(found.capacity_stderr)
+  both = measure([1e-30, 2e-30])
+  small = measure([1e-3, 2e-3])
+  np.testing.assert_allclose(1e27 * both.radius, small.radius, rtol=1e-3)
+  np.testing.assert_allclose(both.dimension, small.dimension, rtol=1e-3)
+  assert np.isnan(measure([1e-36, 1.0])).all()
+  with pytest.raises(ValueError, match=r"shape \(1, 2\); \[D\] was expected"):
+    measure([[1.0, 2.0]])
+  with pytest.raises(ValueError, match=r"the probes \(5, 4\)"):
+    geometry.ellipsoid_anchors(jnp.ones(1), jnp.ones((5, 4)))
 
 
 def test_ellipsoids_differentiate():

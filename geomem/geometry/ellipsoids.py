@@ -6,12 +6,13 @@ from the root of one scalar equation.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Key, Shaped
 
 _NUM_BISECTIONS = 50
 
@@ -51,14 +52,16 @@ class EllipsoidGeometry(NamedTuple):
 
 
 def _norm(x: Array) -> Array:
-  """Computes the norm of x, with derivative zero at x = 0."""
-  square = (x**2).sum()
-  positive = square > 0
-  return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
+  """Computes the norm of x in any unit, with derivative zero at x = 0."""
+  largest = jax.lax.stop_gradient(jnp.abs(x).max(initial=0))
+  zero = largest == 0
+  largest = jnp.where(zero, 1, largest)
+  square = ((x / largest) ** 2).sum()
+  return largest * jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
 
 
 def _root(excess, dtype) -> Array:
-  """Finds the root in [0, 1] of a decreasing function.
+  """Finds the root of a decreasing function of the logarithm of ρ.
 
   The last Newton step carries the derivative of the root with respect to
   whatever `excess` closes over.
@@ -70,37 +73,46 @@ def _root(excess, dtype) -> Array:
     above = excess(middle) > 0
     return jnp.where(above, middle, low), jnp.where(above, high, middle)
 
-  bracket = (jnp.zeros((), dtype), jnp.ones((), dtype))
-  low, high = jax.lax.fori_loop(0, _NUM_BISECTIONS, halve, bracket)
-  z = jax.lax.stop_gradient((low + high) / 2)
-  slope = jax.lax.stop_gradient(jax.grad(excess)(z))
-  return z - excess(z) / jnp.where(slope < 0, slope, -1)
+  # Beyond, ρ or its inverse would leave the range of the type.
+  end = -0.98 * jnp.log(jnp.finfo(dtype).tiny).astype(dtype)
+  low, high = jax.lax.fori_loop(0, _NUM_BISECTIONS, halve, (-end, end))
+  x = jax.lax.stop_gradient((low + high) / 2)
+  slope = jax.lax.stop_gradient(jax.grad(excess)(x))
+  return x - excess(x) / jnp.where(slope < 0, slope, -1)
 
 
 def _anchor(axes: Array, t: Array) -> tuple[Array, Array, Array]:
   """Computes force, anchor and `interior` of a probe at κ = 0."""
-  used = axes > 0
-  R = jnp.where(used, axes, 0)
+  used = axes != 0
+  size = jnp.abs(axes)
+  # At the end of the type's range, 1 - z would leave it.
+  size = jnp.where(size > 1e5 * jnp.finfo(size.dtype).tiny, size, jnp.nan)
+  R = jnp.where(used, size, 1)
   # Along an axis of length zero, v and t are equal.
   t_c, t = t[-1], jnp.where(used, t[:-1], 0)
   interior = t_c >= _norm(R * t)
   # In the polar cone the nearest v is 0, and the anchor lies inside.
-  polar = -t_c >= _norm(t / jnp.where(used, axes, 1))
+  polar = -t_c >= _norm(t / R)
   regular = ~(interior | polar)
   # v_i = t_i / (1 + ρ R_i²) and v_c = t_c / (1 - ρ), with ρ = z / (1 - z).
-  x = jnp.where(regular, t, 1)
+  # Both z and 1 - z are kept: either may be far below the rounding of 1.
+  x = jnp.where(regular, t, jnp.where(used, 1, 0))
   x_c = jnp.where(regular, t_c, 0)
 
-  def excess(z):
-    return (1 - 2 * z) * _norm(R * x / (1 - z + z * R**2)) - x_c
+  def excess(log_rho):
+    z, rest = jax.nn.sigmoid(log_rho), jax.nn.sigmoid(-log_rho)
+    return -jnp.tanh(log_rho / 2) * _norm(x / (rest / R + z * R)) - x_c
 
-  z = jnp.where(interior, 0, _root(excess, t.dtype))
-  v = t * jnp.where(regular, (1 - z) / (1 - z + z * R**2), 1)
-  length = _norm(R * v)
+  log_rho = _root(excess, t.dtype)
+  z = jnp.where(interior, 0, jax.nn.sigmoid(log_rho))
+  rest = jnp.where(interior, 1, jax.nn.sigmoid(-log_rho))
+  # R v = (1 - z) y, and v - t = -z R y.
+  y = t / (rest / R + z * R)
+  length = _norm(y)
   # λ is the increase of v_c over t_c; the anchor is (v - t) / λ.
-  moved = (length - t_c) ** 2 + ((v - t) ** 2).sum()
+  moved = (rest * length - t_c) ** 2 + ((z * R * y) ** 2).sum()
   force = jnp.where(polar, t_c**2 + (t**2).sum(), moved)
-  touching = -(R**2) * v / jnp.where(length > 0, length, 1)
+  touching = -R * (y / jnp.where(length == 0, 1, length))
   inside = t / jnp.where(polar & (t_c < 0), t_c, 1)
   anchor = jnp.where(polar, inside, touching)
   return jnp.where(interior, 0, force), anchor, interior
@@ -108,24 +120,35 @@ def _anchor(axes: Array, t: Array) -> tuple[Array, Array, Array]:
 
 @jax.jit
 def ellipsoid_anchors(
-  axes: Float[Array, " D"],
+  axes: Shaped[ArrayLike, "..."] | Sequence,
   probes: Float[Array, "T D1"],
   kappa: ArrayLike = 0.0,
 ) -> EllipsoidAnchors:
   """Computes anchor points of a solid ellipsoid; differentiable.
 
   Args:
-    axes: semi-axes R_i, in units of the centre's norm; zero is allowed.
+    axes: `[D]` semi-axes R_i, in units of the centre's norm; zero is allowed,
+      and signs do not matter. NaN makes everything NaN, and so do lengths at
+      the end of the type's range, below 1e-33 in single precision.
     probes: t, with the coordinate along the centre last.
     kappa: margin κ.
+
+  Raises:
+    ValueError: the shapes do not fit.
   """
+  axes = jnp.asarray(axes, probes.dtype)
+  if axes.shape != (probes.shape[-1] - 1,):
+    raise ValueError(
+      f"The axes have shape {axes.shape}, the probes {probes.shape}; [D] and"
+      " [T, D + 1] were expected."
+    )
   shifted = probes.at[:, -1].add(-kappa)
   return EllipsoidAnchors(*jax.vmap(functools.partial(_anchor, axes))(shifted))
 
 
 def ellipsoid_geometry(
   key: Key[Array, ""],
-  axes: Float[Array, " D"],
+  axes: Shaped[ArrayLike, "..."] | Sequence,
   kappa: ArrayLike = 0.0,
   *,
   num_probes: int = 10_000,
@@ -134,18 +157,32 @@ def ellipsoid_geometry(
 
   Args:
     key: for the probes.
-    axes: semi-axes R_i, in units of the centre's norm.
+    axes: `[D]` semi-axes R_i, in units of the centre's norm. Those of length
+      zero do not count as dimensions, signs do not matter, and NaN makes
+      everything NaN.
     kappa: margin κ.
     num_probes: T.
 
+  Raises:
+    ValueError: the axes do not have shape `[D]`.
+
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section VI.
   """
-  shape = (num_probes, axes.shape[0] + 1)
-  probes = jax.random.normal(key, shape, axes.dtype)
+  axes = jnp.asarray(axes)
+  dtype = jnp.promote_types(jnp.result_type(float, axes), jnp.float32)
+  axes = axes.astype(dtype)
+  if axes.ndim != 1:
+    raise ValueError(
+      f"The axes have shape {axes.shape}; [D] was expected, one ellipsoid's."
+    )
+  probes = jax.random.normal(key, (num_probes, axes.size + 1), dtype)
   anchors = ellipsoid_anchors(axes, probes, kappa)
   inverse, inverse_stderr = _moments(anchors.force)
-  square, square_stderr = _moments((anchors.anchor**2).sum(axis=1))
-  real = axes > 0
+  # In this unit no square of a tiny ellipsoid's anchors underflows.
+  unit = jax.lax.stop_gradient(jnp.abs(axes).max(initial=0))
+  unit = jnp.where(unit == 0, 1, unit)
+  square, square_stderr = _moments(((anchors.anchor / unit) ** 2).sum(axis=1))
+  real = axes != 0
   D = real.sum()
   along = jnp.where(real[None], probes[:, :-1], 0)
   cosine, cosine_stderr = _moments(jax.vmap(_cosine)(anchors.anchor, along))
@@ -153,8 +190,8 @@ def ellipsoid_geometry(
   return EllipsoidGeometry(
     capacity=1 / inverse,
     capacity_stderr=inverse_stderr / inverse**2,
-    radius=radius,
-    radius_stderr=square_stderr / (2 * jnp.where(radius > 0, radius, 1)),
+    radius=unit * radius,
+    radius_stderr=unit * square_stderr / (2 * jnp.where(radius > 0, radius, 1)),
     dimension=D * cosine**2,
     dimension_stderr=2 * D * jnp.abs(cosine) * cosine_stderr,
   )
@@ -162,7 +199,7 @@ def ellipsoid_geometry(
 
 def _cosine(a: Array, b: Array) -> Array:
   norms = _norm(a) * _norm(b)
-  return jnp.dot(a, b) / jnp.where(norms > 0, norms, 1)
+  return jnp.dot(a, b) / jnp.where(norms == 0, 1, norms)
 
 
 def _moments(x: Array) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
@@ -26,20 +27,39 @@ def is_separable(
   neither is clear of rounding, a linear programme decides.
 
   Args:
-    points: x, one a row, of any real dtype.
+    points: x, one a row, of any real dtype. Rows that a NumPy masked array
+      hides do not count; no points at all are separable.
     labels: the side of each: booleans, 0 and 1, or -1 and 1.
     bias: whether the hyperplane may miss the origin.
 
   Raises:
-    ValueError: the points are not finite, or the labels have other values or
-      another length.
+    ValueError: the points are not finite or not real, a point is hidden in
+      part, a label of a visible point is hidden, or the labels have other
+      values or another length.
   """
-  A = np.asarray(as_array(points), np.float64)
-  if A.ndim != 2:
-    raise ValueError(f"The points have shape {A.shape}; [n, N] was expected.")
+  points = as_array(points)
+  if points.ndim != 2:
+    raise ValueError(
+      f"The points have shape {points.shape}; [n, N] was expected."
+    )
+  real = (np.bool_, jnp.integer, jnp.floating)
+  if not any(jnp.issubdtype(points.dtype, kind) for kind in real):
+    raise ValueError(
+      f"The points are {points.dtype}; real numbers were expected."
+    )
+  hidden = np.ma.getmaskarray(points)
+  shown = ~hidden.all(axis=1) if hidden.size else np.ones(len(points), bool)
+  if hidden[shown].any():
+    raise ValueError(
+      "A masked array hides some features of a point and shows others; hide"
+      " whole points, or fill in what is missing."
+    )
+  labels = _sides(labels, shown)
+  A = np.asarray(points)[shown].astype(np.float64)
   if not np.isfinite(A).all():
     raise ValueError("The points are not finite; look for NaN or overflow.")
-  labels = _sides(labels, len(A))
+  if not len(A):
+    return True
   # The scale does not matter; at this one no square overflows.
   A = np.ldexp(A, -int(np.frexp(np.abs(A).max(initial=0))[1]))
   if bias:
@@ -56,13 +76,20 @@ def is_separable(
   return _by_linear_programme(A) if answer is None else answer
 
 
-def _sides(labels, count: int) -> np.ndarray:
-  labels = np.asarray(as_array(labels))
-  if labels.shape != (count,):
+def _sides(labels, shown: np.ndarray) -> np.ndarray:
+  """Returns the side of each point that is shown."""
+  labels = as_array(labels)
+  if labels.shape != shown.shape:
     raise ValueError(
-      f"The labels have shape {labels.shape}; ({count},) was expected, one for"
-      " each point."
+      f"The labels have shape {labels.shape}; {shown.shape} was expected, one"
+      " for each point."
     )
+  if np.ma.getmaskarray(labels)[shown].any():
+    raise ValueError(
+      "A masked array hides labels of points that are shown; hide those points"
+      " as well, or leave both out."
+    )
+  labels = np.asarray(labels)[shown]
   if labels.dtype != np.bool_:
     values = set(np.unique(labels).tolist())
     if not (values <= {0, 1} or values <= {-1, 1}):

@@ -8,7 +8,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
 from geomem.geometry.points import Mask, Points, as_points, check_finite
+from geomem.geometry.products import PointProducts
 from geomem.geometry.separability import is_separable
+from geomem.geometry.statistics import GramStatistics
 
 # Offsets of the draws from the middle of the transition, in its widths: each
 # side locates the transition, and both together tell its width.
@@ -116,7 +118,8 @@ def simulated_capacity(
     than half of the dichotomies.
 
   Raises:
-    ValueError: there are fewer than two manifolds, or points are not finite.
+    ValueError: there are fewer than two manifolds, points are not finite, or
+      their products are given instead.
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section V; Cohen
   et al., Nature Communications 2020, methods.
@@ -151,6 +154,11 @@ def simulated_capacity(
 
 def _checked(points, mask) -> tuple[np.ndarray, np.ndarray]:
   """Returns the points in float64, in coordinates of their span."""
+  if isinstance(points, GramStatistics | PointProducts):
+    raise ValueError(
+      f"The points are {type(points).__name__}; simulation projects the points"
+      " themselves, [P, M, N]: give what the products were made of."
+    )
   points, mask = as_points(points, mask)
   if len(points) < 2:
     raise ValueError(
@@ -167,8 +175,11 @@ def _checked(points, mask) -> tuple[np.ndarray, np.ndarray]:
   # Gaussian directions look alike in any orthonormal basis. The basis of the
   # span has as many axes as the rank, which dead features and projections hide.
   left, values, _ = np.linalg.svd(flat, full_matrices=False)
+  # Of half-precision values, as many directions are real as of the same values
+  # in single precision: they are exact here.
   is_float = jnp.issubdtype(dtype, jnp.floating)
-  eps = float(jnp.finfo(dtype).eps) if is_float else np.finfo(np.float64).eps
+  wide = jnp.promote_types(dtype, jnp.float32) if is_float else np.float64
+  eps = float(jnp.finfo(wide).eps)
   real = values > max(flat.shape) * eps * values[0]
   # Signs of singular vectors are arbitrary; these survive rotations of points.
   first = np.abs(left).argmax(axis=0)
