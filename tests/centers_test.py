@@ -461,7 +461,7 @@ def test_the_stability_rule_and_the_number_of_directions_are_options():
 def test_manifolds_without_a_centre_of_their_own_are_refused():
   rng = np.random.default_rng(0)
   points = rng.normal(size=(5, 6, 20))
-  with pytest.raises(ValueError, match="There is one manifold"):
+  with pytest.raises(ValueError, match="only one manifold"):
     geometry.manifold_geometry(KEY, points[:1])
   with pytest.raises(
     ValueError, match=r"manifolds \[0, 1, 2, 3, 4\] are at the mean"

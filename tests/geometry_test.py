@@ -107,6 +107,42 @@ def test_several_margins_share_the_probes():
   assert together.rank.shape == (2,)
 
 
+@pytest.mark.parametrize(
+  "kappa, sentence",
+  [
+    (np.zeros((1, 10)), r"kappa has shape \(1, 10\)"),
+    (np.zeros((2, 3)), r"kappa has shape \(2, 3\)"),
+    ([], r"kappa has shape \(0,\)"),
+    ([0.0, np.nan], "finite float32 margins"),
+    # Infinite in single precision.
+    (1e300, r"kappa is 1e\+300; finite float32 margins"),
+  ],
+)
+def test_margins_that_are_none_are_refused(kappa, sentence):
+  """M is 10: margins of two axes could pass for margins of its points."""
+  with pytest.raises(ValueError, match=sentence):
+    measure(POINTS, kappa=kappa)
+  if np.ndim(kappa) > 1:
+    with pytest.raises(ValueError, match=sentence):
+      jax.jit(lambda kappa: measure(POINTS, kappa=kappa))(kappa)
+
+
+@pytest.mark.parametrize("kappa", [1e10, -30.0])
+def test_what_is_not_finite_has_not_converged(kappa):
+  """At 1e10 squares overflow; at -30 no probe has anything to do."""
+  alone = measure(POINTS, kappa=kappa)
+  together = measure(POINTS, kappa=[0.0, kappa])
+  assert not alone.converged.any()
+  assert together.converged[0].all()
+  assert not together.converged[1].any()
+
+
+def test_a_number_of_directions_may_be_one_of_numpy():
+  a, b = (measure(POINTS, centers=k) for k in (1, np.int64(1)))
+  assert int(b.rank) == 1
+  np.testing.assert_array_equal(a.capacity, b.capacity)
+
+
 @pytest.mark.parametrize("num_features", [3, *also_long(12)])
 def test_gradients_equal_finite_differences(num_features):
   """Of α, R and D, with points that span less than their number too."""
@@ -227,5 +263,20 @@ def test_a_wanted_error_is_reached():
   assert float(found.mean_capacity_stderr / found.mean_capacity) <= 3e-3
   with pytest.raises(ValueError, match="a positive number was expected"):
     measure(POINTS, relative_error=0.0)
-  with pytest.raises(ValueError, match="ask for a larger one"):
-    measure(POINTS, relative_error=1e-9)
+  for error in (1e-9, 1e-200, 5e-324):
+    with pytest.raises(ValueError, match="ask for a larger one"):
+      measure(POINTS, relative_error=error)
+
+
+def test_a_wanted_error_may_start_from_a_single_probe():
+  found = geometry.manifold_geometry(
+    KEY, POINTS, num_probes=1, relative_error=0.05
+  )
+  assert float(found.mean_capacity_stderr / found.mean_capacity) <= 0.05
+
+
+def test_a_wanted_error_of_what_has_none_is_refused():
+  dead = np.zeros_like(POINTS)
+  for points, kappa in ((dead, 0.0), (POINTS, -30.0)):
+    with pytest.raises(ValueError, match="no finite capacity and standard"):
+      measure(points, kappa=kappa, relative_error=0.01)

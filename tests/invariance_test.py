@@ -317,12 +317,12 @@ def test_projections_sum_in_single_precision(dtype):
 @pytest.mark.parametrize(
   ("second", "what"),
   [
-    (lambda blocks: [], "0 manifolds came, not 6"),
-    (lambda blocks: blocks[:2], "4 manifolds came, not 6"),
+    (lambda blocks: [], "there are 0 manifolds, not 6"),
+    (lambda blocks: blocks[:2], "there are 4 manifolds, not 6"),
     (lambda blocks: [*blocks, blocks[0]], "a block of 2 manifolds"),
     (lambda blocks: [np.concatenate(blocks)], "a block of 6 manifolds"),
-    (lambda blocks: blocks[::-1], "other points"),
-    (lambda blocks: [b + 50 for b in blocks], "other points"),
+    (lambda blocks: blocks[::-1], "the points differ"),
+    (lambda blocks: [b + 50 for b in blocks], "the points differ"),
   ],
 )
 def test_a_second_pass_that_differs_is_named(second, what):

@@ -1,5 +1,7 @@
 """Separability, simulated capacity and resampling against known answers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -271,6 +273,47 @@ def test_subsamples_of_everything_are_everything():
   )
 
 
+@pytest.mark.parametrize("function", ["subsample", "shuffled_null"])
+def test_several_margins_are_kept_apart(function):
+  points = manifolds(
+    "clouds", num_manifolds=5, num_points=5, dimension=4, radius=0.8
+  )
+  sample = functools.partial(
+    getattr(geometry, function), KEY, points, num_samples=3, num_probes=40
+  )
+  alone = [sample(kappa=kappa) for kappa in (0.0, 1.0)]
+  for kappa in ((0.0, 1.0), [0.0, 1.0], np.array([0.0, 1.0])):
+    together = sample(kappa=kappa)
+    assert together.samples.capacity.shape == (3, 2)
+    for i, one in enumerate(alone):
+      for part in ("mean", "sd"):
+        for name in ("capacity", "radius", "dimension", "converged"):
+          np.testing.assert_allclose(
+            getattr(getattr(together, part), name)[i],
+            getattr(getattr(one, part), name),
+            rtol=1e-3,
+            atol=1e-5,
+            err_msg=f"{part} {name}",
+          )
+  with pytest.raises(ValueError, match="relative_error was given"):
+    sample(relative_error=0.1)
+  with pytest.raises(ValueError, match="kappa is nan"):
+    sample(kappa=np.nan)
+
+
+def test_samples_in_doubt_say_so():
+  """Centres share a direction so strongly that its rounding hides all else."""
+  rng = np.random.default_rng(11)
+  points = rng.normal(size=(8, 1, 40)) + rng.normal(size=(8, 10, 40))
+  shared = rng.normal(size=(8, 1, 1)) * rng.normal(size=(1, 40))
+  hidden = (1e-3 * points + 300 * shared).astype(np.float32)
+  options = {"num_samples": 2, "num_points": 8, "num_probes": 32}
+  for given, share in ((points.astype(np.float32), 1), (hidden, 0)):
+    found = geometry.subsample(KEY, given, **options)
+    assert found.samples.converged.tolist() == [share] * 2
+    assert float(found.mean.converged) == share
+
+
 def test_subsamples_are_of_the_size_asked_for():
   """Simplices' corners: M' of M orthogonal S_i have α = 2 / M'."""
   eye = np.eye(6) - 1 / 6
@@ -315,11 +358,11 @@ def test_detectable_differences_are_seen_as_often_as_they_say():
   z = (a.mean(axis=1) + delta - b.mean(axis=1)) / (sd * np.sqrt(2 / n))
   # Of 20,000 tests: errors of .003.
   assert (np.abs(z) > 1.959964).mean() == pytest.approx(0.8, abs=0.012)
-  tree = geometry.Summary(*np.arange(5.0))
+  tree = geometry.Summary(*np.arange(6.0))
   found = geometry.detectable_difference(tree, power=0.5, level=0.3173105)
   # z of 1, and of 0.
-  np.testing.assert_allclose(found, np.sqrt(2) * np.arange(5), rtol=1e-5)
-  with pytest.raises(ValueError, match="it is a probability"):
+  np.testing.assert_allclose(found, np.sqrt(2) * np.arange(6), rtol=1e-5)
+  with pytest.raises(ValueError, match="a probability in"):
     geometry.detectable_difference(sd, power=1.0)
   with pytest.raises(ValueError, match="num_samples is 0"):
     geometry.detectable_difference(sd, num_samples=0)

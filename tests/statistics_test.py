@@ -1,5 +1,6 @@
 """Gram statistics: blocks, masks, streams and many devices."""
 
+import functools
 import os
 import pathlib
 import subprocess
@@ -67,6 +68,137 @@ def test_manifolds_may_come_a_few_at_a_time():
     geometry.statistics_by_manifold(list)
 
 
+def in_float64(points):
+  """Products of the definitions, of `[P, M, N]`, in NumPy."""
+  points = np.asarray(points, np.float64)
+  points = points - points.mean(axis=(0, 1))
+  centers = points.mean(axis=1)
+  inside = points - centers[:, None]
+  return {
+    "within": inside @ inside.swapaxes(1, 2),
+    "cross": inside @ centers.T,
+    "centers": centers @ centers.T,
+  }
+
+
+def _collapsed(index):
+  points = 5 + POINTS
+  points[index] = points[index, :1]
+  return points
+
+
+STREAMED = {
+  "single points": 5 + POINTS[:, :1],
+  "the first collapsed": _collapsed(0),
+  "one collapsed": _collapsed(2),
+  "all collapsed": np.repeat(5 + POINTS[:, :1], 10, axis=1),
+  "the first zero, others large": np.float32(1e20)
+  * POINTS
+  * (np.arange(5) > 0)[:, None, None].astype(np.float32),
+  "the first zero, others small": np.float32(1e-25)
+  * POINTS
+  * (np.arange(5) > 0)[:, None, None].astype(np.float32),
+}
+
+
+@pytest.mark.parametrize("on_device", [False, True])
+@pytest.mark.parametrize("name", STREAMED)
+def test_streams_of_collapsed_manifolds_and_of_any_size(name, on_device):
+  points = STREAMED[name]
+  given = jnp.asarray(points) if on_device else points.astype(np.float64)
+  found = geometry.statistics_by_manifold(
+    lambda: (given[i : i + 1] for i in range(len(given)))
+  )
+  unit = 4.0 ** int(found.exponent)
+  size = float((points.astype(np.float64) ** 2).sum(axis=-1).max())
+  for part, expected in in_float64(points).items():
+    np.testing.assert_allclose(
+      np.asarray(getattr(found, part), np.float64) * unit,
+      expected,
+      atol=1e-5 * size,
+      err_msg=part,
+    )
+  if "collapsed" not in name:
+    return
+  # What has no spread has none by rounding either.
+  flat = np.ptp(points, axis=1).max(axis=-1) == 0
+  assert np.abs(np.asarray(found.within)[flat]).max() < 1e-10 * size
+
+
+def test_streams_whose_distances_overflow_are_refused():
+  points = np.float32(3e38) * np.sign(POINTS)
+  with pytest.raises(ValueError, match="distances of the points overflow"):
+    geometry.statistics_by_manifold(lambda: [points])
+
+
+def test_streams_do_not_show_what_a_mask_hides():
+  hidden = np.ma.masked_array(POINTS, np.zeros(POINTS.shape, bool))
+  hidden[3, 2] = np.ma.masked
+  with pytest.raises(ValueError, match="A mask hides points of a block"):
+    geometry.statistics_by_manifold(lambda: [hidden])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where", [(0, 0), (2, 1)])
+def test_points_that_are_not_finite_give_nan_under_jit(value, where):
+  """Also where they lie in one block of features, or are the reference."""
+  points = POINTS.copy()
+  points[(*where, 40)] = value
+
+  @jax.jit
+  def measured(points):
+    blocks = [
+      geometry.gram_statistics(points, block_size=30),
+      geometry.sum_statistics(
+        geometry.gram_statistics(x)
+        for x in (points[..., :30], points[..., 30:])
+      ),
+    ]
+    return [
+      (
+        geometry.within_spectrum(x),
+        geometry.manifold_geometry(jax.random.key(0), x, num_probes=16),
+      )
+      for x in blocks
+    ]
+
+  for spectrum, found in measured(points):
+    assert np.isnan(spectrum[where[0]]).all()
+    assert not found.converged.any()
+    for name in ("capacity", "radius", "dimension", "center_correlation"):
+      assert np.isnan(getattr(found, name)).all(), name
+  for spectrum, found in measured(POINTS):
+    assert np.isfinite(spectrum).all()
+    assert found.converged.all()
+
+
+def test_sums_are_of_the_same_points():
+  mask = np.arange(10)[None] < np.array([10, 9, 8, 10, 10])[:, None]
+  a, b = (
+    geometry.gram_statistics(x, mask=m)
+    for x, m in ((POINTS[..., :50], None), (POINTS[..., 50:], mask))
+  )
+  with pytest.raises(ValueError, match="different masks"):
+    a + b
+  with pytest.raises(ValueError, match="different masks"):
+    geometry.sum_statistics([b, a])
+  for other in (POINTS[:, :1], POINTS[:4]):
+    with pytest.raises(ValueError, match=r"points \(5, 10\) and"):
+      a + geometry.gram_statistics(other[..., 50:])
+  with pytest.raises(ValueError, match="no blocks"):
+    geometry.sum_statistics([])
+  # Under jit and vmap the sum is NaN where the masks differ, and only there.
+  pairs = [
+    jax.tree.map(lambda *x: jnp.stack(x), *ab) for ab in ((a, b), (b, b))
+  ]
+  total = jax.jit(jax.vmap(lambda a, b: a + b))(*pairs)
+  for name in ("within", "cross", "centers"):
+    assert np.isnan(getattr(total, name)[0]).all()
+    np.testing.assert_allclose(
+      getattr(total, name)[1], 2 * getattr(b, name), rtol=1e-6
+    )
+
+
 def test_missing_points_do_not_count():
   unequal = [POINTS[0][:4], POINTS[1], POINTS[2][:5], POINTS[3], POINTS[4]]
   stats = geometry.gram_statistics(unequal)
@@ -97,6 +229,86 @@ def test_random_projections_keep_the_products_in_the_mean():
   assert projected.shape == (4, 3, 2000)
   norms = (np.asarray(projected) ** 2).sum(axis=-1) * 5000 / 2000
   np.testing.assert_allclose(norms, (points**2).sum(axis=-1), rtol=0.15)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_random_projections_of_wide_integers_are_linear(dtype):
+  """Also where 32 bits do not hold them."""
+  points = np.arange(1, 13).reshape(3, 4).astype(dtype)
+  small, large = (
+    geometry.project_points(jax.random.key(0), x, 2)
+    for x in (points, points << 33)
+  )
+  np.testing.assert_allclose(large, 2.0**33 * np.asarray(small), rtol=1e-6)
+
+
+def test_random_projections_of_what_is_no_number_are_refused():
+  project = functools.partial(geometry.project_points, jax.random.key(0))
+  with pytest.raises(ValueError, match="complex64; real numbers"):
+    project(POINTS + 1j, 2)
+  hidden = np.ma.masked_array(POINTS, np.zeros(POINTS.shape, bool))
+  np.testing.assert_array_equal(project(hidden, 2), project(POINTS, 2))
+  hidden[0, 0] = np.ma.masked
+  with pytest.raises(ValueError, match="A mask hides"):
+    project(hidden, 2)
+
+
+TYPES = [">f2", ">f4", ">f8", ">i2", ">i4", ">i8", ">u8", np.longdouble]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_bytes_of_other_machines_and_long_doubles_are_numbers(dtype):
+  native = np.dtype(dtype).newbyteorder("=")
+  native = np.float64 if native == np.longdouble else native
+  points = np.abs(10 * POINTS).astype(native)
+  expected = geometry.gram_statistics(points)
+  for given in (points.astype(dtype), list(points.astype(dtype))):
+    found = geometry.gram_statistics(given)
+    for name in ("within", "cross", "centers"):
+      np.testing.assert_array_equal(
+        getattr(found, name), getattr(expected, name)
+      )
+
+
+# Without the checks of types that tests add: what a user sees.
+WRONG = {
+  "g.manifold_geometry(key, g.point_products(x))": "points are PointProducts",
+  "g.subsample(key, g.gram_statistics(x))": "points are GramStatistics",
+  "g.shuffled_null(key, g.gram_statistics(x))": "points are GramStatistics",
+  "g.manifold_geometry(key, x, num_probes=9.0)": "num_probes is 9.0; a whole",
+  "g.gram_statistics(x, block_size=9.0)": "block_size is 9.0; a whole",
+  "g.subsample(key, x, num_samples=2.0)": "num_samples is 2.0; a whole",
+  "g.subsample(key, x, num_points=2.0)": "num_points is 2.0; a whole",
+  "g.subsample(key, x, num_manifolds=2.0)": "num_manifolds is 2.0; a whole",
+  "g.shuffled_null(key, x, num_samples=2.0)": "num_samples is 2.0; a whole",
+  "g.project_points(key, x, 2.5)": "num_features is 2.5; a whole",
+  "g.manifolds(x[0], [0, 1] * 5, per_class=2.0, key=key)": "per_class is 2.0",
+}
+
+
+def test_arguments_of_the_wrong_type_are_named():
+  script = f"""
+    import jax, numpy as np
+    from geomem import geometry as g
+
+    key = jax.random.key(0)
+    x = np.random.default_rng(0).normal(size=(5, 10, 20))
+    for case in {list(WRONG)!r}:
+      try:
+        eval(case)
+      except ValueError as error:
+        print(error)
+  """
+  result = subprocess.run(
+    [sys.executable, "-c", textwrap.dedent(script)],
+    capture_output=True,
+    text=True,
+    cwd=ROOT,
+  )
+  said = result.stdout.splitlines()
+  assert len(said) == len(WRONG), result.stdout + result.stderr
+  for sentence, (case, expected) in zip(said, WRONG.items(), strict=True):
+    assert expected in sentence, case
 
 
 def test_wrong_input_is_named():

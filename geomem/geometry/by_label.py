@@ -4,6 +4,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key, Shaped
 
+from geomem.geometry.checks import check_count
 from geomem.geometry.foreign import DLPackArray, as_array
 
 
@@ -58,7 +59,8 @@ def manifolds(
   classes, counts = np.unique(labels, return_counts=True)
   if per_class is None:
     per_class = int(counts.min())
-  if not 1 <= per_class <= counts.min():
+  check_count("per_class", per_class)
+  if per_class > counts.min():
     rarest = counts.argmin()
     raise ValueError(
       f"per_class is {per_class}; 1 to {counts[rarest]} was expected, the"

@@ -32,10 +32,12 @@ class ManifoldGeometry:
   """The geometry of P manifolds, with standard errors over the probes.
 
   A manifold whose centre is at the mean of all points, as in a layer of dead
-  units, has no unit of length: its numbers are NaN.
+  units, has no unit of length: its numbers are NaN. So are those of all
+  manifolds where a point is not finite.
 
   Attributes:
-    capacity: α_M of each manifold.
+    capacity: α_M of each manifold; infinite where no probe needs a constraint,
+      as at margins far below zero.
     capacity_stderr: its standard error.
     radius: R_M, in units of the centre's norm.
     radius_stderr: its standard error.
@@ -46,8 +48,8 @@ class ManifoldGeometry:
     center_left: the share of each centre's squared norm that is then left.
     interior: fraction of probes at which no constraint is active.
     converged: whether the numbers of a manifold are reliable: each problem was
-      solved to rounding, and rounding is small beside what is left of the
-      points and of the centre.
+      solved to rounding, rounding is small beside what is left of the points
+      and of the centre, and the capacity is finite.
     residual: the largest violation of optimality in a manifold's problems.
     rounding: bound on the relative rounding error of the distances between its
       points: ε times what the removed directions have taken over what is left.

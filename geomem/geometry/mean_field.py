@@ -8,7 +8,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from geomem.geometry.anchors import Anchors, _anchors
-from geomem.geometry.centers import center_correlation, shared_directions
+from geomem.geometry.centers import (
+  SharedDirections,
+  center_correlation,
+  shared_directions,
+)
 from geomem.geometry.estimators import control_variates, mean_over_probes
 from geomem.geometry.frames import make_frames, relative_grams
 from geomem.geometry.linalg import matmul, one_by_one
@@ -87,7 +91,11 @@ class _Framed(NamedTuple):
 
 # Compiled separately: the search depends on P alone, the solver on P, M and T.
 # Other points, probes or options recompile only the rest.
-_search = jax.jit(shared_directions, static_argnames="rule")
+@functools.partial(jax.jit, static_argnames="rule")
+def _search(key, centers, rule) -> SharedDirections:
+  # LAPACK may not terminate on NaN.
+  finite = jnp.isfinite(centers).all()
+  return shared_directions(key, jnp.where(finite, centers, 0), rule)
 
 
 @functools.partial(jax.jit, static_argnames=("num_probes", "padded"))
@@ -95,11 +103,12 @@ def _framed(key, stats, coefficients, num_probes, padded) -> _Framed:
   relative = relative_grams(stats, coefficients)
   frames = make_frames(relative.grams, relative.lost, padded)
   ones = jnp.ones((*frames.points.shape[:2], 1), frames.points.dtype)
+  finite = jnp.isfinite(stats.centers).all()
   return _Framed(
     jnp.concatenate([frames.points, ones], axis=-1),
     _draw_probes(key, frames, num_probes),
     frames.rank,
-    center_correlation(stats.centers),
+    jnp.where(finite, center_correlation(stats.centers), jnp.nan),
     relative.center_left,
     relative.rounding,
   )
@@ -132,7 +141,7 @@ def _measured(
     }
     return ManifoldGeometry(
       **estimates,
-      converged=converged & exact,
+      converged=converged & exact & jnp.isfinite(estimates["capacity"]),
       center_correlation=framed.center_correlation,
       rank=shared.rank,
       center_left=framed.center_left,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from geomem.geometry.checks import check_count
 from geomem.geometry.frames import center_is_lost
 from geomem.geometry.manifold import ManifoldGeometry
 from geomem.geometry.mean_field import geometry_of
@@ -23,10 +24,10 @@ def manifold_geometry(
   points: GramStatistics | Points,
   *,
   mask: Mask = None,
-  kappa: float | Sequence[float] | Float[Array, "..."] = 0.0,
+  kappa: float | Sequence[float] | Float[Array | np.ndarray, "..."] = 0.0,
   num_probes: int = 300,
   relative_error: float | None = None,
-  centers: int | str | None = "low_rank",
+  centers: int | np.integer | str | None = "low_rank",
   padded: bool = False,
   reduce_variance: bool = True,
 ) -> ManifoldGeometry:
@@ -54,11 +55,18 @@ def manifold_geometry(
     reduce_variance: whether functions of the probes with known means reduce
       the error of the mean, from 48 probes on; unbiased either way.
 
+  Derivatives hold the removed directions fixed, as combinations of the centres:
+  where K > 0 they leave out how the search follows the points, and differences
+  of the capacity can be several times as large. With `centers=None` they are
+  exact.
+
   Raises:
     ValueError: the points are of the wrong shape, or not finite; there is
       only one manifold, or one whose centre is at the mean of all points
-      (outside jit); there are no probes; a margin is not finite; the wanted
-      error is not positive, or takes too many probes.
+      (outside jit, where all of these give NaN); there are no probes; a margin
+      is not finite in the dtype of the points, or there is none; the wanted
+      error is not positive, takes too many probes, or has no estimate, as in a
+      layer of dead units.
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, equations 16, 17,
   28 and 29; Stephenson et al., ICLR 2021.
@@ -70,14 +78,11 @@ def manifold_geometry(
       "A mask was given with Gram statistics, which have their own; give it to"
       " gram_statistics."
     )
-  if num_probes < 1:
-    raise ValueError(f"num_probes is {num_probes}; at least 1 was expected.")
+  check_count("num_probes", num_probes)
+  if isinstance(centers, np.integer):
+    centers = int(centers)
   _check_centers_apart(points)
-  if not isinstance(kappa, jax.core.Tracer):
-    kappa = np.asarray(kappa)
-    if not np.isfinite(kappa).all():
-      raise ValueError(f"kappa is {kappa}; finite margins were expected.")
-  kappa = jnp.asarray(kappa, points.within.dtype)
+  kappa = as_margins(kappa, points.within.dtype)
   measure = functools.partial(
     geometry_of,
     key,
@@ -90,6 +95,31 @@ def manifold_geometry(
   if relative_error is None:
     return measure(num_probes=num_probes)
   return _measure_to(relative_error, measure, num_probes)
+
+
+def as_margins(
+  kappa: float | Sequence[float] | Float[Array | np.ndarray, "..."], dtype
+) -> Float[Array, "..."]:
+  """Returns one margin or several in a dtype.
+
+  Raises:
+    ValueError: there are none, they have several axes, or one is not finite in
+      that dtype (outside jit).
+  """
+  if not isinstance(kappa, jax.core.Tracer):
+    given = np.asarray(kappa)
+    with np.errstate(over="ignore"):
+      kappa = given.astype(dtype)
+    if not np.isfinite(kappa).all():
+      raise ValueError(
+        f"kappa is {given}; finite {dtype} margins were expected."
+      )
+  if kappa.ndim > 1 or kappa.size == 0:
+    raise ValueError(
+      f"kappa has shape {kappa.shape}; one margin, or a list of margins, was"
+      " expected."
+    )
+  return jnp.asarray(kappa, dtype)
 
 
 def _check_centers_apart(stats: GramStatistics) -> None:
@@ -123,16 +153,27 @@ def _measure_to(relative_error, measure, num_probes) -> ManifoldGeometry:
       f"relative_error={relative_error} was given; a positive number was"
       " expected, such as 0.01."
     )
+  # One probe has no standard error.
+  num_probes = max(num_probes, 2)
   while True:
     geometry = measure(num_probes=num_probes)
-    ratio = geometry.mean_capacity_stderr / geometry.mean_capacity
-    if float(ratio.max()) <= relative_error:
+    ratio = float(
+      (geometry.mean_capacity_stderr / geometry.mean_capacity).max()
+    )
+    if ratio <= relative_error:
       return geometry
-    missing = (float(ratio.max()) / relative_error) ** 2
+    if not math.isfinite(ratio):
+      raise ValueError(
+        f"A relative error of {relative_error} cannot be aimed at: {num_probes}"
+        " probes give no finite capacity and standard error. Look at the result"
+        " without relative_error; a layer of dead units has none, and a margin"
+        " far below 0 leaves nothing to separate."
+      )
     # Powers of two, so that few programs are compiled.
-    num_probes *= 2 ** max(1, math.ceil(math.log2(missing)))
+    missing = 2 * (math.log2(ratio) - math.log2(relative_error))
+    num_probes *= 2 ** max(1, math.ceil(missing))
     if not num_probes <= _MOST_PROBES:
       raise ValueError(
-        f"A relative error of {relative_error} takes {num_probes} probes, more"
-        f" than {_MOST_PROBES}; ask for a larger one."
+        f"A relative error of {relative_error} takes more than {_MOST_PROBES}"
+        " probes; ask for a larger one."
       )

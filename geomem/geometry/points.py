@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from geomem.geometry.checks import as_reals
 from geomem.geometry.foreign import DLPackArray, as_array
 
 # Points and masks that functions of this package accept.
@@ -38,14 +39,10 @@ def as_points(
       manifold has no points, or a point is hidden in part.
   """
   if isinstance(points, list | tuple):
-    points, array_mask = _stacked(points)
+    array, array_mask = _stacked(points)
   else:
-    points, array_mask = _unmasked(as_array(points))
-  real = (np.bool_, jnp.integer, jnp.floating)
-  if not any(jnp.issubdtype(points.dtype, kind) for kind in real):
-    raise ValueError(
-      f"The points are {points.dtype}; real numbers were expected."
-    )
+    array, array_mask = _unmasked(as_array(points))
+  points = as_reals(array, points)
   if points.ndim != 3 or 0 in points.shape:
     raise ValueError(
       f"The points have shape {points.shape}; [P, M, N] was expected:"

@@ -2,14 +2,14 @@
 
 import functools
 import statistics
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
-from geomem.geometry.manifold import ManifoldGeometry
-from geomem.geometry.measurement import manifold_geometry
+from geomem.geometry.checks import check_count
+from geomem.geometry.measurement import as_margins, manifold_geometry
 from geomem.geometry.points import (
   Mask,
   Points,
@@ -18,74 +18,50 @@ from geomem.geometry.points import (
   to_device,
 )
 from geomem.geometry.statistics import GramStatistics, gram_statistics
-
-
-class Summary(NamedTuple):
-  """Means over the manifolds of one sample, or a statistic over samples.
-
-  Attributes:
-    capacity: harmonic mean of α_M.
-    radius: mean of R_M.
-    dimension: mean of D_M.
-    center_correlation: ρ.
-    rank: K.
-  """
-
-  capacity: Float[Array, "..."]
-  radius: Float[Array, "..."]
-  dimension: Float[Array, "..."]
-  center_correlation: Float[Array, "..."]
-  rank: Float[Array, "..."]
-
-
-class Resampled(NamedTuple):
-  """The geometry of many samples.
-
-  Attributes:
-    samples: each of the samples, `[R]`.
-    mean: over the samples.
-    sd: standard deviation over the samples, from probes and examples together;
-      NaN for one sample.
-  """
-
-  samples: Summary
-  mean: Summary
-  sd: Summary
-
-
-def _summary(result: ManifoldGeometry) -> Summary:
-  return Summary(
-    result.mean_capacity,
-    result.mean_radius,
-    result.mean_dimension,
-    result.center_correlation,
-    result.rank.astype(result.capacity.dtype),
-  )
+from geomem.geometry.summaries import (
+  Resampled,
+  Summary,
+  over_samples,
+  summarize,
+)
 
 
 @functools.partial(jax.jit, static_argnames=("batch_size", "options"))
-def _measure(keys, stats, *, batch_size, options) -> Resampled:
+def _measure(keys, stats, kappa, *, batch_size, options) -> Resampled:
   """Measures stacked statistics; compiled once for any number of features."""
 
-  def measure(key_and_stats):
+  def measure(key_and_stats) -> Summary:
     key, stats = key_and_stats
-    return _summary(manifold_geometry(key, stats, **dict(options)))
+    return summarize(
+      manifold_geometry(key, stats, kappa=kappa, **dict(options))
+    )
 
-  samples = jax.lax.map(measure, (keys, stats), batch_size=batch_size)
-  mean = jax.tree.map(lambda x: x.mean(), samples)
-  # Divided by R - 1, which for one sample is 0 / 0 = NaN, as it should be.
-  sd = jax.tree.map(lambda x: x.std(ddof=1), samples)
-  return Resampled(samples, mean, sd)
-
-
-def _check_samples(num_samples: int) -> None:
-  if num_samples < 1:
-    raise ValueError(f"num_samples is {num_samples}; at least 1 was expected.")
+  return over_samples(
+    jax.lax.map(measure, (keys, stats), batch_size=batch_size)
+  )
 
 
-def _prepared(points, mask, num_samples: int):
+def _measured(key, stats, batch_size, options) -> Resampled:
+  """Measures stacked statistics with the options of `manifold_geometry`."""
+  options = dict(options)
+  kappa = as_margins(options.pop("kappa", 0.0), stats.within.dtype)
+  return _measure(
+    jax.random.split(key, len(stats.within)),
+    stats,
+    kappa,
+    batch_size=batch_size,
+    options=tuple(sorted(options.items())),
+  )
+
+
+def _prepared(points, mask, num_samples: int, options):
   """Returns the points and their mask, on the device."""
-  _check_samples(num_samples)
+  check_count("num_samples", num_samples)
+  if options.get("relative_error") is not None:
+    raise ValueError(
+      "relative_error was given, which samples cannot have: all are measured"
+      " with the same number of probes. Give num_probes."
+    )
   points, mask = as_points(points, mask)
   check_finite(points, mask)
   return to_device(points, mask)[0], jnp.asarray(mask)
@@ -144,20 +120,16 @@ def shuffled_null(
     mask: which of the points are present; all by default.
     num_samples: R, how many shuffles.
     batch_size: samples at a time under vmap; one by default.
-    **options: of `manifold_geometry`.
+    **options: of `manifold_geometry`, without relative_error.
 
   Raises:
-    ValueError: the points are of the wrong shape.
+    ValueError: the points are of the wrong shape or not finite, or an option
+      does not fit.
   """
-  points, mask = _prepared(points, mask, num_samples)
+  points, mask = _prepared(points, mask, num_samples, options)
   sample_key, probe_key = jax.random.split(key)
   stats = _shuffled(jax.random.split(sample_key, num_samples), points, mask)
-  return _measure(
-    jax.random.split(probe_key, num_samples),
-    stats,
-    batch_size=batch_size,
-    options=tuple(sorted(options.items())),
-  )
+  return _measured(probe_key, stats, batch_size, options)
 
 
 def subsample(
@@ -185,16 +157,19 @@ def subsample(
     num_points: M', points of each; the size of the smallest by default.
     num_samples: R.
     batch_size: samples at a time under vmap; one by default.
-    **options: of `manifold_geometry`.
+    **options: of `manifold_geometry`, without relative_error.
 
   Raises:
-    ValueError: the points are of the wrong shape, or fewer than asked for.
+    ValueError: the points are of the wrong shape, not finite, or fewer than
+      asked for, or an option does not fit.
   """
-  points, mask = _prepared(points, mask, num_samples)
+  points, mask = _prepared(points, mask, num_samples, options)
   fewest = int(mask.sum(axis=1).min())
   num_manifolds = len(points) if num_manifolds is None else num_manifolds
   num_points = fewest if num_points is None else num_points
-  if not (2 <= num_manifolds <= len(points) and 1 <= num_points <= fewest):
+  check_count("num_manifolds", num_manifolds)
+  check_count("num_points", num_points)
+  if not (2 <= num_manifolds <= len(points) and num_points <= fewest):
     raise ValueError(
       f"{num_points} points of each of {num_manifolds} manifolds cannot be"
       f" drawn: there are {len(points)} manifolds, the smallest of {fewest}"
@@ -209,12 +184,7 @@ def subsample(
     num_manifolds=num_manifolds,
     num_points=num_points,
   )
-  return _measure(
-    jax.random.split(probe_key, num_samples),
-    stats,
-    batch_size=batch_size,
-    options=tuple(sorted(options.items())),
-  )
+  return _measured(probe_key, stats, batch_size, options)
 
 
 def detectable_difference(
@@ -250,10 +220,12 @@ def detectable_difference(
     ValueError: the number of samples is not positive, or the level or the power
       is not a probability.
   """
-  _check_samples(num_samples)
+  check_count("num_samples", num_samples)
   for name, value in (("level", level), ("power", power)):
     if not 0 < value < 1:
-      raise ValueError(f"{name} is {value}; expected was one in (0, 1).")
+      raise ValueError(
+        f"{name} is {value}; a probability in (0, 1) was expected."
+      )
   normal = statistics.NormalDist()
   z = normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)
   return jax.tree.map(lambda x: z * x * (2 / num_samples) ** 0.5, sd)

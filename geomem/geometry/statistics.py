@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Iterable, Iterator
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from geomem.geometry.checks import check_count
 from geomem.geometry.linalg import einsum, grams
 from geomem.geometry.points import (
   Mask,
@@ -55,21 +57,62 @@ class GramStatistics:
   )
 
   def __add__(self, other: "GramStatistics") -> "GramStatistics":
-    """Returns the statistics of both blocks of features together."""
-    exponent = jnp.maximum(self.exponent, other.exponent)
-    a, b = (2 * (x.exponent - exponent) for x in (self, other))
-    return dataclasses.replace(
-      self,
-      within=times_power(self.within, a) + times_power(other.within, b),
-      cross=times_power(self.cross, a) + times_power(other.cross, b),
-      centers=times_power(self.centers, a) + times_power(other.centers, b),
-      exponent=exponent,
-    )
+    """Returns the statistics of both blocks of features together.
+
+    Raises:
+      ValueError: the blocks differ in the number of manifolds or points, or in
+        which points are present. Under jit, different masks give NaN.
+    """
+    if self.cross.shape != other.cross.shape:
+      raise ValueError(
+        f"Statistics of points {self.mask.shape} and {other.mask.shape} do not"
+        " add up; two blocks of features of the same points were expected."
+      )
+    same = (self.mask == other.mask).all(axis=(-2, -1))
+    if isinstance(same, jax.core.Tracer):
+      return _where(same, _added(self, other))
+    if not np.asarray(same).all():
+      raise ValueError(
+        "Statistics with different masks do not add up; two blocks of features"
+        " of the same points were expected."
+      )
+    return _added(self, other)
+
+
+def _added(a: GramStatistics, b: GramStatistics) -> GramStatistics:
+  """Adds up the statistics of two blocks of features of the same points."""
+  exponent = jnp.maximum(a.exponent, b.exponent)
+  x, y = (2 * (stats.exponent - exponent) for stats in (a, b))
+  return dataclasses.replace(
+    a,
+    within=times_power(a.within, x) + times_power(b.within, y),
+    cross=times_power(a.cross, x) + times_power(b.cross, y),
+    centers=times_power(a.centers, x) + times_power(b.centers, y),
+    exponent=exponent,
+  )
+
+
+def _where(known: Array, stats: GramStatistics) -> GramStatistics:
+  """Returns statistics whose products are NaN unless they are known."""
+
+  def choose(x):
+    return jnp.where(_broadcastable(known, x), x, jnp.nan)
+
+  return dataclasses.replace(
+    stats,
+    within=choose(stats.within),
+    cross=choose(stats.cross),
+    centers=choose(stats.centers),
+  )
+
+
+def _broadcastable(x: Array, like: Array) -> Array:
+  return x.reshape(x.shape + (1,) * (like.ndim - x.ndim))
 
 
 def times_power(x: Array, exponent: Array) -> Array:
   """Computes 2^exponent x in two halves: the power may not fit its dtype."""
-  exponent = exponent.reshape(exponent.shape + (1,) * (x.ndim - exponent.ndim))
+  exponent = _broadcastable(exponent, x)
   one, half = jnp.ones((), x.dtype), exponent // 2
   return x * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
 
@@ -82,12 +125,13 @@ def _gram(points, mask):
   present = mask[..., None].astype(points.dtype)
   counts = present.sum(axis=1)
   largest = jax.lax.stop_gradient(jnp.abs(points).max())
-  # Below its smallest normal number, a dtype has hardly any digits.
-  nonzero = largest >= jnp.finfo(points.dtype).tiny
-  unit = jnp.where(nonzero, unit_exponent(largest, points.dtype), 0)
-  points = jnp.where(nonzero, times_power(points, -unit), 0)
+  # Below its smallest normal number, a dtype has hardly any digits. NaN is not
+  # below it, and stays.
+  zero = largest < jnp.finfo(points.dtype).tiny
+  unit = jnp.where(zero, 0, unit_exponent(largest, points.dtype))
+  points = jnp.where(zero, 0, times_power(points, -unit))
   # Zero products must not change the unit of a sum.
-  exponent = jnp.where(nonzero, unit, OF_NOTHING)
+  exponent = jnp.where(zero, OF_NOTHING, unit)
   means = points.sum(axis=1) / counts
   origin = (means * counts).sum(axis=0) / counts.sum()
   centers = means - origin[None]
@@ -129,10 +173,11 @@ def gram_statistics(
     block_size: features at a time, to bound the memory of the centred copy.
 
   Raises:
-    ValueError: the points are of the wrong shape, or not finite (outside jit).
+    ValueError: the points are of the wrong shape, or not finite; under jit,
+      the products of the latter are NaN.
   """
-  if block_size is not None and block_size < 1:
-    raise ValueError(f"block_size is {block_size}; at least 1 was expected.")
+  if block_size is not None:
+    check_count("block_size", block_size)
   points, mask = as_points(points, mask)
   if isinstance(points, np.ndarray):
     check_finite(points, mask)
@@ -145,15 +190,23 @@ def gram_statistics(
   results = [_gram(block, mask) for block in blocks]
   for _, flags in results:
     _check_flags(*flags, points.dtype)
-  stats = sum_statistics(stats for stats, _ in results)
+  stats = functools.reduce(_added, (stats for stats, _ in results))
   if exponent == 0:
     return stats
   return dataclasses.replace(stats, exponent=stats.exponent + exponent)
 
 
 def sum_statistics(blocks: Iterable[GramStatistics]) -> GramStatistics:
-  """Adds up the statistics of blocks of features."""
-  return functools.reduce(lambda a, b: a + b, blocks)
+  """Adds up the statistics of blocks of features of the same points.
+
+  Raises:
+    ValueError: there are no blocks, or they are not of the same points.
+  """
+  blocks = iter(blocks)
+  first = next(blocks, None)
+  if first is None:
+    raise ValueError("There are no blocks; at least one was expected.")
+  return functools.reduce(operator.add, blocks, first)
 
 
 def _check_flags(points: Array, products: Array, dtype) -> None:

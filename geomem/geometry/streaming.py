@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
+from geomem.geometry.checks import as_reals, check_count
 from geomem.geometry.foreign import DLPackArray, as_array
 from geomem.geometry.linalg import einsum, grams
 from geomem.geometry.points import (
@@ -28,7 +29,8 @@ from geomem.geometry.statistics import GramStatistics
 class _Blocks:
   """Blocks of manifolds relative to the first point, in one unit.
 
-  Both passes share the reference and the unit, and so see the same points.
+  Both passes share the reference, and so see the same points. The first knows
+  the unit of the second only at its end, and takes one for each block.
   """
 
   def __init__(self, blocks: Callable[[], Iterable]):
@@ -36,7 +38,35 @@ class _Blocks:
     self._reference = None
     self.exponent = 0
 
+  def means(self) -> list[Array]:
+    """Returns the centres of each block, and fixes the unit."""
+    means, units, largest = [], [], []
+    for block in self._moved_blocks():
+      on_host = isinstance(block, np.ndarray)
+      largest.append(float(abs(block).max()) if on_host else _largest(block))
+      dtype = jnp.result_type(float) if on_host else block.dtype
+      units.append(unit_exponent(largest[-1], dtype))
+      means.append(_scaled(block, units[-1]).mean(axis=1))
+    if not means:
+      raise ValueError(
+        "There are no blocks; at least one manifold was expected."
+      )
+    of_all = max(map(float, largest))
+    if not np.isfinite(of_all):
+      raise ValueError(
+        "The distances of the points overflow; divide all points by one large"
+        " number, which changes none of the results."
+      )
+    self.exponent = int(unit_exponent(of_all, means[0].dtype))
+    units = [self.exponent - unit for unit in units]
+    return list(map(_scaled, means, units))
+
   def __iter__(self) -> Iterator[Array]:
+    for block in self._moved_blocks():
+      yield _scaled(block, self.exponent)
+
+  def _moved_blocks(self) -> Iterator[Array | np.ndarray]:
+    """Yields blocks relative to the first point; wide ones on the host."""
     shapes, first = set(), 0
     for block in map(as_array, self._blocks()):
       shapes.add(np.shape(block)[1:])
@@ -46,20 +76,19 @@ class _Blocks:
           f" {sorted(shapes)}; [m, M, N] with one M and N was expected."
         )
       block, mask = as_points(block)
+      if not mask.all():
+        raise ValueError(
+          "A mask hides points of a block; blocks in which all points are"
+          " present were expected. Leave out some points of every manifold, so"
+          " that all have equally many."
+        )
       check_finite(block, mask, first)
       first += len(block)
-      yield self._relative(block)
+      if self._reference is None:
+        self._reference = block[:1, :1]
+      yield self._moved(block)
 
-  def _relative(self, block) -> Array:
-    if self._reference is None:
-      self._reference = block[:1, :1]
-      moved = self._moved(block)
-      largest = float(abs(moved).max())
-      self.exponent = int(unit_exponent(largest, jnp.result_type(float)))
-    scale = np.ldexp if is_wide(block) else jnp.ldexp
-    return jnp.asarray(scale(self._moved(block), -self.exponent))
-
-  def _moved(self, block):
+  def _moved(self, block) -> Array | np.ndarray:
     if is_wide(block):
       return host_difference(block, np.asarray(self._reference))
     # `as_floats` takes the first point as its reference.
@@ -70,6 +99,17 @@ class _Blocks:
     return as_floats(both, jnp.ones(both.shape[:2], bool))[1:]
 
 
+@jax.jit
+def _largest(block):
+  return jnp.abs(block).max()
+
+
+def _scaled(block, exponent) -> Array:
+  """Returns 2^−exponent times the points, on the device."""
+  scale = np.ldexp if isinstance(block, np.ndarray) else jnp.ldexp
+  return jnp.asarray(scale(block, -exponent))
+
+
 @functools.partial(jax.jit, donate_argnums=0)
 def _centered(means):
   origin = means.mean(axis=0)
@@ -78,12 +118,15 @@ def _centered(means):
 
 @jax.jit
 def _products(points, origin, centers, start):
+  """Computes products, and whether the centres are still the same."""
   block_centers = jax.lax.dynamic_slice_in_dim(centers, start, points.shape[0])
-  points = points - (block_centers + origin[None])[:, None]
-  within = grams(points)
-  # Zero up to rounding, unless the points differ from those of the first pass.
-  drift = jnp.abs(points.mean(axis=1)).max() / jnp.abs(points).max()
-  return within, einsum("pmn,qn->pmq", points, centers), drift
+  before, means = block_centers + origin[None], points.mean(axis=1)
+  # A mean of M points errs by at most M ε of their size.
+  size = sum(jnp.abs(x).max() for x in (points, origin, block_centers))
+  rounding = (points.shape[1] + 8) * jnp.finfo(points.dtype).eps * size
+  same = jnp.abs(means - before).max() <= rounding
+  points = points - means[:, None]
+  return grams(points), einsum("pmn,qn->pmq", points, centers), same
 
 
 def statistics_by_manifold(
@@ -99,12 +142,10 @@ def statistics_by_manifold(
 
   Raises:
     ValueError: there are no blocks, they differ in more than their length, a
-      point is not finite, or the second call returns other points.
+      point is hidden or not finite, or the second call returns other points.
   """
   passes = _Blocks(blocks)
-  means = [block.mean(axis=1) for block in passes]
-  if not means:
-    raise ValueError("There are no blocks; at least one manifold was expected.")
+  means = passes.means()
   lengths = [len(x) for x in means]
   all_means = jnp.concatenate(means)
   means.clear()  # From here on, memory holds the centres once.
@@ -113,8 +154,8 @@ def statistics_by_manifold(
   for block in passes:
     if [len(x) for x, _ in parts] + [len(block)] != lengths[: len(parts) + 1]:
       raise _changed(f"a block of {len(block)} manifolds came out of order")
-    within, cross, drift = _products(block, origin, centers, start)
-    if float(drift) > 1e3 * jnp.finfo(within.dtype).eps:
+    within, cross, same = _products(block, origin, centers, start)
+    if not same:
       raise _changed("the points differ")
     parts.append((within, cross))
     start += len(block)
@@ -154,24 +195,33 @@ def project_points(
     block_size: features of the points at a time.
 
   Raises:
-    ValueError: d or the block is not positive.
+    ValueError: d or the block is not positive, or the points are not real
+      numbers, or hidden in part.
   """
-  for name, value in (
-    ("num_features", num_features),
-    ("block_size", block_size),
-  ):
-    if value < 1:
-      raise ValueError(f"{name} is {value}; at least 1 was expected.")
-  points = as_array(points)
+  check_count("num_features", num_features)
+  check_count("block_size", block_size)
+  array = as_array(points)
+  if np.ma.is_masked(array):
+    raise ValueError(
+      "A mask hides some of the points; leave these out, or fill in what is"
+      " missing."
+    )
+  if isinstance(array, np.ma.MaskedArray):
+    array = array.data
+  points = as_reals(array, points)
+  # Half precision cannot hold sums of many products.
+  dtype = jax.dtypes.canonicalize_dtype(points.dtype)
+  dtype = jnp.promote_types(dtype, jnp.float32)
   size = points.shape[-1]
   projected, squares = 0.0, 0.0
   for start in range(0, size, block_size):
-    block = jnp.asarray(points[..., start : start + block_size])
-    # Half precision cannot hold sums of many products.
-    dtype = jnp.promote_types(jnp.result_type(block, jnp.float32), jnp.float32)
+    block = points[..., start : start + block_size]
+    if is_wide(block):  # JAX's integers may be too narrow, its floats are not.
+      block = block.astype(np.float64)
+    block = jnp.asarray(block, dtype)
     shape = (num_features, block.shape[-1])
     A = jax.random.normal(jax.random.fold_in(key, start), shape, dtype)
-    projected += einsum("...n,dn->...d", block.astype(dtype), A)
+    projected += einsum("...n,dn->...d", block, A)
     squares += (A**2).sum(axis=1)
   return projected * jax.lax.rsqrt(squares).reshape(
     (1,) * (points.ndim - 1) + (-1,)
