@@ -335,6 +335,19 @@ def test_points_far_from_the_origin_are_measured(offset, manifolds):
   assert np.isfinite(found.radius)
 
 
+@pytest.mark.parametrize("manifolds", [slice(None), slice(1), slice(2)])
+def test_fields_of_points_far_from_each_other_lose_no_direction(manifolds):
+  points = far_away(1e5, manifolds)
+  found = geometry.glue(jax.random.key(0), points, num_probes=400)
+  probes = np.random.default_rng(0).normal(size=(400, 30))
+  y = geometry.draw_labels(jax.random.key(1), "balanced", 400, 5)
+  fields = probes @ points.reshape(40, 30).T
+  forces = exact_forces(points, fields, np.asarray(y)) / 5
+  z = 1 / found.capacity - forces.mean()
+  error = found.capacity_stderr / found.capacity**2
+  assert abs(float(z)) < 4 * float(jnp.hypot(error, forces.std() / 20))
+
+
 @pytest.mark.parametrize(
   ("offset", "manifolds"),
   [(1e7, slice(None)), (1e12, slice(None)), (1e9, slice(1))],
