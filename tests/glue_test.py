@@ -1,5 +1,7 @@
 """GLUE: by hand in NumPy and SciPy, closed forms, recovery, invariances."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -295,6 +297,125 @@ def test_points_that_surround_the_origin_are_said_to():
   assert float(apart.interior) == 0
 
 
+def test_independent_points_never_surround_the_origin():
+  """For 1 key in 10, one of two points almost touches; all were then NaN."""
+  products = geometry.point_products(np.eye(2, dtype="f4")[:, None])
+  for i in range(60):
+    found = geometry.glue(jax.random.key(i), products, num_probes=50)
+    assert float(found.interior) == 0
+    assert np.isfinite(found.dimension)
+
+
+def far_away(offset, manifolds):
+  """Random manifolds in 30 dimensions, some of them moved by an offset."""
+  rng = np.random.default_rng(11)
+  points = rng.normal(size=(5, 1, 30)) + rng.normal(size=(5, 8, 30))
+  points[manifolds] += offset
+  return points
+
+
+@pytest.mark.parametrize(
+  ("offset", "manifolds"),
+  [
+    (1e3, slice(None)),
+    (1e5, slice(None)),
+    (1e5, slice(1)),
+    (1e5, slice(2)),  # The others are a group, too.
+    (1e4, slice(2, 5)),
+  ],
+)
+def test_points_far_from_the_origin_are_measured(offset, manifolds):
+  points = far_away(offset, manifolds)
+  key, products = jax.random.key(7), geometry.point_products(points)
+  found = geometry.glue(key, products, num_probes=40)
+  assert found.converged.all()
+  assert float(found.interior) == 0
+  forces = exact_forces(points, *drawn(key, products, "balanced", 40))
+  assert float(found.capacity) == pytest.approx(5 / forces.mean(), rel=1e-3)
+  assert np.isfinite(found.radius)
+
+
+@pytest.mark.parametrize("manifolds", [slice(None), slice(1), slice(2)])
+def test_fields_of_points_far_from_each_other_lose_no_direction(manifolds):
+  points = far_away(1e5, manifolds)
+  found = geometry.glue(jax.random.key(0), points, num_probes=400)
+  probes = np.random.default_rng(0).normal(size=(400, 30))
+  y = geometry.draw_labels(jax.random.key(1), "balanced", 400, 5)
+  fields = probes @ points.reshape(40, 30).T
+  forces = exact_forces(points, fields, np.asarray(y)) / 5
+  z = 1 / found.capacity - forces.mean()
+  error = found.capacity_stderr / found.capacity**2
+  assert abs(float(z)) < 4 * float(jnp.hypot(error, forces.std() / 20))
+
+
+@pytest.mark.parametrize(
+  ("offset", "manifolds"),
+  [(1e7, slice(None)), (1e12, slice(None)), (1e9, slice(1))],
+)
+@pytest.mark.parametrize("x64", [False, True])
+def test_points_too_far_away_are_said_to_be(offset, manifolds, x64):
+  with jax.enable_x64(x64):
+    points = far_away(offset, manifolds)
+    found = geometry.glue(jax.random.key(7), points, num_probes=40)
+    assert not found.converged.any()
+    assert np.isnan(found.capacity)
+    assert np.isnan(found.dimension)
+    whole = np.rint(10 * far_away(0, manifolds)).astype(int) + 2**60
+    found = geometry.glue(jax.random.key(7), whole, num_probes=40)
+    assert not found.converged.any()
+    assert np.isnan(found.capacity)
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8"])
+def test_points_at_the_origin_constrain_nothing(dtype):
+  points = np.maximum(far_away(0, slice(None)), 0).astype(dtype)
+  points[0, 3] = 0
+  key, mask = jax.random.key(1), np.ones((5, 8), bool)
+  mask[0, 3] = False
+  products = geometry.point_products(points)
+  assert float(products.raw[3, 3]) == 0
+  found = geometry.glue(key, products, num_probes=400)
+  other = geometry.glue(jax.random.key(2), points, mask=mask, num_probes=400)
+  assert found.converged.all()
+  error = float(jnp.hypot(found.capacity_stderr, other.capacity_stderr))
+  assert abs(float(found.capacity - other.capacity)) < 4 * error
+
+
+def test_products_of_other_points_do_not_add_up():
+  points = known_manifolds(3, 4, 8, 2, 1.0)
+  mask = np.ones((3, 4), bool)
+  mask[:, 2:] = False
+  whole, part, short = (
+    geometry.point_products(points, mask=mask),
+    geometry.point_products(points),
+    geometry.point_products(points[:, :1]),
+  )
+  for other in (part, short):
+    with pytest.raises(ValueError, match="equal masks were expected"):
+      whole + other
+  total = jax.jit(lambda a, b: a + b)(whole, part)
+  for field in total.parts:
+    assert np.isnan(field).all()
+
+
+def test_derivatives_that_do_not_exist_are_nan():
+  points = known_manifolds(3, 4, 20, 2, 1.0)
+
+  def slope(name, points):
+    def number(points):
+      return getattr(
+        geometry.glue(jax.random.key(0), points, num_probes=20), name
+      )
+
+    return jax.grad(number)(jnp.asarray(points))
+
+  assert np.isfinite(slope("capacity", points)).all()
+  points[1, 2] = points[0, 1]
+  assert np.isnan(slope("capacity", points)).all()
+  around = np.random.default_rng(0).normal(size=(6, 10, 9)).astype("f4")
+  assert np.isnan(slope("radius", around)).all()
+
+
 def test_labellings_are_what_their_names_say():
   key = jax.random.key(0)
   balanced = geometry.draw_labels(key, "balanced", 500, 10)
@@ -322,14 +443,30 @@ def test_labellings_are_what_their_names_say():
     ({"labels": np.array([0, 1, 1])}, "signs, 1 and -1"),
     ({"tilt": 1.0}, "give its signs"),
     ({"tilt": 1.0, "labels": "pairs"}, "give signs instead"),
-    ({"num_probes": 1}, "2 at least"),
+    ({"num_probes": 1}, "at least 2"),
+    ({"tilt": float("nan"), "labels": [1, 1, -1]}, "tilt is NaN"),
   ],
 )
 def test_what_makes_no_sense_is_refused(options, sentence):
   with pytest.raises(ValueError, match=sentence):
     geometry.glue(jax.random.key(0), np.ones((3, 2, 4), "f4"), **options)
-  with pytest.raises(ValueError, match="labels need two"):
+  with pytest.raises(ValueError, match="labels need at least two"):
     geometry.glue(jax.random.key(0), np.ones((1, 2, 4), "f4"))
+
+
+def test_what_only_a_caller_without_types_can_give_is_refused():
+  # Beyond the checks of types, which only the tests have.
+  glue = inspect.unwrap(geometry.glue)
+  points = np.ones((3, 2, 4), "f4")
+  with pytest.raises(ValueError, match="an integer of at least 2"):
+    glue(jax.random.key(0), points, num_probes=20.0)
+  with pytest.raises(ValueError, match="GramStatistics were given"):
+    glue(jax.random.key(0), geometry.gram_statistics(points))
+  with pytest.raises(ValueError, match="glue draws those of each pair"):
+    geometry.draw_labels(jax.random.key(0), "pairs", 4, 3)
+  draw, key = inspect.unwrap(geometry.draw_labels), jax.random.key(0)
+  tilted = jax.jit(lambda tilt: draw(key, np.array([1, -1]), 4, 2, tilt))
+  assert np.isnan(tilted(jnp.nan)).all()
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from geomem.geometry.linalg import matmul
 from geomem.geometry.products import PointProducts
@@ -11,6 +11,8 @@ from geomem.geometry.products import PointProducts
 # below the accuracy of directions in single precision; with a smaller ε,
 # derivatives, which grow like its inverse root, would lose their digits there.
 _SHIFT, _DOUBLE_SHIFT = 4e-12, 2e-15
+# Squared distances of directions that are no rounding, but lost with _SHIFT.
+_CLOSE = (1e-13, 1e-7)
 
 
 def draw_normal(key, products, num_probes) -> Float[Array, "n1 T"]:
@@ -19,31 +21,40 @@ def draw_normal(key, products, num_probes) -> Float[Array, "n1 T"]:
   return jax.random.normal(key, shape, products.gram.dtype)
 
 
-def fields_of(
-  products: PointProducts, x: Float[Array, "n1 T"], single: bool = True
-) -> Float[Array, "T n"]:
-  """Computes the fields Z t of probes t ~ N(0, I): normal with covariance K.
+@jax.custom_vjp
+def _derivative_unless(x: Array, unknown: Bool[Array, ""]) -> Array:
+  """Returns x, whose derivative is NaN where it is unknown."""
+  return x
 
-  With C the correlations of the centred points and their mean, and L Lᵀ =
-  C + εI, the fields are C (L Lᵀ)⁻¹ C L⁻ᵀ x. They lie in the span of the points
-  at any rank, and their covariance is too small by at most 3 ε. ε is as small
-  as the factorization allows.
+
+_derivative_unless.defvjp(
+  lambda x, unknown: (x, unknown),
+  lambda unknown, pulled: (jnp.where(unknown, jnp.nan, pulled), None),
+)
+
+
+def _repeated(products: PointProducts) -> Bool[Array, ""]:
+  """Tells whether two points coincide; apart, they would raise the rank."""
+  gram, present = products.gram, products.mask.reshape(-1)
+  squares = jnp.diagonal(gram)
+  sums = squares[:, None] + squares[None]
+  pairs = present[:, None] & present[None] & ~jnp.eye(len(gram), dtype=bool)
+  rounding = 64 * jnp.finfo(gram.dtype).eps
+  return (pairs & (sums - 2 * gram <= rounding * sums)).any()
+
+
+def shifted_root(
+  C: Float[Array, "n n"], single: bool | Bool[Array, ""] = False
+) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
+  """Factorizes C + εI with ε as small as possible; returns the root and ε.
 
   Args:
-    products: products of the points, in the precision to compute in.
-    x: standard normal, a column for each probe.
-    single: whether the products were given in single precision.
-
-  Returns:
-    A row for each probe, in the unit of the points.
+    C: positive semidefinite, with unit diagonal.
+    single: whether to start from the ε of products in single precision.
   """
-  A = products.whole
-  diagonal = jnp.diagonal(A)
-  scale = jnp.where(diagonal > 0, jnp.sqrt(jnp.abs(diagonal)), 1)
-  C = A / (scale[:, None] * scale[None])
   eye = jnp.eye(len(C), dtype=C.dtype)
   norm = jnp.maximum(jnp.abs(C).sum(axis=1).max(), 1)
-  shift = _SHIFT if single else _DOUBLE_SHIFT
+  shift = jnp.where(single, _SHIFT, _DOUBLE_SHIFT).astype(C.dtype)
   if C.dtype == jnp.float32:  # On devices without float64.
     shift = 8 * jnp.finfo(C.dtype).eps
   start = jax.lax.stop_gradient(shift * norm)
@@ -62,8 +73,39 @@ def fields_of(
     lambda state: (4 * state[0], failed(factor(4 * state[0]))),
     jax.lax.stop_gradient((start, failed(first))),
   )
-  # Multiplying by C as L Lᵀ − εI loses little to rounding.
   L = jax.lax.cond(epsilon > start, lambda: factor(epsilon), lambda: first)
+  return L, epsilon
+
+
+def fields_of(
+  products: PointProducts, x: Float[Array, "n1 T"], single: bool = True
+) -> Float[Array, "T n"]:
+  """Computes the fields Z t of probes t ~ N(0, I): normal with covariance K.
+
+  With C the correlations of the centred points and their mean, and L Lᵀ =
+  C + εI, the fields are C (L Lᵀ)⁻¹ C L⁻ᵀ x. They lie in the span of the points
+  at any rank, and their covariance is too small by at most 3 ε. ε is as small
+  as the factorization allows.
+
+  Args:
+    products: products of the points, in the precision to compute in.
+    x: standard normal, a column for each probe.
+    single: whether the products were given in single precision.
+
+  Returns:
+    A row for each probe, in the unit of the points. Its derivative is NaN where
+    points coincide: moved apart, they add a direction at once, and the root has
+    a kink.
+  """
+  A = products.whole
+  diagonal = jnp.diagonal(A)
+  scale = jnp.where(diagonal > 0, jnp.sqrt(jnp.abs(diagonal)), 1)
+  C = A / (scale[:, None] * scale[None])
+  # Seen from the mean, points far from it, or in two groups, nearly coincide.
+  apart = 1 - C**2
+  close = ((apart > _CLOSE[0]) & (apart < _CLOSE[1])).any()
+  L, epsilon = shifted_root(C, single & ~close)
+  # Multiplying by C as L Lᵀ − εI loses little to rounding.
   back = jax.scipy.linalg.solve_triangular(L, x, lower=True, trans=1)
   h = matmul(L, x) - epsilon * back
   # Removes what rounding left outside the span, which no multipliers could fit:
@@ -71,4 +113,5 @@ def fields_of(
   h = h - epsilon * jax.scipy.linalg.cho_solve((L, True), h)
   h = (scale[:, None] * h).T
   present = products.mask.reshape(-1)
-  return jnp.where(present[None], h[:, :-1] + h[:, -1:], 0)
+  g = jnp.where(present[None], h[:, :-1] + h[:, -1:], 0)
+  return _derivative_unless(g, _repeated(products))

@@ -26,6 +26,7 @@ Letters 2023.
 """
 
 import functools
+import numbers
 from typing import NamedTuple
 
 import jax
@@ -34,18 +35,17 @@ from jaxtyping import Array, Bool, Float, Key
 
 from geomem.geometry.double import in_double
 from geomem.geometry.fields import draw_normal, fields_of
+from geomem.geometry.glue_doubt import is_lost, surrounds_origin
 from geomem.geometry.glue_numbers import numbers_of
 from geomem.geometry.labellings import Labels, draw_labels
 from geomem.geometry.points import Mask, Points
 from geomem.geometry.products import PointProducts, point_products
-from geomem.geometry.qp.projected_cg import product
 from geomem.geometry.qp.signed import default_error, solve_signed
-from geomem.geometry.statistics import times_power
+from geomem.geometry.statistics import GramStatistics, times_power
 
 _MAXITER = 1000
-# In units of a probe's standard deviation along a point.
-_NO_SLACK = 1e-3
 _MOST_INTERIOR = 0.01
+_LEAST_CONVERGED = 0.5
 # These depend on F alone, which is unique where the anchors are not.
 _OF_FORCES = ("capacity", "capacity_stderr", "critical_features")
 
@@ -82,11 +82,13 @@ class Glue(NamedTuple):
       and have no errors, because the mean anchors come from the same samples.
     manifold_radius: R_μ; NaN where the share of c or of b − c is not positive.
     manifold_utility: Ψ_μ, so that α_μ = Ψ_μ (1 + R_μ⁻²) / D_μ.
-    interior: share of the samples in which the points surround the origin: only
-      v = 0 is feasible, F is ‖t‖², and anchors are not unique. Above one in a
-      hundred, all numbers above but capacity and critical_features are NaN. It
-      is NaN itself for a dead layer.
-    converged: which problems are solved; none of a dead layer.
+    interior: share of the samples in which the points surround the origin: v is
+      0, F is ‖t‖² in the span of the points, and anchors are not unique, as
+      there are more points than dimensions. Above one in a hundred, all numbers
+      above but capacity and critical_features are NaN. It is NaN itself for a
+      dead layer.
+    converged: which problems are solved; none of a dead layer, or of points
+      that rounding has taken. If fewer than half are, all numbers are NaN.
     residual: the largest violation of their optimality conditions.
   """
 
@@ -140,24 +142,24 @@ def _solve(floats, others, tol, single):
   K, mask = products.raw, products.mask
   g = fields_of(products, x, single)
   signs = jnp.repeat(y, mask.shape[1], axis=1)
-  b = jnp.where(mask.reshape(-1)[None], signs * g, -1)
+  dead = ~(jnp.diagonal(K) > 0).any() | is_lost(products, K)
+  # Where nothing is known, λ = 0 solves at once.
+  b = jnp.where(mask.reshape(-1)[None] & ~dead, signs * g, -1)
   solution = solve_signed(K, b, signs, _MAXITER, tol)
   values = numbers_of(K, g, signs, solution.lam, mask)
-  # A dead layer has no geometry: its numbers become NaN.
-  norms = jnp.sqrt(jnp.diagonal(K))
-  dead = ~(norms > 0).any()
-  unit = jnp.where(norms > 0, norms, jnp.inf)
-  slack = jnp.abs(b - product(K, solution.lam, signs)) / unit[None]
-  # Independent points may all be active, with no slack. Points that surround
-  # the origin are dependent, so some of them stay inactive.
-  some_inactive = ((solution.lam == 0) & (norms > 0)[None]).any(axis=1)
-  interior = ((slack.max(axis=1) < _NO_SLACK) & some_inactive).mean()
+  fixed = jax.lax.stop_gradient((products, K, b, solution.lam))
+  interior = surrounds_origin(*fixed, signs).mean()
+  converged = solution.converged & ~dead
+  unsolved = converged.mean() < _LEAST_CONVERGED
   for name in values:
-    unknown = dead | ((interior > _MOST_INTERIOR) & (name not in _OF_FORCES))
-    values[name] = jnp.where(unknown, jnp.nan, values[name])
+    unknown = unsolved | (
+      (interior > _MOST_INTERIOR) & (name not in _OF_FORCES)
+    )
+    # Not by a choice alone, which would make the derivative 0 instead of NaN.
+    values[name] = values[name] * jnp.where(unknown, jnp.nan, 1)
   values["interior"] = jnp.where(dead, jnp.nan, interior)
   values["residual"] = solution.residual.max()
-  return values, (solution.converged & ~dead,)
+  return values, (converged,)
 
 
 @functools.partial(jax.jit, static_argnames="num_probes")
@@ -185,9 +187,16 @@ def glue(
 ) -> Glue:
   """Estimates GLUE: capacity, dimension, radius and utility for a task.
 
-  Differentiable in the points, in reverse mode. For all points, one key draws
-  the same labellings, and probes that are as similar as possible: differences
-  between layers, epochs and subsets are then due to the manifolds.
+  Differentiable in the points, in reverse mode; derivatives are NaN where
+  points coincide, or where the number itself is NaN. For all points, one key
+  draws the same labellings, and probes that are as similar as possible:
+  differences between layers, epochs and subsets are then due to the manifolds.
+
+  Points may be some 10⁵ times as far from the origin as from each other (10⁴ in
+  float64, for which the tolerance is less); beyond that, problems do not
+  converge, and numbers are NaN. Where manifolds are in groups far from each
+  other, differences within a group of less than 10⁻⁷ of the distance between
+  the groups count as none.
 
   Args:
     key: split for probes and labels.
@@ -200,9 +209,14 @@ def glue(
     num_probes: T, the number of probes, each with its own labelling.
 
   Raises:
-    ValueError: points of the wrong shape, or not finite (outside jit); unknown
-      labels; fewer than two manifolds or probes.
+    ValueError: points of the wrong shape, or not finite (outside jit), or
+      GramStatistics; unknown labels; fewer than two manifolds or probes.
   """
+  if isinstance(points, GramStatistics):
+    raise ValueError(
+      "GramStatistics were given, which hold no products of points of different"
+      " manifolds; give points, or their point_products."
+    )
   if not isinstance(points, PointProducts):
     points = point_products(points, mask=mask)
   elif mask is not None:
@@ -215,8 +229,10 @@ def glue(
     raise ValueError(
       f"There is {num_manifolds} manifold; labels need at least two."
     )
-  if num_probes < 2:
-    raise ValueError(f"num_probes is {num_probes}; at least 2 were expected.")
+  if not isinstance(num_probes, numbers.Integral) or num_probes < 2:
+    raise ValueError(
+      f"num_probes is {num_probes}; an integer of at least 2 was expected."
+    )
   probe_key, label_key = jax.random.split(key)
   if isinstance(labels, str) and labels == "pairs":
     if tilt is not None:

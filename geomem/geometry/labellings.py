@@ -67,10 +67,19 @@ def draw_labels(
 
   Raises:
     ValueError: an unknown name, a wrong number of signs, signs that are not ±1
-      (outside jit), or a tilt without y*.
+      (outside jit), a tilt without y*, or one that is NaN (outside jit; under
+      jit the labels are NaN).
   """
   shape = (num_labellings, num_manifolds)
+  known = tilt is not None and not isinstance(tilt, jax.core.Tracer)
+  if known and np.isnan(tilt):
+    raise ValueError("tilt is NaN; a number was expected.")
   if isinstance(labels, str):
+    if labels == "pairs":
+      raise ValueError(
+        "labels 'pairs' has no labellings of all manifolds: glue draws those of"
+        f" each pair. Choose one of {', '.join(LABELLINGS)}, or give signs."
+      )
     if labels not in LABELLINGS:
       raise ValueError(
         f"labels {labels!r} is not known; choose one of"
@@ -100,4 +109,5 @@ def draw_labels(
   if tilt is None:
     return given
   agrees = jax.random.bernoulli(key, jax.nn.sigmoid(2.0 * tilt), shape)
+  given = jnp.where(jnp.isnan(tilt), jnp.nan, given)
   return jnp.where(agrees, given, -given)

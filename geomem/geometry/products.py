@@ -15,6 +15,7 @@ from geomem.geometry.points import (
   Points,
   as_points,
   check_finite,
+  host_difference,
   is_wide,
   unit_exponent,
 )
@@ -56,7 +57,22 @@ class PointProducts:
   exponent: Int[Array, "*b"]
 
   def __add__(self, other: "PointProducts") -> "PointProducts":
-    """Returns the products of both blocks of features together."""
+    """Returns the products of both blocks of features together.
+
+    Raises:
+      ValueError: their masks differ. Under jit, only shapes can be compared;
+        the products become NaN.
+    """
+    masks = self.mask, other.mask
+    same = masks[0].shape == masks[1].shape
+    if same and not any(isinstance(mask, jax.core.Tracer) for mask in masks):
+      same = np.array_equal(*masks)
+    if not same:
+      raise ValueError(
+        f"Products of points with masks of shapes {masks[0].shape} and"
+        f" {masks[1].shape} were given; equal masks were expected, as products"
+        " of the same points in other features have."
+      )
     return _add(self, other)
 
   @property
@@ -144,28 +160,40 @@ def _add(a: PointProducts, b: PointProducts) -> PointProducts:
     return _rounded(sum(map(_whole, floats)), dtype), ()
 
   parts, _ = in_double(add, dtype)(floats, ())
+  same = (a.mask == b.mask).all(axis=(-2, -1), keepdims=True)
+  flags = same, same[..., 0], same[..., 0, 0], same
+  parts = (
+    jnp.where(flag, x, jnp.nan) for flag, x in zip(flags, parts, strict=True)
+  )
   return PointProducts(*parts, a.mask, exponent)
 
 
 @functools.partial(jax.jit, static_argnames="dtype")
-def _products(points, origin, mask, exponent, dtype) -> PointProducts:
-  """Computes the products of points given relative to an origin."""
-  there = mask[..., None]
+def _products(points, origin, nothing, mask, exponent, dtype) -> PointProducts:
+  """Computes the products of points given relative to an origin.
+
+  Both are sums of parts, each too small for the digits of the one before.
+  `nothing` says which points are 0 in all features.
+  """
+  there = mask[None, ..., None]
   z = jnp.where(there, points.astype(dtype), 0)
   largest = jnp.maximum(jnp.abs(z).max(), jnp.abs(origin).max())
   unit = jax.lax.stop_gradient(unit_exponent(largest, dtype))
   floats = [times_power(x, -unit) for x in (z, origin)]
 
-  def multiply(floats, there):
-    z, origin = floats
-    z = z.reshape(-1, points.shape[2])
+  def multiply(floats, others):
+    z, origin = (x.sum(axis=0) for x in floats)
+    z = z.reshape(-1, z.shape[-1])
+    there, nothing = (x.reshape(-1, 1) for x in others)
     # In double precision an offset costs no digits.
     mean = (z / there.sum()).sum(axis=0)
-    x = jnp.where(there.reshape(-1, 1), z - mean[None], 0)
-    x = jnp.concatenate([x, (mean + origin)[None]])
+    middle = (mean + origin)[None]
+    # Points at 0 are exactly −m, so that their own products cancel.
+    x = jnp.where(nothing, -middle, z - mean[None])
+    x = jnp.concatenate([jnp.where(there, x, 0), middle])
     return _rounded(matmul(x, x.T), dtype), ()
 
-  parts, _ = in_double(multiply, dtype)(floats, there)
+  parts, _ = in_double(multiply, dtype)(floats, (mask, nothing))
   unit = jnp.where(largest > 0, exponent + unit, OF_NOTHING)
   return PointProducts(*parts, mask, unit.astype(jnp.int32))
 
@@ -200,23 +228,33 @@ def point_products(
   else:
     blocks = feature_blocks(jnp.asarray(points), size)
   parts = (_block(block, mask) for block in blocks)
-  return functools.reduce(lambda a, b: a + b, parts)
+  return functools.reduce(_add, parts)
 
 
 def _block(points, mask) -> PointProducts:
   dtype = jnp.promote_types(points.dtype, jnp.float32)
   if is_wide(points) or not jnp.issubdtype(dtype, jnp.floating):
     dtype = jnp.result_type(float)
-  exponent, origin = 0, jnp.zeros(points.shape[2], dtype)
-  if is_wide(points):
-    # Centred and scaled on the host, in float64: an offset would cost digits,
-    # and so would a scale out of the range of JAX's dtype.
-    present = mask[..., None]
-    points = np.where(present, points.astype(np.float64), 0)
-    mean = (points / mask.sum()).sum(axis=(0, 1))
-    exponent = int(unit_exponent(float(np.abs(points).max()), dtype))
-    points, origin = (
-      jnp.asarray(np.ldexp(x, -exponent).astype(dtype))
-      for x in (points - mean, mean)
-    )
-  return _products(points, origin, jnp.asarray(mask), exponent, np.dtype(dtype))
+  dtype = np.dtype(dtype)
+  nothing = jnp.asarray((points == 0).all(axis=2))
+  if not is_wide(points):
+    origin = jnp.zeros((1, points.shape[2]), dtype)
+    mask, exponent = jnp.asarray(mask), 0
+    return _products(points[None], origin, nothing, mask, exponent, dtype)
+  # Centred and scaled on the host, in float64: an offset would cost digits, and
+  # so would a scale out of the range of JAX's dtype.
+  mask = np.asarray(mask)
+  first = points[tuple(np.argwhere(mask)[0])]
+  points = np.where(mask[..., None], host_difference(points, first), 0)
+  mean = (points / mask.sum()).sum(axis=(0, 1))
+  points = np.where(mask[..., None], points - mean, 0)
+  mean = mean + first.astype(np.float64)
+  largest = max(float(np.abs(x).max()) for x in (points, mean))
+  exponent = int(unit_exponent(largest, dtype))
+  parts = []
+  for x in (points, mean):
+    x = np.ldexp(x, -exponent)
+    near = x.astype(dtype)
+    rest = [] if dtype == x.dtype else [(x - near).astype(dtype)]
+    parts.append(jnp.asarray(np.stack([near, *rest])))
+  return _products(*parts, nothing, jnp.asarray(mask), exponent, dtype)

@@ -9,7 +9,11 @@ from jaxtyping import Array, Float
 from geomem.geometry.double import in_double
 from geomem.geometry.linalg import matmul
 from geomem.geometry.qp.active_set import finish
-from geomem.geometry.qp.growing_set import solve_on_growing_set, solved
+from geomem.geometry.qp.growing_set import (
+  solve_on_growing_set,
+  solved,
+  value,
+)
 from geomem.geometry.qp.lockstep import iterate_in_blocks, scales
 from geomem.geometry.qp.nonnegative import QPSolution
 from geomem.geometry.qp.projected_cg import product
@@ -41,6 +45,9 @@ def _solve(G, b, signs, maxiter, tol) -> QPSolution:
   lam = jnp.where(wait, lanes.lam, lam)
   lam = finish(unit, target, lam, ~judge(lam)[1], max_steps, signs)
   gradient, converged = judge(lam)
+  # What the rounding of G itself does to F.
+  error = jnp.finfo(b.dtype).eps * lam.sum(axis=-1) ** 2
+  converged &= error <= tol * value(lam, gradient, target) + tol**2
   residual = jnp.abs(jnp.minimum(lam, -gradient)).max(axis=-1)
   return QPSolution(lam / g[None], residual, converged, lanes.num_iters)
 

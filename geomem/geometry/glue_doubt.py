@@ -1,0 +1,64 @@
+"""Where GLUE has no answer: lost points, and points around the origin."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from geomem.geometry.fields import shifted_root
+from geomem.geometry.products import PointProducts
+from geomem.geometry.qp.growing_set import value
+from geomem.geometry.qp.projected_cg import product
+
+# Least square of a length beside those it is computed from, in units of ε.
+_LEAST_LEFT = 1e4
+# In units of a probe's standard deviation along a point, or of the spread.
+_NO_SLACK = 1e-3
+# Share of ‖t‖² that F may lack where it is ‖t‖².
+_NO_REST = 1e-5
+# A point is dependent where its squared distance from the span of those before
+# it is below this many times the shift of their root.
+_DEPENDENT = 1e3
+
+
+def is_lost(products: PointProducts, K: Float[Array, "n n"]) -> Bool[Array, ""]:
+  """Tells whether rounding has taken the spread of the points, or a point.
+
+  Far from the origin their spread is lost beside their mean; near it, points
+  are lost beside a mean that is far. A point at the origin is exactly 0 in K.
+  """
+  squares, lengths = jnp.diagonal(products.gram), jnp.diagonal(K)
+  least = _LEAST_LEFT * jnp.finfo(K.dtype).eps * (squares + products.square)
+  tiny = (lengths != 0) & (lengths < least)
+  return tiny.any() | (squares < least).all()
+
+
+def surrounds_origin(
+  products: PointProducts,
+  K: Float[Array, "n n"],
+  b: Float[Array, "T n"],
+  lam: Float[Array, "T n"],
+  signs: Float[Array, "T n"],
+) -> Bool[Array, " T"]:
+  """Tells in which samples F is ‖t‖² though the points are dependent.
+
+  Independent points may all be active, with no slack, but determine λ.
+  """
+  lengths = jnp.diagonal(K)
+  present = lengths > 0
+  norms = jnp.where(present, jnp.sqrt(jnp.abs(lengths)), 1)
+  slack = b - product(K, lam, signs)
+  # Far from the origin, any v is nearly orthogonal to all points.
+  spread = jnp.sqrt(jnp.diagonal(products.gram).max())
+  unit = jnp.where(present, jnp.minimum(norms, spread), jnp.inf)
+  touching = jnp.abs(slack / unit[None]).max(axis=1) < _NO_SLACK
+
+  def surrounded():
+    missing = jnp.diag(jnp.where(present, 0, 1).astype(K.dtype))
+    root, shift = shifted_root(K / (norms[:, None] * norms[None]) + missing)
+    dependent = (jnp.diagonal(root) ** 2).min() < _DEPENDENT * shift
+    fields = jnp.where(present[None], signs * b / norms[None], 0)
+    t = jax.scipy.linalg.solve_triangular(root, fields.T, lower=True)
+    whole = value(lam, slack, b) >= (1 - _NO_REST) * (t**2).sum(axis=0)
+    return touching & whole & dependent
+
+  return jax.lax.cond(touching.any(), surrounded, lambda: touching)
