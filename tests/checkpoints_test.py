@@ -38,7 +38,7 @@ def test_layers_are_restored_alone(directory):
     (1, {"fc": TREE["conv"]}, r"'fc' .* there are conv, "),
     (1, {"conv": TREE["logits"]}, r"another network: .*2, 3.*, not .*3, 4"),
     (1, {"conv": {"bias": TREE["norm"]["mean"]}}, r"not \{'bias': \(3,\)"),
-    (7, {"conv": TREE["conv"]}, r"of epochs \[0, 1\]"),
+    (7, {"conv": TREE["conv"]}, r"saved epochs are \[0, 1\]"),
   ],
 )
 def test_layers_that_are_not_there_are_named(directory, epoch, like, sentence):

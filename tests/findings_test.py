@@ -56,7 +56,7 @@ def test_the_papers_own_figures_have_all_findings():
   assert all(finding.holds for finding in found)
   assert "within 9% of chance (0.040)" in found[0].sentence
   assert "rises to 2.65 times" in found[1].sentence
-  assert "falls from 0.059 to 0.040, +1% from chance" in found[2].sentence
+  assert "goes from 0.059 to 0.040, +1% from chance" in found[2].sentence
 
 
 @pytest.mark.parametrize(

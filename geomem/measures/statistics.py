@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from geomem import geometry, parallel, shares
+from geomem import geometry
 from geomem.geometry.products import product_bytes
 from geomem.measures import activations
 from geomem.measures.measure import STATISTICS
@@ -73,7 +73,12 @@ def layer_statistics(
     layers, lambda name: count * image_bytes[name] <= max_bytes
   ):
     gather = _in_one_pass if fits else _in_two_passes
-    yield from gather(forward, state, stacked, tuple(group), kinds, names)
+    for layer, makers in gather(forward, state, stacked, tuple(group), kinds):
+      stats = [
+        _made(make, layer, name)
+        for make, name in zip(makers, names, strict=True)
+      ]
+      yield layer, jax.tree.map(lambda *xs: jnp.stack(xs), *stats)
 
 
 def _check_room(each, layers, shape, max_bytes: int) -> None:
@@ -97,55 +102,33 @@ def _check_room(each, layers, shape, max_bytes: int) -> None:
       )
 
 
-def _stacked(makers, layer: str, names: Sequence[str]) -> dict[str, Any]:
-  """Calls the function of each subset and stacks the results."""
-  results = []
-  for make, name in zip(makers, names, strict=True):
-    try:
-      results.append(make())
-    except ValueError as error:
-      raise ValueError(f"layer {layer}, {name} examples: {error}") from error
-  return jax.tree.map(lambda *xs: jnp.stack(xs), *results)
+def _made(make, layer: str, name: str) -> dict[str, Any]:
+  """Computes the statistics of a subset; errors name it and the layer."""
+  try:
+    return make()
+  except ValueError as error:
+    raise ValueError(f"layer {layer}, {name} examples: {error}") from error
 
 
-def _in_one_pass(forward, state, images, layers, kinds, names):
-  size = activations.feature_block()
+def _in_one_pass(forward, state, images, layers, kinds):
+  flat = images.reshape(-1, *images.shape[3:])
 
   def make(points):
+    size = activations.feature_block()
     return {kind: STATISTICS[kind](points, block_size=size) for kind in kinds}
 
-  flat = images.reshape(-1, *images.shape[3:])
   for layer, points in activations.layer_blocks(forward, state, flat, layers):
-    # Padding features are zero and add nothing to any product.
     points = points.reshape(*images.shape[:3], -1)
-    devices = shares.devices_for(points)
-    if devices != parallel.mesh():
-      placed = shares.place(points, devices)
-      stats, is_finite = _on_cores(kinds, len(points), devices, placed)
-      if np.asarray(is_finite).all():
-        yield layer, stats
-        continue
-      # The other path raises an error that says what is not finite.
-    # By index: arrays that several processes share cannot be iterated over.
-    makers = [functools.partial(make, points[i]) for i in range(len(points))]
-    yield layer, _stacked(makers, layer, names)
+    # Padding features are zero, and add nothing to any product. By index, as
+    # arrays that several processes share cannot be iterated over.
+    yield (
+      layer,
+      [functools.partial(make, points[i]) for i in range(len(points))],
+    )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _on_cores(kinds, num_subsets, devices, points):
-  """Computes the statistics of the subsets and whether they are finite."""
-
-  def of_subset(points):
-    stats = {kind: STATISTICS[kind](points) for kind in kinds}
-    finite = [jnp.isfinite(x).all() for x in (points, *jax.tree.leaves(stats))]
-    return stats, jnp.stack(finite).all()
-
-  results = shares.map_over(of_subset, points, devices)
-  return jax.tree.map(lambda x: x[:num_subsets], results)
-
-
-def _in_two_passes(forward, state, images, layers, kinds, names):
-  del kinds  # Two passes give only the statistics of manifolds.
+def _in_two_passes(forward, state, images, layers, kinds):
+  del kinds  # Two passes give only those of manifolds.
 
   def make(subset, layer):
     blocks = functools.partial(
@@ -154,5 +137,4 @@ def _in_two_passes(forward, state, images, layers, kinds, names):
     return {"manifolds": geometry.statistics_by_manifold(blocks)}
 
   for layer in layers:
-    makers = [functools.partial(make, x, layer) for x in images]
-    yield layer, _stacked(makers, layer, names)
+    yield layer, [functools.partial(make, x, layer) for x in images]

@@ -42,6 +42,8 @@ class DataConfig:
   def __post_init__(self):
     if data.has_own_fraction(self.labels):
       object.__setattr__(self, "permuted_fraction", None)
+    elif self.permuted_fraction is None:
+      raise ValueError("permuted_fraction is None; a number was expected.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
