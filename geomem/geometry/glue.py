@@ -35,7 +35,7 @@ from jaxtyping import Array, Bool, Float, Key
 
 from geomem.geometry.double import in_double
 from geomem.geometry.fields import draw_normal, fields_of
-from geomem.geometry.glue_doubt import is_lost, surrounds_origin
+from geomem.geometry.glue_doubt import distance_apart, is_lost, surrounds_origin
 from geomem.geometry.glue_numbers import numbers_of
 from geomem.geometry.labellings import Labels, draw_labels
 from geomem.geometry.points import Mask, Points
@@ -145,7 +145,8 @@ def _solve(floats, others, tol, single):
   dead = ~(jnp.diagonal(K) > 0).any() | is_lost(products, K)
   # Where nothing is known, λ = 0 solves at once.
   b = jnp.where(mask.reshape(-1)[None] & ~dead, signs * g, -1)
-  solution = solve_signed(K, b, signs, _MAXITER, tol)
+  apart = jax.lax.stop_gradient(distance_apart(K, mask))
+  solution = solve_signed(K, b, signs, apart, _MAXITER, tol)
   values = numbers_of(K, g, signs, solution.lam, mask)
   fixed = jax.lax.stop_gradient((products, K, b, solution.lam))
   interior = surrounds_origin(*fixed, signs).mean()

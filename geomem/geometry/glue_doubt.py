@@ -32,6 +32,21 @@ def is_lost(products: PointProducts, K: Float[Array, "n n"]) -> Bool[Array, ""]:
   return tiny.any() | (squares < least).all()
 
 
+def distance_apart(
+  K: Float[Array, "n n"], mask: Bool[Array, "P M"]
+) -> Float[Array, ""]:
+  """Computes the least distance of two manifolds' lines to points, at most 1.
+
+  Points are scaled to length one, and count with either sign, as labels do.
+  """
+  lengths = jnp.diagonal(K)
+  scale = jnp.where(lengths > 0, jax.lax.rsqrt(jnp.abs(lengths)), 0)
+  manifold = jnp.arange(len(K)) // mask.shape[1]
+  others = manifold[:, None] != manifold[None]
+  cosines = jnp.where(others, jnp.abs(K) * scale[:, None] * scale[None], 0)
+  return jnp.sqrt(jnp.clip(2 * (1 - cosines.max()), 0, 1))
+
+
 def surrounds_origin(
   products: PointProducts,
   K: Float[Array, "n n"],

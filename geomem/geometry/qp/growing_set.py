@@ -33,9 +33,9 @@ _TIERS = (
 _MAX_ROUNDS = 12
 # Tableau entries that are swept together on a core.
 _CACHED = 2**18
-# Largest violation of a solved lane: in units of the tolerance of F, and of the
-# rounding error of a gradient. Rounds usually end at a few of these errors, but
-# the fields of GLUE leave the span of the points by up to 10⁵ of them.
+# Largest violation of a solved lane: in units of the tolerance of F, or of the
+# rounding error of a gradient. The fields of GLUE leave the span of the points
+# by up to 10⁵ of these errors, so no less can be asked.
 _VIOLATION, _ROUNDING = 1e-2, 1e6
 
 
@@ -63,14 +63,22 @@ def solved(
   gradient: Float[Array, "*t n"],
   b: Float[Array, "*t n"],
   tol: float,
+  apart: float | Float[Array, ""] = 1.0,
 ) -> Bool[Array, "*t"]:
   """Tells which lanes have F within a relative error of `tol`; NaN fails.
 
   For points of length one, a violation of r costs up to 2 r Σλ, as F changes by
   2λ per unit of a constraint. This Σλ is that of the optimum, which λ may miss,
-  by any factor where points of different labels nearly coincide, as far from
-  the origin: r itself must be rounding error. Lack of complementarity counts
+  and by the more the less points of different labels are apart, as far from the
+  origin: r must be small beside that distance. Lack of complementarity counts
   likewise.
+
+  Args:
+    lam: feasible.
+    gradient: b − Gλ.
+    b: one vector per lane.
+    tol: relative error of F.
+    apart: least distance of points that may have different labels, at most 1.
   """
   violation = jnp.maximum(gradient, 0).max(axis=-1)
   lacking = jnp.abs(lam * gradient).sum(axis=-1)
@@ -78,7 +86,9 @@ def solved(
   error = 2 * (violation * total + lacking)
   close = error <= tol * value(lam, gradient, b) + tol**2
   rounding = _ROUNDING * jnp.finfo(b.dtype).eps * (1 + total)
-  return close & (violation <= jnp.minimum(_VIOLATION * tol, rounding))
+  most = _VIOLATION * tol
+  least = jnp.minimum(most, rounding)
+  return close & (violation <= jnp.maximum(most * apart, least))
 
 
 def solve_on_growing_set(
@@ -86,6 +96,7 @@ def solve_on_growing_set(
   b: Float[Array, "t n"],
   signs: Float[Array, "t n"],
   tol: float,
+  apart: Float[Array, ""],
 ) -> Float[Array, "t n"]:
   """Returns a feasible λ, exact where up to 320 points support it.
 
@@ -94,10 +105,15 @@ def solve_on_growing_set(
     b: one vector per lane.
     signs: of the rows and columns of G, per lane.
     tol: as in `solved`.
+    apart: likewise.
   """
   lam, gradient, no_lane = jnp.zeros_like(b), b, jnp.zeros(len(b), bool)
   # Devices without double precision have b in single, and do that tier alone.
   tiers = [tier for tier in _TIERS if tier[0] in ("float32", b.dtype.name)]
+
+  def judge(lanes):
+    return solved(lanes.lam, lanes.gradient, b, tol, apart)
+
   for kind, sizes in tiers:
     lanes, tried = Lanes(lam, gradient, no_lane), 0
     for slots in sizes:
@@ -105,13 +121,13 @@ def solve_on_growing_set(
         # Only lanes that ran out of slots get more.
         lanes = lanes._replace(stalled=(lanes.lam > 0).sum(axis=1) < tried)
         slots = min(slots, b.shape[1])
-        lanes = _solve_in_rounds(G, b, signs, lanes, slots, kind, tol)
+        lanes = _solve_in_rounds(G, b, signs, lanes, slots, kind, tol, judge)
         tried = slots
     lam, gradient, _ = lanes
   return lam
 
 
-def _solve_in_rounds(G, b, signs, lanes, num_slots, kind, tol) -> Lanes:
+def _solve_in_rounds(G, b, signs, lanes, num_slots, kind, tol, judge) -> Lanes:
   """Runs rounds until every lane is solved, stalled or out of slots."""
   # A core sweeps as many lanes at once as its cache holds.
   on_cpu = jax.default_backend() == "cpu"
@@ -120,7 +136,7 @@ def _solve_in_rounds(G, b, signs, lanes, num_slots, kind, tol) -> Lanes:
 
   def waiting(lanes):
     fits = (lanes.lam > 0).sum(axis=-1) < num_slots
-    return ~solved(lanes.lam, lanes.gradient, b, tol) & fits & ~lanes.stalled
+    return ~judge(lanes) & fits & ~lanes.stalled
 
   def solve_some(lanes, which: Int[Array, " c"], present: Bool[Array, " c"]):
     lam, gradient = lanes.lam[which], lanes.gradient[which]

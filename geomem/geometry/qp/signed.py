@@ -22,14 +22,14 @@ from geomem.geometry.qp.projected_cg import product
 _WANTED = 1e-3
 
 
-def _solve(G, b, signs, maxiter, tol) -> QPSolution:
+def _solve(G, b, signs, apart, maxiter, tol) -> QPSolution:
   g = scales(G)
   unit, target = G / (g[:, None] * g[None]), b / g[None]
-  lam = solve_on_growing_set(unit, target, signs, tol)
+  lam = solve_on_growing_set(unit, target, signs, tol, apart)
 
   def judge(lam):
     gradient = target - product(unit, lam, signs)
-    return gradient, solved(lam, gradient, target, tol)
+    return gradient, solved(lam, gradient, target, tol, apart)
 
   # Solved lanes get a negative b and λ = 0, so they converge immediately.
   wait = ~judge(lam)[1][:, None]
@@ -52,20 +52,24 @@ def _solve(G, b, signs, maxiter, tol) -> QPSolution:
   return QPSolution(lam / g[None], residual, converged, lanes.num_iters)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
 def solve_signed(
   G: Float[Array, "M M"],
   b: Float[Array, "T M"],
   signs: Float[Array, "T M"],
+  apart: Float[Array, ""],
   maxiter: int,
   tol: float,
 ) -> QPSolution:
-  """Solves as `solve_signed_qp` does, with arguments in double precision."""
-  return _solve(G, b, signs, maxiter, tol)
+  """Solves as `solve_signed_qp` does, with arguments in double precision.
+
+  Also takes how far points of different labels are apart; see `solved`.
+  """
+  return _solve(G, b, signs, apart, maxiter, tol)
 
 
-def _forward(G, b, signs, maxiter, tol):
-  solution = _solve(G, b, signs, maxiter, tol)
+def _forward(G, b, signs, apart, maxiter, tol):
+  solution = _solve(G, b, signs, apart, maxiter, tol)
   return solution, (G, signs, solution.lam)
 
 
@@ -84,7 +88,8 @@ def _backward(maxiter, tol, saved, cotangents):
     return jnp.linalg.solve(system, jnp.where(support, cotangent, 0))
 
   y = jax.lax.map(solve, (signs, lam, cotangents.lam))
-  return -matmul((signs * y).T, signs * lam), y, jnp.zeros_like(signs)
+  of_G = -matmul((signs * y).T, signs * lam)
+  return of_G, y, jnp.zeros_like(signs), jnp.zeros((), G.dtype)
 
 
 solve_signed.defvjp(_forward, _backward)
@@ -124,7 +129,7 @@ def solve_signed_qp(
   tol = default_error(b.dtype) if tol is None else tol
 
   def solve(floats, _):
-    result = solve_signed(*floats, maxiter, tol)
+    result = solve_signed(*floats, jnp.ones(()), maxiter, tol)
     return (result.lam, result.residual), (result.converged, result.num_iters)
 
   (lam, residual), status = in_double(solve, b.dtype)((G, b, signs), ())
