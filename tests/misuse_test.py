@@ -1,4 +1,4 @@
-"""What strangers tried on the binaries: each was a wrong number or worse."""
+"""Uses of the binaries that no test had: each gave a wrong number or worse."""
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ M = CHEAP["manifold_points"]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-  path = tmp_path_factory.mktemp("stranger") / "run"
+  path = tmp_path_factory.mktemp("misuse") / "run"
   studies.run(Memorization(studies.make_config(**CHEAP)), path)
   return path
 
