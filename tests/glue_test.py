@@ -458,7 +458,7 @@ def test_what_only_a_caller_without_types_can_give_is_refused():
   # Beyond the checks of types, which only the tests have.
   glue = inspect.unwrap(geometry.glue)
   points = np.ones((3, 2, 4), "f4")
-  with pytest.raises(ValueError, match="an integer of at least 2"):
+  with pytest.raises(ValueError, match="whole number, at least 2"):
     glue(jax.random.key(0), points, num_probes=20.0)
   with pytest.raises(ValueError, match="GramStatistics were given"):
     glue(jax.random.key(0), geometry.gram_statistics(points))

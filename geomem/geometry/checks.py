@@ -9,11 +9,11 @@ import numpy as np
 _REAL = (np.bool_, jnp.integer, jnp.floating)
 
 
-def check_count(name: str, value: Any) -> None:
-  """Raises ValueError unless a named value is a whole number, at least 1."""
-  if not isinstance(value, int | np.integer) or value < 1:
+def check_count(name: str, value: Any, least: int = 1) -> None:
+  """Raises ValueError unless a named value is a whole number, large enough."""
+  if not isinstance(value, int | np.integer) or value < least:
     raise ValueError(
-      f"{name} is {value}; a whole number, at least 1, was expected."
+      f"{name} is {value}; a whole number, at least {least}, was expected."
     )
 
 

@@ -26,13 +26,13 @@ Letters 2023.
 """
 
 import functools
-import numbers
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from geomem.geometry.checks import check_count
 from geomem.geometry.double import in_double
 from geomem.geometry.fields import draw_normal, fields_of
 from geomem.geometry.glue_doubt import distance_apart, is_lost, surrounds_origin
@@ -230,10 +230,7 @@ def glue(
     raise ValueError(
       f"There is {num_manifolds} manifold; labels need at least two."
     )
-  if not isinstance(num_probes, numbers.Integral) or num_probes < 2:
-    raise ValueError(
-      f"num_probes is {num_probes}; an integer of at least 2 was expected."
-    )
+  check_count("num_probes", num_probes, least=2)
   probe_key, label_key = jax.random.split(key)
   if isinstance(labels, str) and labels == "pairs":
     if tilt is not None:

@@ -41,7 +41,7 @@ def as_points(
   if isinstance(points, list | tuple):
     array, array_mask = _stacked(points)
   else:
-    array, array_mask = _unmasked(as_array(points))
+    array, array_mask = unmasked(as_array(points))
   points = as_reals(array, points)
   if points.ndim != 3 or 0 in points.shape:
     raise ValueError(
@@ -72,7 +72,7 @@ def _checked_mask(mask, shape):
   return mask
 
 
-def _unmasked(points):
+def unmasked(points):
   """Returns the data of a NumPy masked array, and which rows it shows."""
   if not isinstance(points, np.ma.MaskedArray):
     return points, None
@@ -96,7 +96,7 @@ def _stacked(manifolds: Sequence):
     manifolds = [(jnp.asarray(x), None) for x in manifolds]
     stack, pad = jnp.stack, jnp.pad
   else:
-    manifolds = [_unmasked(np.asanyarray(as_array(x))) for x in manifolds]
+    manifolds = [unmasked(np.asanyarray(as_array(x))) for x in manifolds]
     stack, pad = np.stack, np.pad
   shapes = [x.shape for x, _ in manifolds]
   if any(len(s) != 2 for s in shapes) or len({s[1] for s in shapes}) != 1:

@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from geomem.geometry.checks import as_reals
 from geomem.geometry.foreign import DLPackArray, as_array
+from geomem.geometry.points import unmasked
 
 # Bound on the rounding error of products of unit vectors, with room to spare.
 _ROUNDING = 1e-13
@@ -42,20 +43,11 @@ def is_separable(
     raise ValueError(
       f"The points have shape {points.shape}; [n, N] was expected."
     )
-  real = (np.bool_, jnp.integer, jnp.floating)
-  if not any(jnp.issubdtype(points.dtype, kind) for kind in real):
-    raise ValueError(
-      f"The points are {points.dtype}; real numbers were expected."
-    )
-  hidden = np.ma.getmaskarray(points)
-  shown = ~hidden.all(axis=1) if hidden.size else np.ones(len(points), bool)
-  if hidden[shown].any():
-    raise ValueError(
-      "A masked array hides some features of a point and shows others; hide"
-      " whole points, or fill in what is missing."
-    )
+  points, shown = unmasked(points)
+  if shown is None:
+    shown = np.ones(len(points), bool)
   labels = _sides(labels, shown)
-  A = np.asarray(points)[shown].astype(np.float64)
+  A = np.asarray(as_reals(points, points))[shown].astype(np.float64)
   if not np.isfinite(A).all():
     raise ValueError("The points are not finite; look for NaN or overflow.")
   if not len(A):

@@ -175,11 +175,10 @@ def _seeds(run: pathlib.Path) -> range:
 
 def _all_saved(run: pathlib.Path) -> list[list[int]]:
   """Lists the saved epochs of the seeds whose training has begun."""
-  directories = (run / "checkpoints" / f"seed{seed}" for seed in _seeds(run))
   return [
     _saved(run, seed)
-    for seed, directory in zip(_seeds(run), directories, strict=True)
-    if directory.exists()
+    for seed in _seeds(run)
+    if (run / "checkpoints" / f"seed{seed}").exists()
   ]
 
 
