@@ -15,7 +15,7 @@ from sklearn import datasets
 
 from geomem import data
 from geomem.data import digits
-from geomem.data.permutations import permutations
+from geomem.data.labels import permutations
 
 FEW = hypothesis.settings(max_examples=20, deadline=None)
 

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from geomem import report, runs
-from geomem.report import live
+from geomem.report import events
 from tests.fakes import commit
 
 LAYERS = ("input", "fc1")
@@ -134,8 +134,8 @@ def test_event_files_that_cannot_take_their_place_leave_the_earlier_ones(
 
 
 def test_live_event_files_grow_with_the_rows(tmp_path, monkeypatch):
-  monkeypatch.setattr(live, "_SECONDS", -1)
-  monkeypatch.setattr(live, "_FLUSH_SECONDS", 0.05)
+  monkeypatch.setattr(events, "_SECONDS", -1)
+  monkeypatch.setattr(events, "_FLUSH_SECONDS", 0.05)
   path, rows = tmp_path / "run", curves(0)
 
   def found_after(count):
@@ -166,7 +166,7 @@ def test_live_event_files_grow_with_the_rows(tmp_path, monkeypatch):
 
 def test_live_event_files_do_not_end_the_work(tmp_path, monkeypatch, caplog):
   path = tmp_path / "run"
-  monkeypatch.setattr(live, "_SECONDS", -1)
+  monkeypatch.setattr(events, "_SECONDS", -1)
   with runs.Run(path, {}) as run:
     (path / "tensorboard").write_text("A file where the directory would be.")
     with report.live_events(path) as update:

@@ -17,8 +17,8 @@ from absl import flags as absl_flags
 
 from experiments import bars, terminal
 from geomem import data, disk, geometry, runs, studies, training
-from geomem.studies.measured_epochs import SavedEpochs
-from geomem.studies.measuring import geometry_stage
+from geomem.studies.measure import geometry_stage
+from geomem.studies.measure_config import SavedEpochs
 from geomem.studies.train import train_seeds
 from tests.fakes import fields_of
 

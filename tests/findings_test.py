@@ -3,7 +3,7 @@
 import pytest
 
 from geomem import runs
-from geomem.studies.memorization_findings import find
+from geomem.studies.memorization import find
 
 # Capacities of layers 0, 5, 10, 13, 16 and 19 of VGG16 on CIFAR-100, M = 50,
 # and radius and dimension of the last, read off figure 3 of Stephenson et al.,

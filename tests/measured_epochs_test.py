@@ -8,7 +8,7 @@ import pytest
 from experiments import paper as binary
 from geomem import plots, report, runs, studies
 from geomem.studies import noise, paper
-from geomem.studies.measured_epochs import (
+from geomem.studies.measure_config import (
   SavedEpochs,
   check_saved,
   normalized,

@@ -5,7 +5,7 @@ import pytest
 from experiments import paper as binary
 from geomem import runs, studies
 from geomem.studies import paper
-from geomem.studies.paper.numbers import LAST_HIDDEN
+from geomem.studies.paper.comparison import LAST_HIDDEN
 from tests.fakes import SMALL_RUN, fields_of, write_run
 
 PAPER, TINY = paper.SCALES["paper"], paper.SCALES["tiny"]

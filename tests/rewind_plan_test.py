@@ -6,8 +6,8 @@ import pytest
 
 from geomem import models, runs, studies
 from geomem.studies import hybrids
+from geomem.studies.rewind import make_rewinds
 from geomem.studies.rewind_findings import best_rewinds, find_rewinds
-from geomem.studies.rewind_plan import make_rewinds
 
 LAYERS = ["stem", *(f"block{s}_{i}" for s in range(1, 5) for i in (1, 2))]
 LAYERS += ["logits"]

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from geomem import disk, report, runs, studies
-from geomem.studies import doubts, memory, model_size, words
+from geomem.studies import experiment, model_size
+from geomem.studies.finding import doubts, with_error
 from tests import binaries
 from tests.fakes import fields_of, write_run
 
@@ -246,7 +247,7 @@ def test_a_complete_run_is_complete_on_a_disk_that_is_read_only(
 
 def test_numbers_in_doubt_are_named():
   rows = rows_of_a_run()
-  assert doubts.doubts(rows) == []
+  assert doubts(rows) == []
   for row in rows:
     if row["epoch"] == 1:
       what = (row["layer"], row["subset"], row["metric"])
@@ -254,7 +255,7 @@ def test_numbers_in_doubt_are_named():
         row["value"] = 0.9
       if what == ("logits", "permuted", "capacity"):
         row["value"] = float("nan")
-  (sentence,) = doubts.doubts(rows)
+  (sentence,) = doubts(rows)
   assert sentence.startswith("Not to be believed: 2 of 80 layers")
   assert "fc1 of test examples at epoch 1" in sentence
   assert "logits of permuted examples at epoch 1" in sentence
@@ -264,10 +265,10 @@ def test_numbers_of_glue_in_doubt_are_named_without_mean_field():
   rows = runs.Rows(rows_of_a_run().where(("capacity", "converged")))
   for row in rows:
     row["metric"] = f"glue_{row['metric']}"
-  assert doubts.doubts(rows) == []
+  assert doubts(rows) == []
   bad = rows.where("glue_converged", epoch=1, layer="fc1", subset="test")
   bad[0]["value"] = 0.99
-  (sentence,) = doubts.doubts(rows)
+  (sentence,) = doubts(rows)
   assert "fc1 of test examples at epoch 1" in sentence
 
 
@@ -294,9 +295,9 @@ def test_missing_numbers_survive_the_rows_and_the_page(tmp_path):
 
 
 def test_one_seed_has_no_error():
-  assert words.with_error(0.5, 0.25) == "0.500 ± 0.250"
-  assert words.with_error(0.5, float("nan")) == "0.500"
-  assert words.with_error(0.5, 0.25, "+.1f") == "+0.5 ± 0.2"
+  assert with_error(0.5, 0.25) == "0.500 ± 0.250"
+  assert with_error(0.5, float("nan")) == "0.500"
+  assert with_error(0.5, 0.25, "+.1f") == "+0.5 ± 0.2"
 
 
 def sweep_rows(accuracies, num_seeds):
@@ -340,6 +341,6 @@ def test_a_sweep_of_one_seed_has_no_errors():
 
 
 def test_what_does_not_fit_the_memory_is_said_before_work(monkeypatch):
-  monkeypatch.setattr(memory, "available_bytes", lambda: 10**6)
+  monkeypatch.setattr(experiment, "_available_bytes", lambda: 10**6)
   with pytest.raises(ValueError, match=r"take \d+ GB of memory, and there are"):
     studies.prepare(studies.make_config())

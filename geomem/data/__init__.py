@@ -5,11 +5,11 @@ from geomem.data.dataset import (
   DamagedError,
   Dataset,
   DatasetError,
+  fingerprint,
   limit_per_class,
   make_dataset,
   select_classes,
 )
-from geomem.data.fingerprint import fingerprint
 from geomem.data.label_kinds import LABELS, has_own_fraction, make_labels
 from geomem.data.labels import PermutedLabels, permute_labels
 from geomem.data.sources import SOURCES, hold, load, open_split

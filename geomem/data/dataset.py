@@ -1,11 +1,19 @@
-"""The record of a data set: images, true labels and stable example ids."""
+"""The record of a data set: images, true labels and stable example ids.
 
+Its fingerprint tells whether the data of a run have changed.
+"""
+
+import hashlib
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int, UInt8
 
 from geomem.data.streamed import Images, streams
+
+# Evenly spaced images represent larger sets.
+_ALL_BYTES = 2**30
+_MOST_IMAGES = 4096
 
 
 class Dataset(NamedTuple):
@@ -98,3 +106,26 @@ def limit_per_class(dataset: Dataset, num_examples: int) -> Dataset:
     for label in range(len(dataset.class_names))
   ]
   return dataset[np.sort(np.concatenate(kept))]
+
+
+def fingerprint(*datasets: Dataset) -> str:
+  """Computes a digest of the labels, class names and images of splits.
+
+  At most 4,096 images represent a set that is streamed or larger than a
+  gigabyte; streamed images enter as they are encoded.
+  """
+  digest = hashlib.blake2b(digest_size=16)
+  for dataset in datasets:
+    images = dataset.images
+    names = (tuple(images.shape), *dataset.class_names)
+    digest.update(repr(names).encode())
+    digest.update(np.ascontiguousarray(dataset.labels, np.int32))
+    if images.nbytes > _ALL_BYTES or streams(images):
+      count = min(len(images), _MOST_IMAGES)
+      images = images[np.linspace(0, len(images) - 1, count).astype(int)]
+    if streams(images):
+      for encoded in images.encoded():
+        digest.update(encoded)
+    else:
+      digest.update(np.ascontiguousarray(images))
+  return digest.hexdigest()

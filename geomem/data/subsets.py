@@ -6,8 +6,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Int, Key
 
-from geomem.data.labels import PermutedLabels
-from geomem.data.permutations import permutations
+from geomem.data.labels import PermutedLabels, permutations
 
 
 class Subset(NamedTuple):

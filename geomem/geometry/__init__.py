@@ -11,7 +11,6 @@ The letters of the equations:
     κ  margin                    C  Gram matrix of the centres
 """
 
-from geomem.geometry.anchors import Anchors, anchors
 from geomem.geometry.by_label import manifolds
 from geomem.geometry.centers import (
   center_correlation,
@@ -26,7 +25,7 @@ from geomem.geometry.ellipsoids import (
 )
 from geomem.geometry.glue import Glue, glue
 from geomem.geometry.labellings import LABELLINGS, draw_labels
-from geomem.geometry.manifold import ManifoldGeometry
+from geomem.geometry.mean_field import Anchors, ManifoldGeometry, anchors
 from geomem.geometry.measurement import manifold_geometry
 from geomem.geometry.products import PointProducts, point_products
 from geomem.geometry.qp import (

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key, Shaped
 
-from geomem.geometry.checks import check_count
-from geomem.geometry.foreign import DLPackArray, as_array
+from geomem.geometry.points import DLPackArray, as_array, check_count
 
 
 def manifolds(

@@ -1,4 +1,4 @@
-r"""GLUE: the capacity for a task's labels, correlations included.
+"""GLUE: the capacity for a task's labels, correlations included.
 
 Each probe t with labels y of the manifolds poses one joint problem: F(y, t) =
 ‖t − v‖² with v the nearest vector that has y_μ⟨z, v⟩ ≤ 0 for every point z of
@@ -32,13 +32,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from geomem.geometry.checks import check_count
 from geomem.geometry.double import in_double
+from geomem.geometry.estimators import mean_over_probes, ratio_of_means
 from geomem.geometry.fields import draw_normal, fields_of
 from geomem.geometry.glue_doubt import distance_apart, is_lost, surrounds_origin
-from geomem.geometry.glue_numbers import numbers_of
 from geomem.geometry.labellings import Labels, draw_labels
-from geomem.geometry.points import Mask, Points
+from geomem.geometry.linalg import einsum, matmul, pseudo_inverse_shares
+from geomem.geometry.points import Mask, Points, check_count
 from geomem.geometry.products import PointProducts, point_products
 from geomem.geometry.qp.signed import default_error, solve_signed
 from geomem.geometry.statistics import GramStatistics, times_power
@@ -48,6 +48,191 @@ _MOST_INTERIOR = 0.01
 _LEAST_CONVERGED = 0.5
 # These depend on F alone, which is unique where the anchors are not.
 _OF_FORCES = ("capacity", "capacity_stderr", "critical_features")
+
+
+def _off_diagonal(X: Float[Array, "*t P P"]) -> Float[Array, ""]:
+  """Averages over pairs of different manifolds, and over samples."""
+  P = X.shape[-1]
+  off_diagonal = 1 - jnp.eye(P, dtype=X.dtype)
+  total = (X.reshape(-1, P, P) * off_diagonal[None]).sum()
+  return total / (X.size // P * (P - 1))
+
+
+def _cosines(X, rows, columns) -> Array:
+  """Divides products by both lengths; 0 where a length is zero."""
+  norm = jnp.sqrt(jnp.maximum(rows[..., :, None] * columns[..., None, :], 0))
+  return jnp.where(norm > 0, X / jnp.where(norm > 0, norm, 1), 0)
+
+
+def _diagonal(X):
+  return jnp.diagonal(X, axis1=-2, axis2=-1)
+
+
+def _forms(
+  mean: Float[Array, "P M"],
+  W: Float[Array, "T P M"],
+  SS: Float[Array, "T P P"],
+  K: Float[Array, "n n"],
+  g: Float[Array, "T n"],
+) -> tuple[Array, Array, tuple[Array, Array, Array]]:
+  """Computes b and c by sample and manifold, and the products of s⁰ and s¹.
+
+  Args:
+    mean: weights of the mean anchors s⁰.
+    W: weights of the anchors s = s⁰ + s¹.
+    SS: ⟨s_μ, s_ν⟩.
+    K: products of the points.
+    g: Z t of each sample.
+  """
+  T, P, M = W.shape
+  to_means = einsum("pmqk,qk->pmq", K.reshape(P, M, P, M), mean)
+  SS0 = einsum("tpm,pmq->tpq", W, to_means)
+  S0S0 = einsum("pm,pmq->pq", mean, to_means)
+  S0S0 = (S0S0 + S0S0.T) / 2
+  S1S1 = SS - SS0 - SS0.swapaxes(1, 2) + S0S0[None]
+  along = ((W - mean[None]) * g.reshape(T, P, M)).sum(axis=2)
+  b = pseudo_inverse_shares(S1S1, along)
+  c = pseudo_inverse_shares(S0S0[None] + S1S1, along)
+  return b, c, (S0S0, SS0 - S0S0[None], S1S1)
+
+
+def _with_influence(mean, W, SS, K, g):
+  """Returns b and c with each sample's influence on s⁰, and the forms.
+
+  The mean anchors are estimated from the same samples, so to first order sample
+  t moves ⟨b⟩ by ∂⟨b⟩/∂s⁰ · (s − s⁰) in addition to b. These terms add up to
+  zero: they do not change the means, and with them the spread of the samples
+  gives the full error (the infinitesimal jackknife; Efron, 1982).
+  """
+
+  def means(mean):
+    forms = _forms(mean, W, SS, K, g)
+    b, c = (shares.sum(axis=1).mean() for shares in forms[:2])
+    return (b, c), forms
+
+  _, pull, forms = jax.vjp(means, mean, has_aux=True)
+  one, zero = jnp.ones((), g.dtype), jnp.zeros((), g.dtype)
+  moves = []
+  for cotangents in ((one, zero), (zero, one)):
+    (slope,) = pull(cotangents)
+    moves.append(((W - mean[None]) * slope[None]).sum(axis=(1, 2)))
+  b, c = (
+    shares.sum(axis=1) + jax.lax.stop_gradient(move)
+    for shares, move in zip(forms[:2], moves, strict=True)
+  )
+  return b, c, forms
+
+
+def _parts(strength, SS, S0S0, S1S1) -> dict[str, Array]:
+  """Computes the shares of ⟨a⟩ = ⟨‖Σ y Λ s‖²⟩ due to centres and axes."""
+
+  def part(X):
+    return einsum("tp,tpq,tq->t", strength, X, strength).mean()
+
+  total = part(SS)
+  of_centers = part(jnp.broadcast_to(S0S0[None], SS.shape)) / total
+  of_axes = part(S1S1) / total
+  return {
+    "center_part": of_centers,
+    "axis_part": of_axes,
+    "center_axis_part": 1 - (of_centers + of_axes),
+  }
+
+
+def _of_manifolds(
+  a: Float[Array, "T P"], b: Float[Array, "T P"], c: Float[Array, "T P"]
+) -> dict[str, Array]:
+  """Computes each manifold's numbers from its shares of a, b and c.
+
+  The shares are the terms of (St)ᵀ[(SSᵀ)⁺(St)] and the like. The share of a is
+  its points' part of F = λᵀb, so that 1/α is the mean of 1/α_μ.
+  """
+  inverse, error = mean_over_probes(a)
+  b, c = b.mean(axis=0), c.mean(axis=0)
+  positive = (c > 0) & (b > c)
+  squared = jnp.where(positive, c, 1) / jnp.where(positive, b - c, 1)
+  return {
+    "manifold_capacity": 1 / inverse,
+    "manifold_capacity_stderr": error / inverse**2,
+    "manifold_dimension": b,
+    "manifold_radius": jnp.where(positive, jnp.sqrt(squared), jnp.nan),
+    "manifold_utility": c / inverse,
+  }
+
+
+def numbers_of(
+  K: Float[Array, "n n"],
+  g: Float[Array, "T n"],
+  y: Float[Array, "T n"],
+  lam: Float[Array, "T n"],
+  mask: Bool[Array, "P M"],
+) -> dict[str, Array]:
+  """Computes the numbers of `Glue`, and their errors.
+
+  Args:
+    K: products of the points.
+    g: Z t of each sample.
+    y: labels of each sample, one for each point.
+    lam: multipliers of each sample.
+    mask: which points are present.
+  """
+  P, M = mask.shape
+  T = len(g)
+  fixed = jax.lax.stop_gradient(lam)
+  signed = y * fixed
+
+  def shares_of_a(signed):
+    terms = 2 * signed * g - signed * matmul(signed, K)
+    return terms.reshape(T, P, M).sum(axis=2)
+
+  # Equal to λᵀ b at the optimum. The derivative at fixed λ is exact for the
+  # sum, but not for a manifold's share, which changes with λ.
+  a = shares_of_a(signed).sum(axis=1)
+  a_shares = shares_of_a(y * lam)
+  lam = lam.reshape(T, P, M)
+  total = lam.sum(axis=2, keepdims=True)
+  active = total[..., 0] > 0
+  W = jnp.where(total > 0, lam / jnp.where(total > 0, total, 1), 0)
+
+  def products_of(manifold):
+    weights, rows = manifold
+    return (matmul(weights, rows).reshape(T, P, M) * W).sum(axis=2)
+
+  # ⟨s_μ, s_ν⟩ by sample, one manifold at a time.
+  SS = jax.lax.map(products_of, (W.swapaxes(0, 1), K.reshape(P, M, P * M)))
+  SS = SS.swapaxes(0, 1)
+  b, c, forms = _with_influence(W.mean(axis=0), W, SS, K, g)
+  b_shares, c_shares, (S0S0, mixed, S1S1) = forms
+  strength = y.reshape(T, P, M)[..., 0] * total[..., 0]
+  ones = jnp.ones_like(a)
+  inverse, inverse_error = ratio_of_means(a, ones)
+  dimension, dimension_error = ratio_of_means(b, ones)
+  squared, squared_error = ratio_of_means(c, b - c)
+  radius = jnp.sqrt(squared)
+  utility, utility_error = ratio_of_means(c, a)
+  centers, axes = _diagonal(S0S0), _diagonal(S1S1)
+  return {
+    "capacity": P / inverse,
+    "capacity_stderr": P * inverse_error / inverse**2,
+    "dimension": dimension / P,
+    "dimension_stderr": dimension_error / P,
+    "radius": radius,
+    "radius_stderr": squared_error / (2 * radius),
+    "utility": utility,
+    "utility_stderr": utility_error,
+    "critical_features": inverse,
+    "center_alignment": _off_diagonal(jnp.abs(S0S0)),
+    "axis_alignment": _off_diagonal(jnp.abs(S1S1)),
+    "center_axis_alignment": _off_diagonal(jnp.abs(mixed)),
+    "center_cosine": _off_diagonal(_cosines(S0S0, centers, centers)),
+    "axis_cosine": _off_diagonal(_cosines(S1S1, axes, axes)),
+    "center_axis_cosine": _off_diagonal(
+      _cosines(mixed, axes, jnp.broadcast_to(centers[None], axes.shape))
+    ),
+    "active": active.mean(axis=0),
+    **_of_manifolds(a_shares, b_shares, c_shares),
+    **_parts(strength, SS, S0S0, S1S1),
+  }
 
 
 class Glue(NamedTuple):

@@ -19,8 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from geomem.geometry.linalg import matmul
-from geomem.geometry.loops import repeat_until_done
+from geomem.geometry.linalg import matmul, repeat_until_done
 
 # More pairs do not help, because the metric holds most of the curvature.
 _NUM_PAIRS = 2

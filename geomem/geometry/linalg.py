@@ -1,4 +1,4 @@
-"""Products in the full precision of their type, on every device.
+"""Products in full precision, and loops that run until they are finished.
 
 By default, accelerators multiply float32 in fewer bits, and the geometry needs
 all of them.
@@ -6,16 +6,44 @@ all of them.
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-_HIGHEST = jax.lax.Precision.HIGHEST
+_T = TypeVar("_T")
 
+# Steps between two checks of the condition. On accelerators each check asks the
+# host, which takes longer than a step.
+_STEPS_A_QUESTION = 4
+
+
+_HIGHEST = jax.lax.Precision.HIGHEST
 matmul = functools.partial(jnp.matmul, precision=_HIGHEST)
 einsum = functools.partial(jnp.einsum, precision=_HIGHEST)
+
+
+def repeat_until_done(
+  unfinished: Callable[[_T], jax.Array], advance: Callable[[_T], _T], state: _T
+) -> _T:
+  """Advances a state while it is unfinished, as `jax.lax.while_loop` does.
+
+  Args:
+    unfinished: returns whether to continue.
+    advance: performs one step. Accelerators may run a few more steps than
+      needed, which must not degrade a finished state.
+    state: the initial state.
+  """
+  if jax.default_backend() == "cpu":
+    return jax.lax.while_loop(unfinished, advance, state)
+  return jax.lax.while_loop(
+    unfinished,
+    lambda state: jax.lax.fori_loop(
+      0, _STEPS_A_QUESTION, lambda _, state: advance(state), state
+    ),
+    state,
+  )
 
 
 def grams(X: Float[Array, "P m n"]) -> Float[Array, "P m m"]:

@@ -1,13 +1,17 @@
-"""Mean-field geometry of P manifolds, from their Gram statistics."""
+"""Mean-field geometry of P manifolds, from their Gram statistics.
 
+Each manifold's numbers are averages over anchor points: the points where random
+directions touch it.
+"""
+
+import dataclasses
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from geomem.geometry.anchors import Anchors, _anchors
 from geomem.geometry.centers import (
   SharedDirections,
   center_correlation,
@@ -15,12 +19,183 @@ from geomem.geometry.centers import (
 )
 from geomem.geometry.estimators import control_variates, mean_over_probes
 from geomem.geometry.frames import make_frames, relative_grams
-from geomem.geometry.linalg import matmul, one_by_one
-from geomem.geometry.manifold import ManifoldGeometry
+from geomem.geometry.linalg import einsum, matmul, one_by_one
+from geomem.geometry.qp import solve_nonnegative_qp
 
 # Relative rounding error of distances beyond which capacities are off by more
 # than their usual error bars: measured.
 _MOST_ROUNDING = 1e-3
+
+
+class Anchors(NamedTuple):
+  """Anchor points of one manifold, or of P manifolds, for each probe.
+
+  Attributes:
+    force: F = ‖v − t‖², whose mean over the probes is 1/α.
+    lam: multipliers of the points.
+    anchor: s̃ = Sᵀλ / Σλ without its last coordinate; where no point binds,
+      the point that is nearest to binding.
+    interior: whether no point binds, v = t.
+    residual: violation of the optimality conditions, in units of the probes.
+    converged: whether the residual is within rounding.
+  """
+
+  force: Float[Array, "... T"]
+  lam: Float[Array, "... T M"]
+  anchor: Float[Array, "... T D"]
+  interior: Bool[Array, "... T"]
+  residual: Float[Array, "... T"]
+  converged: Bool[Array, "... T"]
+
+
+def _anchors(frames, probes, kappa, mask) -> Anchors:
+  """Computes anchors for `[P, M, D + 1]` frames, `[P, T, D + 1]` probes."""
+  G = einsum("pmd,pkd->pmk", frames, frames)
+  b = kappa - einsum("ptd,pmd->ptm", probes, frames)
+  present = mask[:, None]
+  G = jnp.where(present & mask[..., None], G, 0)
+  solution = solve_nonnegative_qp(G, jnp.where(present, b, -1))
+  lam = solution.lam
+  Glam = einsum("pmk,ptk->ptm", G, lam)
+  # λ maximises 2 λᵀb − λᵀGλ, so the derivative of λ drops out: the envelope
+  # theorem gives exact gradients without differentiating the solver.
+  fixed = jax.lax.stop_gradient(lam)
+  Gfixed = einsum("pmk,ptk->ptm", G, fixed)
+  b = jnp.where(present, b, 0)
+  value = 2 * (fixed * b).sum(-1) - (fixed * Gfixed).sum(-1)
+  quadratic = jax.lax.stop_gradient((lam * Glam).sum(-1))
+  # The value is λᵀGλ, which cannot be negative, with the gradient of `value`.
+  force = quadratic + (value - jax.lax.stop_gradient(value))
+  total = lam.sum(axis=-1)
+  interior = total == 0
+  nearest = jnp.where(present, b, -jnp.inf).argmax(axis=-1)
+  touching = jax.nn.one_hot(nearest, lam.shape[-1], dtype=lam.dtype)
+  safe = jnp.where(interior, 1, total)[..., None]
+  weights = jnp.where(interior[..., None], touching, lam / safe)
+  anchor = einsum("ptm,pmd->ptd", weights, frames[..., :-1])
+  return Anchors(
+    force, lam, anchor, interior, solution.residual, solution.converged
+  )
+
+
+@jax.jit
+def anchors(
+  frame: Float[Array, "M D1"],
+  probes: Float[Array, "T D1"],
+  kappa: float | Float[Array, ""] = 0.0,
+) -> Anchors:
+  """Computes anchor points of one manifold, for given probes.
+
+  v = argmin ½‖v − t‖² subject to S v ≥ κ; F = ‖v − t‖² = λᵀGλ.
+
+  Args:
+    frame: S, points in units of the centre norm, the last column ones.
+    probes: t, one a row.
+    kappa: margin κ.
+
+  Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section IV.
+  """
+  mask = jnp.ones((1, frame.shape[0]), bool)
+  result = _anchors(frame[None], probes[None], kappa, mask)
+  return jax.tree.map(lambda x: x[0], result)
+
+
+@functools.partial(
+  jax.tree_util.register_dataclass,
+  data_fields=[
+    "capacity",
+    "capacity_stderr",
+    "radius",
+    "radius_stderr",
+    "dimension",
+    "dimension_stderr",
+    "center_correlation",
+    "rank",
+    "center_left",
+    "interior",
+    "converged",
+    "residual",
+    "rounding",
+  ],
+  meta_fields=[],
+)
+@dataclasses.dataclass(frozen=True)
+class ManifoldGeometry:
+  """The geometry of P manifolds, with standard errors over the probes.
+
+  A manifold whose centre is at the mean of all points, as in a layer of dead
+  units, has no unit of length: its numbers are NaN. So are those of all
+  manifolds where a point is not finite.
+
+  Attributes:
+    capacity: α_M of each manifold; infinite where no probe needs a constraint,
+      as at margins far below zero.
+    capacity_stderr: its standard error.
+    radius: R_M, in units of the centre's norm.
+    radius_stderr: its standard error.
+    dimension: D_M.
+    dimension_stderr: its standard error.
+    center_correlation: ρ, before directions are removed.
+    rank: K, how many shared directions were removed.
+    center_left: the share of each centre's squared norm that is then left.
+    interior: fraction of probes at which no constraint is active.
+    converged: whether the numbers of a manifold are reliable: each problem was
+      solved to rounding, rounding is small beside what is left of the points
+      and of the centre, and the capacity is finite.
+    residual: the largest violation of optimality in a manifold's problems.
+    rounding: bound on the relative rounding error of the distances between its
+      points: ε times what the removed directions have taken over what is left.
+      Above 1e-3 a manifold has not converged; double precision helps.
+  """
+
+  capacity: Float[Array, "*b P"]
+  capacity_stderr: Float[Array, "*b P"]
+  radius: Float[Array, "*b P"]
+  radius_stderr: Float[Array, "*b P"]
+  dimension: Float[Array, "*b P"]
+  dimension_stderr: Float[Array, "*b P"]
+  center_correlation: Float[Array, "*b"]
+  rank: Int[Array, "*b"]
+  center_left: Float[Array, "*b P"]
+  interior: Float[Array, "*b P"]
+  converged: Bool[Array, "*b P"]
+  residual: Float[Array, "*b P"]
+  rounding: Float[Array, "*b P"]
+
+  @property
+  def mean_capacity(self) -> Float[Array, "*b"]:
+    """The harmonic mean of the capacities."""
+    return 1 / (1 / self.capacity).mean(axis=-1)
+
+  @property
+  def mean_capacity_stderr(self) -> Float[Array, "*b"]:
+    """Standard error of the harmonic mean over the probes."""
+    inverse_stderr = self.capacity_stderr / self.capacity**2
+    return self.mean_capacity**2 * _stderr_of_mean(inverse_stderr)
+
+  @property
+  def mean_radius(self) -> Float[Array, "*b"]:
+    """The plain mean of the radii."""
+    return self.radius.mean(axis=-1)
+
+  @property
+  def mean_radius_stderr(self) -> Float[Array, "*b"]:
+    """Standard error of the mean radius over the probes."""
+    return _stderr_of_mean(self.radius_stderr)
+
+  @property
+  def mean_dimension(self) -> Float[Array, "*b"]:
+    """The plain mean of the dimensions."""
+    return self.dimension.mean(axis=-1)
+
+  @property
+  def mean_dimension_stderr(self) -> Float[Array, "*b"]:
+    """Standard error of the mean dimension over the probes."""
+    return _stderr_of_mean(self.dimension_stderr)
+
+
+def _stderr_of_mean(stderr: Array) -> Array:
+  return jnp.sqrt((stderr**2).sum(axis=-1)) / stderr.shape[-1]
 
 
 def _cosines(a: Array, b: Array) -> Array:

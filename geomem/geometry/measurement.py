@@ -9,11 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from geomem.geometry.checks import check_count
 from geomem.geometry.frames import center_is_lost
-from geomem.geometry.manifold import ManifoldGeometry
-from geomem.geometry.mean_field import geometry_of
-from geomem.geometry.points import Mask, Points
+from geomem.geometry.mean_field import ManifoldGeometry, geometry_of
+from geomem.geometry.points import Mask, Points, check_count
 from geomem.geometry.statistics import GramStatistics, gram_statistics
 
 _MOST_PROBES = 2**16

@@ -2,26 +2,118 @@
 
 Every function that accepts points passes them through `as_points`, `to_device`
 and `as_floats` before any arithmetic: points are shifted to near the origin in
-a precision that keeps their digits, and only then converted.
+a precision that keeps their digits, and only then converted. Arrays of other
+libraries (PyTorch, TensorFlow, CuPy) are taken without importing any of them.
 """
 
 import warnings
 from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
-from geomem.geometry.checks import as_reals
-from geomem.geometry.foreign import DLPackArray, as_array
+# The device type of the host in the DLPack standard.
+_HOST = 1
+
+
+_REAL = (np.bool_, jnp.integer, jnp.floating)
+# Entries, points × features, that are converted at a time.
+_BLOCK = 2**24
+
+
+@runtime_checkable
+class DLPackArray(Protocol):
+  """An array that supports the DLPack standard."""
+
+  def __dlpack__(self, *args, **kwargs): ...
+
+  def __dlpack_device__(self): ...
+
+
+def as_array(x) -> jax.Array | np.ndarray:
+  """Returns `x` as a NumPy array, or a JAX array if it is on an accelerator.
+
+  Arrays that support DLPack are not copied where possible: PyTorch tensors on
+  the host and on CUDA, TensorFlow and CuPy arrays. Gradients of the other
+  library stop here. Everything else is converted by NumPy.
+
+  Raises:
+    ValueError: JAX does not see the device of `x`, and `x` has no method to
+      copy it to the host; or JAX does not support its type or layout.
+  """
+  if isinstance(x, jax.Array | np.ndarray):
+    return x
+  if not isinstance(x, DLPackArray):
+    return np.asanyarray(x)
+  if hasattr(x, "detach"):
+    x = x.detach()
+  on_host = x.__dlpack_device__()[0] == _HOST
+  try:
+    if not on_host:
+      return _with_its_digits(jnp.from_dlpack(x))
+    try:
+      return np.from_dlpack(x)
+    except (BufferError, RuntimeError, TypeError):  # NumPy has no bfloat16.
+      return jnp.from_dlpack(x)
+  except Exception as error:  # Each library raises its own.
+    for to_host in () if on_host else ("cpu", "get"):
+      if hasattr(x, to_host):
+        return as_array(getattr(x, to_host)())
+    kind = f"{type(x).__module__}.{type(x).__qualname__}"
+    raise ValueError(
+      f"JAX cannot take the array of {kind} with type"
+      f" {getattr(x, 'dtype', 'unknown')}: {error} Give it as a NumPy array."
+    ) from error
+
+
+def _with_its_digits(x: jax.Array) -> jax.Array | np.ndarray:
+  """Moves arrays to the host that JAX would keep in fewer digits."""
+  wide = x.dtype.itemsize > 4 and not jax.config.jax_enable_x64
+  return np.asarray(x) if wide else x
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+  """Raises ValueError unless a named value is a whole number, large enough."""
+  if not isinstance(value, int | np.integer) or value < least:
+    raise ValueError(
+      f"{name} is {value}; a whole number, at least {least}, was expected."
+    )
+
+
+def as_reals(array: jax.Array | np.ndarray, given: Any):
+  """Returns an array of real numbers, in a type that JAX has.
+
+  Bytes in another machine's order are swapped, and extended precision becomes
+  float64.
+
+  Args:
+    array: of any type.
+    given: what the user gave for it, which the error names.
+
+  Raises:
+    ValueError: the values are not real numbers.
+  """
+  dtype = array.dtype
+  if not any(jnp.issubdtype(dtype, kind) for kind in _REAL):
+    what = type(given).__name__ if dtype.hasobject else dtype
+    raise ValueError(
+      f"The points are {what}; real numbers were expected: the points"
+      " themselves, as an array or a list of arrays."
+    )
+  if np.issubdtype(dtype, np.longdouble):
+    with np.errstate(over="ignore"):
+      return array.astype(np.float64)
+  if dtype.isnative:
+    return array
+  return array.astype(dtype.newbyteorder("="))
+
 
 # Points and masks that functions of this package accept.
 Points = Shaped[Array | np.ndarray, "..."] | Sequence | DLPackArray
 Mask = Bool[Array | np.ndarray, "P M"] | Sequence | DLPackArray | None
-
-# Entries, points × features, that are converted at a time.
-_BLOCK = 2**24
 
 
 def as_points(

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from geomem.geometry.checks import as_reals
-from geomem.geometry.foreign import DLPackArray, as_array
-from geomem.geometry.points import unmasked
+from geomem.geometry.points import DLPackArray, as_array, as_reals, unmasked
 
 # Bound on the rounding error of products of unit vectors, with room to spare.
 _ROUNDING = 1e-13

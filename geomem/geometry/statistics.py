@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from geomem.geometry.checks import check_count
 from geomem.geometry.linalg import einsum, grams
 from geomem.geometry.points import (
   Mask,
   Points,
   as_floats,
   as_points,
+  check_count,
   check_finite,
   refuse_not_finite,
   to_device,

@@ -12,12 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
-from geomem.geometry.checks import as_reals, check_count
-from geomem.geometry.foreign import DLPackArray, as_array
 from geomem.geometry.linalg import einsum, grams
 from geomem.geometry.points import (
+  DLPackArray,
+  as_array,
   as_floats,
   as_points,
+  as_reals,
+  check_count,
   check_finite,
   host_difference,
   is_wide,

@@ -1,18 +1,125 @@
-"""Rows as TensorBoard event files, without TensorFlow."""
+"""Rows as TensorBoard event files, without TensorFlow.
 
+They are written of a finished run, or while a run is in progress.
+"""
+
+import contextlib
 import json
+import logging
 import os
 import pathlib
 import shutil
+import time
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from geomem import runs
 from geomem.report.page import parts_of
 
+_LOG = logging.getLogger(__name__)
+_SECONDS = 5.0  # Between updates.
+# The delay until added points are on disk; the writer's own `flush` may run
+# before the thread that writes.
+_FLUSH_SECONDS = 2.0
+
+
 # The points of each tag's curve: (value, epoch).
 Curves = dict[str, list[tuple[float, int]]]
+
+
+class _Live:
+  """The event files of a run, by seed and subset, and their number of rows."""
+
+  def __init__(self, path: pathlib.Path, target: pathlib.Path):
+    self._path, self._target = path, target
+    self._open = _import_writer()
+    self._writers, self._count, self._looked = {}, 0, 0.0
+    self._is_ended = False
+
+  def begin(self) -> None:
+    """Recreates the directory, so that TensorBoard sees no row twice."""
+    with self._guarded():
+      shutil.rmtree(self._target, ignore_errors=True)
+      _write_config(self._open, self._path, self._target)
+      self.update()
+
+  def look(self) -> None:
+    """Adds new rows, unless the last update was only seconds ago."""
+    if time.monotonic() - self._looked > _SECONDS:
+      self.update()
+
+  def update(self) -> None:
+    """Adds the rows committed since the last update."""
+    if self._is_ended:
+      return
+    with self._guarded():
+      rows = runs.read_rows(self._path)
+      by_run = curves(rows[self._count :], [])
+      self._count, self._looked = len(rows), time.monotonic()
+      for name, tags in by_run.items():
+        if name not in self._writers:
+          self._writers[name] = self._open(
+            str(self._target / name), flush_secs=_FLUSH_SECONDS
+          )
+        _add_scalars(self._writers[name], tags)
+
+  def end(self) -> None:
+    """Rewrites all rows by epoch, as they came in the order of measuring."""
+    self._close()
+    if self._is_ended:  # Files after a write error stay as they are.
+      return
+    self._count = 0
+    self.begin()
+    self._close()
+
+  def _close(self) -> None:
+    for writer in self._writers.values():
+      with self._guarded():
+        writer.close()
+    self._writers = {}
+
+  @contextlib.contextmanager
+  def _guarded(self) -> Iterator[None]:
+    """Lets the run continue where the files cannot be written."""
+    try:
+      yield
+    except OSError as error:
+      if not self._is_ended:
+        _LOG.warning(
+          "%s cannot be written: %s. Work continues without it.",
+          self._target,
+          error.strerror or error,
+        )
+      self._is_ended = True
+
+
+@contextlib.contextmanager
+def live_events(path: pathlib.Path | str) -> Iterator[Callable[[], None]]:
+  """Writes the rows of a run into `tensorboard` below it as they come.
+
+  The directory is recreated: rows of earlier starts come first, so that it has
+  each row once. The cells of a sweep have event files, the sweep has none.
+
+  Args:
+    path: the directory of a run that is open in this process.
+
+  Yields:
+    A function to call after every step; it adds new rows now and then.
+
+  Raises:
+    RunError: tensorboardX is not installed.
+  """
+  path = pathlib.Path(path)
+  if runs.read_config(path).get("axes"):
+    yield lambda: None
+    return
+  live = _Live(path, path / "tensorboard")
+  live.begin()
+  try:
+    yield live.look
+  finally:
+    live.end()
 
 
 def write_events(
@@ -36,7 +143,7 @@ def write_events(
   """
   path = pathlib.Path(path)
   runs.read_config(path)
-  open_writer = import_writer()
+  open_writer = _import_writer()
   above = path if out is None else pathlib.Path(out)
   target = above / "tensorboard"
   new = above / f".tensorboard.{os.getpid()}"
@@ -55,7 +162,7 @@ def write_events(
   return target
 
 
-def import_writer() -> Callable[[str], Any]:
+def _import_writer() -> Callable[[str], Any]:
   """Returns the class that opens an event file in a directory.
 
   Raises:
@@ -72,16 +179,16 @@ def import_writer() -> Callable[[str], Any]:
 
 
 def _write_part(open_writer, part: pathlib.Path, target: pathlib.Path) -> None:
-  config = write_config(open_writer, part, target)
+  config = _write_config(open_writer, part, target)
   by_run = curves(runs.read_rows(part), config.get("axes", []))
   for name, tags in by_run.items():
     # A single point is no curve.
     tags = {tag: points for tag, points in tags.items() if len(points) > 1}
     with open_writer(str(target / name)) as writer:
-      add_scalars(writer, tags)
+      _add_scalars(writer, tags)
 
 
-def write_config(
+def _write_config(
   open_writer, part: pathlib.Path, target: pathlib.Path
 ) -> dict[str, Any]:
   """Writes the config of a run as text, and returns it."""
@@ -92,7 +199,7 @@ def write_config(
   return config
 
 
-def add_scalars(writer, tags: Curves) -> None:
+def _add_scalars(writer, tags: Curves) -> None:
   """Adds curves to an event file."""
   for tag, points in tags.items():
     for value, epoch in points:

@@ -4,6 +4,7 @@ Theory and simulation get the same points. The directions that the centres share
 are either kept, or projected out of all points first.
 """
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator
@@ -13,21 +14,90 @@ import jax
 import numpy as np
 
 from geomem import geometry, plots, runs
-from geomem.studies.capacity_config import (
-  CapacityConfig,
-  check_applies,
-  ignored_fields,
-)
 from geomem.studies.capacity_sets import (
   ManifoldSet,
   layer_sets,
   synthetic_sets,
 )
+from geomem.studies.fields import check_least, check_seeds, check_types
 from geomem.studies.measure_config import parse_centers
 from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.trained import TrainedRun
 
+_SYNTHETIC = ("num_manifolds", "manifold_points", "num_features", "dimension")
+
+
 _REMOVED = {"none": "centres as they are", "low_rank": "directions removed"}
+_shared_directions = jax.jit(geometry.shared_directions, static_argnums=2)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CapacityConfig:
+  """Config of the comparison of theory and simulation.
+
+  Attributes:
+    epochs: epochs of a run to use: `best`, `last` or `best,last`.
+    num_draws: random dichotomies per simulation.
+    num_probes: T, probes per manifold.
+    num_shuffles: shuffles of the labels, for the capacity without classes.
+    bias: whether simulated hyperplanes may miss the origin.
+    num_manifolds: P, number of synthetic manifolds.
+    manifold_points: M, points per synthetic manifold.
+    num_features: N, features of the synthetic manifolds.
+    dimension: D, dimension of synthetic spheres, ellipsoids and clouds.
+    seed: first seed of the synthetic manifolds.
+    num_seeds: number of seeds of the synthetic manifolds; a run has its own.
+  """
+
+  epochs: str = "best,last"
+  num_draws: int = 100
+  num_probes: int = 300
+  num_shuffles: int = 5
+  bias: bool = False
+  num_manifolds: int = 40
+  manifold_points: int = 10
+  num_features: int = 500
+  dimension: int = 5
+  seed: int = 0
+  num_seeds: int = 1
+
+  def __post_init__(self):
+    check_types(self)
+    names = ("num_draws", "num_probes", "num_shuffles", "num_seeds")
+    check_least(self, dict.fromkeys(names, 1))
+    check_seeds(self.seed, self.num_seeds)
+    names = self.epochs.split(",")
+    if not set(names) <= {"best", "last"} or len(set(names)) < len(names):
+      raise ValueError(
+        f"epochs {self.epochs!r} is not known; use best, last or best,last."
+      )
+    if not 1 <= self.dimension < self.num_features:
+      raise ValueError(
+        f"dimension is {self.dimension}; from 1 to num_features - 1 ="
+        f" {self.num_features - 1} was expected."
+      )
+    if self.num_manifolds < 4 or self.manifold_points < 2:
+      raise ValueError(
+        f"{self.num_manifolds} manifolds of {self.manifold_points} points"
+        " are too few to compare on; at least 4 of 2 were expected."
+      )
+
+
+def _ignored_fields(of_run: bool) -> tuple[str, ...]:
+  """Lists the fields that do not apply, to a run or to synthetic manifolds."""
+  return (*_SYNTHETIC, "seed", "num_seeds") if of_run else ("epochs",)
+
+
+def _check_applies(config: CapacityConfig, of_run: bool) -> None:
+  """Raises if a field that does not apply has another value than by default."""
+  defaults = {f.name: f.default for f in dataclasses.fields(config)}
+  for name in _ignored_fields(of_run):
+    if getattr(config, name) != defaults[name]:
+      advice = "leave it out" if of_run else "give a run with it"
+      raise ValueError(
+        f"{name} is {getattr(config, name)}, but it applies to"
+        f" {'synthetic manifolds' if of_run else 'runs'} alone; {advice}."
+      )
 
 
 class Capacity:
@@ -46,7 +116,7 @@ class Capacity:
     Raises:
       ValueError: a field is given that does not apply.
     """
-    check_applies(config, trained is not None)
+    _check_applies(config, trained is not None)
     self.config = config
     self.trained = trained
     self.origin = trained.origin if trained else None
@@ -55,7 +125,7 @@ class Capacity:
 
   def as_dict(self) -> dict[str, Any]:
     """Returns the fields that apply, as a run directory stores them."""
-    left_out = ignored_fields(self.trained is not None)
+    left_out = _ignored_fields(self.trained is not None)
     fields = {k: v for k, v in vars(self.config).items() if k not in left_out}
     return {"experiment": self.name} | fields
 
@@ -91,10 +161,7 @@ class Capacity:
     return ""
 
 
-_shared_directions = jax.jit(geometry.shared_directions, static_argnums=2)
-
-
-def without_shared_directions(key, points: np.ndarray, rule) -> np.ndarray:
+def _without_shared_directions(key, points: np.ndarray, rule) -> np.ndarray:
   """Projects the shared directions of the centres out of all points.
 
   The points are first centred on their mean. With V = C̄ᵀA from
@@ -116,7 +183,7 @@ def compare(one: ManifoldSet, config: CapacityConfig) -> list[runs.Row]:
   """Computes the rows of one set: theory, simulation and null."""
   direction_key, probe_key, draw_key, null_key = jax.random.split(one.key, 4)
   rule = parse_centers(one.columns["centers"])
-  points = without_shared_directions(direction_key, one.points(), rule)
+  points = _without_shared_directions(direction_key, one.points(), rule)
   points32 = points.astype(np.float32)
   options = {"num_probes": config.num_probes, "centers": None}
   theory = geometry.manifold_geometry(probe_key, points32, **options)

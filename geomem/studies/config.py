@@ -5,8 +5,7 @@ from typing import Any
 
 from geomem import data, training
 from geomem.studies.fields import check_least, check_seeds, check_types
-from geomem.studies.measure_config import MeasureConfig
-from geomem.studies.measured_epochs import check_saved
+from geomem.studies.measure_config import MeasureConfig, check_saved
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,11 @@
-"""The parts of an experiment that all seeds share, and those of each seed."""
+"""The parts of an experiment that all seeds share, and those of each seed.
+
+A config that does not fit in memory is refused before any work.
+"""
 
 import functools
+import math
+import os
 import pathlib
 from typing import Any, NamedTuple
 
@@ -12,7 +17,58 @@ from jaxtyping import Array, UInt8
 from geomem import data, geometry, models, parallel, runs, training
 from geomem.studies.config import ExperimentConfig
 from geomem.studies.measure_config import measured_layers, names_in
-from geomem.studies.memory import check_memory
+
+_FLOAT = 4
+# Arrays of the size of the probes that are in memory at once when measuring.
+_PER_PROBE = 6
+# Numbers for each parameter: its value and gradient, the optimiser's state, and
+# copies being written to disk.
+_PER_PARAMETER = 8
+# Numbers for each activation: its value and gradient.
+_PER_ACTIVATION = 2
+
+
+def _available_bytes() -> int:
+  """Returns the memory of the first device, or of the host if unknown."""
+  stats = jax.local_devices()[0].memory_stats() or {}
+  host = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  return stats.get("bytes_limit", host)
+
+
+def _check_memory(config, network, num_classes: int) -> None:
+  """Raises ValueError if probes or training exceed the available memory."""
+  measure, recipe = config.measure, config.training
+  shape = (num_classes, measure.num_probes, measure.manifold_points + 1)
+  _expect_room(
+    _PER_PROBE * _FLOAT * math.prod(shape),
+    f"{measure.num_probes:,} probes of {num_classes} manifolds of"
+    f" {measure.manifold_points} points",
+    "num_probes or manifold_points",
+  )
+  numbers = _PER_PARAMETER * network.num_parameters
+  numbers += _PER_ACTIVATION * recipe.batch_size * _num_activations(network)
+  _expect_room(
+    _FLOAT * numbers * recipe.num_seeds,
+    f"{recipe.num_seeds} network(s) of {network.num_parameters:,} parameters"
+    f" trained on batches of {recipe.batch_size} examples",
+    "width, batch_size or num_seeds",
+  )
+
+
+def _num_activations(network) -> int:
+  """Returns the number of activations of all layers for one example."""
+  image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+  output = jax.eval_shape(network.apply, network.abstract_state, image)
+  return sum(math.prod(x.shape) for x in output.activations.values())
+
+
+def _expect_room(needed: int, what: str, advice: str) -> None:
+  available = _available_bytes()
+  if needed > available:
+    raise ValueError(
+      f"{what} take {needed / 1e9:,.0f} GB of memory, and there are"
+      f" {available / 1e9:,.0f} GB; lower {advice}."
+    )
 
 
 class Experiment(NamedTuple):
@@ -100,7 +156,7 @@ def prepare(config: ExperimentConfig) -> Experiment:
     width=config.model.width,
     dtype=models.dtype_named(config.model.dtype),
   )
-  check_memory(config, network, num_classes)
+  _check_memory(config, network, num_classes)
   _check_crop(recipe.crop, train.images.shape[1:3])
   measured_layers(config.measure.layers, network.layer_names)
   geometry.check_centers(config.measure.options.centers, num_classes)

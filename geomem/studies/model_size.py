@@ -12,9 +12,9 @@ from jaxtyping import Float
 
 from geomem import plots, runs
 from geomem.runs import mean_and_error
+from geomem.studies.finding import with_error
 from geomem.studies.presets import fields_of, make_config
 from geomem.studies.sweep import Sweep, of_cells
-from geomem.studies.words import with_error
 
 FITTED = 0.99  # The training accuracy that counts as interpolation.
 

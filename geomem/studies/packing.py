@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 
 from geomem import disk, runs
-from geomem.studies.measured_epochs import (
+from geomem.studies.measure_config import (
   SavedEpochs,
   check_saved,
   normalized,

@@ -27,11 +27,10 @@ from geomem.measures.neighbors import neighbor_distances, voted_manifold
 from geomem.plots import figures, style
 from geomem.studies.experiment import Seed, manifold_images, measuring_forward
 from geomem.studies.fields import check_types
+from geomem.studies.finding import Finding
 from geomem.studies.measure_config import measured_layers
-from geomem.studies.of_run import OfRun
 from geomem.studies.study import Stage, Step, Unit
-from geomem.studies.trained import TrainedRun
-from geomem.studies.words import Finding
+from geomem.studies.trained import OfRun, TrainedRun
 
 _LABELS = {
   "prediction_depth": "prediction depth, layers",

@@ -26,9 +26,8 @@ from geomem.studies.experiment import (
 )
 from geomem.studies.fields import check_least, check_types
 from geomem.studies.measure_config import measured_layers
-from geomem.studies.of_run import OfRun
 from geomem.studies.study import Stage, Step, Unit
-from geomem.studies.trained import TrainedRun
+from geomem.studies.trained import OfRun, TrainedRun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

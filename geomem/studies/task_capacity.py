@@ -26,11 +26,10 @@ from geomem.plots.task import (
   mean_by_epoch,
   plot_task,
 )
-from geomem.studies.doubts import doubts
+from geomem.studies.finding import Finding, doubts, with_error
 from geomem.studies.measure import Measuring
 from geomem.studies.measure_config import MeasuringConfig
 from geomem.studies.trained import TrainedRun
-from geomem.studies.words import Finding, with_error
 
 # GLUE is earlier if its epoch is below this fraction of the mean-field one.
 _EARLIER = 0.9

@@ -22,12 +22,11 @@ from geomem.geometry.linalg import matmul
 from geomem.plots import style
 from geomem.studies.experiment import Seed
 from geomem.studies.fields import check_types
+from geomem.studies.finding import Finding
 from geomem.studies.measure_config import measured_layers
-from geomem.studies.of_run import OfRun
 from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.train import score_logits
-from geomem.studies.trained import TrainedRun
-from geomem.studies.words import Finding
+from geomem.studies.trained import OfRun, TrainedRun
 
 # Largest number of training images that the components are computed from.
 _MAX_IMAGES = 1024

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from geomem.geometry.loops import repeat_until_done
+from geomem.geometry.linalg import repeat_until_done
 from geomem.geometry.qp import projected_cg
 from geomem.geometry.qp.active_set import finish, violation
 from geomem.geometry.qp.working_set import solve_on_working_set

@@ -17,8 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from geomem.geometry.linalg import einsum
-from geomem.geometry.loops import repeat_until_done
+from geomem.geometry.linalg import einsum, repeat_until_done
 
 # Measured on two cores: 12 slots finish more lanes here but take longer in all;
 # more sweeps than this wait for the slowest lane.

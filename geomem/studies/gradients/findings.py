@@ -8,7 +8,7 @@ from collections import defaultdict
 import numpy as np
 
 from geomem import runs
-from geomem.studies.words import Finding, with_error
+from geomem.studies.finding import Finding, with_error
 
 SLOPE, SLOPE_TOLERANCE = -0.5, 0.05
 CLOSED_FORM_TOLERANCE = 0.01

@@ -1,8 +1,14 @@
 """Reproduction of the paper: its figures as stages, its claims as a table."""
 
 from geomem.studies.paper.comparison import compare
-from geomem.studies.paper.scales import SCALES, Scale
-from geomem.studies.paper.stages import STAGES, PaperStage, choose, make
+from geomem.studies.paper.stages import (
+  SCALES,
+  STAGES,
+  PaperStage,
+  Scale,
+  choose,
+  make,
+)
 from geomem.studies.paper.table import Paper
 
 __all__ = [

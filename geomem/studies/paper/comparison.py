@@ -7,17 +7,14 @@ import numpy as np
 
 from geomem import runs
 from geomem.studies.capacity import agreements
-from geomem.studies.doubts import doubts
+from geomem.studies.finding import Finding, doubts
 from geomem.studies.gradients.findings import unbiased_slope
-from geomem.studies.memorization_findings import by_layer
+from geomem.studies.memorization import by_layer
 from geomem.studies.model_size import Sizes, find_dip
 from geomem.studies.paper.numbers import CLAIMS, CLOSE, LAST_HIDDEN
-from geomem.studies.paper.scales import Scale
-from geomem.studies.paper.stages import STAGES
-from geomem.studies.rewind_findings import ENOUGH
-from geomem.studies.rewind_scores import RewindScores
+from geomem.studies.paper.stages import STAGES, Scale
+from geomem.studies.rewind_findings import ENOUGH, RewindScores
 from geomem.studies.sweep import of_cells
-from geomem.studies.words import Finding
 
 # The values of a study by claim, one for each seed, and the verdicts that its
 # findings do not give; None where there is nothing to judge by.

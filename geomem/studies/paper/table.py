@@ -5,8 +5,8 @@ import types
 from typing import Any
 
 from geomem import runs
+from geomem.studies.finding import with_error
 from geomem.studies.paper.numbers import CLAIMS
-from geomem.studies.words import with_error
 
 _WORDS = {True: "holds", False: "does not hold", None: "not judged"}
 _HEADS = ("figure", "claim", "number", "paper", "ours", "verdict")
