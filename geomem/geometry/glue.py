@@ -85,9 +85,11 @@ def _forms(
     g: Z t of each sample.
   """
   T, P, M = W.shape
-  to_means = einsum("pmqk,qk->pmq", K.reshape(P, M, P, M), mean)
-  SS0 = einsum("tpm,pmq->tpq", W, to_means)
-  S0S0 = einsum("pm,pmq->pq", mean, to_means)
+  # In this order K is read as it lies in memory, without a copy.
+  to_means = einsum("qk,qkn->qn", mean, K.reshape(P, M, P * M))
+  to_means = to_means.reshape(P, P, M)
+  SS0 = einsum("tpm,qpm->tpq", W, to_means)
+  S0S0 = einsum("pm,qpm->pq", mean, to_means)
   S0S0 = (S0S0 + S0S0.T) / 2
   S1S1 = SS - SS0 - SS0.swapaxes(1, 2) + S0S0[None]
   along = ((W - mean[None]) * g.reshape(T, P, M)).sum(axis=2)
@@ -194,12 +196,12 @@ def numbers_of(
   active = total[..., 0] > 0
   W = jnp.where(total > 0, lam / jnp.where(total > 0, total, 1), 0)
 
-  def products_of(manifold):
-    weights, rows = manifold
-    return (matmul(weights, rows).reshape(T, P, M) * W).sum(axis=2)
+  def products_of(p):
+    rows = jax.lax.dynamic_slice_in_dim(K, p * M, M)
+    return (matmul(W[:, p], rows).reshape(T, P, M) * W).sum(axis=2)
 
   # ⟨s_μ, s_ν⟩ by sample, one manifold at a time.
-  SS = jax.lax.map(products_of, (W.swapaxes(0, 1), K.reshape(P, M, P * M)))
+  SS = jax.lax.map(products_of, jnp.arange(P))
   SS = SS.swapaxes(0, 1)
   b, c, forms = _with_influence(W.mean(axis=0), W, SS, K, g)
   b_shares, c_shares, (S0S0, mixed, S1S1) = forms
