@@ -304,6 +304,50 @@ def test_what_comes_back_is_at_the_best_epochs():
       assert mean_of("accuracy", "permuted", *more) in numbers
 
 
+def test_what_comes_back_names_the_epochs_that_are_not_the_best():
+  def labels(rows):
+    return {ax.get_xlabel() for ax in plots.plot_recovered(rows).axes}
+
+  rows = rewind_rows()
+  assert labels(rows) == {"layer, put back to the best epoch"}
+  early = runs.Rows(r for r in rows if "kind" not in r or r["epoch"] == 0)
+  assert labels(early) == {"layer, put back to epoch 0, not the best"}
+
+
+def test_what_comes_back_is_of_the_seeds_that_lost_something():
+  rows = runs.Rows(
+    row
+    for row in rewind_rows()
+    if (row["metric"], row["seed"]) != ("recovered", 1)
+  )
+  figure = plots.plot_recovered(rows)
+  assert "(seeds that lost accuracy: 0)" in figure.axes[1].get_xlabel()
+  assert shown(figure) == shown(plots.plot_recovered(rows.where(seed=0)))
+
+
+def test_maps_of_rewinds_compare_each_seed_with_itself():
+  """With rewinds to the best epochs alone, each column is of one seed."""
+  rows = runs.Rows(
+    row
+    for row in rewind_rows()
+    if "kind" not in row or row["epoch"] == BEST[row["seed"]]
+  )
+  image, _ = images(plots.plot_rewind_heatmaps(rows))["test, one layer alone"]
+  for seed, epoch in enumerate(BEST):
+    column = sorted(set(BEST)).index(epoch)
+    for i, rewound in enumerate(SETS["single"]):
+      after = number("accuracy", seed, epoch, "test", "single", rewound)
+      last = number("accuracy", seed, LAST[seed], "test")
+      assert image.get_array()[i, column] == pytest.approx(after - last)
+
+
+def test_rewinds_without_permuted_labels_have_one_panel():
+  rows = runs.Rows(r for r in rewind_rows() if r["subset"] != "permuted")
+  for draw in (plots.plot_rewind_accuracy, plots.plot_rewind_heatmaps):
+    titles = {ax.get_title() for ax in draw(rows).axes} - {""}
+    assert {title.partition(",")[0] for title in titles} == {"test"}
+
+
 def capacity_rows(layers=(None,), radii=(0.1, 0.3, 1.0)) -> runs.Rows:
   empty = dict.fromkeys((*runs.COLUMNS, "manifold_radius"))
   rows = runs.Rows()
@@ -357,6 +401,20 @@ def test_capacity_is_drawn_along_its_column(sets):
   rows = capacity_rows(**sets)
   numbers = shown(plots.plot_capacity_along(rows))
   assert {rounded(row["value"]) for row in rows} <= numbers
+
+
+def test_capacity_by_layer_names_the_epochs_of_all_seeds():
+  rows = runs.Rows()
+  for seed, epochs in enumerate(((3, 6), (2, 6))):
+    for epoch in epochs:
+      rows += [
+        row | {"seed": seed, "epoch": epoch}
+        for row in capacity_rows(("fc1", "fc2"), (None,))
+      ]
+  titles = [
+    ax.get_title() for ax in plots.CAPACITY["capacity_along"](rows).axes
+  ]
+  assert titles == ["clouds, epochs 2, 3", "clouds, epoch 6"]
 
 
 def size_rows() -> runs.Rows:

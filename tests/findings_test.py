@@ -1,9 +1,12 @@
 """The findings of figure 3, tried on the figures that the paper printed."""
 
+import math
+
 import pytest
 
 from geomem import runs
-from geomem.studies.memorization import find
+from geomem.studies.finding import doubts
+from geomem.studies.memorization import Memorization, find
 
 # Capacities of layers 0, 5, 10, 13, 16 and 19 of VGG16 on CIFAR-100, M = 50,
 # and radius and dimension of the last, read off figure 3 of Stephenson et al.,
@@ -25,10 +28,10 @@ PAPER = {
 PERMUTED = {"best": (1.581, 34.6), "last": (0.988, 18.8)}
 
 
-def rows_of(capacities, permuted=PERMUTED):
+def rows_of(capacities, permuted=PERMUTED, seed=0):
   facts = {"best_epoch": 40, "last_epoch": 1000, "manifold_points": 50}
   rows = [
-    {"seed": 0, "epoch": None, "layer": None, "subset": None}
+    {"seed": seed, "epoch": None, "layer": None, "subset": None}
     | {"metric": metric, "value": value}
     for metric, value in facts.items()
   ]
@@ -36,7 +39,7 @@ def rows_of(capacities, permuted=PERMUTED):
     for subset, values in by_subset.items():
       # The input before them, and the logits behind them.
       for index, value in enumerate([values[0], *values, values[-1]]):
-        columns = {"seed": 0, "epoch": facts[f"{which}_epoch"]}
+        columns = {"seed": seed, "epoch": facts[f"{which}_epoch"]}
         columns |= {"layer": f"layer{index}", "layer_index": index}
         radius, dimension = permuted[which]
         for metric, found in (
@@ -94,3 +97,69 @@ def test_where_the_best_epoch_is_the_last_nothing_can_be_told():
   assert "F3.5 (early layers stay general) cannot be told: the best" in str(
     found[4]
   )
+
+
+def test_seeds_whose_best_epoch_is_their_last_are_left_out():
+  rows = rows_of(PAPER)
+  alone = [str(f) for f in find(rows)]
+  # By itself it would say that nothing changes.
+  same = rows_of({"last": PAPER["best"]}, {"last": PERMUTED["best"]}, seed=1)
+  for row in same:
+    if row["metric"] == "best_epoch":
+      row["value"] = 1000
+  found = find(runs.Rows(rows + same))
+  for both, of_first in zip(found[1:], alone[1:], strict=True):
+    left_out = " (left out, as the best epoch is the last: seed 1)."
+    assert str(both) == of_first.removesuffix(".") + left_out
+  assert "left out" not in found[0].sentence
+
+
+def test_one_hidden_layer_has_no_first_half():
+  one = {w: {s: v[-1:] for s, v in by.items()} for w, by in PAPER.items()}
+  found = {f.name: f for f in find(rows_of(one))}
+  assert [found[f"F3.{i}"].holds for i in (2, 5)] == [None, None]
+  assert "of one hidden layer there is no first half" in str(found["F3.2"])
+  assert all(found[f"F3.{i}"].holds for i in (1, 3, 4))
+  # Nor has a network without any.
+  rows = [row for row in rows_of(PAPER) if row.get("layer_index", 0) in (0, 7)]
+  assert {f.holds for f in find(runs.Rows(rows))} == {None}
+
+
+@pytest.mark.parametrize("value", [math.nan, None])
+@pytest.mark.parametrize(
+  ("which", "metric", "layer", "told"),
+  [
+    ("best", "capacity", "layer6", set()),
+    ("last", "capacity", "layer1", {"F3.1"}),
+    ("last", "radius", "layer6", {"F3.1"}),
+    # The input and the logits are not judged.
+    ("last", "capacity", "layer0", {f"F3.{i}" for i in range(1, 6)}),
+    ("best", "dimension", "layer7", {f"F3.{i}" for i in range(1, 6)}),
+  ],
+)
+def test_what_lacks_a_number_cannot_be_told(which, metric, layer, told, value):
+  first, second = rows_of(PAPER), rows_of(PAPER, seed=1)
+  place = {"epoch": {"best": 40, "last": 1000}[which], "layer": layer}
+  place |= {"metric": metric, "subset": "permuted"}
+  rows = first + [
+    row | {"value": value} if place.items() <= row.items() else row
+    for row in second
+  ]
+  if value is None:  # The row itself is missing.
+    rows = [row for row in rows if row["value"] is not None]
+  found = {f.name: f for f in Memorization.findings({}, runs.Rows(rows))[-5:]}
+  assert {name for name, f in found.items() if f.holds is not None} == told
+  for name in set(found) - told:
+    assert f"the {which} epoch of seed 1 lacks numbers" in str(found[name])
+
+
+@pytest.mark.parametrize("value", [0.5, math.nan, None])
+def test_geometry_of_unknown_convergence_is_in_doubt(value):
+  at = {"epoch": 1, "layer": "fc1", "layer_index": 1, "subset": "test"}
+  rows = [at | {"metric": "capacity", "value": 0.1}]
+  assert not doubts(
+    runs.Rows([*rows, at | {"metric": "converged", "value": 1}])
+  )
+  rows.append(at | {"metric": "converged", "value": value})
+  (told,) = doubts(runs.Rows(rows))
+  assert "1 of 1 layers" in told

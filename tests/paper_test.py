@@ -1,10 +1,14 @@
 """The whole paper by one command: its stages, its time and its table."""
 
+import math
+
+import numpy as np
 import pytest
 
 from experiments import paper as binary
 from geomem import runs, studies
 from geomem.studies import paper
+from geomem.studies.paper import comparison
 from geomem.studies.paper.comparison import LAST_HIDDEN
 from tests.fakes import SMALL_RUN, fields_of, write_run
 
@@ -51,7 +55,9 @@ def rewound_rows(recovered, permuted):
         rows += [
           of_test | {"metric": "recovered", "value": share},
           of_test | {"metric": "accuracy", "value": 0.5 + 0.4 * share},
-          at | {"subset": "permuted", "metric": "accuracy", "value": permuted},
+          at
+          | {"subset": "permuted", "metric": "accuracy"}
+          | {"value": np.broadcast_to(permuted, 3)[count - 1]},
         ]
   return rows
 
@@ -151,6 +157,7 @@ def test_on_other_data_numbers_are_not_compared(tmp_path):
     ((0.2, 0.9, 1), 0.1, False, True),  # Two of three layers do.
     ((0.2, 0.7, 1), 0.1, False, False),  # All do not count.
     ((0.9, 0.9, 1), 0.6, True, False),  # They do not forget.
+    ((0.5, 0.9, 1), math.nan, False, None),
   ],
 )
 def test_rewinds_are_judged(recovered, permuted, first, holds, tmp_path):
@@ -162,6 +169,70 @@ def test_rewinds_are_judged(recovered, permuted, first, holds, tmp_path):
   assert found["T4"]["value"] == pytest.approx(max(recovered[:2]))
 
 
+def test_any_of_the_last_layers_may_restore(tmp_path):
+  """The last layer recovers less than the last two, and forgets more."""
+  rows = rewound_rows((0.85, 0.95, 1), (0.15, 0.25, 0.1))
+  found = verdicts(tmp_path, "memorization/rewind", rows)
+  assert found["T4"]["holds"]
+  assert found["T4"]["value"] == pytest.approx(0.85)
+
+
+def test_rewinds_elsewhere_are_not_judged(tmp_path):
+  rows = rewound_rows((0.85, 0.95, 1), 0.1)
+  for row in rows:
+    if "kind" in row:
+      row["epoch"] = 0
+  found = verdicts(tmp_path, "memorization/rewind", rows)
+  for name in ("F4.1", "F4.2", "T4"):
+    assert found[name]["holds"] is None
+    assert not runs.has_value(found[name])
+
+
+def test_seeds_that_end_at_their_best_have_no_changes(tmp_path):
+  rows = memorized_rows()
+  alone = verdicts(tmp_path / "alone", "memorization", rows[: len(rows) // 2])
+  for row in rows:
+    if (row["seed"], row["metric"]) == (1, "best_epoch"):
+      row["value"] = 5
+  found = verdicts(tmp_path / "both", "memorization", rows)
+  for name in set(found) - {"F3.1"}:
+    assert found[name]["holds"] == alone[name]["holds"]
+    assert found[name]["value"] == alone[name]["value"]
+
+
+def test_one_hidden_layer_is_not_judged_by_halves(tmp_path):
+  rows = [r for r in memorized_rows() if r.get("layer") not in ("fc1", "fc2")]
+  found = verdicts(tmp_path, "memorization", rows)
+  assert found["F3.5"]["holds"] is None
+  assert not runs.has_value(found["F3.5"])
+  assert found["F3.2"]["holds"] is None
+  assert found["F3.3"]["holds"]
+
+
+def test_numbers_that_are_missing_are_not_judged(tmp_path):
+  rows = memorized_rows()
+  for row in rows:
+    if row.get("layer") == "fc3" and row["epoch"] == 5 and row["seed"]:
+      row["value"] = math.nan
+  found = verdicts(tmp_path, "memorization", rows)
+  assert found["F3.1"]["holds"]
+  assert found["F3.3"]["holds"] is None
+
+
+@pytest.mark.parametrize(
+  ("first", "second", "both"),
+  [
+    (True, True, True),
+    (True, False, False),
+    (None, True, None),
+    (None, False, False),
+    (False, None, False),
+  ],
+)
+def test_one_of_two_claims_that_fails_decides(first, second, both):
+  assert comparison.both_hold(first, second) is both
+
+
 @pytest.mark.parametrize(
   ("accuracy", "growth", "radius", "expected"),
   [
@@ -169,6 +240,16 @@ def test_rewinds_are_judged(recovered, permuted, first, holds, tmp_path):
     ((0.5, 0.6, 0.7), (0, 4, 0), 0.0, (False, False, False)),
     ((0.5, 0.4, 0.7), (0, 2, 0), 0.0, (True, False, True)),
     ((0.5, 0.4, 0.7), (5, 4, 0), 0.3, (True, False, False)),
+    # It falls in the dip, by less than at both ends.
+    ((0.5, 0.4, 0.7), (-2, -1, -2), 0.0, (True, False, False)),
+    ((0.5, 0.4, 0.7), (-5, -4, -5), 0.05, (True, False, False)),
+    ((0.5, 0.4, 0.7), (math.nan, 4, 0), 0.0, (True, None, True)),
+    ((0.5, 0.4, 0.7), (0, 4, math.nan), 0.0, (True, None, True)),
+    ((0.5, 0.4, 0.7), (0, math.nan, 0), 0.0, (True, None, None)),
+    ((0.5, 0.4, 0.7), (0, 4, 0), math.nan, (True, True, None)),
+    # Whether it rises again behind the largest is not seen.
+    ((0.5, 0.7, 0.4), (0, 0, 4), 0.0, (None, None, None)),
+    ((0.5, math.nan, 0.7), (0, 4, 0), 0.0, (None, None, None)),
   ],
 )
 def test_the_dip_is_judged(accuracy, growth, radius, expected, tmp_path):
@@ -285,7 +366,8 @@ def test_it_ends_where_the_time_does_and_goes_on(small, tmp_path, capsys):
   }
   assert {"1B", "3A", "3B", "4A-B", "4C", "4D", "4E", "A.1"} <= figures
   found = {row["metric"]: row.get("holds") for row in runs.read_rows(moved)}
-  assert found["T6"] == (found["G1"] and found["G4 last"])
+  both = comparison.both_hold(found["G1"], found["G4 last"])
+  assert found["T6"] == both
 
   before = rows_of(moved)
   binary.reproduce("small", moved, paper.choose(), binary.Budget())

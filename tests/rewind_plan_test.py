@@ -1,13 +1,18 @@
 """Which rewinds there are, and what is said of them."""
 
 import itertools
+import math
 
 import pytest
 
 from geomem import models, runs, studies
 from geomem.studies import hybrids
 from geomem.studies.rewind import make_rewinds
-from geomem.studies.rewind_findings import best_rewinds, find_rewinds
+from geomem.studies.rewind_findings import (
+  best_rewinds,
+  find_rewinds,
+  rewind_table,
+)
 
 LAYERS = ["stem", *(f"block{s}_{i}" for s in range(1, 5) for i in (1, 2))]
 LAYERS += ["logits"]
@@ -173,3 +178,142 @@ def test_shares_of_next_to_nothing_tell_nothing(error, told):
     assert (found.holds is not None) == told
     assert told or "the test examples alone leave ± 35%" in str(found)
     assert bool(best_rewinds(rows)) == told
+
+
+SINGLE = {"a": (0.3, 0.5), "b": (0.4, 0.9), "c": (0.9, 1.0), "d": (0.8, 1.0)}
+
+
+def moved(rows, seed, epoch):
+  """Moves a seed's best epoch, and the rewinds to it, from 1 to another."""
+  moved = runs.Rows()
+  for row in rows:
+    if row["seed"] == seed and row["metric"] == "best_epoch":
+      row = row | {"value": epoch}
+    elif row["seed"] == seed and row["epoch"] == 1:
+      row = row | {"epoch": epoch}
+    moved.append(row)
+  return moved
+
+
+def test_the_best_epochs_of_all_seeds_are_one_place():
+  rows = made_rows([0.1, 0.85, 0.9, 1], SINGLE)
+  other = moved(rows, 1, 2)
+  same, differing = ([str(f) for f in find_rewinds(r)] for r in (rows, other))
+  named = "at each seed's best epoch (1, 2)"
+  assert [text.replace(named, "at epoch 1") for text in differing] == same
+  assert named in differing[1]
+  assert best_rewinds(other) == [
+    text.replace("to epoch 1", "to each seed's best epoch (1, 2)")
+    for text in best_rewinds(rows)
+  ]
+  assert rewind_table(other) == rewind_table(rows)
+  assert rewind_table(rows).startswith("to the best epoch  ")
+
+
+def rewound_to(rows, epoch):
+  """Keeps the rewinds to one epoch."""
+  return runs.Rows(
+    r for r in rows if r["epoch"] == epoch or r.get("kind") is None
+  )
+
+
+def test_rewinds_to_other_epochs_tell_nothing_of_the_best():
+  rows = made_rows([0.1, 0.85, 0.9, 1], SINGLE)
+  # The network's own epoch rewinds nothing.
+  last = rewound_to(rows, 9)
+  assert [f.holds for f in find_rewinds(last)] == [None, None]
+  side, selective = map(str, find_rewinds(last))
+  assert "no rewind of seeds 0, 1 goes to the best epoch (epoch 1)" in side
+  assert "no epoch before the last is one that every seed" in selective
+  assert not best_rewinds(last)
+  assert rewind_table(last).startswith("to epoch 9  ")
+  # Both go to epoch 1, which is the best of the first seed alone.
+  early = runs.Rows(
+    r | {"value": 2} if (r["seed"], r["metric"]) == (1, "best_epoch") else r
+    for r in rewound_to(rows, 1)
+  )
+  side, selective = find_rewinds(early)
+  assert side.holds is None
+  assert "no rewind of seed 1 goes to the best epoch (epoch 2)" in str(side)
+  assert "b at epoch 1" in str(selective)
+  assert best_rewinds(early) == best_rewinds(rows)
+  assert rewind_table(early).startswith("to epoch 1  ")
+
+
+@pytest.mark.parametrize(
+  ("single", "sentence"),
+  [
+    ({"a": (0.4, 0.9), "d": (0.3, 0.8)}, "a and d forget equally"),
+    ({"a": (1.0, 1.0), "d": (1.0, 1.0)}, "costs more permuted than"),
+    ({"a": (0.9, 0.8), "d": (1.0, 0.9)}, "costs more permuted than"),
+    ({"a": (0.1, 0.9)}, "one layer alone is rewound"),
+    ({"a": (math.nan, 0.9), "d": (0.3, 0.9)}, "accuracies are missing"),
+  ],
+)
+def test_without_one_that_forgets_most_no_layer_holds_the_memory(
+  single, sentence
+):
+  *_, selective = find_rewinds(made_rows([0.1, 0.5, 0.9, 1], single))
+  assert selective.holds is None
+  assert sentence in selective.sentence
+
+
+def test_what_is_forgotten_counts_from_where_it_ends():
+  """A layer at (.8, .9) forgets nothing that permuted labels at .8 had."""
+  rows = made_rows([0.1, 0.5, 0.9, 1], {"a": (0.8, 0.9), "b": (0.8, 0.95)})
+  for row in rows:
+    if (row["subset"], row.get("kind")) == ("permuted", None):
+      row["value"] = 0.8
+  *_, selective = find_rewinds(rows)
+  assert selective.holds is None
+  assert "costs more permuted than" in selective.sentence
+
+
+@pytest.mark.parametrize("value", [math.nan, None])
+def test_a_missing_share_leaves_the_halves_undecided(value):
+  rows = made_rows([0.9, 0.9, 0.9, 1], {})
+  place = {"seed": 1, "epoch": 1, "rewound": "c+d", "metric": "recovered"}
+  rows = runs.Rows(
+    row | {"value": value} if place.items() <= row.items() else row
+    for row in rows
+  )
+  if value is None:  # The row itself is missing.
+    rows = runs.Rows(row for row in rows if row["value"] is not None)
+  (found,) = find_rewinds(rows)
+  assert found.holds is None
+  assert "recovered shares are missing" in found.sentence
+
+
+def test_one_layer_has_no_halves():
+  (found,) = find_rewinds(made_rows([1.0], {}))
+  assert found.holds is None
+  assert "fewer than two sets of layers" in found.sentence
+
+
+def test_seeds_that_lost_nothing_are_left_out():
+  rows = made_rows([0.1, 0.85, 0.9, 1], SINGLE)
+  alone = [str(f) for f in find_rewinds(rows.where(seed=0))]
+  kept = runs.Rows(
+    row for row in rows if (row["seed"], row["metric"]) != (1, "recovered")
+  )
+  for row in kept:
+    if row["seed"] == 1 and row["metric"] == "accuracy":
+      row["value"] = 0.77
+  left_out = " (left out, as no test accuracy is lost: seed 1)"
+  found = [str(f) for f in find_rewinds(kept)]
+  assert found == [f"{text.removesuffix('.')}{left_out}." for text in alone]
+  table = rewind_table(kept)
+  assert table == f"{rewind_table(rows.where(seed=0))}\n{left_out.strip()}"
+  none = runs.Rows(row for row in rows if row["metric"] != "recovered")
+  side, selective = find_rewinds(none)
+  assert "cannot be told: no test accuracy is lost" in str(side)
+  assert selective.holds
+  assert not best_rewinds(none)
+
+
+def test_the_best_rewind_recovers_something():
+  rows = made_rows([-0.3, -0.2, -0.1, 1], {})
+  assert best_rewinds(rows) == ["No suffix rewind recovers lost test accuracy."]
+  (told,) = best_rewinds(made_rows([0.3, 0.5, 0.5, 1], {}))
+  assert told.startswith("Best suffix rewind: the last 2 layers")
+  assert told.endswith("is recovered, by 1 more as well.")

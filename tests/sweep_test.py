@@ -1,5 +1,6 @@
 """Sweeps: seeds together as alone, cells that are jobs, and what they say."""
 
+import math
 import pathlib
 import threading
 import time
@@ -414,6 +415,55 @@ def test_whose_the_dip_is_follows_from_a_new_readout(probe, whose):
     probe[1]
   ]
   assert f" {change} ± 0.000: " in sentences[-1]
+
+
+def sized(accuracy, dimension, probe, seeds=2):
+  """Rows of three widths: each sequence has a number for each of them."""
+  rows = runs.Rows()
+  for width, *numbers in zip(
+    (2, 4, 8), accuracy, dimension, probe, strict=True
+  ):
+    for seed in range(seeds):
+      common = dict.fromkeys(runs.COLUMNS) | {"seed": seed, "width": width}
+      facts = {"best_epoch": 1, "last_epoch": 3, "num_parameters": width}
+      facts |= {"num_unpermuted": 10, "num_permuted": 0}
+      rows += [common | {"metric": m, "value": v} for m, v in facts.items()]
+      for epoch in (1, 3):
+        for subset in ("unpermuted", "test"):
+          of_network = {"epoch": epoch, "subset": subset, "metric": "accuracy"}
+          rows.append(common | of_network | {"value": numbers[0]})
+        at = {"epoch": epoch, "layer": "fc1", "layer_index": 1}
+        for metric, value in (
+          ("dimension", numbers[1] * epoch),
+          ("radius", 1.0),
+          ("probe_accuracy", numbers[2]),
+        ):
+          found = {"subset": "test", "metric": metric, "value": value}
+          rows.append(common | at | found)
+  return rows
+
+
+def test_what_is_missing_of_the_dip_is_said():
+  dip, nan = (0.7, 0.4, 0.8), math.nan
+  fitted, fall, growth, _, readout = model_size.summarize_sizes(
+    sized(dip, (nan, 2.0, 0.0), (0.8, nan, 0.8))
+  )[1]
+  assert "No network fits" in fitted
+  assert "falls by 0.300" in fall
+  assert "unknown in the smallest, +4.000 ± 0.000 (+200%) in the dip" in growth
+  assert "unknown in the largest" in growth  # It was dead, with no dimension.
+  assert "cannot be told: accuracies of new readouts are missing" in readout
+  # Without an error any difference may be noise.
+  *_, readout = model_size.summarize_sizes(
+    sized(dip, (1.0, 2.0, 1.0), (0.8, 0.5, 0.8), seeds=1)
+  )[1]
+  assert readout.endswith("whose the dip is cannot be told.")
+  further, (fitted, fall) = model_size.summarize_sizes(
+    sized((0.7, nan, 1.0), (1.0, 2.0, 1.0), (0.8, 0.5, 0.8))
+  )
+  assert math.isnan(further[0]["value"])
+  assert "fitted cannot be told: accuracies are missing" in fitted
+  assert "falls with size cannot be told: accuracies are missing" in fall
 
 
 def test_whose_the_dip_is_needs_more_than_its_error():

@@ -170,7 +170,8 @@ def plot_capacity_by_layer(rows) -> Figure:
     for group, ax in zip(groups, row_of_axes, strict=True):
       of_group = measured.where(subset=group)
       _draw_series(ax, of_group, "layer_index", look[group])
-      ax.set_title(f"{group}, epoch {np.mean([*chosen.values()]):.0f}{points}")
+      epochs = style.name_epochs(chosen.values())
+      ax.set_title(f"{group}, {epochs}{points}")
       ax.set_xticks(
         list(layers), list(layers.values()), rotation=90, fontsize=7
       )

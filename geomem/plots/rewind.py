@@ -46,20 +46,26 @@ def _by_kind(rows) -> dict[str, dict[str, list[dict]]]:
   return by_kind
 
 
+def _panels(rows: runs.Rows) -> list[str]:
+  """Lists the subsets to draw; a run without permuted labels has one."""
+  return [subset for subset in _PANELS if subset in rows.subsets]
+
+
 def plot_rewind_accuracy(rows) -> Figure:
   """Draws accuracy after a rewind by epoch, one curve per layer.
 
   Each kind has a row of panels. The dashed line is the epoch's own network.
   """
   kinds, networks = _by_kind(rows), _sets(rows, None)[None]
+  panels = _panels(networks)
   figure = style.new_figure(8.6, 2.5 * len(kinds) + 0.5)
   axes = figure.subplots(
-    len(kinds), len(_PANELS), sharex=True, sharey=True, squeeze=False
+    len(kinds), len(panels), sharex=True, sharey=True, squeeze=False
   )
   last = float(max(rows.fact("last_epoch").values()))
   for (kind, sets), row_of_axes in zip(kinds.items(), axes, strict=True):
     colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.93, len(sets)))
-    for subset, ax in zip(_PANELS, row_of_axes, strict=True):
+    for subset, ax in zip(panels, row_of_axes, strict=True):
       x, mean, _ = networks.where("accuracy", subset=subset).series("epoch")
       ax.plot(x, mean, color="0.4", ls="--", label="all layers", zorder=3)
       for (name, chosen), color in zip(sets.items(), colors, strict=True):
@@ -93,21 +99,26 @@ def plot_rewind_heatmaps(rows) -> Figure:
   """
   kinds, at_last = _by_kind(rows), rows.at("last").where("accuracy", kind=None)
   last = {
-    subset: at_last.where(subset=subset, layer=None).mean()[0]
-    for subset in _PANELS
+    (row["seed"], row["subset"]): row["value"]
+    for row in at_last.where(layer=None)
   }
   depth = max(map(len, kinds.values()))
   figure = style.new_figure(7.6, (0.2 * depth + 0.7) * len(kinds) + 0.4)
-  axes = figure.subplots(len(kinds), len(_PANELS), squeeze=False)
+  panels = _panels(at_last)
+  axes = figure.subplots(len(kinds), len(panels), squeeze=False)
   for (kind, sets), row_of_axes in zip(kinds.items(), axes, strict=True):
-    for subset, ax in zip(_PANELS, row_of_axes, strict=True):
+    for subset, ax in zip(panels, row_of_axes, strict=True):
+      # A column may be of some seeds only: each is compared with itself.
       curves = [
-        chosen.where("accuracy", subset=subset).series("epoch")
+        runs.Rows(
+          row | {"value": row["value"] - last[row["seed"], subset]}
+          for row in chosen.where("accuracy", subset=subset)
+        ).series("epoch")
         for chosen in sets.values()
       ]
       epochs = curves[0][0]
       image = ax.imshow(
-        np.stack([mean for _, mean, _ in curves]) - last[subset],
+        np.stack([mean for _, mean, _ in curves]),
         aspect="auto",
         cmap=style.DIVERGING,
         vmin=-1,
@@ -127,19 +138,22 @@ def plot_rewind_heatmaps(rows) -> Figure:
   return figure
 
 
-def _nearest(rows: runs.Rows, best: dict[int, int]) -> runs.Rows:
-  """Selects each seed's rows at the epoch nearest to its best one."""
-  selected = runs.Rows()
-  for seed, of_seed in rows.split("seed").items():
-    epochs = of_seed.distinct("epoch")
-    nearest = min(sorted(epochs), key=lambda e: abs(e - best[seed]))
-    selected += of_seed.where(epoch=nearest)
-  return selected
-
-
 def plot_recovered(rows) -> Figure:
-  """Draws what rewinds to the best epoch recover (test), forget (permuted)."""
-  kinds, best = _by_kind(rows), rows.fact("best_epoch")
+  """Draws what rewinds to the best epoch recover (test), forget (permuted).
+
+  A seed that was not rewound to its best epoch is drawn at the nearest one, and
+  the epochs are named. Seeds without a loss, which have nothing to recover, are
+  left out where others have one.
+  """
+  best = rows.epochs("best")
+  drawn = rows.where("recovered").seeds or rows.seeds
+  kinds = _by_kind(rows.where(seed=tuple(drawn)))
+  epochs = {
+    (row["seed"], row["epoch"])
+    for sets in kinds.values()
+    for chosen in sets.values()
+    for row in chosen.nearest(best)
+  }
   figure = style.new_figure(8.0, 3.4)
   axes = figure.subplots(1, 2)
   panels = [("recovered", "test"), ("accuracy", "permuted")]
@@ -150,7 +164,7 @@ def plot_recovered(rows) -> Figure:
     look = {"color": color, "marker": marker, "label": _TITLES[kind]}
     for (metric, subset), ax in zip(panels, axes, strict=True):
       by_set = [
-        _nearest(chosen, best).where(metric, subset=subset)
+        chosen.nearest(best).where(metric, subset=subset)
         for chosen in sets.values()
       ]
       if all(by_set):
@@ -162,8 +176,14 @@ def plot_recovered(rows) -> Figure:
   style.draw_level(axes[0], 1)
   style.draw_chance_accuracy(axes[1], rows)
   axes[1].set_ylim(-0.02, 1.02)
+  place = "the best epoch"
+  if any(epoch != best[seed] for seed, epoch in epochs):
+    place = f"{style.name_epochs(e for _, e in epochs)}, not the best"
+  seeds = ""
+  if drawn != rows.seeds:
+    seeds = f"\n(seeds that lost accuracy: {', '.join(map(str, drawn))})"
   for ax in axes:
-    ax.set_xlabel("layer, put back to the best epoch")
+    ax.set_xlabel(f"layer, put back to {place}{seeds}")
     ax.tick_params(axis="x", rotation=90, labelsize=7)
   style.explain(figure, axes, ncols=3)
   return figure

@@ -3,7 +3,7 @@
 import contextlib
 import io
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import matplotlib
 import numpy as np
@@ -74,6 +74,13 @@ def label_of(metric: str) -> str:
 def draw_series(ax, series: runs.Series, **look) -> None:
   """Draws a series as a line with a band of one standard error."""
   draw_band(ax, *series, **look)
+
+
+def name_epochs(epochs: Iterable[float | int]) -> str:
+  """Formats `epoch 3`, or `epochs 2, 3` where seeds differ."""
+  numbers = sorted(set(epochs))
+  plural = "s" if len(numbers) > 1 else ""
+  return f"epoch{plural} {', '.join(f'{epoch:g}' for epoch in numbers)}"
 
 
 class _PlainTicks(ticker.Locator):

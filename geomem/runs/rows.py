@@ -144,6 +144,17 @@ class Rows(list):
       if row["epoch"] is not None and row["epoch"] == epochs.get(row["seed"])
     )
 
+  def nearest(self, epochs: dict[int, int]) -> "Rows":
+    """Selects each seed's rows at its epoch nearest to the one given for it.
+
+    Of two epochs that are equally near it is the earlier.
+    """
+    selected = Rows()
+    for seed, of_seed in self.split("seed").items():
+      at = of_seed.split("epoch")
+      selected += at[min(at, key=lambda e, seed=seed: abs(e - epochs[seed]))]
+    return selected
+
   def last_hidden(self) -> "Rows":
     """Selects the deepest layer before the logits, or the logits if alone."""
     layers = self.layers

@@ -1,6 +1,7 @@
 """Findings in sentences: verdicts, numbers, and doubts about measurements."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from geomem import runs
@@ -32,6 +33,12 @@ class Finding(NamedTuple):
     return f"{self.name}{claim} {verdict[self.holds]}: {self.sentence}."
 
 
+def name_seeds(seeds: Iterable[int]) -> str:
+  """Formats `seed 0`, or `seeds 0, 1`."""
+  numbers = [str(seed) for seed in seeds]
+  return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+
+
 def with_error(value: float, error: float, spec: str = ".3f") -> str:
   """Formats `0.123 ± 0.004`, or the value alone without an error.
 
@@ -60,7 +67,8 @@ def doubts(rows: runs.Rows) -> list[str]:
     }
 
   capacities = rows.where(_CAPACITIES)
-  bad = places(row for row in rows.where(_CONVERGED) if row["value"] < 1)
+  solved = rows.where(_CONVERGED)
+  bad = places(r for r in solved if not (runs.has_value(r) and r["value"] >= 1))
   bad |= places(row for row in capacities if not runs.has_value(row))
   if not bad:
     return []

@@ -14,7 +14,7 @@ import numpy as np
 from geomem import geometry, plots, runs
 from geomem.studies.config import ExperimentConfig
 from geomem.studies.experiment import keep_labels, prepare, prepare_seeds
-from geomem.studies.finding import Finding, doubts
+from geomem.studies.finding import Finding, doubts, name_seeds
 from geomem.studies.measure import geometry_stage
 from geomem.studies.measure_config import SavedEpochs
 from geomem.studies.study import Stage, Step, Unit
@@ -28,6 +28,7 @@ from geomem.studies.trained import checkpoints
 
 TOLERANCE = 0.25  # Relative, for values that are equal in the paper.
 _EPOCHS = ("best", "last")
+_METRICS = ("capacity", "radius", "dimension")
 _CLAIMS = {
   "F3.1": "generalization comes first",
   "F3.2": "the last layers memorize",
@@ -48,8 +49,8 @@ class _Layers(NamedTuple):
 
   @property
   def early(self) -> int:
-    """The number of layers in the first half."""
-    return max(1, len(self.best["permuted"]) // 2)
+    """The number of layers in the first half; 0 of a single layer."""
+    return len(self.best["permuted"]) // 2
 
 
 def find(rows: runs.Rows) -> list[Finding]:
@@ -59,42 +60,73 @@ def find(rows: runs.Rows) -> list[Finding]:
   must agree within `TOLERANCE`; the paper's own agree within 10 %. It has 50
   points of each of 100 classes: if manifolds have more points than there are
   classes, permuted and restored points fall together once memorized, and lie
-  above chance. A finding is undecided if an epoch it needs was not measured.
+  above chance. A finding is undecided if a number it needs is missing. Seeds
+  whose best epoch is their last are left out of all findings but F3.1, as they
+  would be compared with themselves.
   """
-  best, last = (by_layer(rows, "capacity", which) for which in _EPOCHS)
-  layers = _Layers(best, last, rows.chance_capacity())
-  no_best, no_last = (not_measured(rows, which) for which in _EPOCHS)
-  undecided = no_best or no_last
-  if not undecided and rows.epochs("best") == rows.epochs("last"):
-    # The finding would compare numbers with themselves.
-    undecided = "the best epoch of every seed is its last; train longer"
-  sizes = [
-    [by_layer(rows, metric, which) for which in _EPOCHS]
-    for metric in ("radius", "dimension")
-  ]
+  changed, left_out = changed_seeds(rows)
+  no_best = not_measured(rows, "best")
+  undecided = "the best epoch of every seed is its last; train longer"
+  if changed:
+    undecided = not_measured(changed, "best") or not_measured(changed, "last")
+  at_best = by_layer(rows, "capacity", "best")
+  capacity, *sizes = (
+    [by_layer(changed, metric, which) for which in _EPOCHS]
+    for metric in _METRICS
+  )
+  chance = rows.chance_capacity()
+  layers = _Layers(*capacity, chance)
+  no_half = undecided
+  if not no_half and not layers.early:
+    no_half = "of one hidden layer there is no first half"
+
+  def judge(name, nothing, test: Callable, *of) -> Finding:
+    holds, sentence = (None, nothing) if nothing else test(*of)
+    if left_out and name != "F3.1":
+      sentence += f" (left out, as the best epoch is the last: {left_out})"
+    return Finding(name, holds, sentence, _CLAIMS[name])
+
   return [
-    _judge("F3.1", no_best, _permuted_at_chance, layers),
-    _judge("F3.2", undecided, _permuted_rises_late, layers),
-    _judge("F3.3", undecided, _restored_falls, layers),
-    _judge("F3.4", undecided, _permuted_shrinks, *sizes),
-    _judge("F3.5", undecided, _early_layers_stay, layers),
+    judge("F3.1", no_best, _permuted_at_chance, at_best, chance),
+    judge("F3.2", no_half, _permuted_rises_late, layers),
+    judge("F3.3", undecided, _restored_falls, layers),
+    judge("F3.4", undecided, _permuted_shrinks, *sizes),
+    judge("F3.5", no_half, _early_layers_stay, layers),
   ]
+
+
+def changed_seeds(rows: runs.Rows) -> tuple[runs.Rows, str]:
+  """Selects the seeds whose last epoch is not their best; names the others.
+
+  The name is empty where there are no others, or only others.
+  """
+  best, last = (rows.epochs(which) for which in _EPOCHS)
+  same = [seed for seed in rows.seeds if best[seed] == last[seed]]
+  changed = runs.Rows(row for row in rows if row["seed"] not in same)
+  return changed, name_seeds(same) if same and changed else ""
 
 
 def not_measured(rows: runs.Rows, which: str) -> str:
-  """Names the seeds whose best or last epoch was not measured, if any."""
-  measured = rows.at(which).where("capacity").seeds
-  missing = [str(seed) for seed in rows.seeds if seed not in measured]
-  if not missing:
-    return ""
-  seeds = f"seed{'s' if len(missing) > 1 else ''} {', '.join(missing)}"
-  return f"the {which} epoch of {seeds} was not measured"
+  """Names the seeds that lack numbers of the best or last epoch, if any."""
+  numbers = rows.where(_METRICS)
+  hidden = tuple(numbers.layers)[1:-1]
+  if not hidden:
+    return "no hidden layer was measured"
 
+  def places(selected) -> set[tuple]:
+    names = ("layer_index", "subset", "metric")
+    selected = selected.where(layer_index=hidden)
+    return {tuple(row[name] for name in names) for row in selected}
 
-def _judge(name: str, nothing: str, test: Callable, *of: Any) -> Finding:
-  """Tests a claim, unless `nothing` says why it is undecided."""
-  holds, sentence = (None, nothing) if nothing else test(*of)
-  return Finding(name, holds, sentence, _CLAIMS[name])
+  at_epoch, needed = rows.at(which).where(_METRICS), places(numbers)
+  for problem, known in (
+    ("was not measured", lambda of_seed: places(of_seed)),
+    ("lacks numbers", lambda of_seed: places(of_seed.known()) == needed),
+  ):
+    missing = [s for s in rows.seeds if not known(at_epoch.where(seed=s))]
+    if missing:
+      return f"the {which} epoch of {name_seeds(missing)} {problem}"
+  return ""
 
 
 def by_layer(rows: runs.Rows, metric: str, which: str) -> dict:
@@ -113,14 +145,13 @@ def _farthest(values: np.ndarray, expected: np.ndarray | float) -> float:
   return float(np.abs(values / expected - 1).max())
 
 
-def _permuted_at_chance(layers: _Layers) -> _Judged:
-  best = layers.best
-  spread = _farthest(best["permuted"], layers.chance)
+def _permuted_at_chance(best: dict[str, np.ndarray], chance: float) -> _Judged:
+  spread = _farthest(best["permuted"], chance)
   apart = _farthest(best["restored"], best["test"])
   return (
     max(spread, apart) < TOLERANCE,
     f"best epoch: permuted capacity is within {spread:.0%} of chance"
-    f" ({layers.chance:.3f}) in every hidden layer, restored within"
+    f" ({chance:.3f}) in every hidden layer, restored within"
     f" {apart:.0%} of test",
   )
 
@@ -288,10 +319,6 @@ class Memorization:
     layers = (config.get("measure") or {}).get("layers")
     if layers or not {"permuted", "restored", "test"} <= measured:
       return doubts(rows)
-    numbers = rows.where(("capacity", "radius", "dimension"))
-    if len(numbers.known()) < len(numbers):
-      missing = "The findings are not judged: numbers are missing."
-      return [*doubts(rows), missing]
     return [*doubts(rows), *find(rows)]
 
   @staticmethod
@@ -316,8 +343,7 @@ class Memorization:
         line = f"{subset:12}{epoch:>6}{scores.mean()[0]:10.3f}"
         if of_layer.where("capacity"):
           capacity, radius, dimension = (
-            of_layer.where(metric).mean()[0]
-            for metric in ("capacity", "radius", "dimension")
+            of_layer.where(metric).mean()[0] for metric in _METRICS
           )
           line += f"{capacity:10.4f}{radius:8.3f}{dimension:11.2f}"
         else:

@@ -4,6 +4,7 @@ Source: Stephenson et al., ICLR 2021, figure 4C-E; Nakkiran et al., "Deep double
 descent", ICLR 2020, for the recipe.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -66,6 +67,8 @@ def find_dip(accuracy: Float[np.ndarray, "sizes seeds"]) -> Dip | None:
 class Sizes:
   """The rows of a sweep over widths, as `[sizes, seeds]` arrays.
 
+  What is missing is NaN.
+
   Attributes:
     widths: the swept widths, ascending.
   """
@@ -101,9 +104,9 @@ class Sizes:
     )
 
   def _array(self, sizes: Sequence[runs.Rows]) -> np.ndarray:
+    values = [{row["seed"]: row["value"] for row in rows} for rows in sizes]
     return np.array(
-      [[rows.where(seed=s)[0]["value"] for s in self._seeds] for rows in sizes],
-      float,
+      [[of.get(seed, np.nan) for seed in self._seeds] for of in values], float
     )
 
 
@@ -111,7 +114,8 @@ def threshold(sizes: Sizes) -> float | None:
   """Returns the parameter count at which interpolation begins, or None.
 
   It belongs to the smallest network whose training accuracy at the last epoch,
-  over permuted and unpermuted examples and over seeds, reaches `FITTED`.
+  over permuted and unpermuted examples and over seeds, reaches `FITTED`. It is
+  NaN if an accuracy of a smaller network is missing.
   """
   total, correct = 0, 0
   for subset in ("unpermuted", "permuted"):
@@ -119,9 +123,14 @@ def threshold(sizes: Sizes) -> float | None:
     if count.any():
       correct = correct + count * sizes.at("last", "accuracy", subset)
       total = total + count
-  fitted = np.flatnonzero((correct / total).mean(axis=1) >= FITTED)
+  share = (correct / total).mean(axis=1)
   parameters = sizes.fact("num_parameters")[:, 0]
-  return float(parameters[fitted[0]]) if fitted.size else None
+  fitted = np.flatnonzero(~(share < FITTED))
+  if not fitted.size:
+    return None
+  return (
+    math.nan if np.isnan(share[fitted[0]]) else float(parameters[fitted[0]])
+  )
 
 
 def summarize_sizes(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
@@ -133,12 +142,24 @@ def summarize_sizes(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
   sentences = []
   if at_threshold is None:
     sentences.append(f"No network fits {FITTED:.0%} of its training labels.")
+  elif math.isnan(at_threshold):
+    sentences.append(
+      f"From where on {FITTED:.0%} of the training labels are fitted cannot be"
+      " told: accuracies are missing."
+    )
   else:
     sentences.append(
       f"From {at_threshold:,.0f} parameters on, {FITTED:.0%} of the training"
       " labels are fitted."
     )
-  dip = find_dip(sizes.at("last", "accuracy", "test"))
+  accuracy = sizes.at("last", "accuracy", "test")
+  if np.isnan(accuracy).any():
+    sentences.append(
+      "Whether test accuracy at the last epoch falls with size cannot be told:"
+      " accuracies are missing."
+    )
+    return further, sentences
+  dip = find_dip(accuracy)
   if dip is None:
     sentences.append("Test accuracy at the last epoch never falls with size.")
     return further, sentences
@@ -184,10 +205,10 @@ def _geometry_sentences(sizes: Sizes, dip: Dip) -> list[str]:
     parts = []
     for index, name in places.items():
       mean, error = mean_and_error(change[index])
-      parts.append(
-        f"{with_error(mean, error, '+.3f')} ({mean / best[index].mean():+.0%})"
-        f" in the {name}"
-      )
+      before, number = best[index].mean(), "unknown"
+      if before > 0 and not math.isnan(mean):
+        number = f"{with_error(mean, error, '+.3f')} ({mean / before:+.0%})"
+      parts.append(f"{number} in the {name}")
     sentences.append(
       f"Test {metric} of the last hidden layer, last epoch less best: "
       + ", ".join(parts)
@@ -204,9 +225,15 @@ def _readout_sentence(sizes: Sizes, dip: Dip) -> str:
     drops[metric] = mean_and_error(values[dip.before] - values[dip.at])
   lost, error = drops["probe_accuracy"]
   half = drops["accuracy"][0] / 2
+  if math.isnan(lost):
+    return (
+      "Whether the dip is of the representation or of the readout cannot be"
+      " told: accuracies of new readouts are missing."
+    )
   verdict = "the dip is mostly of the "
   verdict += "representation" if lost > half else "readout"
-  if abs(lost - half) < 2 * error:
+  # A single seed has no error.
+  if not abs(lost - half) >= 2 * error:
     verdict = "whose the dip is cannot be told"
   return (
     f"Where test accuracy falls by {with_error(*drops['accuracy'])}, a new"

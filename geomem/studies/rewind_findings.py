@@ -10,7 +10,8 @@ import math
 import numpy as np
 
 from geomem import runs
-from geomem.studies.finding import Finding
+from geomem.plots import style
+from geomem.studies.finding import Finding, name_seeds
 
 # The largest standard error at which recovered shares are informative.
 _VAGUE = 0.25
@@ -19,6 +20,8 @@ _VAGUE = 0.25
 ENOUGH = 0.8
 # Smallest share of permuted labels fitted beyond chance that counts as memory.
 _MEMORIZED = 0.2
+# Differences between accuracies below it are rounding.
+_ROUNDING = 1e-9
 _CLAIMS = {
   "suffix": ("F4.1", "the last layers restore generalization"),
   "prefix": ("F4.2", "the first layers do not"),
@@ -28,75 +31,132 @@ _CLAIMS = {
 class RewindScores:
   """The scores of rewinds, by rewound layers, epoch and seed.
 
+  Seeds that have lost no test accuracy since their best epoch have nothing to
+  recover; they are left out where others have lost some.
+
   Attributes:
     subsets: names of the subsets, in the order of the rows.
     chance: 1 / classes.
     error: standard error of a recovered share's mean over seeds, from the
       number of test examples: large if little was lost.
+    has_lost: whether any seed has lost test accuracy.
+    without: names the seeds that are left out, in parentheses; empty if none.
   """
 
   def __init__(self, rows: runs.Rows):
     """Selects the rows of networks, leaving out those of layers."""
-    self._best, self._last = rows.epochs("best"), rows.epochs("last")
     self.subsets = rows.distinct("subset")
     self.chance = rows.where("chance_accuracy")[0]["value"]
-    self.error = _error_of(rows.where("recovered"))
-    self._seeds = rows.seeds
-    self._networks = rows.where(layer=None)
-    self._rewinds: dict[tuple, runs.Rows] = {}
-    for row in self._networks:
+    recovered = rows.where("recovered")
+    self.error = _error_of(recovered)
+    self.has_lost = bool(recovered)
+    self._seeds = recovered.seeds or rows.seeds
+    others = [seed for seed in rows.seeds if seed not in self._seeds]
+    self.without = ""
+    if others:
+      names = name_seeds(others)
+      self.without = f" (left out, as no test accuracy is lost: {names})"
+    best, last = rows.epochs("best"), rows.epochs("last")
+    self._best = {seed: best[seed] for seed in self._seeds}
+    self._last = {seed: last[seed] for seed in self._seeds}
+    self._by_set: dict[tuple, runs.Rows] = {}
+    rewound = runs.Rows()
+    for row in rows.where(layer=None, seed=tuple(self._seeds)):
+      key = (row.get("kind"), row.get("rewound"))
+      self._by_set.setdefault(key, runs.Rows()).append(row)
       if row.get("kind") is not None:
-        key = (row["kind"], row["rewound"])
-        self._rewinds.setdefault(key, runs.Rows()).append(row)
+        rewound.append(row)
+    self._epochs = sorted(rewound.distinct("epoch"))
+    nearest = rewound.nearest(self._best)
+    self._nearest = {row["seed"]: row["epoch"] for row in nearest}
 
   @property
   def tell_shares(self) -> bool:
     """Whether recovered shares are precise enough to be informative."""
-    return not self.error > _VAGUE
+    return self.has_lost and self.error <= _VAGUE
 
   @property
   def kinds(self) -> list[str]:
     """The kinds of rewinds, in the order of the rows."""
-    return list(dict.fromkeys(kind for kind, _ in self._rewinds))
+    return list(dict.fromkeys(k for k, _ in self._by_set if k is not None))
 
   def rewound(self, kind: str) -> list[str]:
     """Lists the rewound sets of layers of a kind, in the order of the rows."""
-    return [rewound for k, rewound in self._rewinds if k == kind]
+    return [rewound for k, rewound in self._by_set if k == kind]
+
+  def at(
+    self, epochs: dict[int, int], kind, rewound, subset, metric="accuracy"
+  ) -> np.ndarray:
+    """Returns values by seed, at an epoch for each; NaN where there is none."""
+    rows = self._by_set[kind, rewound].where(metric, subset=subset)
+    values = {
+      row["seed"]: row["value"]
+      for row in rows
+      if row["epoch"] == epochs.get(row["seed"])
+    }
+    return np.array([values.get(seed, np.nan) for seed in self._seeds], float)
 
   def at_best(self, kind, rewound, subset, metric="accuracy") -> np.ndarray:
-    """Returns values by seed, at the epoch nearest to the seed's best one.
-
-    Seeds without the metric are left out.
-    """
-    rows = self._rewinds[kind, rewound].where(metric, subset=subset)
-    values = []
-    for seed, best in self._best.items():
-      of_seed = rows.where(seed=seed)
-      if of_seed:
-        nearest = min(of_seed, key=lambda row: abs(row["epoch"] - best))
-        values.append(nearest["value"])
-    return np.array(values)
-
-  def by_epoch(
-    self, kind, rewound, subset, metric="accuracy"
-  ) -> dict[int, np.ndarray]:
-    """Returns values by seed, for each epoch that all seeds have."""
-    rows = self._rewinds[kind, rewound].where(metric, subset=subset)
-    return {
-      epoch: at_epoch.values
-      for epoch, at_epoch in rows.split("epoch").items()
-      if at_epoch.seeds == self._seeds
-    }
+    """Returns values by seed, at its best epoch; NaN if not rewound to it."""
+    return self.at(self._best, kind, rewound, subset, metric)
 
   def at_last(self, subset: str) -> np.ndarray:
     """Returns accuracies of the last networks without any rewind, by seed."""
-    rows = self._networks.where("accuracy", subset=subset, kind=None)
-    return np.array(
-      [
-        rows.where(seed=seed, epoch=epoch)[0]["value"]
-        for seed, epoch in self._last.items()
-      ]
-    )
+    return self.at(self._last, None, None, subset)
+
+  def near_best(self, kind, rewound, subset, metric="accuracy") -> float:
+    """Returns the mean over seeds, at the epoch nearest to each one's best."""
+    return float(self.at(self._nearest, kind, rewound, subset, metric).mean())
+
+  def places(self) -> dict[str, dict[int, int]]:
+    """Returns the epochs that layers are put back to: a name, one of each seed.
+
+    It is the same for all seeds, or the best epoch of each. The last network's
+    own epoch is left out: it rewinds nothing.
+    """
+    places = {f"epoch {e}": dict.fromkeys(self._seeds, e) for e in self._epochs}
+    best = list(self._best.values())
+    if len(set(best)) > 1:
+      name = f"each seed's best epoch ({', '.join(map(str, best))})"
+      places[name] = self._best
+    return {
+      name: place
+      for name, place in places.items()
+      if all(place[seed] != last for seed, last in self._last.items())
+    }
+
+  @property
+  def heading(self) -> str:
+    """Names the epochs of `near_best`."""
+    if self._nearest == self._best:
+      return "to the best epoch"
+    return f"to {style.name_epochs(self._nearest.values())}"
+
+  def undecided(self, kind: str) -> str:
+    """Says why shares recovered at the best epochs cannot be told, if so."""
+    sets = self.rewound(kind)
+    if len(sets) < 2:
+      return "fewer than two sets of layers are rewound"
+    if not self.has_lost:
+      return "no test accuracy is lost after the best epoch"
+    if missing := {
+      seed: best
+      for seed, best in self._best.items()
+      if self._nearest.get(seed) != best
+    }:
+      seeds, epochs = name_seeds(missing), style.name_epochs(missing.values())
+      return f"no rewind of {seeds} goes to the best epoch ({epochs})"
+    if not self.tell_shares:
+      return (
+        "the network has lost too little test accuracy for shares of it to be"
+        f" known: the test examples alone leave ± {self.error:.0%}"
+      )
+    if any(
+      np.isnan(self.at_best(kind, rewound, "test", "recovered")).any()
+      for rewound in sets
+    ):
+      return "recovered shares are missing"
+    return ""
 
 
 def _error_of(rows: runs.Rows) -> float:
@@ -127,16 +187,14 @@ def _set_name(kind: str, rewound: str) -> str:
 def _side(scores: RewindScores, kind: str) -> Finding:
   """Tests whether at most half of the layers recover enough test accuracy."""
   name, claim = _CLAIMS[kind]
-  if not scores.tell_shares:
-    too_little = (
-      "the network has lost too little test accuracy for shares of it to be"
-      f" known: the test examples alone leave ± {scores.error:.0%}"
-    )
-    return Finding(name, None, too_little, claim)
+  if reason := scores.undecided(kind):
+    return Finding(name, None, reason + scores.without, claim)
 
   def says(rewound):
     recovered = scores.at_best(kind, rewound, "test", "recovered")
     permuted = scores.at_best(kind, rewound, "permuted").mean()
+    if np.isnan(permuted):
+      return _share(recovered)
     return f"{_share(recovered)}, with permuted accuracy {permuted:.3f}"
 
   sets = scores.rewound(kind)
@@ -144,8 +202,8 @@ def _side(scores: RewindScores, kind: str) -> Finding:
     scores.at_best(kind, rewound, "test", "recovered").mean()
     for rewound in sets
   ]
-  few = max(1, len(sets) // 2)
-  # Epochs chosen by hand may all be too far from the best one.
+  few = len(sets) // 2
+  # With batch statistics of the last epoch not even all layers may be enough.
   enough = next(
     (i for i, mean in enumerate(means, 1) if mean >= ENOUGH), len(sets) + 1
   )
@@ -156,7 +214,7 @@ def _side(scores: RewindScores, kind: str) -> Finding:
   sentence = (
     f"at the best epoch {_set_name(kind, sets[few - 1])} of {len(sets)} recover"
     f" {says(sets[few - 1])} (chance {scores.chance:.3f}), of the test accuracy"
-    f" that was lost; {takes}"
+    f" that was lost; {takes}{scores.without}"
   )
   return Finding(name, (enough <= few) == (kind == "suffix"), sentence, claim)
 
@@ -170,18 +228,27 @@ def best_rewinds(rows: runs.Rows) -> list[str]:
   for kind in scores.kinds if scores.tell_shares else ():
     sets = scores.rewound(kind)
     recovered = {
-      (rewound, epoch): values
+      (rewound, place): scores.at(epochs, kind, rewound, "test", "recovered")
       for rewound in (sets[:-1] if kind in ("suffix", "prefix") else sets)
-      for epoch, values in scores.by_epoch(
-        kind, rewound, "test", "recovered"
-      ).items()
+      for place, epochs in scores.places().items()
     }
-    if recovered:
-      best = max(recovered, key=lambda rewind: recovered[rewind].mean())
-      sentences.append(
-        f"Best {kind} rewind: {_set_name(kind, best[0])}, to epoch {best[1]};"
-        f" {_share(recovered[best])} of the lost test accuracy is recovered."
-      )
+    means = {
+      key: values.mean()
+      for key, values in recovered.items()
+      if not np.isnan(values).any()
+    }
+    if not means:
+      continue
+    best = max(means, key=means.get)
+    if not means[best] > _ROUNDING:
+      sentences.append(f"No {kind} rewind recovers lost test accuracy.")
+      continue
+    equal = sum(means[best] - mean <= _ROUNDING for mean in means.values()) - 1
+    sentences.append(
+      f"Best {kind} rewind: {_set_name(kind, best[0])}, to {best[1]};"
+      f" {_share(recovered[best])} of the lost test accuracy is recovered"
+      f"{f', by {equal} more as well' if equal else ''}{scores.without}."
+    )
   return sentences
 
 
@@ -192,63 +259,87 @@ def _selective(scores: RewindScores) -> Finding:
   the epoch where it is largest for the layer.
   """
   layers = scores.rewound("single")
+  before = {s: scores.at_last(s).mean() for s in ("permuted", "unpermuted")}
   outcomes = {}
   for layer in layers:
-    after = {
-      subset: scores.by_epoch("single", layer, subset)
-      for subset in ("permuted", "unpermuted")
-    }
-    gains = {
-      epoch: (after["unpermuted"][epoch] - after["permuted"][epoch]).mean()
-      for epoch in after["permuted"]
-    }
-    epoch = max(gains, key=gains.get)
-    means = {s: after[s][epoch].mean() for s in after}
-    outcomes[layer] = gains[epoch], epoch, means
-  first = max(layers, key=lambda layer: outcomes[layer][0])
-  late = layers[-math.ceil(len(layers) / 3) :]
-  rival = max(late, key=lambda layer: outcomes[layer][0])
+    for place, epochs in scores.places().items():
+      after = {s: scores.at(epochs, "single", layer, s).mean() for s in before}
+      gain = (before["permuted"] - after["permuted"]) - (
+        before["unpermuted"] - after["unpermuted"]
+      )
+      if gain > outcomes.get(layer, (-math.inf,))[0]:
+        outcomes[layer] = gain, place, after
+  if reason := _not_selective(scores, before["permuted"], outcomes):
+    holds, sentence = None, reason
+  else:
+    late = layers[-math.ceil(len(layers) / 3) :]
+    first, rival = (
+      max(chosen, key=lambda layer: outcomes[layer][0])
+      for chosen in (layers, late)
+    )
+    holds = first not in late
+    sentence = _forgetting(first, rival, late, before, outcomes)
+  claim = "by Maini et al.: the memory is not in the last layers"
+  return Finding("F4.3", holds, sentence + scores.without, claim)
+
+
+def _not_selective(scores: RewindScores, fitted: float, outcomes) -> str:
+  """Says why no single layer forgets most selectively, if so."""
+  layers = scores.rewound("single")
+  if len(layers) < 2:
+    return "one layer alone is rewound"
+  if np.isnan(fitted):
+    return "the last networks have no permuted accuracy"
+  if fitted - scores.chance < _MEMORIZED * (1 - scores.chance):
+    return (
+      f"permuted accuracy ends at {fitted:.3f}, and chance is"
+      f" {scores.chance:.3f}: there is too little memory to look for"
+    )
+  if not outcomes:
+    return "no epoch before the last is one that every seed is rewound to"
+  if len(outcomes) < len(layers):
+    return "accuracies are missing"
+  most = max(gain for gain, *_ in outcomes.values())
+  if most <= _ROUNDING:
+    return (
+      "no single layer's rewind costs more permuted than unpermuted accuracy"
+    )
+  equal = [x for x in layers if most - outcomes[x][0] <= _ROUNDING]
+  if len(equal) > 1:
+    return f"rewinds of {' and '.join(equal)} forget equally selectively"
+  return ""
+
+
+def _forgetting(first, rival, late, before, outcomes) -> str:
+  """Compares the layer that forgets most selectively with the last layers."""
 
   def says(layer):
-    _, epoch, means = outcomes[layer]
+    _, place, after = outcomes[layer]
     changes = (
-      f"{subset} accuracy {scores.at_last(subset).mean():.3f} to {mean:.3f}"
-      for subset, mean in means.items()
+      f"{subset} accuracy {before[subset]:.3f} to {mean:.3f}"
+      for subset, mean in after.items()
     )
-    return f"{layer} at epoch {epoch} ({', '.join(changes)})"
+    return f"{layer} at {place} ({', '.join(changes)})"
 
   sentence = (
     "of all single layers, the one whose rewind forgets most at the least loss"
     f" is {says(first)}. "
   )
   if first in late:
-    sentence += (
+    return sentence + (
       f"It is one of the last third ({', '.join(late)}), where by Maini et al."
       " the memory generally is not"
     )
-  else:
-    sentence += (
-      f"In the last third ({', '.join(late)}) it is {says(rival)}: the last"
-      " layers do not hold the memory singly, as Maini et al. find"
-    )
-  claim = "by Maini et al.: the memory is not in the last layers"
-  fitted = scores.at_last("permuted").mean()
-  if fitted - scores.chance < _MEMORIZED * (1 - scores.chance):
-    too_little = (
-      f"permuted accuracy ends at {fitted:.3f}, and chance is"
-      f" {scores.chance:.3f}: there is too little memory to look for"
-    )
-    return Finding("F4.3", None, too_little, claim)
-  return Finding("F4.3", first not in late, sentence, claim)
+  return sentence + (
+    f"In the last third ({', '.join(late)}) it is {says(rival)}: the last"
+    " layers do not hold the memory singly, as Maini et al. find"
+  )
 
 
 def find_rewinds(rows: runs.Rows) -> list[Finding]:
   """Tests both claims; each sentence quotes means and standard deviations."""
   scores = RewindScores(rows)
-  findings = []
-  if rows.where("recovered"):
-    sides = [k for k in scores.kinds if k in ("suffix", "prefix")]
-    findings += [_side(scores, kind) for kind in sides]
+  findings = [_side(scores, kind) for kind in scores.kinds if kind in _CLAIMS]
   if "single" in scores.kinds:
     findings.append(_selective(scores))
   return findings
@@ -258,16 +349,18 @@ def rewind_table(rows: runs.Rows) -> str:
   """Lists the scores of every rewind near the best epoch, mean over seeds."""
   scores = RewindScores(rows)
   subsets = "".join(f"{subset:>11}" for subset in scores.subsets)
-  lines = [f"{'to the best epoch':24}{'recovered':>10}{subsets}"]
+  width = max(24, len(scores.heading))
+  lines = [f"{scores.heading:{width}}{'recovered':>10}{subsets}"]
   for kind in scores.kinds:
     for rewound in scores.rewound(kind):
-      recovered = scores.at_best(kind, rewound, "test", "recovered")
-      line = f"{kind:8}{_short_name(kind, rewound):16}"
-      known = recovered.size and scores.tell_shares
-      line += f"{recovered.mean():10.2f}" if known else f"{'':10}"
+      line = f"{kind:8}{_short_name(kind, rewound):{width - 8}}"
+      recovered = scores.near_best(kind, rewound, "test", "recovered")
+      line += f"{recovered:10.2f}" if scores.tell_shares else f"{'':10}"
       for subset in scores.subsets:
-        line += f"{scores.at_best(kind, rewound, subset).mean():11.3f}"
+        line += f"{scores.near_best(kind, rewound, subset):11.3f}"
       lines.append(line)
+  if scores.without:
+    lines.append(scores.without.strip())
   return "\n".join(lines)
 
 

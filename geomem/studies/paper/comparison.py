@@ -9,7 +9,7 @@ from geomem import runs
 from geomem.studies.capacity import agreements
 from geomem.studies.finding import Finding, doubts
 from geomem.studies.gradients.findings import unbiased_slope
-from geomem.studies.memorization import by_layer
+from geomem.studies.memorization import by_layer, changed_seeds, not_measured
 from geomem.studies.model_size import Sizes, find_dip
 from geomem.studies.paper.numbers import CLAIMS, CLOSE, LAST_HIDDEN
 from geomem.studies.paper.stages import STAGES, Scale
@@ -27,44 +27,60 @@ DIP_PLACE, DIP_GROWTH = (3e5, 1e6), 3.0
 
 
 def _memorization(rows: runs.Rows, is_the_papers: bool) -> _Judged:
-  chance, values, numbers = rows.chance_capacity(), {}, {}
+  if set(rows.where("capacity").subsets) < set(runs.SUBSETS):
+    return {}, {}
+  chance, values, numbers = rows.chance_capacity(), {}, []
+  changed, _ = changed_seeds(rows)
   for seed in rows.seeds:
     of_seed = rows.where(seed=seed)
-    at = {
-      (metric, which): by_layer(of_seed, metric, which)
-      for metric in CLOSE
-      for which in ("best", "last")
-    }
-    best, last = at["capacity", "best"], at["capacity", "last"]
-    early = max(1, len(best["permuted"]) // 2)
-
-    def change(metric, at=at):
-      before, after = (at[metric, w]["permuted"][-1] for w in ("best", "last"))
-      return after / before
-
-    ratios = {
-      "F3.1": best["permuted"][-1] / chance,
-      "F3.2": change("capacity"),
-      "F3.3": last["restored"][-1] / chance,
-      "F3.4 radius": change("radius"),
-      "F3.4 dimension": change("dimension"),
-      "F3.5": max(
-        np.abs(last[subset] / best[subset] - 1)[:early].max() for subset in best
-      ),
-    }
+    if not_measured(of_seed, "best"):
+      continue
+    best = by_layer(of_seed, "capacity", "best")
+    ratios = {"F3.1": best["permuted"][-1] / chance}
+    if seed in changed.seeds and not not_measured(of_seed, "last"):
+      ratios |= _changes(of_seed, chance)
+      numbers.append(of_seed)
     for key, value in ratios.items():
       values.setdefault(key, []).append(value)
-    for subset, metric in LAST_HIDDEN:
-      pair = [at[metric, which][subset][-1] for which in ("best", "last")]
-      numbers.setdefault((subset, metric), []).append(pair)
   if not is_the_papers:
     return values, {}
+  if not numbers:
+    return values, {"T3": None}
   close = 0
   for (subset, metric), expected in LAST_HIDDEN.items():
     share, distance = CLOSE[metric]
-    error = np.abs(np.mean(numbers[subset, metric], axis=0) - expected)
+    pairs = [
+      [by_layer(of, metric, w)[subset][-1] for w in ("best", "last")]
+      for of in numbers
+    ]
+    error = np.abs(np.mean(pairs, axis=0) - expected)
     close += int((error <= np.multiply(share, expected) + distance).sum())
   return values | {"T3": [close]}, {"T3": close == 2 * len(LAST_HIDDEN)}
+
+
+def _changes(rows: runs.Rows, chance: float) -> dict[str, float]:
+  """Compares the last epoch of a seed with its best epoch."""
+  at = {
+    (metric, which): by_layer(rows, metric, which)
+    for metric in CLOSE
+    for which in ("best", "last")
+  }
+
+  def change(metric, subset="permuted"):
+    return at[metric, "last"][subset] / at[metric, "best"][subset]
+
+  ratios = {
+    "F3.2": change("capacity")[-1],
+    "F3.3": at["capacity", "last"]["restored"][-1] / chance,
+    "F3.4 radius": change("radius")[-1],
+    "F3.4 dimension": change("dimension")[-1],
+  }
+  # A single hidden layer has no first half.
+  if early := len(change("capacity")) // 2:
+    subsets = at["capacity", "best"]
+    early_changes = [change("capacity", s)[:early] - 1 for s in subsets]
+    ratios["F3.5"] = np.abs(early_changes).max()
+  return ratios
 
 
 def _rewind(rows: runs.Rows, _) -> _Judged:
@@ -74,19 +90,25 @@ def _rewind(rows: runs.Rows, _) -> _Judged:
     return scores.at_best(kind, layers, "test", "recovered")
 
   for key, kind in (("F4.1", "suffix"), ("F4.2", "prefix")):
-    sets = scores.rewound(kind)
-    values[key] = recovered(kind, sets[max(1, len(sets) // 2) - 1])
+    if few := len(scores.rewound(kind)) // 2:
+      values[key] = recovered(kind, scores.rewound(kind)[few - 1])
   # Rewinding all layers gives another epoch's network.
-  partial = [
-    s for s in scores.rewound("suffix")[:-1] if recovered("suffix", s).size
-  ]
-  if not partial:
+  shares = {s: recovered("suffix", s) for s in scores.rewound("suffix")[:-1]}
+  remaining = {
+    s: scores.at_best("suffix", s, "permuted").mean() for s in shares
+  }
+  if not shares or np.isnan([*shares.values()]).any():
     return values, {"T4": None}
-  best = max(partial, key=lambda layers: recovered("suffix", layers).mean())
-  values["T4"] = recovered("suffix", best)
-  remaining = scores.at_best("suffix", best, "permuted").mean()
-  holds = values["T4"].mean() >= ENOUGH and remaining <= 2 * scores.chance
-  return values, {"T4": bool(holds) if scores.tell_shares else None}
+  holding = [
+    s
+    for s in shares
+    if shares[s].mean() >= ENOUGH and remaining[s] <= 2 * scores.chance
+  ]
+  best = max(holding or shares, key=lambda layers: shares[layers].mean())
+  values["T4"] = shares[best]
+  if scores.undecided("suffix"):
+    return values, {"T4": None}
+  return values, {"T4": _unless_nan(bool(holding), [*remaining.values()])}
 
 
 def _gradients(rows: runs.Rows, _) -> _Judged:
@@ -118,7 +140,9 @@ def _capacity(rows: runs.Rows, _) -> _Judged:
     return {}, {"T2 ratio": None, "T2 correlation": None}
   values = {
     "T2 ratio": [of[0].ratios[2] for of in of_seeds if of],
-    "T2 correlation": [of[0].correlation for of in of_seeds if of],
+    "T2 correlation": [
+      of[0].correlation for of in of_seeds if of and of[0].correlation
+    ],
   }
   return values, {
     "T2 ratio": abs(overall[0].ratios[2] - 1) <= AGREES,
@@ -130,19 +154,24 @@ def _model_size(rows: runs.Rows, is_the_papers: bool) -> _Judged:
   sizes = Sizes(of_cells({"axes": ["width"]}, rows))
   accuracy = sizes.at("last", "accuracy", "test")
   dip, keys = find_dip(accuracy), [k for k in CLAIMS if k.startswith("T5")]
-  if accuracy.shape[1] < 2:
+  if accuracy.shape[1] < 2 or np.isnan(accuracy).any():
     return {}, dict.fromkeys(keys)  # With one seed, any noise is a dip.
-  if dip is None or dip.at == len(accuracy) - 1:
+  if dip is None:
     return {}, dict.fromkeys(keys, False)
+  falls = dip.depth > 2 * dip.stderr
+  if dip.at == len(accuracy) - 1:  # Whether accuracy rises again is not seen.
+    return {}, dict.fromkeys(keys, None if falls else False)
   growth, changes = {}, {}
   for metric in ("radius", "dimension"):
     best, last = (sizes.at(w, metric, "test") for w in ("best", "last"))
-    growth[metric], changes[metric] = last / best - 1, last - best
-  mean = {metric: of.mean(axis=1) for metric, of in growth.items()}
-  ends = np.delete(mean["dimension"], dip.at)[[0, -1]]
+    changes[metric] = last - best
+    # A dead network has no dimension to grow from.
+    growth[metric] = changes[metric] / np.where(best > 0, best, np.nan)
+  dimension = growth["dimension"].mean(axis=1)
+  radius = growth["radius"][dip.at].mean()
   parameters = sizes.fact("num_parameters")[dip.at, 0]
-  falls = dip.depth > 2 * dip.stderr and dip.rise > 2 * dip.rise_stderr
-  grows = mean["dimension"][dip.at] > max(ends)
+  falls &= dip.rise > 2 * dip.rise_stderr
+  grows = dimension[dip.at] > np.max([0, dimension[0], dimension[-1]])
   if is_the_papers:
     falls &= DIP_PLACE[0] <= parameters <= DIP_PLACE[1]
     grows &= changes["dimension"][dip.at].mean() >= DIP_GROWTH
@@ -151,11 +180,23 @@ def _model_size(rows: runs.Rows, is_the_papers: bool) -> _Judged:
     **{f"T5 {metric}": of[dip.at] for metric, of in growth.items()},
   }, {
     "T5 accuracy": bool(falls),
-    "T5 dimension": bool(grows),
-    "T5 radius": bool(
-      abs(mean["radius"][dip.at]) < abs(mean["dimension"][dip.at])
+    "T5 dimension": _unless_nan(grows, dimension[[0, dip.at, -1]]),
+    "T5 radius": _unless_nan(
+      abs(radius) < dimension[dip.at], [radius, dimension[dip.at]]
     ),
   }
+
+
+def _unless_nan(holds, numbers) -> bool | None:
+  """Returns a verdict, or None if a number behind it is NaN."""
+  return None if np.isnan(numbers).any() else bool(holds)
+
+
+def both_hold(first: bool | None, second: bool | None) -> bool | None:
+  """Returns whether two claims hold; one that fails decides."""
+  verdicts = first, second
+  unknown = None in verdicts and False not in verdicts
+  return None if unknown else all(verdicts)
 
 
 _NUMBERS = {
@@ -195,7 +236,7 @@ def compare(path: pathlib.Path | str, scale: Scale) -> runs.Rows:
       verdicts[key] = holds if is_known else None
     sentences += [f"{stage.name}: {sentence}" for sentence in doubts(rows)]
   if {"G1", "G4"} <= set(verdicts):
-    verdicts["T6"] = verdicts["G1"] and verdicts["G4"]
+    verdicts["T6"] = both_hold(verdicts["G1"], verdicts["G4"])
   result = runs.Rows()
   for key in CLAIMS:
     name = key.split()[0]
