@@ -122,7 +122,9 @@ def test_one_hidden_layer_has_no_first_half():
   assert all(found[f"F3.{i}"].holds for i in (1, 3, 4))
   # Nor has a network without any.
   rows = [row for row in rows_of(PAPER) if row.get("layer_index", 0) in (0, 7)]
-  assert {f.holds for f in find(runs.Rows(rows))} == {None}
+  found = find(runs.Rows(rows))
+  assert {f.holds for f in found} == {None}
+  assert "was not measured in hidden layers" in found[0].sentence
 
 
 @pytest.mark.parametrize("value", [math.nan, None])

@@ -212,7 +212,10 @@ def test_findings_are_told_where_their_epochs_are_measured(whole):
     ]
 
   everything = judged(rows)
-  assert all(found.holds is not None for found in everything.values())
+  # Its single hidden layer has no first half, which the others need.
+  assert {n for n, found in everything.items() if found.holds is not None} == {
+    *("F3.1", "F3.3", "F3.4")
+  }
   found = judged(without((0, last[0])))
   assert found["F3.1"] == everything["F3.1"]
   for name in ("F3.2", "F3.3", "F3.4", "F3.5"):

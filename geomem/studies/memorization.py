@@ -65,10 +65,10 @@ def find(rows: runs.Rows) -> list[Finding]:
   would be compared with themselves.
   """
   changed, left_out = changed_seeds(rows)
-  no_best = not_measured(rows, "best")
+  no_best = _lacks(rows, "best")
   undecided = "the best epoch of every seed is its last; train longer"
   if changed:
-    undecided = not_measured(changed, "best") or not_measured(changed, "last")
+    undecided = _lacks(changed, "best") or _lacks(changed, "last")
   at_best = by_layer(rows, "capacity", "best")
   capacity, *sizes = (
     [by_layer(changed, metric, which) for which in _EPOCHS]
@@ -106,12 +106,13 @@ def changed_seeds(rows: runs.Rows) -> tuple[runs.Rows, str]:
   return changed, name_seeds(same) if same and changed else ""
 
 
-def not_measured(rows: runs.Rows, which: str) -> str:
-  """Names the seeds that lack numbers of the best or last epoch, if any."""
+def incomplete(rows: runs.Rows, which: str) -> dict[int, str]:
+  """Says what the best or last epoch of each seed lacks, for those that lack.
+
+  Needed are the hidden layers, subsets and metrics that any epoch has.
+  """
   numbers = rows.where(_METRICS)
   hidden = tuple(numbers.layers)[1:-1]
-  if not hidden:
-    return "no hidden layer was measured"
 
   def places(selected) -> set[tuple]:
     names = ("layer_index", "subset", "metric")
@@ -119,14 +120,27 @@ def not_measured(rows: runs.Rows, which: str) -> str:
     return {tuple(row[name] for name in names) for row in selected}
 
   at_epoch, needed = rows.at(which).where(_METRICS), places(numbers)
-  for problem, known in (
-    ("was not measured", lambda of_seed: places(of_seed)),
-    ("lacks numbers", lambda of_seed: places(of_seed.known()) == needed),
-  ):
-    missing = [s for s in rows.seeds if not known(at_epoch.where(seed=s))]
-    if missing:
-      return f"the {which} epoch of {name_seeds(missing)} {problem}"
-  return ""
+  lacking = {}
+  for seed in rows.seeds:
+    of_seed = at_epoch.where(seed=seed)
+    if not places(of_seed):
+      lacking[seed] = "was not measured in hidden layers"
+    elif places(of_seed.known()) != needed:
+      lacking[seed] = "lacks numbers"
+  return lacking
+
+
+def _lacks(rows: runs.Rows, which: str) -> str:
+  """Names the seeds that lack numbers of the best or last epoch, if any."""
+  lacking = incomplete(rows, which)
+  problems = {
+    problem: name_seeds(s for s in lacking if lacking[s] == problem)
+    for problem in lacking.values()
+  }
+  return ", and ".join(
+    f"the {which} epoch of {seeds} {problem}"
+    for problem, seeds in problems.items()
+  )
 
 
 def by_layer(rows: runs.Rows, metric: str, which: str) -> dict:

@@ -9,7 +9,7 @@ from geomem import runs
 from geomem.studies.capacity import agreements
 from geomem.studies.finding import Finding, doubts
 from geomem.studies.gradients.findings import unbiased_slope
-from geomem.studies.memorization import by_layer, changed_seeds, not_measured
+from geomem.studies.memorization import by_layer, changed_seeds, incomplete
 from geomem.studies.model_size import Sizes, find_dip
 from geomem.studies.paper.numbers import CLAIMS, CLOSE, LAST_HIDDEN
 from geomem.studies.paper.stages import STAGES, Scale
@@ -31,13 +31,14 @@ def _memorization(rows: runs.Rows, is_the_papers: bool) -> _Judged:
     return {}, {}
   chance, values, numbers = rows.chance_capacity(), {}, []
   changed, _ = changed_seeds(rows)
+  no_best, no_last = (incomplete(rows, which) for which in ("best", "last"))
   for seed in rows.seeds:
     of_seed = rows.where(seed=seed)
-    if not_measured(of_seed, "best"):
+    if seed in no_best:
       continue
     best = by_layer(of_seed, "capacity", "best")
     ratios = {"F3.1": best["permuted"][-1] / chance}
-    if seed in changed.seeds and not not_measured(of_seed, "last"):
+    if seed in changed.seeds and seed not in no_last:
       ratios |= _changes(of_seed, chance)
       numbers.append(of_seed)
     for key, value in ratios.items():
@@ -141,7 +142,9 @@ def _capacity(rows: runs.Rows, _) -> _Judged:
   values = {
     "T2 ratio": [of[0].ratios[2] for of in of_seeds if of],
     "T2 correlation": [
-      of[0].correlation for of in of_seeds if of and of[0].correlation
+      of[0].correlation
+      for of in of_seeds
+      if of and of[0].correlation is not None
     ],
   }
   return values, {
