@@ -35,8 +35,7 @@ def _is_ours(error: BaseException) -> bool:
     return True
   file = pathlib.Path(trace[-1].filename)
   ours = any(file.is_relative_to(package) for package in _PACKAGES)
-  known = ours or "site-packages" not in file.parts
-  return known and trace[-1].line.startswith("raise")
+  return ours and trace[-1].line.startswith("raise")
 
 
 def _out_of_memory(error: BaseException) -> str:

@@ -24,7 +24,7 @@ _DEFINE = {
 }
 
 # Fields of configs that are paths.
-_PATHS = ("data_dir",)
+_PATHS = ("data_dir", "other")
 
 processes.define_flags()
 values.define_path(
