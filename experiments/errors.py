@@ -2,6 +2,7 @@
 
 import pathlib
 import re
+import sysconfig
 import traceback
 
 from absl import flags
@@ -10,6 +11,7 @@ import geomem
 from geomem import disk
 
 _PACKAGES = [pathlib.Path(x).parent for x in (geomem.__file__, __file__)]
+_PYTHON = sysconfig.get_path("stdlib")
 
 
 def sentence(error: BaseException) -> str | None:
@@ -35,8 +37,8 @@ def _is_ours(error: BaseException) -> bool:
     return True
   file = pathlib.Path(trace[-1].filename)
   ours = any(file.is_relative_to(package) for package in _PACKAGES)
-  known = ours or "site-packages" not in file.parts
-  return known and trace[-1].line.startswith("raise")
+  foreign = "site-packages" in file.parts or file.is_relative_to(_PYTHON)
+  return (ours or not foreign) and trace[-1].line.startswith("raise")
 
 
 def _out_of_memory(error: BaseException) -> str:

@@ -23,11 +23,13 @@ def main(argv) -> int:
   path = pathlib.Path(_RUN.value)
   runs.read_config(path)
   # The results of later studies of a run lie in directories below it.
-  for config in sorted(path.rglob("config.json")):
-    if config.parent != path and not runs.is_complete(config.parent):
-      print(f"{config.parent} is not complete; left out.")
+  places = sorted(
+    d for d, _, files in runs.walk(path) if "config.json" in files
+  )
+  for run in places:
+    if run != path and not runs.is_complete(run):
+      print(f"{run} is not complete; left out.")
       continue
-    run = config.parent
     kind = runs.read_config(run).get("experiment", "memorization")
     if run != path and kind not in studies.STUDIES:
       print(f"{run} has no figures; left out.")

@@ -24,7 +24,7 @@ _DEFINE = {
 }
 
 # Fields of configs that are paths.
-_PATHS = ("data_dir",)
+_PATHS = ("data_dir", "other")
 
 processes.define_flags()
 values.define_path(
@@ -169,14 +169,24 @@ def _in_words(error: flags.Error) -> str:
   return sentence if sentence[-1] in ".?" else f"{sentence}."
 
 
+def wants_help(arguments: Sequence[str]) -> bool:
+  """Returns whether arguments of a command ask for its help."""
+  return bool({"-h", "-help", "--help", "--helpshort"} & set(arguments))
+
+
+def show_help(text: str) -> None:
+  """Prints a text, and exits."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    sys.exit(terminal.abandoned())
+  sys.exit(0)
+
+
 def _parse(argv: list[str]) -> list[str]:
   """Parses the command line; exits after printing help or an error."""
-  if {"-h", "-help", "--help", "--helpshort"} & set(argv[1:]):
-    try:
-      print(help_text(), flush=True)
-    except BrokenPipeError:
-      sys.exit(terminal.abandoned())
-    sys.exit(0)
+  if wants_help(argv[1:]):
+    show_help(help_text())
   try:
     rest = flags.FLAGS(argv)
     if rest[1:]:

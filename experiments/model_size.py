@@ -5,8 +5,8 @@ width together, and measures the last hidden layer at every saved epoch.
 
   python -m experiments.model_size --out=runs/model_size
 
-sweeps a network of one hidden layer on scikit-learn's digits, five to ten
-minutes on two cores. The paper's sweep, ResNet-18 on CIFAR-100, is
+sweeps a network of one hidden layer on scikit-learn's digits, five minutes on
+two cores. The paper's sweep, ResNet-18 on CIFAR-100, is
 
   python -m experiments.model_size --out=runs/resnet18 \
     --preset=paper_double_descent

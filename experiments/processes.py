@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from absl import flags
 
+from experiments import values
 from geomem import parallel
 
 # Flags defined here count as key flags of the calling module.
@@ -40,12 +41,13 @@ def joined(main: Callable) -> Callable:
   """Wraps a main function so that it first joins the other processes."""
 
   def run(argv):
-    parallel.start(
-      flags.FLAGS.coordinator_address,
-      flags.FLAGS.num_processes,
-      flags.FLAGS.process_id,
-      automatic=flags.FLAGS.distributed,
-    )
+    with values.command_line():
+      parallel.start(
+        flags.FLAGS.coordinator_address,
+        flags.FLAGS.num_processes,
+        flags.FLAGS.process_id,
+        automatic=flags.FLAGS.distributed,
+      )
     if parallel.is_first():
       return main(argv)
     # Errors propagate, and the caller reports them.

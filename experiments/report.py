@@ -12,9 +12,11 @@ puts several runs on one page, side by side.
 
   python -m experiments.report --run=runs/demo --tensorboard
 
-writes runs/demo/tensorboard instead, for `tensorboard --logdir`.
+writes runs/demo/tensorboard instead, for `tensorboard --logdir`. With several
+runs and --out=DIR, every run has a directory of its own: DIR/RUN/tensorboard.
 """
 
+import os
 import pathlib
 
 from absl import flags
@@ -38,8 +40,12 @@ def main(argv) -> int:
   del argv
   paths = [pathlib.Path(p).expanduser() for p in values.list_of("run", str)]
   if _TENSORBOARD.value:
-    for path in paths:
-      print(report.write_events(path, _OUT.value))
+    named = report.by_name(paths)
+    for name, path in named.items():
+      out = _OUT.value
+      if out is not None and len(named) > 1:
+        out = os.path.join(out, name)
+      print(report.write_events(path, out))
   else:
     print(report.write_report(*paths, out=_OUT.value))
   return 0

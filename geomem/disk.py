@@ -48,9 +48,32 @@ def explain(path: pathlib.Path | str, error: Exception) -> DiskError:
   )
 
 
+def check_literal(path: pathlib.Path | str) -> None:
+  """Refuses to write to a path that begins with `~`.
+
+  Shells and commands take it as the home directory, but Python as a name.
+
+  Raises:
+    DiskError: the path begins with `~`.
+  """
+  if str(path).startswith("~"):
+    raise DiskError(f"{path} is not written to.{hint(path)}")
+
+
+def hint(path: pathlib.Path | str) -> str:
+  """Returns what to do about a path that begins with `~`, or nothing."""
+  if not str(path).startswith("~"):
+    return ""
+  return (
+    " Python does not take ~ as the home directory; give"
+    f" pathlib.Path({str(path)!r}).expanduser()."
+  )
+
+
 @contextlib.contextmanager
 def explained(path: pathlib.Path | str) -> Iterator[None]:
-  """Converts the system's errors into `DiskError`."""
+  """Converts the system's errors into `DiskError`, and refuses a `~`."""
+  check_literal(path)
   try:
     yield
   except OSError as error:

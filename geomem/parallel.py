@@ -14,6 +14,7 @@ import contextlib
 import functools
 import os
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -44,7 +45,8 @@ def start(
     automatic: whether the cluster (Cloud TPU, Slurm, MPI) provides all three.
 
   Raises:
-    ValueError: only some of the three are given, or no cluster is found.
+    ValueError: only some of the three are given, one is invalid, or no cluster
+      is found.
   """
   given = (coordinator_address, num_processes, process_id)
   if all(value is None for value in given):
@@ -53,11 +55,16 @@ def start(
     else:
       _use_cores()
     return
-  if any(value is None for value in given):
+  if (
+    any(value is None for value in given)
+    or not re.fullmatch(r".+:[0-9]+", coordinator_address)
+    or not 0 <= process_id < num_processes
+  ):
     raise ValueError(
       f"coordinator_address={coordinator_address}, num_processes="
       f"{num_processes}, process_id={process_id} were given; several processes"
-      " need all three, or --distributed if the cluster provides them."
+      " need all three: HOST:PORT, their number, and an index below it, from 0;"
+      " or --distributed if the cluster provides them."
     )
   jax.distributed.initialize(*given)
 

@@ -10,6 +10,7 @@ import pytest
 
 from geomem import report, runs
 from geomem.report import events
+from tests.binaries import execute
 from tests.fakes import commit
 
 LAYERS = ("input", "fc1")
@@ -131,6 +132,28 @@ def test_event_files_that_cannot_take_their_place_leave_the_earlier_ones(
     report.write_events(finished)
   assert sorted(written.rglob("*")) == before
   assert not list(finished.glob(".tensorboard*"))
+
+
+def test_several_runs_have_event_files_beside_each_other(tmp_path):
+  for i, place in enumerate(("x/demo", "y/demo", "z")):
+    write(tmp_path / place, {"dataset": "digits"}, curves(i))
+  paths = [str(tmp_path / place) for place in ("x/demo", "y/demo", "z")]
+  found = execute(
+    "report", "--tensorboard", run=",".join(paths), out=tmp_path / "out"
+  )
+  assert found.returncode == 0, found.stderr
+  for i, name in enumerate(("x/demo", "y/demo", "z")):
+    there = tmp_path / "out" / name / "tensorboard"
+    assert str(there) in found.stdout.splitlines()
+    points = read_events(there / f"seed{i}" / "test")["accuracy"]
+    assert [value for *_, value in points] == pytest.approx(
+      [0.3 * epoch + i for epoch in range(3)]
+    )
+  # One run is in the place itself, as before, and where it is without --out.
+  for flags in ({"out": tmp_path / "one"}, {}):
+    found = execute("report", "--tensorboard", run=tmp_path / "z", **flags)
+    there = flags.get("out", tmp_path / "z") / "tensorboard"
+    assert found.stdout.split() == [str(there)]
 
 
 def test_live_event_files_grow_with_the_rows(tmp_path, monkeypatch):

@@ -276,7 +276,8 @@ def test_rows_and_configs_are_read_as_json_alone(tmp_path):
   (tmp_path / "config.json").write_bytes(pickle.dumps(Bomb(marker)))
   with pytest.raises(runs.RunError, match="damaged"):
     runs.read_config(tmp_path)
-  rows = [pickle.dumps(Bomb(marker)), code.encode(), b'{"metric": "a"}', b""]
+  good = json.dumps(dict.fromkeys(runs.COLUMNS) | {"metric": "a"}).encode()
+  rows = [pickle.dumps(Bomb(marker)), code.encode(), good, b""]
   (tmp_path / "results.jsonl").write_bytes(b"\n".join(rows))
   assert [row["metric"] for row in runs.read_rows(tmp_path)] == ["a"]
   assert not marker.exists()

@@ -1,5 +1,7 @@
 """Uses of the binaries that no test had: each gave a wrong number or worse."""
 
+import pathlib
+
 import jax
 import numpy as np
 import pytest
@@ -193,3 +195,5 @@ def test_the_text_of_a_library_is_no_sentence_of_ours():
   assert sentence_about(np.zeros(2).reshape, 3) is None
   assert sentence_about(np.broadcast_shapes, (2,), (3,)) is None
   assert sentence_about(np.linalg.multi_dot, [np.eye(2)]) is None
+  # Python's own libraries have texts, too.
+  assert sentence_about(pathlib.Path("a").relative_to, "b") is None

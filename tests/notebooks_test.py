@@ -9,6 +9,7 @@ import runpy
 import jupyter_client
 import nbclient
 import nbformat
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -64,6 +65,22 @@ def test_all_begin_alike():
       assert line in parameters.source
   assert len(begins) == 1
   assert "jax.devices()" in begins.pop()[0]
+
+
+def test_paths_may_start_at_home(tmp_path, monkeypatch):
+  """All begin alike, and one takes data of a user's own."""
+  monkeypatch.setenv("HOME", str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  cells = code_cells(read(ROOT / "colabs" / "geometry_quickstart.ipynb"))
+  names = {"folder": "~/mine", "on_drive": False, "pathlib": pathlib}
+  exec(cells[2].source, names)
+  assert names["results"] == tmp_path / "mine"
+  np.savez("own.npz", activations=np.eye(6), labels=np.arange(6) % 2)
+  names |= {"own_data": "~/own.npz", "np": np, "num_points": 3}
+  (of_own_data,) = (c for c in cells if "np.load(" in c.source)
+  exec(of_own_data.source.partition("def ")[0], names)
+  assert np.array_equal(names["activations"], np.eye(6))
+  assert sorted(os.listdir()) == ["mine", "own.npz"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)

@@ -3,13 +3,13 @@
 Blocks that are marked `python` run; those marked `py` are parts of a file.
 """
 
-import json
 import pathlib
 import re
 
 import pytest
 
 from tests.binaries import execute
+from tests.fakes import write_run
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = [
@@ -45,10 +45,7 @@ def demo(tmp_path, monkeypatch):
     {"metric": "capacity", "seed": 0, "epoch": 100, "subset": "permuted"}
     | {"layer": "fc2", "layer_index": 8, "value": 0.2249, "stderr": 0.001},
   ]
-  columns = dict.fromkeys(("seed", "epoch", "layer", "layer_index", "subset"))
-  lines = [json.dumps(columns | row) + "\n" for row in rows]
-  (tmp_path / "runs" / "demo").mkdir(parents=True)
-  (tmp_path / "runs" / "demo" / "results.jsonl").write_text("".join(lines))
+  write_run(tmp_path / "runs" / "demo", {}, rows)
   monkeypatch.chdir(tmp_path)
 
 

@@ -307,3 +307,52 @@ def test_several_runs_are_on_one_page(finished, tmp_path):
     assert f"<title>other, epoch 2: {value:.4g} " in dom
     drawn = re.findall(r"<title>(.*?)</title>", html.unescape(dom))
     assert any(name.startswith(f"{finished.name}, epoch 2:") for name in drawn)
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path, monkeypatch):
+  paths = [tmp_path / end for end in ("x/demo", "y/demo", "z/y/demo", "c")]
+  for i, path in enumerate(paths):
+    write_run(path, {"dataset": "digits", "width": i}, rows_of(i))
+  begun = {"experiment": "rewind"}
+  write_run(paths[0] / "rewind", begun, rewind_rows(0), done=False)
+  written = report.write_report(*paths, out=tmp_path)
+  data = json.loads(Elements(written.read_text()).data)
+  names = [[part["name"] for part in run] for run in data["runs"]]
+  base = tmp_path.name
+  assert names == [
+    ["x/demo", "x/demo/rewind"],
+    [f"{base}/y/demo"],
+    ["z/y/demo"],
+    ["c"],
+  ]
+  assert data["title"] == f"x/demo, {base}/y/demo, z/y/demo, c"
+  # However a run is named, it is one.
+  monkeypatch.chdir(tmp_path / "c")
+  (tmp_path / "linked").symlink_to(paths[0])
+  named = report.by_name([".", "../x/demo", "../c", paths[0], "../linked"])
+  assert list(named) == ["c", "linked"]
+  assert len(set(map(pathlib.Path.resolve, named.values()))) == 2
+  if BROWSER:
+    dom = dump(written)
+    for name in (f"{base}/y/demo", "z/y/demo"):
+      assert f"<title>{name}, epoch 2:" in dom
+
+
+def test_no_run_at_all_gets_a_sentence():
+  with pytest.raises(runs.RunError, match="No run directory was given"):
+    report.write_report()
+
+
+def test_studies_that_are_links_are_reported_and_drawn(finished, tmp_path):
+  kept = tmp_path / "scratch" / "kept"
+  write_run(kept, {"experiment": "measure"}, rows_of(0))
+  (finished / "more").symlink_to(kept)
+  (kept / "back").symlink_to(finished)  # It has no end.
+  data = json.loads(Elements(report.write_report(finished).read_text()).data)
+  names = [part["name"] for part in data["runs"][0]]
+  assert f"{finished.name}/more" in names
+  found = execute("figures", run=finished, out=tmp_path / "out")
+  assert found.returncode == 0, found.stderr
+  drawn = tmp_path / "out" / "more" / "figures" / "by_layer.png"
+  assert str(drawn) in found.stdout.splitlines()
+  assert drawn.exists()

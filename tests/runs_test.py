@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from geomem import disk, environment, runs
+from geomem import disk, environment, report, runs
 from geomem.runs import clock
 
 CONFIG = {"model": "mlp", "width": 4}
@@ -100,6 +100,108 @@ def test_a_damaged_line_is_set_aside_with_its_unit(tmp_path):
   with runs.Run(tmp_path, CONFIG) as run:
     assert run.rows.seeds == [1, 2, 3]
   assert b"garbage" in (tmp_path / "results.jsonl.damaged").read_bytes()
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"value": "abc"},
+    {"value": [1.0]},
+    {"metric": None},
+    {"metric": 3},
+    {"seed": "0"},
+    {"epoch": "last"},
+    {"layer": 2},
+    {"layer_index": 1.5},
+    {"stderr": "small"},
+    *({name: ...} for name in runs.COLUMNS),  # Left out.
+  ],
+  ids=str,
+)
+def test_a_line_that_is_no_row_is_skipped_and_not_written(
+  tmp_path, change, caplog
+):
+  found = do_all(tmp_path)
+  row = found[0] | change
+  row = {name: x for name, x in row.items() if x is not ...}
+  with open(tmp_path / "results.jsonl", "a") as file:
+    file.write(json.dumps(row) + "\n")
+  assert runs.read_rows(tmp_path) == found
+  assert "Line 13" in caplog.text
+  if ... not in change.values() or "metric" in change:
+    with (
+      runs.Run(tmp_path, CONFIG) as run,
+      pytest.raises(ValueError, match="is no row"),
+    ):
+      run.commit({"unit": 9}, [row])
+    assert runs.read_rows(tmp_path) == found
+
+
+def test_what_is_no_run_directory_has_no_rows(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for path in ("nosuch", tmp_path):
+    with pytest.raises(runs.RunError, match="holds no config"):
+      runs.read_rows(path)
+  with pytest.raises(runs.RunError, match="No run directory was given"):
+    runs.read_runs()
+  # A run that has just begun has none yet.
+  with runs.Run(tmp_path / "begun", CONFIG) as run:
+    assert run.rows == runs.read_rows(tmp_path / "begun") == []
+
+
+def test_a_tilde_is_not_taken_as_a_name(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  found = do_all(tmp_path / "run")
+  matches = {"match": r"pathlib.Path\('~/x'\).expanduser\(\)"}
+  for read in (runs.read_rows, runs.read_config, runs.read_runs):
+    with pytest.raises(runs.RunError, **matches):
+      read("~/x")
+  with pytest.raises(disk.DiskError, **matches):
+    runs.Run("~/x", CONFIG)
+  for write in (report.write_report, report.write_events):
+    with pytest.raises(disk.DiskError, match="expanduser"):
+      write("run", out="~/x")
+  assert runs.read_rows("run") == found
+  assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_several_values_of_a_column_are_selected_in_any_form(tmp_path):
+  rows = do_all(tmp_path)
+  expected = [row for row in rows if row["seed"] in (1, 3)]
+  assert len(expected) == 6
+  some = (1, 3)
+  for several in (some, list(some), set(some), iter(some), np.array(some)):
+    assert rows.where(seed=several) == expected
+  for one in (3, np.int64(3), np.array(3), jax.numpy.array(3)):
+    assert rows.where(seed=one) == expected[3:]
+  names = np.array(["accuracy", "loss"])
+  assert rows.where(names) == rows.where(list(names)) == rows
+
+
+def test_a_misspelt_column_is_refused(tmp_path):
+  rows = runs.Rows(row | {"kept": 2} for row in do_all(tmp_path))
+  for select in (
+    lambda rows: rows.where(subst="test"),
+    lambda rows: rows.where("accuracy", layers="fc1"),
+    lambda rows: rows.where(kep=2),
+    lambda rows: rows.series("epochs"),
+    lambda rows: rows.distinct("seeds"),
+  ):
+    with pytest.raises(ValueError, match="did you mean"):
+      select(rows)
+    # An empty table has no columns to compare with.
+    assert len(select(runs.Rows()) or ()) in (0, 3)
+  assert len(rows.where(kept=2)) == len(rows)
+  # Columns of a study are those of some of its rows.
+  assert rows.where(rewound="fc1") == []
+  assert rows.where(rewound=None) == rows
+
+
+@pytest.mark.parametrize("which", [8, "first", "lastt", None])
+def test_at_takes_a_word(tmp_path, which):
+  rows = do_all(tmp_path)
+  with pytest.raises(ValueError, match="'best' or 'last' was expected"):
+    rows.at(which)
 
 
 def test_rows_of_other_runs_take_the_place_of_all(tmp_path):

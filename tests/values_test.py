@@ -49,6 +49,22 @@ WRONG = {
     ("--dataset=nonesuch --data_dir=.", "no data set 'nonesuch'"),
     ("--dataset=evil:cifar10", "Names with a namespace"),
     ("--dataset=npz:nowhere.npz", "There is no file nowhere.npz"),
+    ("--dataset=npz:", "npz: names no file"),
+    ("--dataset=digits:8", "digits takes nothing after a colon, not '8'"),
+    ("--labels=file:", "file: names no file"),
+    ("--labels=file:.", ". cannot be read as labels"),
+    ("--labels=permuted:0.3", "permuted takes nothing after a colon"),
+    ("--labels=redrawn:0.3", "redrawn takes nothing after a colon"),
+    ("--num_processes=2", "several processes need all three"),
+    (
+      "--coordinator_address=here --num_processes=2 --process_id=0",
+      "need all three: HOST:PORT",
+    ),
+    (
+      "--coordinator_address=here:1 --num_processes=2 --process_id=2",
+      "an index below it",
+    ),
+    ("--distributed", "--distributed found no cluster"),
     ("--dataset=npz:two_sizes.npz", "the test images (5, 5, 1)"),
     ("--optimizer=nonesuch", "optimizer 'nonesuch' is not known"),
     ("--cell=0/2", "--cell shares the cells of a sweep"),
@@ -133,6 +149,20 @@ def test_wrong_values_end_in_a_sentence_and_status_2(tmp_path):
     assert status == "2", (binary, flags, status, said)
     (tmp_path / f"said{i}").unlink()
   assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_help_without_a_study_lists_them():
+  told = binaries.execute("__main__", "--help")
+  assert told.returncode == 0
+  assert max(map(len, told.stdout.splitlines())) <= 80
+  listed = told.stdout.partition("Studies:\n\n")[2]
+  names = [line.split()[0] for line in listed.splitlines() if line[2] != " "]
+  expected = {n for n, x in studies.STUDIES.items() if studies.takes_a_run(x)}
+  assert set(names) == expected
+  for argument in ([], ["nonesuch"]):
+    told = binaries.execute("__main__", *argument)
+    assert told.returncode == 2
+    assert all(name in told.stderr for name in names)
 
 
 def test_paths_may_start_at_home(tmp_path):

@@ -45,6 +45,8 @@ def labels_from_file(
   """
   del key, fraction
   file = pathlib.Path(path).expanduser()
+  if not path:
+    raise DatasetError("labels file: names no file; file:PATH was expected.")
   try:
     with np.load(file, allow_pickle=False) as arrays:
       (name,) = ["labels"] if "labels" in arrays else list(arrays)

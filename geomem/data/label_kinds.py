@@ -29,13 +29,21 @@ class LabelMaker(Protocol):
 
 
 def _permuted(key, dataset, fraction, argument) -> PermutedLabels:
-  del argument
+  _expect_none(argument, "permuted")
   return permute_labels(key, dataset.labels, fraction)
 
 
 def _redrawn(key, dataset, fraction, argument) -> PermutedLabels:
-  del argument
+  _expect_none(argument, "redrawn")
   return permute_labels(key, dataset.labels, fraction, redraw=True)
+
+
+def _expect_none(argument: str, kind: str) -> None:
+  if argument:
+    raise ValueError(
+      f"labels {kind} takes nothing after a colon, not {argument!r}; give the"
+      " fraction as permuted_fraction."
+    )
 
 
 LABELS: dict[str, LabelMaker] = {

@@ -14,6 +14,8 @@ def load_npz(path: str, split: str) -> Dataset:
   Nothing in the file is executed: pickled objects are refused.
   """
   file = pathlib.Path(path).expanduser()
+  if not path:
+    raise DatasetError("dataset npz: names no file; npz:PATH was expected.")
   if not file.is_file():
     raise DatasetError(f"There is no file {file}; npz:PATH names an npz file.")
   names = (f"x_{split}", f"y_{split}")

@@ -14,7 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from geomem import runs
+from geomem import disk, runs
 from geomem.report.page import parts_of
 
 _LOG = logging.getLogger(__name__)
@@ -140,12 +140,14 @@ def write_events(
 
   Raises:
     RunError: `path` is not a run directory, or tensorboardX is not installed.
+    DiskError: `out` begins with `~`.
   """
   path = pathlib.Path(path)
   runs.read_config(path)
   open_writer = _import_writer()
   above = path if out is None else pathlib.Path(out)
   target = above / "tensorboard"
+  disk.check_literal(target)
   new = above / f".tensorboard.{os.getpid()}"
   old = above / f".tensorboard.{os.getpid()}.old"
   try:

@@ -10,9 +10,11 @@ import html
 import importlib.resources
 import json
 import math
+import os
 import pathlib
 import string
 import tempfile
+from collections.abc import Iterable
 from typing import Any
 
 import geomem
@@ -42,6 +44,31 @@ def parts_of(path: pathlib.Path | str) -> list[pathlib.Path]:
   return [path, *(part for part in below if "=" not in part.name)]
 
 
+def by_name(paths: Iterable[pathlib.Path | str]) -> dict[str, pathlib.Path]:
+  """Names run directories by the shortest ends of their paths that differ.
+
+  Args:
+    paths: the run directories; one that is given twice counts once.
+
+  Raises:
+    RunError: no path is given, or one is not a run directory.
+  """
+  if not (distinct := {pathlib.Path(path).resolve(): path for path in paths}):
+    raise runs.RunError(
+      "No run directory was given; at least one was expected."
+    )
+  for path in distinct.values():
+    runs.read_config(path)
+  ends = [pathlib.Path(os.path.abspath(p)).parts for p in distinct.values()]
+  named = {}
+  for parts, path in zip(ends, distinct.values(), strict=True):
+    size = 1
+    while sum(end[-size:] == parts[-size:] for end in ends) > 1:
+      size += 1
+    named[pathlib.PurePath(*parts[-size:]).as_posix()] = pathlib.Path(path)
+  return named
+
+
 def write_report(
   *paths: pathlib.Path | str, out: pathlib.Path | str | None = None
 ) -> pathlib.Path:
@@ -49,20 +76,19 @@ def write_report(
 
   Args:
     *paths: the run directories, of any study, complete or not; several are
-      shown on one page, side by side.
+      shown on one page, side by side, by names as `by_name` gives them.
     out: the directory to write to; the first run's directory by default.
 
   Returns:
     The path of the page.
 
   Raises:
-    RunError: a path is not a run directory.
+    RunError: no path is given, or one is not a run directory.
+    DiskError: the page cannot be written.
   """
-  roots = [pathlib.Path(path) for path in paths]
-  for root in roots:
-    runs.read_config(root)
+  named = by_name(paths)
   content = {
-    "title": ", ".join(root.resolve().name for root in roots),
+    "title": ", ".join(named),
     "version": geomem.__version__,
     "written": datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes"),
     # Colours of several runs; ink is invisible on a dark page.
@@ -77,17 +103,21 @@ def write_report(
       }
       for metric in measures.METRICS.values()
     ],
-    "runs": [[_part(root, part) for part in parts_of(root)] for root in roots],
+    "runs": [
+      [_part(name, root, part) for part in parts_of(root)]
+      for name, root in named.items()
+    ],
   }
-  target = (roots[0] if out is None else pathlib.Path(out)) / "report.html"
+  target = pathlib.Path(next(iter(named.values())) if out is None else out)
+  target /= "report.html"
   with disk.explained(target.parent):
     target.parent.mkdir(parents=True, exist_ok=True)
   disk.write_whole(target, _page(content).encode())
   return target
 
 
-def _part(root: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
-  """Collects the page's content for one directory."""
+def _part(name: str, root: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
+  """Collects the page's content for one directory of a run."""
   content = runs.read_content(path)
   done = runs.is_complete(path)
   environment = dict(content.get("environment", {}))
@@ -97,7 +127,7 @@ def _part(root: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
   kind = content["config"].get("experiment", "memorization")
   is_known = kind in studies.STUDIES
   return {
-    "name": path.resolve().relative_to(root.resolve().parent).as_posix(),
+    "name": pathlib.PurePath(name, path.relative_to(root)).as_posix(),
     "kind": kind,
     "done": done,
     "config": runs.flat_config(content["config"]),

@@ -11,7 +11,9 @@ from geomem.runs.directory import (
   parent_of,
   read_config,
   read_content,
+  read_rows,
   read_runs,
+  walk,
 )
 from geomem.runs.rows import (
   COLUMNS,
@@ -21,7 +23,6 @@ from geomem.runs.rows import (
   Series,
   has_value,
   mean_and_error,
-  read_rows,
   tagged,
 )
 from geomem.runs.run import Run
@@ -52,4 +53,5 @@ __all__ = [
   "read_rows",
   "read_runs",
   "tagged",
+  "walk",
 ]

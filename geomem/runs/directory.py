@@ -7,13 +7,14 @@ the data, or the run that they were derived from.
 import hashlib
 import json
 import logging
+import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from geomem import disk, environment
-from geomem.runs.rows import Rows, read_rows, rows_file
+from geomem.runs.rows import Rows, parse, rows_file
 
 _LOG = logging.getLogger(__name__)
 
@@ -45,14 +46,20 @@ class Parent(NamedTuple):
     return {"run": self._asdict()}
 
 
-def read_content(path: pathlib.Path | str) -> dict[str, Any]:
-  """Reads all of `config.json`: config, origin, environment, id."""
+def _config_file(path: pathlib.Path | str) -> pathlib.Path:
+  """Returns the path of `config.json`, which every run directory holds."""
   file = pathlib.Path(path) / "config.json"
   if not file.exists():
     raise RunError(
       f"{path} is not a run directory: it holds no config.json. Give the"
-      " --out directory of an earlier run."
+      f" --out directory of an earlier run.{disk.hint(path)}"
     )
+  return file
+
+
+def read_content(path: pathlib.Path | str) -> dict[str, Any]:
+  """Reads all of `config.json`: config, origin, environment, id."""
+  file = _config_file(path)
   try:
     content = json.loads(file.read_text("utf-8"))
     if isinstance(content["config"], dict):
@@ -86,6 +93,28 @@ def flat_config(config: dict[str, Any]) -> dict[str, Any]:
   return flat
 
 
+def read_rows(path: pathlib.Path | str) -> Rows:
+  """Reads the rows of a run directory.
+
+  Lines that are no rows are logged and skipped. A null value becomes NaN.
+
+  Raises:
+    RunError: `path` is not a run directory.
+  """
+  _config_file(path)
+  file, rows = rows_file(path), Rows()
+  if not file.exists():
+    return rows
+  for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
+    row = parse(line)
+    if row is None:
+      _LOG.warning("Line %d of %s is damaged; left out.", number, file)
+    else:
+      value = row["value"]
+      rows.append(row | {"value": math.nan if value is None else value})
+  return rows
+
+
 def read_runs(*paths: pathlib.Path | str, fields: Sequence[str] = ()) -> Rows:
   """Reads the rows of several runs into one table.
 
@@ -98,8 +127,11 @@ def read_runs(*paths: pathlib.Path | str, fields: Sequence[str] = ()) -> Rows:
     The rows of each run in turn, with the column `run`: its path, as given.
 
   Raises:
-    RunError: a path is not a run directory, or its config lacks a field.
+    RunError: no path is given, a path is not a run directory, or its config
+      lacks a field.
   """
+  if not paths:
+    raise RunError("No run directory was given; at least one was expected.")
   rows = Rows()
   for path in paths:
     config = flat_config(read_config(path))
@@ -112,6 +144,18 @@ def read_runs(*paths: pathlib.Path | str, fields: Sequence[str] = ()) -> Rows:
     columns = {"run": str(path)} | {field: config[field] for field in fields}
     rows += [columns | row for row in read_rows(path)]
   return rows
+
+
+def walk(
+  path: pathlib.Path | str,
+) -> Iterator[tuple[pathlib.Path, list[str], list[str]]]:
+  """Walks a directory as `os.walk` does, and follows links to directories."""
+  for name, names, files in os.walk(path, followlinks=True):
+    directory = pathlib.Path(name)
+    above = {x.resolve() for x in (directory, *directory.parents)}
+    # A link to a directory that it lies in has no end.
+    names[:] = [x for x in names if (directory / x).resolve() not in above]
+    yield directory, names, files
 
 
 def parent_of(path: pathlib.Path | str) -> Parent:

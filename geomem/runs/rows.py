@@ -1,7 +1,7 @@
 """Result rows, one JSON object a line, and the table that aggregates them."""
 
+import difflib
 import json
-import logging
 import math
 import pathlib
 from collections.abc import Callable, Iterable
@@ -10,21 +10,23 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-_LOG = logging.getLogger(__name__)
-
-COLUMNS = (
-  "seed",
-  "epoch",
-  "layer",
-  "layer_index",
-  "subset",
-  "metric",
-  "value",
-  "stderr",
-)
+# The standard columns, and the types of their values besides None.
+_TYPES = {
+  "seed": (int,),
+  "epoch": (int, float),
+  "layer": (str,),
+  "layer_index": (int,),
+  "subset": (str,),
+  "metric": (str,),
+  "value": (int, float, bool),
+  "stderr": (int, float),
+}
+COLUMNS = tuple(_TYPES)
 # The paper's order, which every list of subsets follows.
 SUBSETS = ("unpermuted", "permuted", "restored", "test")
 Row = dict[str, Any]
+# The least similarity of a misspelt column with the one that was meant.
+_SIMILAR = 0.8
 
 
 class Series(NamedTuple):
@@ -50,26 +52,43 @@ class Rows(list):
   """
 
   def where(
-    self, metric: str | tuple[str, ...] | None = None, **columns: Any
+    self, metric: str | Iterable[str] | None = None, **columns: Any
   ) -> "Rows":
     """Selects the rows whose columns have the given values.
 
     Args:
-      metric: one metric's name or a tuple of names; all metrics by default.
-      **columns: for each column, a value or a tuple of allowed values. A column
-        that a row lacks counts as None.
+      metric: one metric's name or several names; all metrics by default.
+      **columns: for each column, a value, or a tuple, list or array of allowed
+        values. A column that a row lacks counts as None.
+
+    Raises:
+      ValueError: no row has a column, and its name resembles one that is there.
     """
     if metric is not None:
       columns["metric"] = metric
-    allowed = {
-      name: value if isinstance(value, tuple) else (value,)
-      for name, value in columns.items()
-    }
+    for name in columns:
+      self._check_column(name)
+    allowed = {name: _choices(value) for name, value in columns.items()}
     return Rows(
       row
       for row in self
       if all(row.get(name) in values for name, values in allowed.items())
     )
+
+  def _check_column(self, name: str) -> None:
+    """Raises an error for a misspelt column.
+
+    Further columns are those of a study, which a part of its rows may lack.
+    """
+    if name in COLUMNS or any(name in row for row in self):
+      return
+    present = dict.fromkeys([*COLUMNS, *(n for row in self for n in row)])
+    similar = difflib.get_close_matches(name, present, 1, _SIMILAR)
+    if self and similar:
+      raise ValueError(
+        f"No row has a column {name!r}; did you mean {similar[0]!r}? There are"
+        f" {', '.join(present)}."
+      )
 
   def known(self) -> "Rows":
     """Drops the rows whose value is missing or NaN."""
@@ -77,11 +96,13 @@ class Rows(list):
 
   def distinct(self, column: str) -> list:
     """Lists a column's distinct values except None, by first occurrence."""
+    self._check_column(column)
     values = dict.fromkeys(row.get(column) for row in self)
     return [value for value in values if value is not None]
 
   def split(self, column: str) -> dict[Any, "Rows"]:
     """Groups the rows by a column's values, ascending, without None."""
+    self._check_column(column)
     groups: dict[Any, Rows] = {}
     for row in self:
       if row.get(column) is not None:
@@ -125,8 +146,14 @@ class Rows(list):
     """Returns the `best` or the `last` epoch of each seed.
 
     Raises:
-      ValueError: a seed has no row that names this epoch.
+      ValueError: `which` is another word, or a seed has no row that names this
+        epoch.
     """
+    if which not in ("best", "last"):
+      raise ValueError(
+        f"The epoch is {which!r}; 'best' or 'last' was expected. Select an"
+        " epoch by its number with where(epoch=...)."
+      )
     epochs = self.fact(f"{which}_epoch")
     for seed in self.seeds:
       if seed not in epochs:
@@ -218,24 +245,6 @@ def rows_file(path: pathlib.Path | str) -> pathlib.Path:
   return pathlib.Path(path) / "results.jsonl"
 
 
-def read_rows(path: pathlib.Path | str) -> Rows:
-  """Reads the rows of a run directory.
-
-  Damaged lines are logged and skipped. A null or missing value becomes NaN.
-  """
-  file, rows = rows_file(path), Rows()
-  if not file.exists():
-    return rows
-  for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
-    row = parse(line)
-    if row is None:
-      _LOG.warning("Line %d of %s is damaged; left out.", number, file)
-    else:
-      value = row.get("value")
-      rows.append(row | {"value": math.nan if value is None else value})
-  return rows
-
-
 def has_value(row: Row) -> bool:
   """Returns whether a row's value is a number, not missing or NaN."""
   return row["value"] is not None and row["value"] == row["value"]
@@ -252,13 +261,41 @@ def parse(line: bytes) -> Row | None:
     row = dict(json.loads(line))
   except (ValueError, TypeError, RecursionError):
     return None
-  return row if "metric" in row else None
+  return row if _is_row(row) else None
+
+
+def _is_row(row: Row) -> bool:
+  """Returns whether the standard columns are there, with values of their types.
+
+  Only the metric must have a value.
+  """
+  return row.get("metric") is not None and all(
+    name in row and (row[name] is None or type(row[name]) in types)
+    for name, types in _TYPES.items()
+  )
 
 
 def encode(row: Row) -> bytes:
-  """Encodes a row as a line of JSON that has all of the standard columns."""
+  """Encodes a row as a line of JSON that has all of the standard columns.
+
+  Raises:
+    ValueError: a standard column has a value of another type.
+  """
   complete = {name: _plain(row.get(name)) for name in [*COLUMNS, *row]}
+  if not _is_row(complete):
+    raise ValueError(
+      f"{row} is no row: its metric, layer and subset must be strings, its seed"
+      " and layer_index whole numbers, its epoch, value and stderr numbers."
+    )
   return json.dumps(complete, allow_nan=False).encode()
+
+
+def _choices(value: Any) -> list:
+  """Lists the allowed values of a column, given one or several."""
+  if hasattr(value, "tolist"):  # An array, or a number of one.
+    value = value.tolist()
+  is_one = isinstance(value, str) or not isinstance(value, Iterable)
+  return [value] if is_one else list(value)
 
 
 def _plain(value: Any) -> Any:

@@ -63,6 +63,7 @@ class Run:
 
   def _open_lock(self):
     """Opens the lock file; None for a complete run on a read-only disk."""
+    disk.check_literal(self.path)
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       return open(self.path / ".lock", "w")
@@ -198,7 +199,7 @@ class Run:
   @property
   def rows(self) -> table.Rows:
     """All rows, in the order in which they were written."""
-    return table.read_rows(self.path)
+    return directory.read_rows(self.path)
 
   @property
   def is_done(self) -> bool:

@@ -8,7 +8,6 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -83,7 +82,9 @@ def pack(
       f"{out} exists already, or is within {path}; choose another directory"
       " with --out."
     )
-  trainings = sorted(d for d, names, _ in _walk(path) if "checkpoints" in names)
+  trainings = sorted(
+    d for d, names, _ in runs.walk(path) if "checkpoints" in names
+  )
   if dtype != "float32":
     for training_run in trainings:
       _expect_complete(training_run)
@@ -107,20 +108,8 @@ def pack(
   return packed
 
 
-def _walk(
-  path: pathlib.Path,
-) -> Iterator[tuple[pathlib.Path, list[str], list[str]]]:
-  """Walks a directory as `os.walk` does, and follows links to directories."""
-  for name, names, files in os.walk(path, followlinks=True):
-    directory = pathlib.Path(name)
-    above = {x.resolve() for x in (directory, *directory.parents)}
-    # A link to a directory that it lies in has no end.
-    names[:] = [x for x in names if (directory / x).resolve() not in above]
-    yield directory, names, files
-
-
 def _expect_complete(training_run: pathlib.Path) -> None:
-  for directory, _, files in _walk(training_run):
+  for directory, _, files in runs.walk(training_run):
     if "config.json" in files and not runs.is_complete(directory):
       raise runs.RunError(
         f"{directory} is not complete, and the rest of its numbers would be"
@@ -130,7 +119,7 @@ def _expect_complete(training_run: pathlib.Path) -> None:
 
 def _copy(path: pathlib.Path, new: pathlib.Path) -> None:
   """Copies all files but networks and hidden files, such as locks."""
-  for source, names, files in _walk(path):
+  for source, names, files in runs.walk(path):
     names[:] = [n for n in names if n not in _LEFT_OUT and n[0] != "."]
     target = new / source.relative_to(path)
     target.mkdir(parents=True)
@@ -206,5 +195,7 @@ def _mark(target: pathlib.Path, dtype: str) -> None:
 
 def size_of(path: pathlib.Path | str) -> int:
   """Returns the total size in bytes of all files below a directory."""
-  paths = pathlib.Path(path).rglob("*")
+  paths = (
+    place / file for place, _, files in runs.walk(path) for file in files
+  )
   return sum(file.stat().st_size for file in paths if file.is_file())
