@@ -62,7 +62,7 @@ class Rows(list):
         values. A column that a row lacks counts as None.
 
     Raises:
-      ValueError: no row has a column, and its name resembles one that is there.
+      ValueError: no row has a column, and its name resembles a standard one.
     """
     if metric is not None:
       columns["metric"] = metric
@@ -76,18 +76,16 @@ class Rows(list):
     )
 
   def _check_column(self, name: str) -> None:
-    """Raises an error for a misspelt column.
+    """Raises an error for a misspelt standard column.
 
     Further columns are those of a study, which a part of its rows may lack.
     """
     if name in COLUMNS or any(name in row for row in self):
       return
-    present = dict.fromkeys([*COLUMNS, *(n for row in self for n in row)])
-    similar = difflib.get_close_matches(name, present, 1, _SIMILAR)
+    similar = difflib.get_close_matches(name, COLUMNS, 1, _SIMILAR)
     if self and similar:
       raise ValueError(
-        f"No row has a column {name!r}; did you mean {similar[0]!r}? There are"
-        f" {', '.join(present)}."
+        f"No row has a column {name!r}; did you mean {similar[0]!r}?"
       )
 
   def known(self) -> "Rows":
