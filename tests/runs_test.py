@@ -143,6 +143,18 @@ def test_numbers_that_are_not_finite_become_null(tmp_path):
   assert json.loads(line)["value"] is None
 
 
+def test_an_error_that_is_not_known_is_not_zero(tmp_path):
+  row = {"metric": "radius", "value": 0.4, "epoch": 1, "stderr": float("nan")}
+  with runs.Run(tmp_path, CONFIG) as run:
+    run.commit({}, [row])
+  rows = runs.read_rows(tmp_path)
+  assert rows[0]["stderr"] is None
+  value, error = rows.mean()
+  assert value == 0.4
+  assert np.isnan(error)
+  assert np.isnan(rows.series("epoch").stderr).all()
+
+
 def test_runs_are_read_into_one_table(tmp_path):
   paths = [tmp_path / name for name in ("a", "b")]
   for width, path in enumerate(paths, 3):
