@@ -7,7 +7,7 @@ from geomem import geometry, plots, runs, studies
 from geomem.studies.capacity import agreements
 from tests.binaries import execute
 
-SMALL = {"num_draws": 4, "num_probes": 10, "num_shuffles": 2, "epochs": "last"}
+SMALL = {"num_draws": 5, "num_probes": 10, "num_shuffles": 2, "epochs": "last"}
 COMPARISON = studies.CapacityConfig(**SMALL)
 
 
@@ -41,7 +41,7 @@ def test_layers_of_a_run_are_compared(trained, tmp_path):
     assert len(rows.where(metric)) == 5 * 2 * 2
   (said, *_) = studies.findings(tmp_path)
   assert "simulated over theory has median" in said
-  config = studies.CapacityConfig(**SMALL | {"num_draws": 5})
+  config = studies.CapacityConfig(**SMALL | {"num_draws": 6})
   other = studies.Capacity(config, studies.TrainedRun(trained))
   with pytest.raises(runs.RunError, match="another num_draws"):
     studies.run(other, tmp_path)
@@ -66,7 +66,7 @@ def test_a_run_that_is_none_is_refused(tmp_path):
   ("fields", "sentence"),
   [
     ({"epochs": "first"}, "epochs 'first' is not known"),
-    ({"num_draws": 0}, "num_draws is 0"),
+    ({"num_draws": 4}, "num_draws is 4; at least 5"),
     ({"dimension": 500}, "dimension is 500"),
     ({"num_manifolds": 1}, "too few to compare"),
   ],

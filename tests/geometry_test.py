@@ -275,6 +275,49 @@ def test_a_wanted_error_may_start_from_a_single_probe():
   assert float(found.mean_capacity_stderr / found.mean_capacity) <= 0.05
 
 
+def test_a_wanted_error_is_not_reached_by_chance():
+  """Of few probes none may meet a constraint, or all cost about the same."""
+  rng = np.random.default_rng(0)
+  clouds = rng.normal(size=(4, 1, 30)) + 0.5 * rng.normal(size=(4, 6, 30))
+  stats = geometry.gram_statistics(clouds)
+  found = [
+    geometry.manifold_geometry(
+      key, stats, num_probes=2, relative_error=0.1, centers=None
+    ).mean_capacity
+    for key in jax.random.split(KEY, 60)
+  ]
+  # Sixty values tell their spread to 9 %.
+  assert np.std(found) / np.mean(found) < 0.12
+
+
+def test_errors_of_the_radius_hold_for_few_probes():
+  """Sizes about the probes' own mean hardly vary; two are even equal."""
+  rng = np.random.default_rng(0)
+  clouds = rng.normal(size=(6, 1, 30)) + 0.5 * rng.normal(size=(6, 12, 30))
+  stats = geometry.gram_statistics(clouds)
+
+  def measure(num_probes, num_keys):
+    found = jax.lax.map(
+      lambda key: (
+        lambda g: (g.mean_radius, g.mean_radius_stderr, g.mean_dimension_stderr)
+      )(
+        geometry.manifold_geometry(
+          key, stats, num_probes=num_probes, centers=None
+        )
+      ),
+      jax.random.split(KEY, num_keys),
+    )
+    return map(np.asarray, found)
+
+  radius, error, of_dimension = measure(2, 2)
+  assert np.isfinite([*radius, *of_dimension]).all()
+  assert np.isnan(error).all()
+  radius, error, _ = measure(4, 300)
+  spread = radius.std() / np.sqrt((error**2).mean())
+  # The jackknife overstates the error of a variance, and never understates it.
+  assert 0.6 < spread < 1.05
+
+
 def test_a_wanted_error_of_what_has_none_is_refused():
   dead = np.zeros_like(POINTS)
   for points, kappa in ((dead, 0.0), (POINTS, -30.0)):

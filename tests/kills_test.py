@@ -40,7 +40,7 @@ JOBS = {
   "gradients": ("gradients", {"draws": 2}, True),
   "capacity": (
     "capacity",
-    {"num_draws": 2, "num_probes": 10, "num_shuffles": 2, "epochs": "last"},
+    {"num_draws": 5, "num_probes": 10, "num_shuffles": 2, "epochs": "last"},
     True,
   ),
   "measure": ("measure", {"num_probes": 10}, True),

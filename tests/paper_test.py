@@ -322,7 +322,7 @@ def small(monkeypatch):
     "gradients": {"draws": 2, "max_examples": 80},
     "capacity": {
       "epochs": "last",
-      "num_draws": 2,
+      "num_draws": 5,
       "num_probes": 5,
       "num_shuffles": 1,
     },

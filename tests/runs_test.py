@@ -183,7 +183,6 @@ def test_a_misspelt_column_is_refused(tmp_path):
   for select in (
     lambda rows: rows.where(subst="test"),
     lambda rows: rows.where("accuracy", layers="fc1"),
-    lambda rows: rows.where(kep=2),
     lambda rows: rows.series("epochs"),
     lambda rows: rows.distinct("seeds"),
   ):
@@ -192,7 +191,7 @@ def test_a_misspelt_column_is_refused(tmp_path):
     # An empty table has no columns to compare with.
     assert len(select(runs.Rows()) or ()) in (0, 3)
   assert len(rows.where(kept=2)) == len(rows)
-  # Columns of a study are those of some of its rows.
+  # Columns of a study are those of some of its rows, and may be alike.
   assert rows.where(rewound="fc1") == []
   assert rows.where(rewound=None) == rows
 
@@ -243,6 +242,18 @@ def test_numbers_that_are_not_finite_become_null(tmp_path):
     run.commit({}, [{"metric": "loss", "value": float("nan")}])
   line = (tmp_path / "results.jsonl").read_text()
   assert json.loads(line)["value"] is None
+
+
+def test_an_error_that_is_not_known_is_not_zero(tmp_path):
+  row = {"metric": "radius", "value": 0.4, "epoch": 1, "stderr": float("nan")}
+  with runs.Run(tmp_path, CONFIG) as run:
+    run.commit({}, [row])
+  rows = runs.read_rows(tmp_path)
+  assert rows[0]["stderr"] is None
+  value, error = rows.mean()
+  assert value == 0.4
+  assert np.isnan(error)
+  assert np.isnan(rows.series("epoch").stderr).all()
 
 
 def test_runs_are_read_into_one_table(tmp_path):

@@ -347,6 +347,9 @@ def test_wrong_input_is_named():
     geometry.simulated_capacity(KEY, np.zeros((1, 2, 3)))
   with pytest.raises(ValueError, match="not finite"):
     geometry.simulated_capacity(KEY, np.full((2, 2, 3), np.nan))
+  # Without its least number, the first guess alone would be the capacity.
+  with pytest.raises(ValueError, match="num_draws is 4; a whole number"):
+    geometry.simulated_capacity(KEY, np.eye(4)[:, None], num_draws=4)
 
 
 def test_detectable_differences_are_seen_as_often_as_they_say():
@@ -366,3 +369,9 @@ def test_detectable_differences_are_seen_as_often_as_they_say():
     geometry.detectable_difference(sd, power=1.0)
   with pytest.raises(ValueError, match="num_samples is 0"):
     geometry.detectable_difference(sd, num_samples=0)
+  # The formula would give differences below zero.
+  with pytest.raises(ValueError, match="a power above the level"):
+    geometry.detectable_difference(sd, power=0.01)
+  with pytest.raises(ValueError, match="sd has the value -1"):
+    geometry.detectable_difference({"a": np.ones(2), "b": np.array([2, -1.0])})
+  assert np.isnan(geometry.detectable_difference(np.nan))

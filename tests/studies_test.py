@@ -12,7 +12,7 @@ from tests.fakes import SMALL_RUN
 
 # What makes a study small; a new one is tried with its own defaults.
 SMALL = {
-  "capacity": {"num_draws": 2, "num_probes": 5, "num_shuffles": 2},
+  "capacity": {"num_draws": 5, "num_probes": 5, "num_shuffles": 2},
   "gradients": {"draws": 2, "max_examples": 80},
   # Every measure is tried by itself in measures_test.
   "measure": {"measures": "spectrum,neighbors"},

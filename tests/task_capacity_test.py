@@ -19,7 +19,7 @@ def row(metric, value, epoch=None, subset=None, layer=None, index=None):
     "subset": subset,
     "metric": metric,
     "value": value,
-    "stderr": None,
+    "stderr": 0.0,
   }
 
 

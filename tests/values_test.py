@@ -79,7 +79,7 @@ WRONG = {
     ("--layer=perhaps", "neither true nor false"),
   ],
   "capacity": [
-    ("--num_draws=0", "num_draws is 0"),
+    ("--num_draws=0", "num_draws is 0; at least 5"),
     ("--epochs=first", "epochs 'first' is not known"),
     ("--seed=-1", "seed is -1"),
   ],

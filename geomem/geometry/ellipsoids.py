@@ -192,7 +192,9 @@ def ellipsoid_geometry(
     capacity_stderr=inverse_stderr / inverse**2,
     radius=unit * radius,
     radius_stderr=unit * square_stderr / (2 * jnp.where(radius > 0, radius, 1)),
-    dimension=D * cosine**2,
+    # The square of a sample mean is biased upwards by the variance of the mean.
+    dimension=D
+    * jnp.maximum(cosine**2 - jnp.nan_to_num(cosine_stderr) ** 2, 0),
     dimension_stderr=2 * D * jnp.abs(cosine) * cosine_stderr,
   )
 

@@ -132,7 +132,8 @@ class ManifoldGeometry:
       as at margins far below zero.
     capacity_stderr: its standard error.
     radius: R_M, in units of the centre's norm.
-    radius_stderr: its standard error.
+    radius_stderr: its standard error, by the jackknife; NaN for fewer than
+      three probes.
     dimension: D_M.
     dimension_stderr: its standard error.
     center_correlation: ρ, before directions are removed.
@@ -221,8 +222,11 @@ def _estimates(frame, probes, rank, anchors, kappa, reduce_variance) -> dict:
     jnp.stack([anchors.force, size, cosine], axis=1), controls
   )
   # About their sample mean, T anchors spread by (T − 1) / T of their variance.
+  # The error is the jackknife's, in closed form: sizes about a mean of which
+  # they are part vary less than the variance does, and not at all for T = 2.
   count = len(probes)
   square = mean[1] * (count / (count - 1) if count > 1 else jnp.nan)
+  square_error = stderr[1] * (count / (count - 2) if count > 2 else jnp.nan)
   positive = ~(square <= 0)
   radius = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
   # The square of a sample mean is biased upwards by the variance of the mean.
@@ -231,7 +235,7 @@ def _estimates(frame, probes, rank, anchors, kappa, reduce_variance) -> dict:
     "capacity": 1 / mean[0],
     "capacity_stderr": stderr[0] / mean[0] ** 2,
     "radius": radius,
-    "radius_stderr": stderr[1] / (2 * jnp.where(positive, radius, 1)),
+    "radius_stderr": square_error / (2 * jnp.where(positive, radius, 1)),
     "dimension": rank * jnp.maximum(mean[2] ** 2 - error**2, 0),
     "dimension_stderr": 2 * rank * jnp.abs(mean[2]) * stderr[2],
     "interior": anchors.interior.mean(),

@@ -15,6 +15,10 @@ from geomem.geometry.points import Mask, Points, check_count
 from geomem.geometry.statistics import GramStatistics, gram_statistics
 
 _MOST_PROBES = 2**16
+# Errors of fewer probes are too uncertain to stop at.
+_FEWEST_PROBES = 32
+# Where so many probes meet no constraint of a manifold, none may ever do.
+_MOST_WITHOUT_ERROR = 512
 
 
 def manifold_geometry(
@@ -43,8 +47,8 @@ def manifold_geometry(
       add a leading axis to every result.
     num_probes: T, probes per manifold.
     relative_error: wanted standard error of the mean capacity, relative to it.
-      The number of probes then grows from `num_probes` as needed, to at most
-      65,536; not under jit.
+      The number of probes then grows from `num_probes`, or 32 if that is less,
+      to at most 65,536; not under jit.
     centers: which shared directions of the centres to remove first:
       `low_rank` chooses their number K, an integer is K, None removes nothing;
       see `shared_directions`.
@@ -145,14 +149,13 @@ def _check_centers_apart(stats: GramStatistics) -> None:
 
 
 def _measure_to(relative_error, measure, num_probes) -> ManifoldGeometry:
-  """Doubles the probes until the error is within `relative_error`."""
+  """Adds probes until the error is within `relative_error`."""
   if not relative_error > 0:
     raise ValueError(
       f"relative_error={relative_error} was given; a positive number was"
       " expected, such as 0.01."
     )
-  # One probe has no standard error.
-  num_probes = max(num_probes, 2)
+  num_probes = max(num_probes, _FEWEST_PROBES)
   while True:
     geometry = measure(num_probes=num_probes)
     ratio = float(
@@ -160,16 +163,20 @@ def _measure_to(relative_error, measure, num_probes) -> ManifoldGeometry:
     )
     if ratio <= relative_error:
       return geometry
-    if not math.isfinite(ratio):
+    dead = bool(jnp.isnan(geometry.capacity).any())
+    if math.isfinite(ratio):
+      # Powers of two, so that few programs are compiled.
+      missing = 2 * (math.log2(ratio) - math.log2(relative_error))
+      num_probes *= 2 ** max(1, math.ceil(missing))
+    elif num_probes < _MOST_WITHOUT_ERROR and not dead:
+      num_probes *= 4
+    else:
       raise ValueError(
         f"A relative error of {relative_error} cannot be aimed at: {num_probes}"
         " probes give no finite capacity and standard error. Look at the result"
         " without relative_error; a layer of dead units has none, and a margin"
         " far below 0 leaves nothing to separate."
       )
-    # Powers of two, so that few programs are compiled.
-    missing = 2 * (math.log2(ratio) - math.log2(relative_error))
-    num_probes *= 2 ** max(1, math.ceil(missing))
     if not num_probes <= _MOST_PROBES:
       raise ValueError(
         f"A relative error of {relative_error} takes more than {_MOST_PROBES}"

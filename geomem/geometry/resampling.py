@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Key
 
 from geomem.geometry.mean_field import ManifoldGeometry
@@ -268,20 +269,34 @@ def detectable_difference(
       them, such as `Resampled.sd`.
     num_samples: n, independent measurements of each condition.
     level: probability of detecting a difference where there is none.
-    power: probability of detecting a difference δ.
+    power: probability of detecting a difference δ; more than the level, as
+      half the level is reached where there is no difference.
 
   Returns:
     The differences, in the form of `sd`.
 
   Raises:
-    ValueError: the number of samples is not positive, or the level or the power
-      is not a probability.
+    ValueError: the number of samples is not positive, the level or the power is
+      not a probability, the power does not exceed the level, or a standard
+      deviation is negative.
   """
   check_count("num_samples", num_samples)
   for name, value in (("level", level), ("power", power)):
     if not 0 < value < 1:
       raise ValueError(
         f"{name} is {value}; a probability in (0, 1) was expected."
+      )
+  if power <= level:
+    raise ValueError(
+      f"power is {power} and level {level}; a power above the level was"
+      " expected, as a test at that level claims a difference that often where"
+      " there is none."
+    )
+  for x in jax.tree.leaves(sd):
+    if not isinstance(x, jax.core.Tracer) and (np.asarray(x) < 0).any():
+      raise ValueError(
+        f"sd has the value {np.asarray(x).min()}; standard deviations, which"
+        " are not negative, were expected."
       )
   normal = statistics.NormalDist()
   z = normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
-from geomem.geometry.points import Mask, Points, as_points, check_finite
+from geomem.geometry.points import (
+  Mask,
+  Points,
+  as_points,
+  check_count,
+  check_finite,
+)
 from geomem.geometry.products import PointProducts
 from geomem.geometry.separability import is_separable
 from geomem.geometry.statistics import GramStatistics
@@ -15,6 +21,9 @@ from geomem.geometry.statistics import GramStatistics
 # Offsets of the draws from the middle of the transition, in its widths: each
 # side locates the transition, and both together tell its width.
 _OFFSETS = (0.7, -0.7)
+# Fewer draws leave the prior's range and the first guess to decide: their
+# capacity is off by up to a factor of three, whatever the points.
+FEWEST_DRAWS = 5
 
 
 class SimulatedCapacity(NamedTuple):
@@ -110,7 +119,8 @@ def simulated_capacity(
     key: for dichotomies and projections; draw r depends on it and on r alone.
     points: `[P, M, N]`, or a list of `[M_i, N]`, of any real dtype.
     mask: which of the points are present; all by default.
-    num_draws: dichotomies.
+    num_draws: dichotomies, at least five. Up to some ten, `stderr` is mostly
+      the prior's width, and larger than the spread of the capacity over keys.
     bias: whether hyperplanes may miss the origin.
 
   Returns:
@@ -118,14 +128,13 @@ def simulated_capacity(
     than half of the dichotomies.
 
   Raises:
-    ValueError: there are fewer than two manifolds, points are not finite, or
-      their products are given instead.
+    ValueError: there are fewer than two manifolds or five draws, points are not
+      finite, or their products are given instead.
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section V; Cohen
   et al., Nature Communications 2020, methods.
   """
-  if num_draws < 1:
-    raise ValueError(f"num_draws is {num_draws}; at least 1 was expected.")
+  check_count("num_draws", num_draws, least=FEWEST_DRAWS)
   X, owner = _checked(points, mask)
   num_manifolds, num_features = int(owner.max()) + 1, X.shape[1]
   seed = np.asarray(jax.random.key_data(key)).tolist()

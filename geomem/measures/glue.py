@@ -1,7 +1,7 @@
 """GLUE: the capacity for the labels of a task, correlations included.
 
 No directions are removed, so only two of the options apply: the labellings and
-the number of probes. See `geometry.glue`.
+the number of probes, of which there are at least two. See `geometry.glue`.
 """
 
 from geomem import geometry

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from geomem import geometry, plots, runs
+from geomem.geometry.simulation import FEWEST_DRAWS
 from geomem.studies.capacity_sets import (
   ManifoldSet,
   layer_sets,
@@ -37,7 +38,7 @@ class CapacityConfig:
 
   Attributes:
     epochs: epochs of a run to use: `best`, `last` or `best,last`.
-    num_draws: random dichotomies per simulation.
+    num_draws: random dichotomies per simulation, at least five.
     num_probes: T, probes per manifold.
     num_shuffles: shuffles of the labels, for the capacity without classes.
     bias: whether simulated hyperplanes may miss the origin.
@@ -63,8 +64,8 @@ class CapacityConfig:
 
   def __post_init__(self):
     check_types(self)
-    names = ("num_draws", "num_probes", "num_shuffles", "num_seeds")
-    check_least(self, dict.fromkeys(names, 1))
+    names = ("num_probes", "num_shuffles", "num_seeds")
+    check_least(self, dict.fromkeys(names, 1) | {"num_draws": FEWEST_DRAWS})
     check_seeds(self.seed, self.num_seeds)
     names = self.epochs.split(",")
     if not set(names) <= {"best", "last"} or len(set(names)) < len(names):

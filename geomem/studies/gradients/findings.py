@@ -48,7 +48,7 @@ def _slope(rows, **columns) -> tuple[float, float]:
   """Returns the mean slope over seeds, with the error from the fits."""
   fits = rows.where("law_slope", layer=None, **columns)
   values = [row["value"] for row in fits]
-  errors = np.array([row["stderr"] or 0.0 for row in fits])
+  errors = np.array([row["stderr"] for row in fits], float)  # No error is NaN.
   return float(np.mean(values)), float(np.sqrt((errors**2).mean() / len(fits)))
 
 
