@@ -54,6 +54,15 @@ def test_permuted_labels_remember_the_truth(fraction, seed, redraw):
   np.testing.assert_array_equal(again.labels, found.labels)
 
 
+def test_redrawn_labels_are_of_all_classes():
+  """Of five, though no example is of the last two."""
+  images = np.zeros((3000, 2, 2), np.uint8)
+  dataset = data.make_dataset(images, np.arange(3000) % 3, list("abcde"))
+  labels = data.make_labels("redrawn", jax.random.key(0), dataset, 1.0).labels
+  # Five standard deviations of a count.
+  assert np.abs(np.bincount(labels, minlength=5) - 600).max() < 110
+
+
 def test_labels_survive_the_disk(tmp_path):
   labels = data.permute_labels(jax.random.key(0), np.arange(20) % 3, 0.5)
   labels.save(tmp_path / "labels.npz")
@@ -163,6 +172,28 @@ def test_own_arrays_and_what_is_wrong_with_them(tmp_path):
     data.load(bad, "train")
   with pytest.raises(data.DatasetError, match="There is no file"):
     data.load("npz:nowhere.npz", "train")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_images_with_their_channels_first_are_refused(tmp_path, channels):
+  images = np.zeros((6, channels, 8, 9), np.uint8)
+  name = write_npz(tmp_path / "a.npz", x_train=images, y_train=np.arange(6))
+  with pytest.raises(data.DatasetError, match=r"x\.transpose\(0, 2, 3, 1\)"):
+    data.load(name, "train")
+  mended = images.transpose(0, 2, 3, 1)
+  assert data.make_dataset(mended, np.arange(6)).images.shape[3] == channels
+  # Small images and many channels are no mistake.
+  for shape in ((6, 3, 3, 2), (6, 8, 8, 13), (6, 1, 1, 4)):
+    assert data.make_dataset(np.zeros(shape, np.uint8), np.arange(6))
+
+
+@pytest.mark.parametrize("labels", [["a", "b"], [], [0.5, 1.5]])
+def test_training_labels_are_checked_with_those_of_the_test(tmp_path, labels):
+  arrays = {"x_test": np.zeros((2, 4, 4), np.uint8), "y_test": np.arange(2)}
+  arrays |= {"x_train": arrays["x_test"], "y_train": np.array(labels)}
+  name = write_npz(tmp_path / "a.npz", **arrays)
+  with pytest.raises(data.DatasetError, match="The training labels in"):
+    data.load(name, "test")
 
 
 def test_missing_sets_say_what_to_do(tmp_path):

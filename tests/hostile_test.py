@@ -214,6 +214,22 @@ def test_what_lies_in_the_cache_is_not_believed(here, dtype):
   np.testing.assert_array_equal(again.labels, good.labels)
 
 
+def test_a_flipped_bit_in_the_cache_is_found(here):
+  good = load(here)
+  cache = here.parent.parent.parent / "cache"
+  files = sorted(cache.glob("*.npy"))
+  assert {np.load(file).ndim for file in files} == {1, 4}
+  for file in files:
+    content = file.read_bytes()
+    file.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+  again = load(here)
+  np.testing.assert_array_equal(again.images, good.images)
+  np.testing.assert_array_equal(again.labels, good.labels)
+  times = [file.stat().st_mtime_ns for file in files]
+  load(here)  # From the cache, which was mended.
+  assert [file.stat().st_mtime_ns for file in files] == times
+
+
 def test_copies_with_other_images_do_not_share_a_cache(here):
   """Though names, sizes and times are the same."""
   import os

@@ -107,6 +107,64 @@ def test_scores_have_their_closed_forms():
   assert found["loss"][0] == pytest.approx(-np.log([0.5, 0.2]).mean())
 
 
+def test_errors_of_scores_are_those_of_a_mean_over_examples():
+  """As of any mean: the accuracy is the mean of hits, zeros and ones."""
+  rng = np.random.default_rng(0)
+  logits, labels = rng.normal(size=(7, 5)), rng.integers(0, 5, 7)
+  found = training.scores(
+    {"all": (logits, labels), "one": (logits[:1], labels[:1])}
+  )
+  hits = (logits.argmax(axis=1) == labels).astype(float)
+  assert 0 < hits.mean() < 1
+  losses = -np.log(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
+  losses = losses[np.arange(7), labels]
+  for metric, values in (("accuracy", hits), ("loss", losses)):
+    expected = runs.mean_and_error(values)
+    assert found["all"][metric] == pytest.approx(expected, rel=1e-5)
+    assert np.isnan(found["one"][metric][1])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_logits_that_are_not_finite_decide_nothing(bad):
+  logits = np.zeros((20, 5), np.float32)
+  labels = np.arange(20) % 5
+  every, one = np.full_like(logits, bad), logits.copy()
+  one[3, 4] = bad
+  found = training.scores({"every": (every, labels), "one": (one, labels)})
+  for name in found:
+    assert np.isnan(found[name]["accuracy"]).all(), name
+
+
+@pytest.mark.parametrize("num_seeds", [1, 2])
+@pytest.mark.parametrize(
+  ("decay", "sentence"), [(0.0, "logits .* overflow"), (1e30, "parameters")]
+)
+def test_a_last_update_that_is_too_large_stops_before_it_is_saved(
+  tmp_path, num_seeds, decay, sentence
+):
+  """One step an epoch: only the next loss would show what it did."""
+  options = {"batch_size": 578, "epochs": 1, "learning_rate": 1e30}
+  options |= {"model": "mlp", "width": 4, "num_seeds": num_seeds}
+  options |= {"weight_decay": decay}
+  study = studies.Memorization(studies.make_config(**(SMALL | options)))
+  sentence += ".*lower --learning_rate"
+  with pytest.raises(training.NonFiniteLossError, match=sentence):
+    studies.run(study, tmp_path)
+  assert runs.read_rows(tmp_path).where("accuracy", epoch=1) == []
+  assert not list(tmp_path.glob("checkpoints/*/1"))
+
+
+def test_an_unknown_accuracy_is_not_the_best(tmp_path):
+  study = studies.Memorization(studies.make_config(**SMALL))
+  scores = [
+    {"metric": "accuracy", "subset": "test", "seed": 0, "epoch": epoch}
+    | {"value": value}
+    for epoch, value in enumerate([np.nan, 0.5, np.nan, 0.8, 0.7])
+  ]
+  facts = runs.Rows(study._facts_of(runs.Rows(scores), study.seeds[0]))
+  assert facts.fact("best_epoch") == {0: 3}
+
+
 @pytest.mark.parametrize("margin", [-30.0, -1.0, 0.0, 1.0, 12.0, 30.0, 80.0])
 def test_losses_of_fitted_examples_keep_their_digits(margin):
   """In float64, -log softmax of a logit that leads two others by a margin."""

@@ -1,16 +1,20 @@
 """Uses of the binaries that no test had: each gave a wrong number or worse."""
 
+import json
 import pathlib
 
 import jax
+import jaxtyping
 import numpy as np
 import pytest
 
 from benchmarks.benchmark import Benchmark, BenchmarkConfig
 from experiments import cli, errors
 from geomem import data, geometry, plots, runs, studies, training
+from geomem.studies.fields import sequence
 from geomem.studies.memorization import Memorization
 from geomem.studies.packing import pack
+from geomem.studies.truncate import TruncateConfig
 from tests.fakes import SMALL_RUN, fields_of, write_run
 
 CHEAP = SMALL_RUN | {"num_seeds": 1, "layers": "last", "epochs": 1}
@@ -48,6 +52,80 @@ def test_the_benchmark_is_drawn_and_ends(tmp_path, monkeypatch):
   for _ in range(2):
     assert cli.do(study, tmp_path / "benchmark") == 0
   assert runs.is_complete(tmp_path / "benchmark")
+
+
+@pytest.fixture
+def as_a_user():
+  """Turns off the checks of types, which only tests have."""
+  jaxtyping.config.update("jaxtyping_disable", True)
+  yield
+  jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("as_a_user")
+def test_numbers_of_numpy_are_stored_like_pythons_own(tmp_path):
+  given = {"epochs": np.int64(3), "width": np.int32(4), "kappa": np.float64(1)}
+  given |= {"learning_rate": np.float64(0.5), "flip": np.bool_(True)}
+  config = studies.make_config(permuted_fraction=np.float32(0.25), **given)
+  plain = {name: value.item() for name, value in given.items()}
+  expected = studies.make_config(permuted_fraction=0.25, **plain)
+  assert json.dumps(config.as_dict()) == json.dumps(expected.as_dict())
+  rewind = studies.RewindConfig(epochs=np.arange(2), kinds=["single"])
+  assert json.dumps(vars(rewind))
+  assert rewind == studies.RewindConfig(epochs=(0, 1), kinds=("single",))
+  axes = {"width": [np.int64(4)]}
+  with runs.Run(tmp_path, studies.memorization_sweep(axes).as_dict()):
+    (cell,) = studies.memorization_sweep(axes).cells(tmp_path)
+  assert json.dumps(cell.as_dict())
+
+
+@pytest.mark.parametrize(
+  "one",
+  [
+    lambda: studies.RewindConfig(layers="fc1"),
+    lambda: studies.RewindConfig(kinds="single"),
+    lambda: studies.RewindConfig(epochs="best"),
+    lambda: studies.RewindConfig(epochs=3),
+    lambda: TruncateConfig(dimensions=4),
+    lambda: BenchmarkConfig(sizes=3),
+    lambda: studies.memorization_sweep({"model": "mlp"}),
+    lambda: studies.model_size_sweep("64"),
+    lambda: studies.model_size_sweep(width=64),
+    lambda: sequence("width", 4),
+    lambda: sequence("width", np.array(4)),
+    lambda: runs.read_runs("r1", fields="width"),
+  ],
+)
+@pytest.mark.usefixtures("as_a_user")
+def test_one_value_is_not_taken_for_several(one):
+  with pytest.raises(ValueError, match=r"is .*; a sequence of .* was expected"):
+    one()
+
+
+@pytest.mark.parametrize("axes", [{}, {"width": []}])
+def test_a_sweep_has_values(axes):
+  with pytest.raises(ValueError, match="at least one field with at least one"):
+    studies.memorization_sweep(axes)
+
+
+def test_presets_are_of_studies_that_exist():
+  sentence = "'tiny_vgg16' has no presets; choose one of memorization, model"
+  with pytest.raises(ValueError, match=sentence):
+    studies.make_config("tiny_vgg16")
+
+
+def test_seeds_epochs_and_layers_of_a_finished_run(finished):
+  trained = studies.TrainedRun(finished)
+  for ask in (trained.best, trained.last):
+    assert ask(np.int64(0)) == ask(0)
+    with pytest.raises(runs.RunError, match=r"no seed 7 in .*; there are 0\."):
+      ask(7)
+  state = trained.state(np.int64(0), np.int64(1), ["logits"])
+  assert list(state) == ["logits"]
+  with pytest.raises(ValueError, match="a sequence of values was expected"):
+    trained.state(0, 1, "logits")
+  with pytest.raises(ValueError, match="'fc9' has no state; choose from"):
+    trained.state(0, 1, ["fc9"])
 
 
 @pytest.mark.parametrize("labels", ["file:own.npy", "cifar_n:noisy_label"])

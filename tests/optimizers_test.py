@@ -31,6 +31,17 @@ def test_steps_fall_to_a_tenth_after_one_half_and_after_three_quarters():
   assert found[0] > found[25] > found[-1]
 
 
+@pytest.mark.parametrize("num_steps", range(1, 13))
+def test_steps_fall_in_trainings_of_any_length(num_steps):
+  """A step is late if that share of all steps is over when it begins."""
+  config = training.TrainingConfig(schedule="step", learning_rate=1.0)
+  found = make_schedule(config, num_steps)
+  for step in range(num_steps):
+    over = step / num_steps
+    expected = 0.1 ** ((over >= 1 / 2) + (over >= 3 / 4))
+    assert float(found(step)) == pytest.approx(expected), step
+
+
 def test_the_cosine_falls_from_the_peak_to_zero():
   expected = 0.1 * (1 + np.cos(np.pi * np.arange(STEPS + 1) / STEPS))
   np.testing.assert_allclose(rates("cosine"), expected, atol=1e-7)

@@ -77,6 +77,21 @@ def test_a_journal_that_was_cut_costs_units_and_no_more(tmp_path, cut):
   assert (tmp_path / "results.jsonl").read_bytes() == whole
 
 
+@pytest.mark.parametrize("cut", [1, 5, 30])
+def test_units_after_a_torn_line_of_the_journal_are_kept(tmp_path, cut):
+  units = [{"unit": "training"}, {"unit": "after"}]
+  with runs.Run(tmp_path, CONFIG) as run:
+    run.commit({"unit": 0}, rows_of(0))
+    run.commit(units[0])
+  journal = tmp_path / "units.jsonl"
+  journal.write_bytes(journal.read_bytes()[:-cut])
+  for unit in units:  # The first joined the torn line, then the second did.
+    with runs.Run(tmp_path, CONFIG) as run:
+      run.commit(unit)
+  with runs.Run(tmp_path, CONFIG) as run:
+    assert all(map(run.has, [{"unit": 0}, *units]))
+
+
 def test_a_unit_that_is_done_is_not_committed_again(tmp_path):
   found = do_all(tmp_path)
   with runs.Run(tmp_path, CONFIG) as run:

@@ -1,6 +1,7 @@
 """CKA, the probe and the readout: against formulas, scikit-learn, by hand."""
 
 import inspect
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
 from geomem import geometry, runs, studies
-from geomem.measures import probe
+from geomem.measures import Options, probe
 from geomem.studies.experiment import manifold_images
 from geomem.studies.readout import Readout, ReadoutConfig
 from geomem.studies.similarity import Similarity, SimilarityConfig
@@ -202,6 +203,19 @@ def test_the_probe_is_the_ridge_regression_of_scikit_learn():
     assert count == 40
 
 
+def test_the_error_of_the_probe_is_that_of_a_mean_over_its_held_out_points():
+  points = np.random.default_rng(3).normal(size=(3, 10, 12)).astype("f4")
+  products = geometry.point_products(points)
+  found = probe.compute(jax.random.key(0), products, Options())
+  # A fifth of ten points, of each of three manifolds.
+  hits = np.arange(6) < round(6 * float(found["accuracy"]))
+  expected = runs.mean_and_error(hits)
+  assert 0 < hits.mean() < 1
+  np.testing.assert_allclose(
+    [found["accuracy"], found["stderr"]], expected, rtol=1e-5
+  )
+
+
 def test_the_probe_is_scored_on_points_that_it_has_not_seen():
   """Labels without meaning: chance, though 200 features fit them all."""
   points = points_of(4, (4, 60, 200))
@@ -270,6 +284,22 @@ def test_similarity_compares_layers_epochs_and_runs(trained, tmp_path):
     Similarity(SimilarityConfig(subset="all"), trained)
 
 
+def test_decisions_on_activations_that_overflow_are_refused(trained, tmp_path):
+  state = trained.state
+
+  def overflowing(*arguments):
+    found = state(*arguments)
+    found["logits"] = jax.tree.map(lambda x: 3e38 * x, found["logits"])
+    return found
+
+  study = Readout(ReadoutConfig(layers="fc1"), trained)
+  with (
+    mock.patch.object(trained, "state", overflowing),
+    pytest.raises(ValueError, match="layer logits are not finite"),
+  ):
+    studies.run(study, tmp_path)
+
+
 def test_depth_and_collapse_are_those_by_hand(trained, tmp_path):
   rows = studies.run(Readout(ReadoutConfig(), trained), tmp_path)
   last = trained.last(0)
@@ -294,8 +324,9 @@ def test_depth_and_collapse_are_those_by_hand(trained, tmp_path):
     h, means = found["fc1"], found["fc1"].mean(axis=1)
     distances = ((h[:, :, None] - means) ** 2).sum(axis=-1)
     agreed = distances.argmin(axis=-1).reshape(-1) == decided
-    (value,) = here.where("nc4").values
-    assert value == pytest.approx(agreed.mean())
+    (row,) = here.where("nc4")
+    expected = runs.mean_and_error(agreed)
+    assert (row["value"], row["stderr"]) == pytest.approx(expected)
     (W,) = (
       np.asarray(leaf, float)
       for leaf in jax.tree.leaves(trained.state(0, last)["logits"])

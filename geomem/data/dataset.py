@@ -11,6 +11,7 @@ from jaxtyping import Int, UInt8
 
 from geomem.data.streamed import Images, streams
 
+_MOST_CHANNELS = 4  # Of usual images: colour and transparency.
 # Evenly spaced images represent larger sets.
 _ALL_BYTES = 2**30
 _MOST_IMAGES = 4096
@@ -58,6 +59,12 @@ def make_dataset(images, labels, class_names=None) -> Dataset:
     raise DatasetError(
       f"The images are {images.dtype} of shape {images.shape}; uint8 of shape"
       " [n, H, W, C] or [n, H, W] was expected, with pixels from 0 to 255."
+    )
+  # Images of many channels are accepted if they cannot be channel-first.
+  if images.shape[1] <= _MOST_CHANNELS < images.shape[3]:
+    raise DatasetError(
+      f"The images have the shape {images.shape}, as if their channels were"
+      " first; [n, H, W, C] was expected: store x.transpose(0, 2, 3, 1)."
     )
   if labels.shape != images.shape[:1] or labels.dtype.kind not in "iu":
     raise DatasetError(

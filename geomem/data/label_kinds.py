@@ -35,7 +35,13 @@ def _permuted(key, dataset, fraction, argument) -> PermutedLabels:
 
 def _redrawn(key, dataset, fraction, argument) -> PermutedLabels:
   _expect_none(argument, "redrawn")
-  return permute_labels(key, dataset.labels, fraction, redraw=True)
+  return permute_labels(
+    key,
+    dataset.labels,
+    fraction,
+    redraw=True,
+    num_classes=len(dataset.class_names),
+  )
 
 
 def _expect_none(argument: str, kind: str) -> None:

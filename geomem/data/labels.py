@@ -106,6 +106,7 @@ def permute_labels(
   fraction: float,
   *,
   redraw: bool = False,
+  num_classes: int | None = None,
 ) -> PermutedLabels:
   """Permutes the labels of a random fraction of the examples.
 
@@ -116,6 +117,8 @@ def permute_labels(
     redraw: whether labels are drawn anew, uniformly over the classes; by
       default they are shuffled among the permuted examples, which keeps the
       class counts.
+    num_classes: number of classes to draw from, of which the largest ones may
+      have no example; by default the largest label + 1.
 
   Raises:
     ValueError: the fraction is not between 0 and 1.
@@ -130,7 +133,8 @@ def permute_labels(
   order, shuffled = permutations(keys, [len(labels), count])
   chosen = np.sort(order[:count])
   if redraw:
-    num_classes = int(labels.max()) + 1
+    if num_classes is None:
+      num_classes = int(labels.max()) + 1
     drawn = jax.random.randint(keys[1], (count,), 0, num_classes)
   else:
     drawn = labels[chosen][shuffled]

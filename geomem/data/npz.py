@@ -37,9 +37,14 @@ def load_npz(path: str, split: str) -> Dataset:
       " numpy.savez, of numbers only: pickled objects are refused."
     ) from error
   dataset = make_dataset(images, labels)
-  if dataset.labels.max() != np.max(trained):
+  if trained.dtype.kind not in "iu" or not trained.size:
+    raise DatasetError(
+      f"The training labels in {file} are {trained.dtype} of shape"
+      f" {trained.shape}; at least one integer was expected."
+    )
+  if dataset.labels.max() != trained.max():
     raise DatasetError(
       f"{file} has {split} labels up to {dataset.labels.max()}, training labels"
-      f" up to {np.max(trained)}; the same classes were expected in both."
+      f" up to {trained.max()}; the same classes were expected in both."
     )
   return dataset

@@ -24,6 +24,7 @@ from geomem.data.streamed import StreamedImages, threads
 
 STANDARD_SIZE = 224  # For sets whose images differ in size, as for ImageNet.
 _BLOCK = 512
+_SUM_BYTES = 4
 
 
 def open_builder(name: str, data_dir: str | os.PathLike | None):
@@ -206,6 +207,10 @@ def read_all(images: StreamedImages) -> UInt8[np.ndarray, "n H W C"]:
   )
 
 
+def _sum_of(array: np.ndarray) -> bytes:
+  return disk.checksum(array).to_bytes(_SUM_BYTES)
+
+
 def cached(
   name: str,
   make: Callable[[], np.ndarray],
@@ -213,6 +218,9 @@ def cached(
   dtype: np.typing.DTypeLike,
 ) -> np.ndarray:
   """Loads an array from the cache, or makes and caches it.
+
+  The last bytes of the file are a checksum of the array. An array that has
+  changed, or has no checksum, is made again.
 
   Args:
     name: name of the file; it identifies the content.
@@ -225,14 +233,20 @@ def cached(
     # Memory-mapped first, since a damaged header may state any shape.
     kept = np.load(file, mmap_mode="r", allow_pickle=False)
     if (kept.shape, kept.dtype) == (tuple(shape), np.dtype(dtype)):
-      return np.array(kept)
+      array = np.array(kept)
+      with open(file, "rb") as content:
+        content.seek(-_SUM_BYTES, os.SEEK_END)
+        if content.read() == _sum_of(array):
+          return array
   except (OSError, ValueError, EOFError):
     pass  # The file is missing or damaged: the array is made again.
   array = make()
   temporary = file.with_name(f".{file.stem}.{os.getpid()}.npy")
   try:
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.save(temporary, array)
+    with open(temporary, "wb") as content:
+      np.save(content, array)
+      content.write(_sum_of(array))
     os.replace(temporary, file)
   except OSError:  # The cache is optional, so that a full disk is no error.
     temporary.unlink(missing_ok=True)

@@ -60,7 +60,8 @@ def compute(key, products, options):
   best = jnp.where(jnp.isfinite(errors), errors, jnp.inf).argmin()
   system = _system(products, jnp.concatenate([fitted, choosing]), held_out)
   _, accuracy, count = _scores(system, strengths[best])
-  stderr = jnp.sqrt(accuracy * (1 - accuracy) / count)
+  # Of a mean over points: 0 / 0, NaN, for a single one.
+  stderr = jnp.sqrt(accuracy * (1 - accuracy) / (count - 1))
   return {
     "accuracy": jnp.where(dead, jnp.nan, accuracy),
     "stderr": jnp.where(dead, jnp.nan, stderr),

@@ -127,11 +127,16 @@ def read_runs(*paths: pathlib.Path | str, fields: Sequence[str] = ()) -> Rows:
     The rows of each run in turn, with the column `run`: its path, as given.
 
   Raises:
-    RunError: no path is given, a path is not a run directory, or its config
-      lacks a field.
+    RunError: no path is given, a path is not a run directory, its config lacks
+      a field, or the fields are one text.
   """
   if not paths:
     raise RunError("No run directory was given; at least one was expected.")
+  if isinstance(fields, str):  # It would be taken letter by letter.
+    raise RunError(
+      f"fields is {fields!r}; a sequence of names was expected, such as"
+      f" [{fields!r}]."
+    )
   rows = Rows()
   for path in paths:
     config = flat_config(read_config(path))

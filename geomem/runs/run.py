@@ -20,6 +20,10 @@ _LOG = logging.getLogger(__name__)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
+def _content(file: pathlib.Path) -> bytes:
+  return file.read_bytes() if file.exists() else b""
+
+
 class Run:
   """An open run directory, held by one process at a time."""
 
@@ -123,8 +127,8 @@ class Run:
     if self.is_done:
       self._units = units.read_units(self.path)
       return
-    file = table.rows_file(self.path)
-    content = file.read_bytes() if file.exists() else b""
+    file, journal_file = table.rows_file(self.path), units.units_file(self.path)
+    content = _content(file)
     lines = content.split(b"\n")
     self._units = units.whole_units(units.read_units(self.path), lines)
     left = Counter(line for group in self._units.values() for line in group)
@@ -133,8 +137,12 @@ class Run:
       if left[units.checksum(line)]:
         left[units.checksum(line)] -= 1
         kept.append(line)
+    journal = units.join(
+      [units.encode(name, sums) for name, sums in self._units.items()]
+    )
     directory.unmark(self.path)
-    if units.join(kept) == content:
+    # A torn last line of the journal would spoil the next one as well.
+    if units.join(kept) == content and journal == _content(journal_file):
       return
     bad = [line for line in lines[:-1] if table.parse(line) is None]
     if bad:
@@ -144,8 +152,7 @@ class Run:
         len(bad),
         file,
       )
-    journal = [units.encode(name, sums) for name, sums in self._units.items()]
-    disk.write_whole(units.units_file(self.path), units.join(journal))
+    disk.write_whole(journal_file, journal)
     disk.write_whole(file, units.join(kept))
 
   def has(self, key: units.Key) -> bool:

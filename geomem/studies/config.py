@@ -39,6 +39,7 @@ class DataConfig:
   permuted_fraction: float | None = 0.5
 
   def __post_init__(self):
+    check_types(self)
     if data.has_own_fraction(self.labels):
       object.__setattr__(self, "permuted_fraction", None)
     elif self.permuted_fraction is None:
@@ -59,6 +60,9 @@ class ModelConfig:
   model: str
   width: int | None = None
   dtype: str = "float32"
+
+  def __post_init__(self):
+    check_types(self)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -93,6 +97,9 @@ class TrainConfig:
   stop_when_memorized: bool = False
   seed: int = 0
   num_seeds: int = 1
+
+  def __post_init__(self):
+    check_types(self)
 
   @property
   def seeds(self) -> range:
@@ -146,7 +153,6 @@ class ExperimentConfig:
 
   def __post_init__(self):
     for name, least in _LEAST.items():
-      check_types(getattr(self, name))
       check_least(getattr(self, name), least)
     check_seeds(self.training.seed, self.training.num_seeds)
     saved = training.checkpoint_epochs(self.training.epochs)

@@ -4,7 +4,10 @@ import dataclasses
 import math
 import numbers
 import typing
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 # Seeds of keys have 32 bits: larger ones would repeat smaller ones.
 _NUM_SEEDS_THERE_ARE = 2**32
@@ -18,16 +21,45 @@ _KINDS = {
 }
 
 
+def _plain(value: Any) -> Any:
+  """Returns NumPy's numbers as Python's own, which JSON knows."""
+  return value.item() if isinstance(value, np.generic) else value
+
+
+def sequence(name: str, values: Any) -> tuple:
+  """Returns several values as a tuple, NumPy's numbers as Python's own.
+
+  Raises:
+    ValueError: a text was given, which would be taken letter by letter, or a
+      single value.
+  """
+  try:
+    if isinstance(values, str | bytes | Mapping):
+      raise TypeError
+    return tuple(map(_plain, values))
+  except TypeError as error:
+    raise ValueError(
+      f"{name} is {values!r}; a sequence of values was expected, such as a list"
+      " of one."
+    ) from error
+
+
 def check_types(config: Any) -> None:
-  """Raises ValueError unless fields have their types and floats are finite."""
+  """Raises ValueError unless fields have their types and floats are finite.
+
+  NumPy's numbers become Python's own, and all sequences tuples, so that equal
+  configs are stored alike.
+  """
   hints = typing.get_type_hints(type(config))
   for field in dataclasses.fields(config):
     hint, value = hints[field.name], getattr(config, field.name)
     kinds = typing.get_args(hint) or (hint,)
+    is_tuple = typing.get_origin(hint) is tuple
+    value = sequence(field.name, value) if is_tuple else _plain(value)
+    object.__setattr__(config, field.name, value)
     expected = next((kind for kind in kinds if kind in _KINDS), None)
     if expected is None or (value is None and type(None) in kinds):
       continue
-    is_tuple = typing.get_origin(hint) is tuple
     for item in value if is_tuple else (value,):
       _check(field.name, item, expected)
 

@@ -13,9 +13,10 @@ from jaxtyping import Float
 
 from geomem import plots, runs
 from geomem.runs import mean_and_error
+from geomem.studies.fields import sequence
 from geomem.studies.finding import with_error
 from geomem.studies.presets import fields_of, make_config
-from geomem.studies.sweep import Sweep, of_cells
+from geomem.studies.sweep import Sweep, make_axes, of_cells
 
 FITTED = 0.99  # The training accuracy that counts as interpolation.
 
@@ -257,10 +258,13 @@ def model_size_sweep(
     preset: one of the presets of `model_size`.
     share: this process's share of the cells.
     **fields: config fields that all widths share.
+
+  Raises:
+    ValueError: the widths are no sequence, or a field is invalid.
   """
   filled = fields_of("model_size", preset, **fields)
   config = make_config("model_size", preset, **fields)
-  axes = {"width": list(widths or filled["width"])}
+  axes = make_axes({"width": sequence("widths", widths) or filled["width"]})
   return Sweep(ModelSize.name, config, axes, summarize_sizes, share)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from geomem import plots, runs
 from geomem.studies.presets import make_config
-from geomem.studies.sweep import Sweep, of_cells
+from geomem.studies.sweep import Sweep, make_axes, of_cells
 
 # The multiple of chance that counts as a departure; points without structure
 # scatter by less than a tenth over layers.
@@ -115,7 +115,11 @@ def memorization_sweep(
     preset: one of the presets of `memorization`.
     share: this process's part of the cells.
     **fields: the config fields that all cells share.
+
+  Raises:
+    ValueError: an axis has no values, or a field is invalid.
   """
+  axes = make_axes(axes)
   first = {name: values[0] for name, values in axes.items()}
   config = make_config("memorization", preset, **(fields | first))
   name = MemorizationSweep.name

@@ -207,9 +207,16 @@ def fields_of(
     **fields: the given fields; None counts as not given.
 
   Raises:
-    ValueError: the study has no such preset; the message lists its presets; or
-      a fraction is given for labels that have their own.
+    ValueError: there is no such study, or the study has no such preset, with a
+      message that lists those there are; or a fraction is given for labels that
+      have their own.
   """
+  known = sorted({preset.study for preset in PRESETS.values()})
+  if study not in known:
+    raise ValueError(
+      f"study {study!r} has no presets; choose one of {', '.join(known)}. The"
+      " name of a preset is given as preset=."
+    )
   if preset is not None and preset not in names_of(study):
     raise ValueError(
       f"preset {preset!r} is not known; choose one of"

@@ -154,6 +154,11 @@ class Readout(OfRun):
       shape = shapes[name].shape[1:]
       # Cuts off the zero padding of the features.
       values = parallel.fetch(values)[:, : int(np.prod(shape))]
+      if not np.isfinite(values).all():
+        raise ValueError(
+          f"The activations of layer {name} are not finite, so that there is no"
+          " decision; look for an epoch before they overflow."
+        )
       arrays.append(values.reshape(*images.shape[:2], *shape))
     points, logits = arrays
     return jnp.asarray(points), logits.argmax(axis=-1).reshape(-1)
@@ -175,7 +180,7 @@ class Readout(OfRun):
     if not float(squares.max()) > 0:  # In a dead layer all means coincide.
       return {}
     agreed = (nearest == decisions).mean()
-    metrics = {"nc4": (agreed, np.sqrt(agreed * (1 - agreed) / count))}
+    metrics = {"nc4": (agreed, np.sqrt(agreed * (1 - agreed) / (count - 1)))}
     if W is not None:
       centered = means - means.mean(axis=0, keepdims=True)
       unit = [x / jnp.linalg.norm(x) for x in (W, centered)]

@@ -16,6 +16,7 @@ import numpy as np
 from geomem import measures, models, plots, runs
 from geomem.studies import hybrids as mixing
 from geomem.studies.experiment import Seed
+from geomem.studies.fields import check_types
 from geomem.studies.finding import doubts
 from geomem.studies.measure import measure_network
 from geomem.studies.rewind_findings import (
@@ -56,6 +57,9 @@ class RewindConfig:
   epochs: tuple[int, ...] = ()
   batch_norm: str = "together"
   geometry: bool = False
+
+  def __post_init__(self):
+    check_types(self)
 
   @property
   def directory(self) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from geomem import parallel, runs
 from geomem.studies.config import ExperimentConfig
+from geomem.studies.fields import sequence
 from geomem.studies.memorization import Memorization
 from geomem.studies.study import Watch, run, silent, unwatched
 
@@ -37,6 +38,22 @@ class Cell(NamedTuple):
   def is_done(self) -> bool:
     """Whether its run is complete."""
     return parallel.from_first(lambda: runs.is_complete(self.path))
+
+
+def make_axes(axes: dict[str, Any]) -> dict[str, tuple]:
+  """Returns the values of each swept field as a tuple.
+
+  Raises:
+    ValueError: there is no field, or no sequence of values for a field.
+  """
+  made = {field: sequence(field, values) for field, values in axes.items()}
+  empty = [field for field, values in made.items() if not values]
+  if empty or not made:
+    raise ValueError(
+      f"The axes are {axes}; at least one field with at least one value was"
+      " expected."
+    )
+  return made
 
 
 class Failure(NamedTuple):

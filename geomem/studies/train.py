@@ -262,9 +262,18 @@ def _training_data(experiment, seeds) -> training.TrainingData:
 
 
 def _record(run, experiment, seed, state: training.TrainState, losses) -> bool:
-  """Saves and scores a network; returns whether its training has ended."""
+  """Saves and scores a network; returns whether its training has ended.
+
+  Raises:
+    NonFiniteLossError: a score is not finite; the network is not saved.
+  """
   config = experiment.config.training
   rows = score_subsets(experiment, seed, state.network)
+  if not np.isfinite(runs.Rows(rows).values).all():
+    raise training.NonFiniteLossError(
+      f"The logits of seed {seed.number} overflow after epoch {state.epoch};"
+      " lower --learning_rate."
+    )
   is_last = state.epoch == config.epochs
   if config.stop_when_memorized:
     is_last |= _memorized(rows)

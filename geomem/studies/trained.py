@@ -3,18 +3,19 @@
 import functools
 import logging
 import pathlib
-from typing import Any
+from typing import Any, SupportsIndex
 
 from geomem import runs, training
 from geomem.studies.config import ExperimentConfig
 from geomem.studies.experiment import Experiment, Seed, prepare, prepare_seeds
+from geomem.studies.fields import sequence
 from geomem.studies.study import Stage, Step, Unit
 
 _LOG = logging.getLogger(__name__)
 
 
 def checkpoints(
-  path: pathlib.Path | str, seed: int, *, must_exist: bool = False
+  path: pathlib.Path | str, seed: SupportsIndex, *, must_exist: bool = False
 ) -> training.Checkpoints:
   """Opens the saved networks of one seed of a run, by epoch."""
   directory = pathlib.Path(path) / "checkpoints" / f"seed{seed}"
@@ -89,15 +90,23 @@ class TrainedRun:
     origin = runs.parent_of(self.path).as_origin()
     return origin | ({"networks": self._dtype} if self._dtype else {})
 
-  def best(self, seed: int) -> int:
+  def best(self, seed: SupportsIndex) -> int:
     """Returns the epoch of a seed with the best test accuracy."""
-    return self._best[seed]
+    return self._of_seed(self._best, seed)
 
-  def last(self, seed: int) -> int:
+  def last(self, seed: SupportsIndex) -> int:
     """Returns the last epoch of a seed."""
-    return self._last[seed]
+    return self._of_seed(self._last, seed)
 
-  def epochs(self, seed: int) -> list[int]:
+  def _of_seed(self, facts: dict[int, int], seed: SupportsIndex) -> int:
+    if seed not in facts:
+      raise runs.RunError(
+        f"There is no seed {seed!r} in {self.path}; there are"
+        f" {', '.join(map(str, facts))}."
+      )
+    return facts[seed]
+
+  def epochs(self, seed: SupportsIndex) -> list[int]:
     """Lists the epochs of a seed whose networks are saved.
 
     A warning names the networks that were scored but are missing.
@@ -115,7 +124,9 @@ class TrainedRun:
       )
     return epochs
 
-  def state(self, seed: int, epoch: int, layers: Any = None) -> dict[str, Any]:
+  def state(
+    self, seed: SupportsIndex, epoch: SupportsIndex, layers: Any = None
+  ) -> dict[str, Any]:
     """Loads the network of a seed at an epoch.
 
     Args:
@@ -125,12 +136,19 @@ class TrainedRun:
 
     Raises:
       CheckpointError: the checkpoint is missing or damaged.
+      ValueError: a layer has no state.
     """
     like = self.experiment.network.abstract_state
     with checkpoints(self.path, seed, must_exist=True) as saved:
       if layers is None:
         return saved.load(epoch, like)
-      return saved.load_layers(epoch, {name: like[name] for name in layers})
+      chosen = sequence("layers", layers)
+      for name in chosen:
+        if name not in like:
+          raise ValueError(
+            f"Layer {name!r} has no state; choose from {', '.join(like)}."
+          )
+      return saved.load_layers(epoch, {name: like[name] for name in chosen})
 
 
 def _config_of(path: pathlib.Path, fields: dict[str, Any]) -> ExperimentConfig:

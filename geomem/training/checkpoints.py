@@ -3,11 +3,12 @@
 import contextlib
 import gc
 import logging
+import operator
 import pathlib
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, SupportsIndex
 
 import jax
 import numpy as np
@@ -16,6 +17,8 @@ from orbax.checkpoint import v1 as ocp
 from geomem import disk, parallel
 
 _LOG = logging.getLogger(__name__)
+# The entry of the checksums in Orbax's metadata of a checkpoint.
+_SUMS = "checksums"
 
 
 class CheckpointError(ValueError):
@@ -26,7 +29,8 @@ class Checkpoints:
   """Checkpoints of pytrees by epoch, in one directory.
 
   `save` returns once the checkpoint is on disk. A process killed during a save
-  leaves no checkpoint of that epoch.
+  leaves no checkpoint of that epoch. A checksum of every array is saved, too,
+  since the files alone do not tell that a bit of an array has changed.
   """
 
   def __init__(
@@ -45,7 +49,7 @@ class Checkpoints:
 
     Raises:
       CheckpointError: the directory must exist, but is missing or holds no
-        checkpoints; the message lists what is there.
+        checkpoints; the message lists what is there. Or metadata are damaged.
       DiskError: the directory cannot be created.
     """
     self.directory = pathlib.Path(directory).resolve()
@@ -57,33 +61,43 @@ class Checkpoints:
 
   def _open(self) -> ocp.training.Checkpointer:
     policies = ocp.training.preservation_policies
-    return ocp.training.Checkpointer(
-      self.directory,
-      save_decision_policy=(
-        ocp.training.save_decision_policies.FixedIntervalPolicy(1)
-      ),
-      preservation_policy=(
-        policies.LatestN(self._keep) if self._keep else policies.PreserveAll()
-      ),
-    )
+    try:
+      return ocp.training.Checkpointer(
+        self.directory,
+        save_decision_policy=(
+          ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+        ),
+        preservation_policy=(
+          policies.LatestN(self._keep) if self._keep else policies.PreserveAll()
+        ),
+      )
+    except ValueError as error:
+      raise CheckpointError(
+        f"A checkpoint in {self.directory} has damaged metadata: {error}"
+        " Restore its file _CHECKPOINT_METADATA, or delete this checkpoint."
+      ) from error
 
   @property
   def epochs(self) -> list[int]:
     """The epochs on disk, ascending."""
     return sorted(m.step for m in self._checkpointer.checkpoints)
 
-  def save(self, epoch: int, tree: Any) -> None:
+  def save(self, epoch: SupportsIndex, tree: Any) -> None:
     """Saves a tree; does nothing if the epoch is already saved.
 
     Raises:
       DiskError: writing fails, as on a full disk; earlier epochs stay intact.
       CheckpointError: a later epoch is already saved.
     """
+    epoch = operator.index(epoch)  # NumPy's integers are no int to Orbax.
     if epoch in self.epochs:
       return
+    sums = {path: disk.checksum(leaf) for path, leaf in _by_path(tree).items()}
     try:
       with _leaving_nothing_behind():
-        saved = self._checkpointer.save(int(epoch), tree)
+        saved = self._checkpointer.save(
+          epoch, tree, custom_metadata={_SUMS: sums}
+        )
     except Exception as error:  # Orbax and tensorstore define many types.
       with contextlib.suppress(Exception):  # It may raise the same error again.
         self._checkpointer.close()
@@ -95,7 +109,7 @@ class Checkpoints:
         f" it holds later epochs already ({self.epochs})."
       )
 
-  def load(self, epoch: int, like: Any) -> Any:
+  def load(self, epoch: SupportsIndex, like: Any) -> Any:
     """Restores the checkpoint of an epoch.
 
     Args:
@@ -109,20 +123,20 @@ class Checkpoints:
     """
     return self._load(epoch, like)
 
-  def shapes(self, epoch: int) -> Any:
+  def shapes(self, epoch: SupportsIndex) -> Any:
     """Returns the shapes and types of a checkpoint, as a tree for `load`.
 
     Raises:
       CheckpointError: the epoch is missing or damaged.
     """
-    metadata = self._read(
-      epoch, lambda: self._checkpointer.metadata(epoch).metadata
-    )
+    saved, _ = self._saved(epoch)
     return jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), metadata
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved
     )
 
-  def load_layers(self, epoch: int, like: dict[str, Any]) -> dict[str, Any]:
+  def load_layers(
+    self, epoch: SupportsIndex, like: dict[str, Any]
+  ) -> dict[str, Any]:
     """Restores selected entries of a checkpoint; reads no others.
 
     Args:
@@ -132,11 +146,7 @@ class Checkpoints:
     Raises:
       CheckpointError: as in `load`; the message lists the saved layers.
     """
-    saved = self._read(
-      # The metadata of lost arrays is None.
-      epoch,
-      lambda: dict(self._checkpointer.metadata(epoch).metadata),
-    )
+    saved, _ = self._saved(epoch)
     # Orbax restores entries that were never saved as empty, without an error.
     for name in like:
       if name not in saved:
@@ -150,22 +160,69 @@ class Checkpoints:
           f"Layer {name!r} of epoch {epoch} in {self.directory} is of another"
           f" network: it has the shapes {stored}, not {wanted}."
         )
-    context = ocp.Context()
-    context.pytree.loading.partial_load = True
-    with context:
-      return self._load(epoch, like)
+    return self._load(epoch, like, partial=True)
 
-  def _load(self, epoch: int, like: Any) -> Any:
+  def _saved(
+    self, epoch: SupportsIndex
+  ) -> tuple[dict[str, Any], dict[str, int] | None]:
+    """Reads shapes and types of a checkpoint, and its checksums by path.
+
+    Older checkpoints have none.
+    """
+
+    def read(epoch: int):
+      metadata = self._checkpointer.metadata(epoch)
+      if metadata.init_timestamp_nsecs is None:  # Lost or cut, and so are sums.
+        raise ValueError("The metadata cannot be read.")
+      sums = (metadata.custom_metadata or {}).get(_SUMS)
+      # The entry of lost arrays is None.
+      return dict(metadata.metadata), sums
+
+    return self._read(epoch, read)
+
+  def _load(
+    self, epoch: SupportsIndex, like: Any, *, partial: bool = False
+  ) -> Any:
+    saved, sums = self._saved(epoch)
+    stored = _by_path(saved)
     # The sharding is given here, not read from the disk: the checkpoint may
-    # come from other devices.
+    # come from other devices. Arrays are read in the type that they were saved
+    # in, to which their checksums belong.
     place = parallel.everywhere()
-    abstract = jax.tree.map(
-      lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=place), like
+    abstract = jax.tree_util.tree_map_with_path(
+      lambda path, x: jax.ShapeDtypeStruct(
+        np.shape(x),
+        getattr(stored.get(_name(path)), "dtype", x.dtype),
+        sharding=place,
+      ),
+      like,
     )
-    return self._read(epoch, lambda: self._checkpointer.load(epoch, abstract))
 
-  def _read(self, epoch: int, read: Callable[[], Any]) -> Any:
+    def read(epoch: int) -> Any:
+      context = ocp.Context()
+      context.pytree.loading.partial_load = partial
+      with context:
+        return self._checkpointer.load(epoch, abstract)
+
+    tree = self._read(epoch, read)
+    for path, leaf in _by_path(tree).items() if sums is not None else ():
+      if sums.get(path) != disk.checksum(leaf):
+        raise CheckpointError(
+          f"The checkpoint of epoch {epoch} in {self.directory} is damaged: the"
+          f" numbers of {path} are not those that were saved. {self._advice}"
+        )
+    return jax.tree.map(lambda x, wanted: x.astype(wanted.dtype), tree, like)
+
+  @property
+  def _advice(self) -> str:
+    return (
+      f"The saved epochs are {self.epochs}. The same config and seed train the"
+      " same network again in another directory."
+    )
+
+  def _read(self, epoch: SupportsIndex, read: Callable[[int], Any]) -> Any:
     """Calls `read` and converts its errors to `CheckpointError`."""
+    epoch = operator.index(epoch)  # NumPy's integers are no int to Orbax.
     if epoch not in self.epochs:
       raise CheckpointError(
         f"There is no checkpoint of epoch {epoch} in {self.directory}; the"
@@ -173,13 +230,14 @@ class Checkpoints:
       )
     try:
       with _leaving_nothing_behind():
-        return read()
-    except Exception as error:
+        return read(epoch)
+    except (MemoryError, jax.errors.JaxRuntimeError):  # The devices' memory.
+      raise
+    except Exception as error:  # Damaged files fail in many ways.
       raise CheckpointError(
         f"The checkpoint of epoch {epoch} in {self.directory} cannot be read:"
-        f" it is damaged or of another network ({type(error).__name__}). The"
-        f" saved epochs are {self.epochs}. The same config and seed train the"
-        " same network again in another directory."
+        f" it is damaged or of another network ({type(error).__name__})."
+        f" {self._advice}"
       ) from error
 
   def load_latest(self, like: Any) -> tuple[int, Any] | None:
@@ -235,10 +293,16 @@ def _expect_checkpoints(directory: pathlib.Path) -> None:
     )
 
 
+def _name(path: tuple) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _by_path(tree: Any) -> dict[str, Any]:
+  """Returns every leaf by its path."""
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return {_name(path): leaf for path, leaf in leaves}
+
+
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
   """Returns the shape of every leaf by its path."""
-  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-  return {
-    jax.tree_util.keystr(path, simple=True, separator="."): tuple(leaf.shape)
-    for path, leaf in leaves
-  }
+  return {path: tuple(leaf.shape) for path, leaf in _by_path(tree).items()}

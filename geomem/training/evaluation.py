@@ -75,7 +75,7 @@ def predict_logits(
 
 
 @jax.jit
-def _count_and_losses(logits, labels) -> tuple[Array, Array, Array]:
+def _statistics(logits, labels) -> dict[str, Array]:
   """Counts hits and computes mean and deviation of the cross-entropy.
 
   With z the logits minus that of the label, and m the largest of them and 0,
@@ -89,7 +89,14 @@ def _count_and_losses(logits, labels) -> tuple[Array, Array, Array]:
   other_sum = jnp.where(is_other, jnp.exp(z - m[:, None]), 0).sum(axis=1)
   losses = m + jnp.log1p(jnp.expm1(-m) + other_sum)
   hits = (logits.argmax(axis=1) == labels).sum()
-  return hits, losses.mean(), losses.std()
+  # The largest of several values with NaN is no decision.
+  known = jnp.isfinite(logits).all()
+  return {
+    "hits": hits,
+    "known": known,
+    "mean": losses.mean(),
+    "deviation": losses.std(ddof=1),
+  }
 
 
 def scores(
@@ -107,17 +114,24 @@ def scores(
 
   Returns:
     By name, `{"accuracy": (value, stderr), "loss": (value, stderr)}`; the error
-    is the standard error of a mean over independent examples.
+    is the standard error of a mean over independent examples, NaN for one. The
+    accuracy is NaN where a logit is not finite.
   """
   statistics = jax.device_get(
-    {name: _count_and_losses(*pair) for name, pair in subsets.items()}
+    {name: _statistics(*pair) for name, pair in subsets.items()}
   )
   result = {}
-  for name, (hits, mean, deviation) in statistics.items():
+  for name, of_subset in statistics.items():
     count = len(subsets[name][1])
-    accuracy, root = int(hits) / count, math.sqrt(count)
+    accuracy = (
+      int(of_subset["hits"]) / count if of_subset["known"] else math.nan
+    )
+    variance = (
+      accuracy * (1 - accuracy) / (count - 1) if count > 1 else math.nan
+    )
+    deviation = float(of_subset["deviation"])
     result[name] = {
-      "accuracy": (accuracy, math.sqrt(accuracy * (1 - accuracy)) / root),
-      "loss": (float(mean), float(deviation) / root),
+      "accuracy": (accuracy, math.sqrt(variance)),
+      "loss": (float(of_subset["mean"]), deviation / math.sqrt(count)),
     }
   return result

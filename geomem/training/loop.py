@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from geomem import parallel
 from geomem.data import augment, epoch_order, normalize
@@ -38,7 +38,7 @@ class TrainState(NamedTuple):
 
 
 class NonFiniteLossError(FloatingPointError):
-  """The loss became NaN or infinite."""
+  """The loss, or a number of the state, became NaN or infinite."""
 
 
 def steps_per_epoch(num_examples: int, batch_size: int) -> int:
@@ -110,6 +110,27 @@ def _check_losses(losses: np.ndarray, epoch: int, first: int) -> None:
       f" epoch {epoch}; lower --learning_rate, or look for non-finite values in"
       " the data."
     )
+
+
+@jax.jit
+def _is_finite(state) -> Bool[Array, ""]:
+  leaves = map(jnp.isfinite, jax.tree.leaves(state))
+  return jnp.stack([leaf.all() for leaf in leaves]).all()
+
+
+def _check_states(carry, states: Sequence, epoch: int, step: int) -> None:
+  """Raises if a state is not finite after a step.
+
+  A loss is that before the update: losses do not show what the last one did.
+  """
+  if _is_finite(carry):
+    return
+  seed = next(i for i, state in enumerate(states) if not _is_finite(state[:2]))
+  whose = f" of network {seed}" if len(states) > 1 else ""
+  raise NonFiniteLossError(
+    f"The parameters{whose}, or their optimizer's state, are not finite after"
+    f" step {step} of epoch {epoch}; lower --learning_rate."
+  )
 
 
 def _make_plan(num_examples: int, num_steps: int, batch_size: int) -> Callable:
@@ -191,7 +212,8 @@ def train_seeds(
     the mean losses of the steps since the last yield (NaN at first).
 
   Raises:
-    NonFiniteLossError: a loss is not finite; names the network and the step.
+    NonFiniteLossError: a loss or a state that would be yielded is not finite;
+      names the network and the step.
   """
   num_seeds, num_examples = len(keys), data.images.shape[0]
   num_steps = steps_per_epoch(num_examples, config.batch_size)
@@ -224,7 +246,9 @@ def train_seeds(
       _check_losses(losses, epoch + 1, step)
       step += len(losses)
       passed, done = divmod(step, num_steps)
-      yield at(carry, num_seeds, epoch + passed, done), losses.mean(axis=0)
+      states = at(carry, num_seeds, epoch + passed, done)
+      _check_states(carry, states, epoch + 1, step - 1)
+      yield states, losses.mean(axis=0)
     step = 0
 
 
@@ -250,7 +274,7 @@ def train(
     and the mean loss of the steps since the last yield (NaN at first).
 
   Raises:
-    NonFiniteLossError: a loss is not finite; names the step.
+    NonFiniteLossError: as in `train_seeds`.
   """
   stacked = data._replace(labels=data.labels[None])
   resume_all = resume and (lambda states: [resume(states[0])])

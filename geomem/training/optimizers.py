@@ -1,5 +1,7 @@
 """Optax chains from a training recipe."""
 
+import math
+
 import optax
 
 from geomem.training.config import TrainingConfig
@@ -10,7 +12,8 @@ def make_schedule(config: TrainingConfig, num_steps: int) -> optax.Schedule:
   if config.schedule == "cosine":
     return optax.cosine_decay_schedule(config.learning_rate, num_steps)
   if config.schedule == "step":
-    drops = {num_steps // 2: 0.1, 3 * num_steps // 4: 0.1}
+    # Rounded up: steps from one half on, and from three quarters on.
+    drops = {math.ceil(num_steps * share): 0.1 for share in (0.5, 0.75)}
     return optax.piecewise_constant_schedule(config.learning_rate, drops)
   return optax.constant_schedule(config.learning_rate)
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from geomem import runs
 from geomem.studies.capacity import Capacity
+from geomem.studies.fields import sequence
 from geomem.studies.gradients import Gradients
 from geomem.studies.measure import Measuring
 from geomem.studies.measure_config import MeasuringConfig
@@ -138,6 +139,7 @@ def choose(only: Sequence[str] = ()) -> list[PaperStage]:
   Raises:
     ValueError: a figure is unknown.
   """
+  only = sequence("only", only)
   names = {name for stage in STAGES for name in stage.names}
   known = sorted(names, key=lambda name: (name == "epochs", name))
   unknown = [name for name in only if name not in known]
