@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from geomem import runs, studies, training
+from geomem import plots, runs, studies, training
+from geomem.plots.noise import NO_DEPARTURE
 from geomem.studies import experiment as experiments
 from geomem.studies import model_size, noise, sweep
 from geomem.studies.trained import checkpoints
@@ -333,8 +334,46 @@ def test_the_departure_from_chance_is_the_first_layer_that_stays_above():
     ([0.2, 0.1, 0.2], 2),
     ([0.2, 0.2, 0.2], 0),
     ([0.1, 0.2, 0.1], None),
+    ([np.nan, 0.1, 0.2], 2),
+    ([0.1, np.nan, 0.1], None),
   ):
     assert noise.departure_layer(np.array(capacity), chance) == layer
+  for capacity in ([0.1, 0.1, np.nan], [0.1, np.nan, 0.2], [np.nan, 0.2]):
+    unknown = noise.departure_layer(np.array(capacity), chance)
+    assert unknown is not None
+    assert np.isnan(unknown)
+
+
+@pytest.mark.parametrize("hidden", [1, 2, 3, 5])
+def test_a_departure_at_the_last_layer_and_none_have_fixed_depths(hidden):
+  below = [0.1] * (hidden - 1)
+  rows = noise_rows({0.5: [*below, 0.3], 0.9: [*below, 0.1]})
+  found = noise.summarize_noise(rows)[0]
+  assert [row["value"] for row in found] == [1, NO_DEPARTURE]
+  left = plots.plot_departure(runs.Rows(rows + found)).axes[0]
+  (bars,) = left.containers
+  assert list(bars.lines[0].get_ydata()) == [1, NO_DEPARTURE]
+  (zone,) = left.patches
+  low, high = zone.get_y(), zone.get_y() + zone.get_height()
+  assert 1 < low < NO_DEPARTURE < high <= left.get_ylim()[1]
+
+
+@pytest.mark.parametrize("doubt", ["unknown", "unsolved"])
+def test_what_a_layer_in_doubt_decides_is_unknown(doubt):
+  rows = noise_rows({0.5: [0.1, 0.1, 0.3], 0.9: [0.1, 0.3, 0.3]})
+  for row in rows.where("capacity", layer="fc3"):
+    converged = {"metric": "converged", "value": 0.9}
+    rows.append(row | converged)
+    if doubt == "unknown":
+      row["value"] = np.nan
+  further, sentences = noise.summarize_noise(rows)
+  assert np.isnan([row["value"] for row in further]).all()
+  assert {row["layer"] for row in further} == {None}
+  first, doubts, *_ = sentences
+  assert "departs from chance at unknown (where unknown, a layer" in first
+  assert doubts.startswith("permuted_fraction 0.5: Not to be believed: 1 of 5")
+  assert "fc3 of permuted examples at epoch 3" in doubts
+  assert plots.plot_departure(runs.Rows(rows + further))
 
 
 def noise_rows(capacities, chance=0.1):
@@ -366,7 +405,7 @@ def test_the_departure_is_told_by_cell():
   further, sentences = noise.summarize_noise(rows)
   found = {row["permuted_fraction"]: row for row in further}
   assert (found[0.5]["layer"], found[0.5]["value"]) == ("fc3", 1.0)
-  assert (found[0.9]["layer"], found[0.9]["value"]) == (None, 1.5)
+  assert (found[0.9]["layer"], found[0.9]["value"]) == (None, NO_DEPARTURE)
   assert "permuted capacity 0.300" in sentences[0]
   assert sentences[0].endswith("departs from chance at fc3.")
   assert sentences[1].endswith("departs from chance at none.")

@@ -59,10 +59,10 @@ def name_of_set(columns: dict) -> str:
 def _pairs(rows: runs.Rows) -> np.ndarray:
   """Returns `[n, 4]`: theory, its error, simulation, its error."""
   pairs = [
-    (a["value"], a["stderr"] or 0, b["value"], b["stderr"] or 0)
+    (a["value"], a["stderr"], b["value"], b["stderr"])
     for a, b in pair_metrics(rows, "capacity", "simulated_capacity")
   ]
-  return np.array(pairs).reshape(-1, 4)
+  return np.array(pairs, float).reshape(-1, 4)
 
 
 def _points(rows) -> list[int]:

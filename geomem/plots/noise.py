@@ -10,6 +10,9 @@ from geomem.plots import style
 _AXES = ("permuted_fraction", "width", "model")
 _NAMES = {"permuted_fraction": "permuted fraction", "model": "", "width": ""}
 _METRICS = ("capacity", "radius", "dimension")
+# The depth of a departure at no layer: above 1, the last hidden layer.
+NO_DEPARTURE = 1.25
+_DEEPEST = 1.02  # Layers are drawn up to here, no departure above it.
 _GROUP_MARKERS = "sD^vP"
 _GROUP_LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)))
 
@@ -112,8 +115,9 @@ def plot_departure(rows) -> Figure:
     )
   left.set_ylabel("layer of departure from chance")
   left.set_yticks([0, 0.5, 1], ["first\nhidden", "middle", "last\nhidden"])
-  left.set_ylim(-0.08, 1.3)
-  left.axhspan(1.02, 1.3, color="0.93", zorder=0, label="no layer departs")
+  top = 2 * NO_DEPARTURE - _DEEPEST
+  left.set_ylim(-0.08, top)
+  left.axhspan(_DEEPEST, top, color="0.93", zorder=0, label="no layer departs")
   right.set_ylabel(f"permuted {style.label_of('capacity')}")
   style.log_axis(right.yaxis)
   style.draw_chance(right, rows)

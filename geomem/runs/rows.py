@@ -177,11 +177,12 @@ class Rows(list):
   def mean(self) -> tuple[float, float]:
     """Returns the mean and its standard error.
 
-    A single row gives its value and its own error (0 if it has none). Several
+    A single row gives its value and its own error (NaN if it has none). Several
     rows, one for each seed, give the standard error over seeds.
     """
     if len(self) == 1:
-      return float(self.values[0]), float(self[0].get("stderr") or 0.0)
+      error = self[0].get("stderr")
+      return float(self.values[0]), math.nan if error is None else float(error)
     return mean_and_error(self.values)
 
   def chance_capacity(self) -> float:

@@ -60,7 +60,7 @@ def doubts(rows: runs.Rows) -> list[str]:
     }
 
   capacities = rows.where(_CAPACITIES)
-  bad = places(row for row in rows.where(_CONVERGED) if row["value"] < 1)
+  bad = places(row for row in rows.where(_CONVERGED) if not row["value"] >= 1)
   bad |= places(row for row in capacities if not runs.has_value(row))
   if not bad:
     return []
