@@ -305,3 +305,32 @@ def test_depth_and_collapse_are_those_by_hand(trained, tmp_path):
     unit = [x / np.linalg.norm(x) for x in (W.T, C)]
     (value,) = here.where("nc3").values
     assert value == pytest.approx(np.linalg.norm(unit[0] - unit[1]), rel=1e-4)
+
+
+def test_epochs_ascend_where_seeds_have_others():
+  """CKA of epochs a and b is drawn as a + b / 100, whichever seeds have it."""
+  epochs = {0: (0, 1, 17), 1: (0, 1, 2, 32)}
+  common = {"metric": "cka", "kind": "epochs", "stderr": None, "subset": "test"}
+  common |= {"layer": "fc1", "layer_index": 1}
+  rows = [
+    common
+    | {"seed": seed, "epoch": a, "other_epoch": b, "value": a + b / 100}
+    for seed, of_seed in epochs.items()
+    for a in of_seed
+    for b in of_seed
+  ]
+  facts = {"best_epoch": 1, "last_epoch": 17}
+  rows += [
+    dict.fromkeys(runs.COLUMNS) | {"seed": s, "metric": m, "value": v}
+    for s in epochs
+    for m, v in facts.items()
+  ]
+  ax = Similarity.figures["similarity"](runs.Rows(rows)).axes[0]
+  expected = [0, 1, 2, 17, 32]
+  for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+    assert [int(label.get_text()) for label in labels] == expected
+  drawn = np.ma.filled(np.ma.asarray(ax.get_images()[0].get_array()), np.nan)
+  both = np.add.outer(np.array(expected), np.array(expected) / 100)
+  known = np.isfinite(drawn)
+  assert known.sum() == 25 - 4  # No seed has 17 and 2, or 17 and 32.
+  np.testing.assert_allclose(drawn[known], both[known])

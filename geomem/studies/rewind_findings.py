@@ -101,10 +101,23 @@ class RewindScores:
 
 def _error_of(rows: runs.Rows) -> float:
   errors = [
-    np.mean([row["stderr"] or 0.0 for row in of_seed])
+    np.array([row["stderr"] for row in of_seed], float).mean()
     for of_seed in rows.split("seed").values()
   ]
   return float(np.linalg.norm(errors)) / max(len(errors), 1)
+
+
+def too_vague(recovered: runs.Rows) -> str:
+  """Says why shares of the lost test accuracy cannot be told, if so."""
+  error = _error_of(recovered)
+  if math.isnan(error):  # Older versions did not write it.
+    return "the error of the recovered shares is unknown"
+  if error <= _VAGUE:
+    return ""
+  return (
+    "the network has lost too little test accuracy for shares of it to be"
+    f" known: the test examples alone leave ± {error:.0%}"
+  )
 
 
 def _share(values: np.ndarray) -> str:
