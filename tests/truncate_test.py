@@ -107,7 +107,10 @@ def test_the_finding_follows_the_rows():
   ("error", "said"),
   [
     # One of 355 test examples was lost: ± 100 % sqrt(355 · .15 · .85) = 670 %.
-    (np.sqrt(0.85 * 0.15 / 355) / (1 / 355), "test examples alone leave ± 673%"),
+    (
+      np.sqrt(0.85 * 0.15 / 355) / (1 / 355),
+      "test examples alone leave ± 673%",
+    ),
     (0.26, "test examples alone leave ± 26%"),
     (None, "the error of the recovered shares is unknown"),
   ],
