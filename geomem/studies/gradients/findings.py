@@ -47,7 +47,7 @@ def _label(labels: str) -> dict:
 def _slope(rows, **columns) -> tuple[float, float]:
   """Returns the mean slope over seeds, with the error from the fits.
 
-  The error is NaN where a fit has none: two sizes and one draw have no residual.
+  The error is NaN where a fit has none, as of two sizes and one draw.
   """
   fits = rows.where("law_slope", layer=None, **columns)
   errors = np.array([row["stderr"] for row in fits], float)
