@@ -358,6 +358,20 @@ def test_a_departure_at_the_last_layer_and_none_have_fixed_depths(hidden):
   assert 1 < low < NO_DEPARTURE < high <= left.get_ylim()[1]
 
 
+def test_where_one_seed_departs_and_one_does_not_there_is_no_mean():
+  """The middle of the last layer and of none is no layer."""
+  departing, none = [0.1, 0.1, 0.3], [0.1, 0.1, 0.1]
+  rows = noise_rows({0.5: departing, 0.9: departing})
+  other = noise_rows({0.5: departing, 0.9: none})
+  rows += runs.Rows(row | {"seed": 1} for row in other)
+  rows += noise.summarize_noise(rows)[0]
+  left = plots.plot_departure(rows).axes[0]
+  (bars,) = left.containers
+  assert [list(x) for x in bars.lines[0].get_data()] == [[0.5], [1]]
+  seeds = [line.get_ydata() for line in left.get_lines() if line.get_alpha()]
+  assert [list(depth) for depth in seeds] == [[1, 1], [1, NO_DEPARTURE]]
+
+
 @pytest.mark.parametrize("doubt", ["unknown", "unsolved"])
 def test_what_a_layer_in_doubt_decides_is_unknown(doubt):
   rows = noise_rows({0.5: [0.1, 0.1, 0.3], 0.9: [0.1, 0.3, 0.3]})

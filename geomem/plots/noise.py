@@ -94,7 +94,8 @@ def plot_departure(rows) -> Figure:
   """Draws where permuted capacity departs from chance, and how far.
 
   On the left is the depth of the first layer that stays above chance at the
-  last epoch, on the right the capacity of the last hidden layer.
+  last epoch, on the right the capacity of the last hidden layer. Faint depths
+  are of single seeds; where only some of them depart, there is no mean.
   """
   x_column, group_column = _layout(rows)
   figure = style.new_figure(8.4, 3.4)
@@ -105,6 +106,9 @@ def plot_departure(rows) -> Figure:
     look = {"color": style.COLORS["permuted"], "ls": line, "marker": marker}
     look["label"] = str(group) or "permuted"
     left.errorbar(*_points(of_group, x_column, _departure), **look)
+    for of_seed in of_group.split("seed").values():
+      x, depth, _ = _points(of_seed, x_column, _departure)
+      left.plot(x, depth, **look | {"ls": "", "alpha": 0.4, "label": None})
     right.errorbar(
       *_points(
         of_group,
@@ -127,8 +131,10 @@ def plot_departure(rows) -> Figure:
   return figure
 
 
-def _departure(cell: runs.Rows):
-  return _mean(cell.where("departure_depth"))
+def _departure(cell: runs.Rows) -> tuple[float, float] | None:
+  depths = cell.where("departure_depth")
+  departs = depths.values < NO_DEPARTURE
+  return None if 0 < departs.sum() < len(departs) else _mean(depths)
 
 
 def _mean(rows: runs.Rows) -> tuple[float, float] | None:
