@@ -1,6 +1,7 @@
 """Figures of a sweep of the memorization experiment."""
 
 import itertools
+import math
 
 from matplotlib.figure import Figure
 
@@ -134,7 +135,9 @@ def plot_departure(rows) -> Figure:
 def _departure(cell: runs.Rows) -> tuple[float, float] | None:
   depths = cell.where("departure_depth")
   departs = depths.values < NO_DEPARTURE
-  return None if 0 < departs.sum() < len(departs) else _mean(depths)
+  if 0 < departs.sum() < len(departs):
+    return math.nan, math.nan
+  return _mean(depths)
 
 
 def _mean(rows: runs.Rows) -> tuple[float, float] | None:
