@@ -471,6 +471,24 @@ def test_whose_the_dip_is_follows_from_a_new_readout(probe, whose):
   assert f" {change} ± 0.000: " in sentences[-1]
 
 
+def test_sizes_name_their_own_layers_in_doubt():
+  rows = runs.Rows()
+  for width, converged in ((2, 1.0), (4, 0.9)):
+    at = {"width": width, "seed": 0}
+    facts = {"best_epoch": 1, "last_epoch": 1, "num_parameters": width}
+    facts |= {"num_unpermuted": 10, "num_permuted": 0}
+    rows += [at | {"metric": m, "value": v} for m, v in facts.items()]
+    at |= {"epoch": 1, "metric": "accuracy", "value": 0.5}
+    rows += [at | {"subset": subset} for subset in ("unpermuted", "test")]
+    at |= {"layer": "fc1", "layer_index": 1, "subset": "test"}
+    numbers = {"capacity": 0.1, "converged": converged}
+    rows += [at | {"metric": m, "value": v} for m, v in numbers.items()]
+  empty = dict.fromkeys((*runs.COLUMNS, "width"))
+  rows = runs.Rows(empty | row for row in rows)
+  _, (doubt, *_) = model_size.summarize_sizes(rows)
+  assert doubt.startswith("width 4: Not to be believed: 1 of 1 layers")
+
+
 def test_whose_the_dip_is_needs_more_than_its_error():
   """A readout that loses .1 ± .1 where test accuracy falls by .2."""
 
