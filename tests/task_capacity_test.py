@@ -107,6 +107,8 @@ NAN = float("nan")
     ({"interior": (NAN, NAN, 0, 0)}, [True, True, True, True]),
     ({"interior": (0.9, 0.9, 0.9, NAN)}, [True, True, False, True]),
     ({"fitted": (0.1, 0.2, 0.3, 0.4)}, [True, True, None, True]),
+    ({"fitted": (0.1, NAN, 0.3, 0.9)}, [True, True, None, True]),
+    ({"test": (0.1, 0.5, 0.7, NAN)}, [True, True, True, None]),
   ],
 )
 def test_what_hangs_on_an_unknown_number_is_not_told(changed, answers):

@@ -132,6 +132,14 @@ def test_only_numbers_that_all_seeds_have_are_compared():
   assert "4" not in Truncate.table(rows).splitlines()[0]
 
 
+def test_unknown_shares_are_not_compared():
+  (found,) = Truncate.findings({}, rows_of([{1: float("nan"), 2: 0.4}]))
+  assert "at most 40% come back" in found.sentence
+  (found,) = Truncate.findings({}, rows_of([{1: float("nan")}]))
+  assert found.holds is None
+  assert found.sentence == "recovered shares are unknown"
+
+
 def test_shares_have_the_error_of_the_accuracy(trained, tmp_path):
   """The best network had .9 and the last .6: shares are of .3."""
   lost = copy.copy(trained)

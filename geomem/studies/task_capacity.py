@@ -232,7 +232,8 @@ def _separable(rows: runs.Rows, labels: str | None) -> Finding:
   if unknown.size:
     caveat = f" (unknown at {_named(unknown)})"
   # An unknown epoch before half are fitted may be one where half are separable.
-  if math.isinf(half) or (not holds and (unknown < half).any()):
+  unfitted = np.isnan(fitted[fitted_epochs < half]).any()
+  if math.isinf(half) or unfitted or (not holds and (unknown < half).any()):
     holds = None
   return Finding(
     "Task 3",
@@ -264,6 +265,8 @@ def _representation(rows: runs.Rows) -> Finding:
   claim = "the fall of test accuracy is the representation's"
   network, net_error = _fall(rows, "accuracy")
   probe, probe_error = _fall(rows, "probe_accuracy")
+  if np.isnan(network):
+    return Finding(name, None, "a test accuracy is unknown", claim)
   if not network > 0:
     return Finding(name, None, "no test accuracy was lost", claim)
   if not np.isfinite(probe):

@@ -163,9 +163,12 @@ class Truncate(OfRun):
     """
     del config
     name = "Truncation (the memory is in the tail)"
-    recovered = rows.where("recovered")
-    if not recovered:  # No test accuracy was lost.
+    measured = rows.where("recovered")
+    if not measured:  # No test accuracy was lost.
       return []
+    recovered = measured.known()
+    if recovered.seeds != measured.seeds:
+      return [Finding(name, None, "recovered shares are unknown")]
     if reason := too_vague(recovered):
       return [Finding(name, None, reason)]
     shares = [
