@@ -1,9 +1,11 @@
 """Theory against simulation through the binary: whole, resumed, refused."""
 
+import jax
 import numpy as np
 import pytest
 
 from geomem import geometry, plots, runs, studies
+from geomem.studies import capacity
 from geomem.studies.capacity import agreements
 from tests.binaries import execute
 
@@ -125,6 +127,68 @@ def test_agreement_is_counted_from_rows():
   assert found.correlation > 0.97
   for draw in plots.CAPACITY.values():
     draw(rows)
+
+
+def test_what_is_not_to_be_believed_is_left_out_and_said():
+  rows = runs.Rows(
+    row(metric, value, manifold_radius=radius)
+    for radius, theory, converged, simulated in [
+      (0.1, 1.0, 1.0, 1.0),
+      (0.3, 0.5, 0.9, 50.0),
+      (1.0, 0.3, 1.0, 0.3),
+      (3.0, None, 0.0, 0.4),
+    ]
+    for metric, value in [
+      ("capacity", theory),
+      ("converged", converged),
+      ("simulated_capacity", simulated),
+    ]
+  )
+  (found,) = agreements(rows)
+  assert (found.count, found.unknown, found.doubted) == (2, 0, 2)
+  assert set(found.ratios) == {1}
+  assert "; 2 more are left out, as they are not to be believed" in str(found)
+  (ax,) = plots.plot_capacity(rows).axes
+  assert 50 not in {y for line in ax.get_lines() for y in line.get_ydata()}
+  bad = runs.Rows(r for r in rows if r["manifold_radius"] in (0.3, 3.0))
+  assert plots.plot_capacity(bad) is None
+  (said,) = studies.Capacity.findings({}, bad)
+  assert said.startswith("centres as they are: no set has both")
+  # Layers have names.
+  place = {"layer": "fc3", "layer_index": 3, "epoch": 2}
+  rows = runs.Rows(r | place for r in rows)
+  doubt, _ = studies.Capacity.findings({}, rows)
+  assert "fc3 of clouds examples" in doubt
+
+
+def test_rows_say_what_converged_and_the_error_of_the_null():
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(6, 4, 30)).astype(np.float32)
+  points -= points.mean(axis=(0, 1))
+  columns = {"centers": "none", "subset": "clouds"}
+  key = jax.random.key(0)
+  one = capacity.ManifoldSet(key, columns, lambda: points)
+  rows = runs.Rows(capacity.compare(one, COMPARISON))
+  *_, null_key = jax.random.split(key, 4)
+  null = geometry.shuffled_null(
+    null_key, points, num_samples=2, num_probes=10, centers=None
+  )
+  (found,) = rows.where("null_capacity")
+  first, second = np.asarray(null.samples.capacity)
+  assert found["value"] == pytest.approx((first + second) / 2, rel=1e-5)
+  assert found["stderr"] == pytest.approx(abs(first - second) / 2, rel=1e-4)
+  assert rows.where("converged").values == [1]
+
+
+@pytest.mark.parametrize(("left", "converged"), [(1e-3, 1), (1e-5, 0)])
+def test_centres_lost_in_rounding_are_in_doubt(left, converged):
+  """Far from the origin all but `left` of the points is their offset."""
+  rng = np.random.default_rng(0)
+  points = np.float32(rng.normal(size=(6, 4, 30)) * left + 1)
+  columns = {"centers": "none", "subset": "clouds"}
+  one = capacity.ManifoldSet(jax.random.key(0), columns, lambda: points)
+  rows = runs.Rows(capacity.compare(one, COMPARISON))
+  assert rows.where("converged").values == [converged]
 
 
 def test_what_does_not_agree_is_said():

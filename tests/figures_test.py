@@ -94,6 +94,9 @@ def test_bands_are_one_standard_error():
   mean, error = rows.mean()
   assert mean == pytest.approx(np.mean(values))
   assert error == pytest.approx(abs(values[0] - values[1]) / 2)
+  # A single row has its own error, which may be unknown.
+  assert runs.Rows([{"value": 2, "stderr": 0.1}]).mean() == (2, 0.1)
+  assert np.isnan(runs.Rows([{"value": 2, "stderr": None}]).mean()[1])
   ax = style.new_figure(1, 1).subplots()
   style.draw_band(ax, [0, 1], [3.0, 5.0], [0.5, 1.0], color="k")
   (band,) = (x for x in ax.collections if isinstance(x, PolyCollection))

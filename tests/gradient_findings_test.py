@@ -146,6 +146,49 @@ def test_sentences_have_their_figures():
   assert "label part (centred) is 0.100 at initialization" in said[3]
 
 
+def test_an_unknown_error_is_not_zero():
+  """A fit through two sizes of one draw has none."""
+  rows = rows_of()
+  fits = rows.where("law_slope", layer=None)
+  for row in fits.where(drawn="own", labels="centered"):
+    row["stderr"] = None
+  for row in fits.where(drawn="independent", seed=0):
+    row["stderr"] = None
+  first, second, *_ = (each.sentence for each in find_gradients(rows))
+  assert "to the power -0.500 (centred" in first
+  assert "and -0.500 raw" in first
+  assert "it is 0.000 centred" in second
+  assert "and 0.000 ± 0.007 raw" in second
+
+
+@pytest.mark.parametrize(
+  ("sizes", "said"),
+  [
+    ((64,), "has no slope, which takes two sizes n (there is none);"),
+    ((64, 128), "has no slope, which takes two sizes n (there is 128);"),
+    (SIZES, "goes with n to the power 0.200 at n = 128, 256;"),
+  ],
+)
+def test_where_few_sizes_are_known_it_is_said(sizes, said):
+  rows = rows_of(unpermuted_slope=0.2)
+  unbiased = rows.where("law_squared_norm_unbiased")
+  kept = [row for row in rows if row not in unbiased]
+  kept += [r for r in unbiased if 64 < r["num_examples"] <= max(sizes)]
+  found = find_gradients(runs.Rows(kept))[1]
+  assert found.holds is (False if sizes == SIZES else None)
+  assert said in found.sentence
+
+
+def test_without_noise_nothing_may_be_left():
+  rows = rows_of()
+  metric = "law_squared_norm_unbiased"
+  for row in rows.where(metric, num_examples=128):
+    row["value"] = -row["value"]
+  found = find_gradients(rows)[1]
+  assert found.holds is None
+  assert "is nothing at one or more of n = 64, 128, 256;" in found.sentence
+
+
 def test_the_figures_show_the_rows():
   rows = rows_of()
   parts = shown(plots.plot_gradient_parts(rows))

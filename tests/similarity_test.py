@@ -1,5 +1,6 @@
 """CKA, the probe and the readout: against formulas, scikit-learn, by hand."""
 
+import copy
 import inspect
 from unittest import mock
 
@@ -336,3 +337,95 @@ def test_depth_and_collapse_are_those_by_hand(trained, tmp_path):
     unit = [x / np.linalg.norm(x) for x in (W.T, C)]
     (value,) = here.where("nc3").values
     assert value == pytest.approx(np.linalg.norm(unit[0] - unit[1]), rel=1e-4)
+
+
+def test_epochs_ascend_where_seeds_have_others():
+  """CKA of epochs a and b is drawn as a + b / 100, whichever seeds have it."""
+  epochs = {0: (0, 1, 17), 1: (0, 1, 2, 32)}
+  common = {"metric": "cka", "kind": "epochs", "stderr": None, "subset": "test"}
+  common |= {"layer": "fc1", "layer_index": 1}
+  rows = [
+    common | {"seed": seed, "epoch": a, "other_epoch": b, "value": a + b / 100}
+    for seed, of_seed in epochs.items()
+    for a in of_seed
+    for b in of_seed
+  ]
+  facts = {"best_epoch": 1, "last_epoch": 17}
+  rows += [
+    dict.fromkeys(runs.COLUMNS) | {"seed": s, "metric": m, "value": v}
+    for s in epochs
+    for m, v in facts.items()
+  ]
+  ax = Similarity.figures["similarity"](runs.Rows(rows)).axes[0]
+  expected = [0, 1, 2, 17, 32]
+  for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
+    assert [int(label.get_text()) for label in labels] == expected
+  drawn = np.ma.filled(np.ma.asarray(ax.get_images()[0].get_array()), np.nan)
+  both = np.add.outer(np.array(expected), np.array(expected) / 100)
+  known = np.isfinite(drawn)
+  assert known.sum() == 25 - 4  # No seed has 17 and 2, or 17 and 32.
+  np.testing.assert_allclose(drawn[known], both[known])
+
+
+@pytest.mark.parametrize("decided", [0, 2])
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_a_layer_without_spread_decides_nothing(
+  trained, tmp_path, decided, scale
+):
+  """The last hidden layer is constant: depth, NC3 and NC4 are unknown."""
+  constant = copy.copy(trained)
+
+  def state(seed, epoch, layers=None):
+    state = jax.tree.map(np.array, trained.state(seed, epoch, layers))
+    rng = np.random.default_rng(0)
+    for leaf in jax.tree.leaves(state["fc1"]):
+      leaf[:] = scale * rng.uniform(1, 2, leaf.shape) * (leaf.ndim == 1)
+    state["logits"]["dense"]["bias"][decided] += 100
+    return state
+
+  constant.state = state
+  rows = studies.run(Readout(ReadoutConfig(), constant), tmp_path)
+  for metric in ("prediction_depth", "nc3", "nc4"):
+    found = rows.where(metric)
+    assert found
+    assert np.isnan(found.values).all()
+    assert {row["stderr"] for row in found} == {None}
+  (found,) = Readout.findings({}, rows)
+  assert found.holds is None
+  assert "a depth at the last epoch is unknown" in found.sentence
+  assert "prediction_depth           nan" in Readout.table(rows)
+  assert Readout.figures["readout"](rows)
+  # The layers below, alone, have their votes.
+  below = Readout(ReadoutConfig(layers="input"), constant)
+  known = studies.run(below, tmp_path / "input")
+  assert np.isfinite(known.where("prediction_depth").values).all()
+
+
+def depth_rows(unpermuted, permuted, error):
+  facts = {"best_epoch": 1, "last_epoch": 2}
+  at = {"epoch": 2, "metric": "prediction_depth", "stderr": error}
+  rows = [{"metric": m, "value": v} for m, v in facts.items()]
+  rows += [
+    at | {"subset": "unpermuted", "value": unpermuted},
+    at | {"subset": "permuted", "value": permuted},
+  ]
+  empty = dict.fromkeys(runs.COLUMNS) | {"seed": 0}
+  return runs.Rows(empty | row for row in rows)
+
+
+@pytest.mark.parametrize(
+  ("permuted", "error", "holds"),
+  [
+    (4.5, 0.1, True),
+    (0.5, 0.1, False),
+    (1.6, 0.1, None),
+    (1.5, 0.0, None),
+    (4.5, None, None),
+  ],
+)
+def test_who_is_decided_later_is_not_told_within_its_error(
+  permuted, error, holds
+):
+  (found,) = Readout.findings({}, depth_rows(1.5, permuted, error))
+  assert found.holds is holds
+  assert ("within two errors" in found.sentence) is (holds is None)

@@ -12,7 +12,7 @@ import pytest
 
 from geomem import runs, studies, training
 from geomem.studies import experiment as experiments
-from geomem.studies import model_size, noise, sweep
+from geomem.studies import model_size, sweep
 from geomem.studies.trained import checkpoints
 from geomem.training import together
 from tests import binaries
@@ -327,57 +327,6 @@ def test_the_error_of_the_dip_is_that_of_paired_differences():
   assert dip.stderr == pytest.approx(0.1)  # Differences 0.1 and 0.3.
 
 
-def test_the_departure_from_chance_is_the_first_layer_that_stays_above():
-  chance = 0.1
-  for capacity, layer in (
-    ([0.1, 0.1, 0.2], 2),
-    ([0.2, 0.1, 0.2], 2),
-    ([0.2, 0.2, 0.2], 0),
-    ([0.1, 0.2, 0.1], None),
-  ):
-    assert noise.departure_layer(np.array(capacity), chance) == layer
-
-
-def noise_rows(capacities, chance=0.1):
-  """One seed of a sweep over fractions: permuted capacity by layer."""
-  rows = runs.Rows()
-  for fraction, by_layer in capacities.items():
-    facts = {"last_epoch": 3, "best_epoch": 1, "chance_capacity": chance}
-    at = {"permuted_fraction": fraction, "seed": 0}
-    rows += [at | {"metric": m, "value": v} for m, v in facts.items()]
-    names = [
-      "input",
-      *(f"fc{i}" for i in range(1, len(by_layer) + 1)),
-      "logits",
-    ]
-    for index, layer in enumerate(names):
-      hidden = 1 <= index <= len(by_layer)
-      value = by_layer[index - 1] if hidden else 1.0
-      for metric in ("capacity", "radius", "dimension"):
-        place = {"epoch": 3, "layer": layer, "layer_index": index}
-        found = {"subset": "permuted", "metric": metric, "value": value}
-        rows.append(at | place | found)
-  empty = dict.fromkeys((*runs.COLUMNS, "permuted_fraction"))
-  # Sweeps write their own columns behind those of all runs.
-  return runs.Rows(empty | row for row in rows)
-
-
-def test_the_departure_is_told_by_cell():
-  rows = noise_rows({0.5: [0.1, 0.1, 0.3], 0.9: [0.1, 0.1, 0.11]})
-  further, sentences = noise.summarize_noise(rows)
-  found = {row["permuted_fraction"]: row for row in further}
-  assert (found[0.5]["layer"], found[0.5]["value"]) == ("fc3", 1.0)
-  assert (found[0.9]["layer"], found[0.9]["value"]) == (None, 1.5)
-  assert "permuted capacity 0.300" in sentences[0]
-  assert sentences[0].endswith("departs from chance at fc3.")
-  assert sentences[1].endswith("departs from chance at none.")
-  # A margin lowers chance, and what departs from it.
-  _, (sentence, _) = noise.summarize_noise(
-    noise_rows({0.5: [0.1, 0.1, 0.3], 0.9: [1.0]}, chance=0.05)
-  )
-  assert sentence.endswith("departs from chance at fc1.")
-
-
 @pytest.mark.parametrize(
   ("probe", "whose"),
   [
@@ -464,6 +413,24 @@ def test_what_is_missing_of_the_dip_is_said():
   assert math.isnan(further[0]["value"])
   assert "fitted cannot be told: accuracies are missing" in fitted
   assert "falls with size cannot be told: accuracies are missing" in fall
+
+
+def test_sizes_name_their_own_layers_in_doubt():
+  rows = runs.Rows()
+  for width, converged in ((2, 1.0), (4, 0.9)):
+    at = {"width": width, "seed": 0}
+    facts = {"best_epoch": 1, "last_epoch": 1, "num_parameters": width}
+    facts |= {"num_unpermuted": 10, "num_permuted": 0}
+    rows += [at | {"metric": m, "value": v} for m, v in facts.items()]
+    at |= {"epoch": 1, "metric": "accuracy", "value": 0.5}
+    rows += [at | {"subset": subset} for subset in ("unpermuted", "test")]
+    at |= {"layer": "fc1", "layer_index": 1, "subset": "test"}
+    numbers = {"capacity": 0.1, "converged": converged}
+    rows += [at | {"metric": m, "value": v} for m, v in numbers.items()]
+  empty = dict.fromkeys((*runs.COLUMNS, "width"))
+  rows = runs.Rows(empty | row for row in rows)
+  _, (doubt, *_) = model_size.summarize_sizes(rows)
+  assert doubt.startswith("width 4: Not to be believed: 1 of 1 layers")
 
 
 def test_whose_the_dip_is_needs_more_than_its_error():

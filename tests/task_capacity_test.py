@@ -91,6 +91,65 @@ def test_what_the_rows_cannot_answer_is_not_answered(changed, place):
   assert [i for i, holds in enumerate(found) if holds is None] == [place]
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+  ("changed", "answers"),
+  [
+    # Growth and half rises need the first epoch, and all of them.
+    ({"glue": (NAN, NAN, NAN, NAN)}, [None, None, True, True]),
+    ({"glue": (NAN, 1.8, 2, 2)}, [None, None, True, True]),
+    ({"mean_field": (1, NAN, 1.2, 2)}, [None, True, True, True]),
+    # Half of the examples are fitted at the last epoch.
+    ({"interior": (NAN, NAN, NAN, NAN)}, [True, True, None, True]),
+    ({"interior": (0.9, 0.9, NAN, 0)}, [True, True, None, True]),
+    ({"interior": (NAN, NAN, 0, 0)}, [True, True, True, True]),
+    ({"interior": (0.9, 0.9, 0.9, NAN)}, [True, True, False, True]),
+    ({"fitted": (0.1, 0.2, 0.3, 0.4)}, [True, True, None, True]),
+    ({"fitted": (0.1, NAN, 0.3, 0.9)}, [True, True, None, True]),
+    ({"test": (0.1, 0.5, 0.7, NAN)}, [True, True, True, None]),
+  ],
+)
+def test_what_hangs_on_an_unknown_number_is_not_told(changed, answers):
+  # Where fc1 grows by GLUE alone, the other layers may be unknown.
+  early = {"early": (1, 1, 1, 1)} if answers[1] is None else {}
+  rows = table(**ANSWERS | changed | early)
+  found = [f for f in TaskCapacity.findings({}, rows) if hasattr(f, "holds")]
+  assert [each.holds for each in found] == answers
+  assert plot_task(rows)
+
+
+def test_each_theory_names_its_own_layers():
+  """Of GLUE the first epoch is unknown, but in fc1."""
+  rows = table(**ANSWERS | {"glue": (NAN, 1, 3, 4)})
+  first, second, *_ = (
+    f for f in TaskCapacity.findings({}, rows) if hasattr(f, "holds")
+  )
+  assert first.sentence == "capacity is unknown by GLUE at epoch 0"
+  assert second.holds is True  # Of fc1, by .5 at no error.
+  assert (
+    "grows by 20% in fc1 (unknown in fc2, logits) by GLUE, in fc2, logits by"
+    " mean-field theory" in second.sentence
+  )
+  by_epoch, by_layer, *_ = plot_task(rows).axes
+  lines = {line.get_label(): line for line in by_epoch.get_lines()}
+  np.testing.assert_allclose(lines["mean field"].get_ydata()[-1], 2)
+  # Without the first epoch there is nothing to divide by.
+  assert np.isnan(lines["GLUE"].get_ydata()).all()
+  lines = {line.get_label(): line for line in by_layer.get_lines()}
+  np.testing.assert_allclose(lines["GLUE"].get_ydata(), [1.5, NAN, NAN])
+
+
+def test_unknown_epochs_are_named():
+  rows = table(**ANSWERS | {"interior": (NAN, 0.9, 0, 0)})
+  found = TaskCapacity.findings({"glue_labels": "pairs"}, rows)[2]
+  assert (
+    "separable first at epoch 10 (unknown at epoch 0); half" in found.sentence
+  )
+  assert "are fitted first at epoch 20" in found.sentence
+
+
 @pytest.mark.parametrize(
   ("errors", "answer"),
   [

@@ -1,5 +1,7 @@
 """Truncation: nothing left out changes nothing, by hand, and by its name."""
 
+import copy
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -72,7 +74,7 @@ def test_more_components_than_there_are_are_left_out(trained, tmp_path):
   assert rows.distinct("kept") == [2]
 
 
-def rows_of(recovered):
+def rows_of(recovered, seed=0, error=0.05):
   facts = {"best_epoch": 1, "last_epoch": 3}
   rows = [{"metric": k, "value": v, "subset": None} for k, v in facts.items()]
   for layer, values in enumerate(recovered):
@@ -87,7 +89,9 @@ def rows_of(recovered):
       permuted = {"subset": "permuted", "metric": "accuracy"}
       rows.append(place | permuted | {"value": kept / 10})
   empty = dict.fromkeys((*runs.COLUMNS, "kept"))
-  return runs.Rows(empty | {"seed": 0} | row for row in rows)
+  return runs.Rows(
+    empty | {"seed": seed, "stderr": error} | row for row in rows
+  )
 
 
 def test_the_finding_follows_the_rows():
@@ -97,6 +101,64 @@ def test_the_finding_follows_the_rows():
   assert "permuted accuracy 0.100" in str(found)
   (found,) = Truncate.findings({}, rows_of([{1: 0.2, 2: 0.5}, {1: 0.75}]))
   assert not found.holds
+
+
+@pytest.mark.parametrize(
+  ("error", "said"),
+  [
+    # One of 355 test examples was lost: ± 100 % sqrt(355 · .15 · .85).
+    ((0.85 * 0.15 * 355) ** 0.5, "test examples alone leave ± 673%"),
+    (0.26, "test examples alone leave ± 26%"),
+    (None, "the error of the recovered shares is unknown"),
+  ],
+)
+def test_shares_of_too_little_cannot_be_told(error, said):
+  (found,) = Truncate.findings({}, rows_of([{4: -1.0, 8: 1.0}], error=error))
+  assert found.holds is None
+  assert said in found.sentence
+
+
+def test_only_numbers_that_all_seeds_have_are_compared():
+  """Of seed 1, fc0 has rank 2; seed 2 has lost nothing, and does not count."""
+  full, low = rows_of([{1: 0.2, 2: 0.4, 4: 0.9}]), rows_of([{1: 0, 2: 0.6}], 1)
+  third = [r for r in rows_of([{1: 0, 2: 0}], 2) if r["metric"] != "recovered"]
+  rows = runs.Rows(full + low + third)
+  (found,) = Truncate.findings({}, rows)
+  assert found.holds is False
+  assert "at most 50% come back, by keeping 2 components" in found.sentence
+  assert "(test accuracy 0.550, permuted accuracy 0.200)" in found.sentence
+  test = Truncate.figures["truncation"](rows).axes[0].get_lines()[0]
+  assert list(test.get_xdata()) == [1, 2]
+  assert "4" not in Truncate.table(rows).splitlines()[0]
+
+
+def test_unknown_shares_are_not_compared():
+  (found,) = Truncate.findings({}, rows_of([{1: float("nan"), 2: 0.4}]))
+  assert "at most 40% come back" in found.sentence
+  (found,) = Truncate.findings({}, rows_of([{1: float("nan")}]))
+  assert found.holds is None
+  assert found.sentence == "recovered shares are unknown"
+
+
+def test_shares_have_the_error_of_the_accuracy(trained, tmp_path):
+  """The best network had .9 and the last .6: shares are of .3."""
+  lost = copy.copy(trained)
+  best, last = 1, trained.last(0)
+  lost._best = {0: best}
+  test_accuracy = {best: 0.9, last: 0.6}
+  lost.rows = runs.Rows(
+    row | {"value": test_accuracy.get(row["epoch"], row["value"])}
+    if (row["metric"], row["subset"]) == ("accuracy", "test")
+    else row
+    for row in trained.rows
+  )
+  config = TruncateConfig(dimensions=(1,), layers="fc1")
+  rows = studies.run(Truncate(config, lost), tmp_path)
+  (share,) = rows.where("recovered")
+  (accuracy,) = rows.where("accuracy", subset="test", kept=1)
+  assert share["value"] == pytest.approx((accuracy["value"] - 0.6) / 0.3)
+  assert share["stderr"] == pytest.approx(accuracy["stderr"] / 0.3)
+  assert share["stderr"] > 0
 
 
 def test_the_figure_shows_the_rows():

@@ -2,8 +2,9 @@
 
 from geomem.plots.capacity import (
   CAPACITY,
+  believed_capacities,
   name_of_set,
-  pair_metrics,
+  pair_capacities,
   plot_capacity,
   plot_capacity_along,
 )
@@ -50,8 +51,9 @@ __all__ = [
   "MEMORIZATION_SWEEP",
   "MODEL_SIZE",
   "REWIND",
+  "believed_capacities",
   "name_of_set",
-  "pair_metrics",
+  "pair_capacities",
   "plot_accuracy",
   "plot_by_layer",
   "plot_capacity",

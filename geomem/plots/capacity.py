@@ -33,14 +33,25 @@ def _identity(row) -> tuple:
   return tuple(row.get(name) for name in names)
 
 
-def pair_metrics(
-  rows: runs.Rows, first: str, second: str
-) -> list[tuple[runs.Row, runs.Row]]:
-  """Pairs rows of two metrics of the same manifolds; both must have values."""
-  partners = {_identity(row): row for row in rows.where(second).known()}
+def believed_capacities(rows: runs.Rows) -> runs.Rows:
+  """Selects theoretical capacities that are known and to be believed.
+
+  Old rows do not say whether their problems were solved.
+  """
+  solved = rows.where("converged")
+  bad = {_identity(row) for row in solved if not row["value"] >= 1}
+  return runs.Rows(
+    row for row in rows.where("capacity").known() if _identity(row) not in bad
+  )
+
+
+def pair_capacities(rows: runs.Rows) -> list[tuple[runs.Row, runs.Row]]:
+  """Pairs theory and simulation of the same manifolds, if both are known."""
+  simulated = rows.where("simulated_capacity").known()
+  partners = {_identity(row): row for row in simulated}
   return [
     (row, partners[_identity(row)])
-    for row in rows.where(first).known()
+    for row in believed_capacities(rows)
     if _identity(row) in partners
   ]
 
@@ -60,7 +71,7 @@ def _pairs(rows: runs.Rows) -> np.ndarray:
   """Returns `[n, 4]`: theory, its error, simulation, its error."""
   pairs = [
     (a["value"], a["stderr"], b["value"], b["stderr"])
-    for a, b in pair_metrics(rows, "capacity", "simulated_capacity")
+    for a, b in pair_capacities(rows)
   ]
   return np.array(pairs, float).reshape(-1, 4)  # No error is NaN.
 
@@ -104,17 +115,20 @@ def _draw_scatter(ax, rows, look, line) -> None:
   ax.set_ylabel("capacity, simulated")
 
 
-def plot_capacity(rows) -> Figure:
+def plot_capacity(rows) -> Figure | None:
   """Draws simulated against theoretical capacity: figure 1B.
 
   One panel for each treatment of the centres, all with the same limits; the
-  grey band is within 10 %.
+  grey band is within 10 %. Sets that are not separable, or not to be believed,
+  are left out; without any others, the result is None.
   """
+  everything = _pairs(rows)[:, [0, 2]]
+  if not everything.size:
+    return None
   treatments = rows.distinct("centers")
   look = _look(_groups(rows))
   figure = style.new_figure(3.6 * len(treatments) + 0.2, 4.4)
   axes = figure.subplots(1, len(treatments), squeeze=False)[0]
-  everything = _pairs(rows)[:, [0, 2]]
   line = np.array([everything.min() / 1.3, everything.max() * 1.3])
   for ax, centers in zip(axes, treatments, strict=True):
     treated = rows.where(centers=centers)
@@ -125,12 +139,16 @@ def plot_capacity(rows) -> Figure:
 
 
 def _draw_series(ax, rows, along: str, kind) -> None:
-  """Draws theory as a line, simulation as markers, the null as dash-dots."""
-  x, mean, _ = rows.where("capacity").known().series(along)
+  """Draws theory as a line, simulation as markers, the null as dash-dots.
+
+  A mean of the seeds that are separable alone would be too large: where one is
+  not, there is no marker.
+  """
+  x, mean, _ = rows.where("capacity").series(along)
   ax.plot(x, mean, color=kind["color"])
-  x, mean, error = rows.where("simulated_capacity").known().series(along)
+  x, mean, error = rows.where("simulated_capacity").series(along)
   ax.errorbar(x, mean, error, ls="", lw=0.8, **kind)
-  x, mean, _ = rows.where("null_capacity").known().series(along)
+  x, mean, _ = rows.where("null_capacity").series(along)
   ax.plot(x, mean, color=kind["color"], ls="-.", lw=0.9)
   _draw_chance(ax, rows)
   style.log_axis(ax.yaxis)

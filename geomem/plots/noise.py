@@ -1,6 +1,7 @@
 """Figures of a sweep of the memorization experiment."""
 
 import itertools
+import math
 
 from matplotlib.figure import Figure
 
@@ -10,6 +11,9 @@ from geomem.plots import style
 _AXES = ("permuted_fraction", "width", "model")
 _NAMES = {"permuted_fraction": "permuted fraction", "model": "", "width": ""}
 _METRICS = ("capacity", "radius", "dimension")
+# The depth of a departure at no layer: above 1, the last hidden layer.
+NO_DEPARTURE = 1.25
+_DEEPEST = 1.02  # Layers are drawn up to here, no departure above it.
 _GROUP_MARKERS = "sD^vP"
 _GROUP_LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)))
 
@@ -91,7 +95,8 @@ def plot_departure(rows) -> Figure:
   """Draws where permuted capacity departs from chance, and how far.
 
   On the left is the depth of the first layer that stays above chance at the
-  last epoch, on the right the capacity of the last hidden layer.
+  last epoch, on the right the capacity of the last hidden layer. Faint depths
+  are of single seeds; where only some of them depart, there is no mean.
   """
   x_column, group_column = _layout(rows)
   figure = style.new_figure(8.4, 3.4)
@@ -102,6 +107,9 @@ def plot_departure(rows) -> Figure:
     look = {"color": style.COLORS["permuted"], "ls": line, "marker": marker}
     look["label"] = str(group) or "permuted"
     left.errorbar(*_points(of_group, x_column, _departure), **look)
+    for of_seed in of_group.split("seed").values():
+      x, depth, _ = _points(of_seed, x_column, _departure)
+      left.plot(x, depth, **look | {"ls": "", "alpha": 0.4, "label": None})
     right.errorbar(
       *_points(
         of_group,
@@ -112,8 +120,9 @@ def plot_departure(rows) -> Figure:
     )
   left.set_ylabel("layer of departure from chance")
   left.set_yticks([0, 0.5, 1], ["first\nhidden", "middle", "last\nhidden"])
-  left.set_ylim(-0.08, 1.3)
-  left.axhspan(1.02, 1.3, color="0.93", zorder=0, label="no layer departs")
+  top = 2 * NO_DEPARTURE - _DEEPEST
+  left.set_ylim(-0.08, top)
+  left.axhspan(_DEEPEST, top, color="0.93", zorder=0, label="no layer departs")
   right.set_ylabel(f"permuted {style.label_of('capacity')}")
   style.log_axis(right.yaxis)
   style.draw_chance(right, rows)
@@ -123,8 +132,12 @@ def plot_departure(rows) -> Figure:
   return figure
 
 
-def _departure(cell: runs.Rows):
-  return _mean(cell.where("departure_depth"))
+def _departure(cell: runs.Rows) -> tuple[float, float] | None:
+  depths = cell.where("departure_depth")
+  departs = depths.values < NO_DEPARTURE
+  if 0 < departs.sum() < len(departs):
+    return math.nan, math.nan
+  return _mean(depths)
 
 
 def _mean(rows: runs.Rows) -> tuple[float, float] | None:

@@ -21,8 +21,8 @@ _NUM_CURVES = 1000
 
 
 def mean_by_epoch(rows: runs.Rows) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the epochs, and the means of known values over seeds."""
-  series = rows.known().series("epoch")
+  """Returns the epochs, and means over seeds: NaN where one is unknown."""
+  series = rows.series("epoch")
   return np.asarray(series.x, float), np.asarray(series.mean)
 
 
@@ -103,7 +103,7 @@ def _draw_by_layer(ax, rows: runs.Rows) -> None:
   left_out = {"glue_capacity": inseparable(rows)}
   for metric in _LOOKS:
     last = rows.at("last").where(metric, subset="permuted")
-    growth = grown(last, at_first(rows.where(metric, subset="permuted")))
+    growth = grown(last, at_first(rows).where(metric))
     for i in left_out.get(metric, ()):
       growth.pop(i, None)
     factors, errors = zip(*growth.values(), strict=True) if growth else ((), ())
@@ -129,22 +129,28 @@ def _draw_fitted(ax, rows: runs.Rows) -> None:
 def _draw_readouts(ax, rows: runs.Rows) -> None:
   accuracy = rows.where("accuracy", layer=None, subset="test")
   look = style.look_of("test") | {"label": "the network's readout"}
-  style.draw_series(ax, accuracy.known().series("epoch"), **look)
+  style.draw_series(ax, accuracy.series("epoch"), **look)
   probe = rows.last_hidden().where("probe_accuracy", subset="test")
   look = {"color": "0.4", "marker": "v", "label": "a new readout"}
-  style.draw_series(ax, probe.known().series("epoch"), **look)
+  style.draw_series(ax, probe.series("epoch"), **look)
   ax.set_title("test accuracy", fontsize=9)
 
 
 def at_first(rows: runs.Rows) -> runs.Rows:
-  """Selects the rows of the first epoch."""
-  return rows.where(epoch=min(rows.distinct("epoch"), default=0))
+  """Selects the capacities of permuted examples at the first epoch measured.
+
+  It is the same for both theories: where one is unknown there, so is growth.
+  """
+  capacities = rows.where(tuple(THEORIES), subset="permuted")
+  first = min(capacities.distinct("epoch"), default=0)
+  return capacities.where(epoch=first)
 
 
 def grown(last: runs.Rows, first: runs.Rows) -> dict[int, tuple[float, float]]:
   """Returns the growth factor and its error, for layers that are in both.
 
   The error follows from the errors over seeds or, for one seed, of its rows.
+  Both are NaN where a capacity is unknown.
   """
   before = {i: rows.mean() for i, rows in first.split("layer_index").items()}
   factors = {}

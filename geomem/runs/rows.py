@@ -47,8 +47,9 @@ class Rows(list):
   """Result rows in the order they were written: a list of dicts.
 
   Each row is one number: `seed`, `epoch`, `layer`, `layer_index`, `subset`,
-  `metric`, `value`, `stderr`, and the columns that a study adds. Figures,
-  findings and tables compute all of their numbers with the methods below.
+  `metric`, `value`, `stderr` (the value's standard error, None where unknown),
+  and the columns that a study adds. Figures, findings and tables compute all of
+  their numbers with the methods below.
   """
 
   def where(

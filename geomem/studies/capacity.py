@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Bool
 
 from geomem import geometry, plots, runs
 from geomem.geometry.simulation import FEWEST_DRAWS
@@ -21,10 +22,14 @@ from geomem.studies.capacity_sets import (
   synthetic_sets,
 )
 from geomem.studies.fields import check_least, check_seeds, check_types
+from geomem.studies.finding import doubts
 from geomem.studies.measure_config import parse_centers
 from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.trained import TrainedRun
 
+_EPS = np.finfo(np.float32).eps
+# The largest relative rounding of a centre, as in the mean-field geometry.
+_MOST_ROUNDING = 1e-3
 _SYNTHETIC = ("num_manifolds", "manifold_points", "num_features", "dimension")
 
 
@@ -151,9 +156,16 @@ class Capacity:
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
-    """Returns the agreement for each treatment of the centres."""
+    """Returns doubts, and the agreement for each treatment of the centres."""
     del config
-    return agreements(rows)
+    found = agreements(rows)
+    missing = [
+      f"{_REMOVED[centers]}: no set has both a theoretical and a simulated"
+      " capacity to compare."
+      for centers in rows.distinct("centers")
+      if centers not in {each.centers for each in found}
+    ]
+    return [*doubts(rows), *found, *missing]
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
@@ -180,11 +192,21 @@ def _without_shared_directions(key, points: np.ndarray, rule) -> np.ndarray:
   return points - (points @ V) @ V.T
 
 
+def _exact(given: np.ndarray, points: np.ndarray) -> Bool[np.ndarray, " P"]:
+  """Returns where rounding of the given points is small beside their centre.
+
+  The centre is what projection has left of it, and the rounding float32's.
+  """
+  rounding = _EPS * np.linalg.norm(given, axis=-1).max(axis=1)
+  return rounding < _MOST_ROUNDING * np.linalg.norm(points.mean(axis=1), axis=1)
+
+
 def compare(one: ManifoldSet, config: CapacityConfig) -> list[runs.Row]:
   """Computes the rows of one set: theory, simulation and null."""
   direction_key, probe_key, draw_key, null_key = jax.random.split(one.key, 4)
   rule = parse_centers(one.columns["centers"])
-  points = _without_shared_directions(direction_key, one.points(), rule)
+  given = one.points()
+  points = _without_shared_directions(direction_key, given, rule)
   points32 = points.astype(np.float32)
   options = {"num_probes": config.num_probes, "centers": None}
   theory = geometry.manifold_geometry(probe_key, points32, **options)
@@ -204,10 +226,15 @@ def compare(one: ManifoldSet, config: CapacityConfig) -> list[runs.Row]:
       simulated.critical_stderr,
     ),
     "ball_capacity": (ball, None),
-    "null_capacity": (null.mean.capacity, null.sd.capacity),
+    # The error of the mean over shuffles; NaN for one.
+    "null_capacity": (
+      null.mean.capacity,
+      null.sd.capacity / np.sqrt(config.num_shuffles),
+    ),
     "radius": (theory.mean_radius, theory.mean_radius_stderr),
     "dimension": (theory.mean_dimension, theory.mean_dimension_stderr),
     "center_correlation": (theory.center_correlation, None),
+    "converged": ((theory.converged & _exact(given, points)).mean(), None),
     "simulated_capacity": (simulated.capacity, simulated.stderr),
   }
   return [
@@ -223,6 +250,7 @@ class Agreement(NamedTuple):
     centers: the directions removed: `none` or `low_rank`.
     count: number of sets with both capacities.
     unknown: number of sets that are not separable even in all features.
+    doubted: number of sets whose theoretical capacity is not to be believed.
     correlation: of the log capacities; None for fewer than three sets, or if
       either capacity is constant.
     ratios: 0, 5, 50, 95 and 100 % quantiles of simulated over theoretical
@@ -233,6 +261,7 @@ class Agreement(NamedTuple):
   centers: str
   count: int
   unknown: int
+  doubted: int
   correlation: float | None
   ratios: tuple[float, ...]
   farthest: str
@@ -249,6 +278,11 @@ class Agreement(NamedTuple):
       sentence += f"; correlation {self.correlation:.3f}"
     if self.unknown:
       sentence += f"; {self.unknown} more are not separable in all features"
+    if self.doubted:
+      sentence += (
+        f"; {self.doubted} more are left out, as they are not to be believed"
+        " (converged below 1)"
+      )
     return sentence + "."
 
 
@@ -257,7 +291,9 @@ def agreements(rows: runs.Rows) -> list[Agreement]:
   result = []
   for centers in rows.distinct("centers"):
     treated = rows.where(centers=centers)
-    pairs = plots.pair_metrics(treated, "capacity", "simulated_capacity")
+    sets = len(treated.where("capacity"))
+    believed = len(plots.believed_capacities(treated))
+    pairs = plots.pair_capacities(treated)
     if not pairs:
       continue
     logs = np.log([[a["value"], b["value"]] for a, b in pairs])
@@ -267,7 +303,8 @@ def agreements(rows: runs.Rows) -> list[Agreement]:
       Agreement(
         centers,
         len(pairs),
-        len(treated.where("capacity").known()) - len(pairs),
+        believed - len(pairs),
+        sets - believed,
         float(np.corrcoef(logs.T)[0, 1]) if enough else None,
         tuple(np.exp(np.quantile(ratios, (0, 0.05, 0.5, 0.95, 1))).tolist()),
         plots.name_of_set(pairs[np.abs(ratios).argmax()][0]),

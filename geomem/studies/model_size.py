@@ -14,7 +14,7 @@ from jaxtyping import Float
 from geomem import plots, runs
 from geomem.runs import mean_and_error
 from geomem.studies.fields import sequence
-from geomem.studies.finding import with_error
+from geomem.studies.finding import doubts, with_error
 from geomem.studies.presets import fields_of, make_config
 from geomem.studies.sweep import Sweep, make_axes, of_cells
 
@@ -140,7 +140,11 @@ def summarize_sizes(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
   parameters = sizes.fact("num_parameters")[:, 0].astype(int)
   at_threshold = threshold(sizes)
   further = [{"metric": "interpolation_threshold", "value": at_threshold}]
-  sentences = []
+  sentences = [
+    f"width {width}: {doubt}"
+    for width, of_width in rows.split("width").items()
+    for doubt in doubts(of_width)
+  ]
   if at_threshold is None:
     sentences.append(f"No network fits {FITTED:.0%} of its training labels.")
   elif math.isnan(at_threshold):
@@ -276,5 +280,5 @@ class ModelSize:
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[str]:
-    """Returns where labels are fitted, and how deep test accuracy dips."""
+    """Returns where labels are fitted, how deep test accuracy dips, doubts."""
     return summarize_sizes(of_cells(config, rows))[1]

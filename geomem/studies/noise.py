@@ -1,11 +1,14 @@
 """Memorization as a function of permuted fraction, architecture and width."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from geomem import plots, runs
+from geomem.plots.noise import NO_DEPARTURE
+from geomem.studies.finding import doubts
 from geomem.studies.presets import make_config
 from geomem.studies.sweep import Sweep, make_axes, of_cells
 
@@ -16,19 +19,22 @@ DEPARTED = 1.25
 
 def departure_layer(
   capacity: np.ndarray, chance: float, departed: float = DEPARTED
-) -> int | None:
+) -> int | float | None:
   """Returns the first layer from which capacity stays above chance.
 
   Args:
-    capacity: `[layers]` of the hidden layers, in order.
+    capacity: `[layers]` of the hidden layers, in order; NaN where unknown.
     chance: capacity of points without structure.
     departed: the multiple of chance that counts as a departure.
 
   Returns:
-    Its index in `capacity`, or None if the last layer is at chance.
+    Its index in `capacity`, None if the last layer is at chance, or NaN if that
+    depends on an unknown layer.
   """
   below = np.flatnonzero(capacity < departed * chance)
   first = int(below[-1]) + 1 if below.size else 0
+  if np.isnan(capacity[first:]).any():
+    return math.nan
   return first if first < len(capacity) else None
 
 
@@ -37,8 +43,9 @@ def summarize_noise(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
 
   Returns:
     Rows of the metric `departure_depth`, the relative position of the layer
-    among the hidden ones (0 the first, 1 the last, above 1 if none departs),
-    and one sentence for each cell.
+    among the hidden ones (0 the first, 1 the last or only one, `NO_DEPARTURE`
+    if none departs, NaN if a layer in doubt decides), and sentences: one for
+    each cell, and its doubts.
   """
   axes = [name for name in rows[0] if name not in runs.COLUMNS]
   cells: dict[tuple, runs.Rows] = {}
@@ -55,7 +62,8 @@ def summarize_noise(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
     ]
     further += runs.tagged(departures, **columns)
     name = ", ".join(f"{k} {v}" for k, v in columns.items())
-    sentences.append(f"{name}: {_sentence(cell, departures)}")
+    said = [_sentence(cell, departures), *doubts(cell)]
+    sentences += [f"{name}: {sentence}" for sentence in said]
   return further, sentences
 
 
@@ -64,14 +72,25 @@ def _departure(rows: runs.Rows) -> list[runs.Row]:
   capacity = rows.at("last").where("capacity", subset="permuted")
   layers = rows.layers
   hidden = [i for i, n in layers.items() if n not in ("input", "logits")]
-  by_index = {row["layer_index"]: row["value"] for row in capacity}
-  if not by_index:
+  if not capacity:
     return []
-  departure = departure_layer(
-    np.array([by_index[i] for i in hidden]), chance=rows.chance_capacity()
+  solved = rows.at("last").where("converged", subset="permuted")
+  in_doubt = {row["layer_index"] for row in solved if not row["value"] >= 1}
+  by_index = {
+    row["layer_index"]: row["value"]
+    for row in capacity
+    if row["layer_index"] not in in_doubt
+  }
+  found = departure_layer(
+    np.array([by_index.get(i, math.nan) for i in hidden], float),
+    chance=rows.chance_capacity(),
   )
-  # Without a departure, the position is one past the last layer.
-  place = len(hidden) if departure is None else departure
+  departure, depth = None, math.nan
+  if found is None:
+    depth = NO_DEPARTURE
+  elif not math.isnan(found):
+    departure = int(found)
+    depth = departure / (len(hidden) - 1) if len(hidden) > 1 else 1.0
   return [
     {
       "seed": capacity[0]["seed"],
@@ -80,7 +99,7 @@ def _departure(rows: runs.Rows) -> list[runs.Row]:
       "layer_index": None if departure is None else hidden[departure],
       "subset": "permuted",
       "metric": "departure_depth",
-      "value": place / max(len(hidden) - 1, 1),
+      "value": depth,
     }
   ]
 
@@ -96,8 +115,13 @@ def _sentence(cell: runs.Rows, departures: list[runs.Row]) -> str:
   )
   text = f"{subset} {numbers} in the last hidden layer at the last epoch"
   if departures:
-    layers = [str(row["layer"] or "none") for row in departures]
+    layers = [
+      str(row["layer"] or "none") if runs.has_value(row) else "unknown"
+      for row in departures
+    ]
     text += f"; permuted capacity departs from chance at {', '.join(layers)}"
+    if "unknown" in layers:
+      text += " (where unknown, a layer that is not to be believed decides)"
   return text + "."
 
 

@@ -13,6 +13,7 @@ M − 1); Papyan, Han and Donoho, PNAS 2020.
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -27,7 +28,7 @@ from geomem.measures.neighbors import neighbor_distances, voted_manifold
 from geomem.plots import figures, style
 from geomem.studies.experiment import Seed, manifold_images, measuring_forward
 from geomem.studies.fields import check_types
-from geomem.studies.finding import Finding
+from geomem.studies.finding import Finding, with_error
 from geomem.studies.measure_config import measured_layers
 from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.trained import OfRun, TrainedRun
@@ -61,13 +62,12 @@ def plot_readout(rows: runs.Rows):
   figure = style.new_figure(3.4 * max(1, len(present)), 3)
   axes = np.atleast_1d(figure.subplots(1, max(1, len(present))))
   for name, ax in zip(present, axes, strict=False):
-    known_rows = rows.where(name).known()
-    for subset in known_rows.subsets:
+    measured = rows.where(name)
+    for subset in measured.subsets:
       look = style.look_of(subset) | {"label": subset}
-      style.draw_series(
-        ax, known_rows.where(subset=subset).series("epoch"), **look
-      )
-    figures.epoch_axis(ax, max(known_rows.distinct("epoch")))
+      series = measured.where(subset=subset).series("epoch")
+      style.draw_series(ax, series, **look)
+    figures.epoch_axis(ax, max(measured.distinct("epoch")))
     ax.set_ylabel(_LABELS[name])
   handles, labels = axes[0].get_legend_handles_labels()
   figure.legend(handles, labels, loc="outside upper center", ncols=4)
@@ -115,7 +115,7 @@ class Readout(OfRun):
       for subset, of_subset in images.items()
     }
     decisions = {subset: results for subset, (_, results) in outputs.items()}
-    depths = {s: np.zeros(d.shape, int) for s, d in decisions.items()}
+    depths = {s: np.zeros(d.shape) for s, d in decisions.items()}
     results = measures.layer_statistics(
       measuring_forward(experiment),
       state,
@@ -127,8 +127,11 @@ class Readout(OfRun):
       for i, subset in enumerate(images):
         products = jax.tree.map(lambda x, i=i: x[i], stats["points"])
         votes = parallel.fetch(_votes(products))
-        # The depth is one past the last layer whose vote disagrees.
-        depths[subset][votes != decisions[subset]] = index + 1
+        # The depth is one past the last layer whose vote disagrees. Where that
+        # layer may be one without votes, it is unknown.
+        depth = np.where(votes < 0, np.nan, index + 1)
+        agrees = votes == decisions[subset]
+        depths[subset] = np.where(agrees, depths[subset], depth)
       yield Step(facts={"epoch": epoch, "layer": layer})
     rows = []
     for subset, of_subset in depths.items():
@@ -164,7 +167,10 @@ class Readout(OfRun):
     return jnp.asarray(points), logits.argmax(axis=-1).reshape(-1)
 
   def _collapse(self, state, points, decisions) -> dict[str, Any]:
-    """Computes NC3 and NC4 of a subset, with standard errors where known."""
+    """Computes NC3 and NC4 of a subset, with standard errors where known.
+
+    In a dead layer all means coincide, and both are NaN.
+    """
     count = len(decisions)
     W = _readout_weights(
       self.trained.experiment.network,
@@ -172,39 +178,52 @@ class Readout(OfRun):
       points.reshape(count, *points.shape[2:]),
     )
     points = points.reshape(*points.shape[:2], -1)
+    # Means of equal points differ by their rounding.
+    eps = jnp.finfo(points.dtype).eps
+    floor = (8 * eps) ** 2 * (points**2).sum(axis=-1).max()
     points = points - points.mean(axis=(0, 1), keepdims=True)
     means = points.mean(axis=1)
     squares = (means**2).sum(axis=1)
     distances = squares[None, None] - 2 * einsum("pmn,qn->pmq", points, means)
     nearest = np.asarray(distances.argmin(axis=-1)).reshape(-1)
-    if not float(squares.max()) > 0:  # In a dead layer all means coincide.
-      return {}
     agreed = (nearest == decisions).mean()
     metrics = {"nc4": (agreed, np.sqrt(agreed * (1 - agreed) / (count - 1)))}
     if W is not None:
       centered = means - means.mean(axis=0, keepdims=True)
       unit = [x / jnp.linalg.norm(x) for x in (W, centered)]
       metrics["nc3"] = (float(jnp.linalg.norm(unit[0] - unit[1])), None)
+    if not bool(squares.max() > floor):
+      return dict.fromkeys(metrics, (math.nan, None))
     return metrics
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Finding]:
     """Tests whether permuted examples are decided later than unpermuted."""
     del config
-    last = rows.at("last").where("prediction_depth").known()
+    name = "Prediction depth (wrong labels are decided late)"
+    last = rows.at("last").where("prediction_depth")
     if not {"unpermuted", "permuted"} <= set(last.subsets):
       return []
-    depth = {
-      subset: last.where(subset=subset).mean()[0]
-      for subset in ("unpermuted", "permuted")
-    }
+    (right, right_error), (wrong, wrong_error) = (
+      last.where(subset=subset).mean() for subset in ("unpermuted", "permuted")
+    )
+    if not np.isfinite([right, wrong]).all():
+      nothing = (
+        "a depth at the last epoch is unknown: in a layer all points coincide,"
+        " or a manifold has one point, so that no neighbours vote"
+      )
+      return [Finding(name, None, nothing)]
+    holds, caveat = wrong > right, ""
+    # Written so that a NaN error leaves the claim undecided.
+    if not abs(wrong - right) > 2 * math.hypot(right_error, wrong_error):
+      holds, caveat = None, ": which is later cannot be known within two errors"
     return [
       Finding(
-        "Prediction depth (wrong labels are decided late)",
-        depth["permuted"] > depth["unpermuted"],
-        f"at the last epoch permuted examples are decided at layer"
-        f" {depth['permuted']:.1f} on average, unpermuted ones at"
-        f" {depth['unpermuted']:.1f}",
+        name,
+        holds,
+        "at the last epoch permuted examples are decided at layer"
+        f" {with_error(wrong, wrong_error, '.1f')} on average, unpermuted ones"
+        f" at {with_error(right, right_error, '.1f')}{caveat}",
       )
     ]
 
@@ -217,9 +236,9 @@ class Readout(OfRun):
       at_epoch = rows.at(which)
       lines.append(f"{which} epoch")
       for metric in _LABELS:
-        known_rows = at_epoch.where(metric).known()
-        if known_rows:
-          means = [known_rows.where(subset=s).mean()[0] for s in subsets]
+        measured = at_epoch.where(metric)
+        if measured:
+          means = [measured.where(subset=s).mean()[0] for s in subsets]
           lines.append(
             f"  {metric:18}" + "".join(f"{value:12.3f}" for value in means)
           )
@@ -238,9 +257,13 @@ def _row(subset: str, metric: str, value, error) -> runs.Row:
 
 @jax.jit
 def _votes(products) -> Array:
-  """Returns the manifold that each point's nearest neighbours vote for."""
+  """Returns the manifold that each point's nearest neighbours vote for.
+
+  It is -1 without votes, as where all points coincide.
+  """
   distances, places = neighbor_distances(products)
-  return voted_manifold(distances, places, products.mask)
+  votes = voted_manifold(distances, places, products.mask)
+  return jnp.where(products.has_spread, votes, -1)
 
 
 def _readout_weights(

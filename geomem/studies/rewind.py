@@ -231,7 +231,8 @@ class LayerRewind:
     yield from self._score_networks(seed, self._hybrids(seed, epoch), by_mask)
     rows = []
     for rewind, mask in self.networks.masks.items():
-      scores = by_mask[mask] + self._recovered(seed, by_mask[mask])
+      recovered = self.trained.recovered(seed.number, by_mask[mask])
+      scores = by_mask[mask] + recovered
       rows += self._tagged(scores, seed, epoch, rewind)
     yield Step(rows, size=0)
 
@@ -253,24 +254,6 @@ class LayerRewind:
       logits = {s: jnp.concatenate(blocks[s], axis=1) for s in splits}
       for i, mask in enumerate(masks):
         scores[mask] = score_logits(seed, {s: logits[s][i] for s in splits})
-
-  def _recovered(self, seed: Seed, scores) -> list[runs.Row]:
-    """Computes the share of the lost test accuracy that is recovered.
-
-    It is (rewound - last) / (best - last). Without a loss there is no row.
-    """
-    of_run = self.trained.rows.where(seed=seed.number)
-    best, last = (
-      _test_accuracy(of_run.where(epoch=epoch_of(seed.number)))["value"]
-      for epoch_of in (self.trained.best, self.trained.last)
-    )
-    if best == last:
-      return []
-    rewound = _test_accuracy(runs.Rows(scores))
-    # The error of the rewound accuracy alone; best and last count as exact.
-    error = rewound["stderr"] and rewound["stderr"] / abs(best - last)
-    value = (rewound["value"] - last) / (best - last)
-    return [rewound | {"metric": "recovered", "value": value, "stderr": error}]
 
   def _geometry(self, seed: Seed) -> Stage:
     """Makes the stage that measures the layers changed by a rewind.
@@ -347,10 +330,6 @@ class LayerRewind:
     return doubtful + best_rewinds(rows) + find_rewinds(rows)
 
   table = staticmethod(rewind_table)
-
-
-def _test_accuracy(rows: runs.Rows) -> runs.Row:
-  return rows.where("accuracy", subset="test")[0]
 
 
 def _facts_of(trained: TrainedRun, seed: Seed) -> list[runs.Row]:

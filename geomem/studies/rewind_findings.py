@@ -37,8 +37,6 @@ class RewindScores:
   Attributes:
     subsets: names of the subsets, in the order of the rows.
     chance: 1 / classes.
-    error: standard error of a recovered share's mean over seeds, from the
-      number of test examples: large if little was lost.
     has_lost: whether any seed has lost test accuracy.
     without: names the seeds that are left out, in parentheses; empty if none.
   """
@@ -48,8 +46,8 @@ class RewindScores:
     self.subsets = rows.distinct("subset")
     self.chance = rows.where("chance_accuracy")[0]["value"]
     recovered = rows.where("recovered")
-    self.error = _error_of(recovered)
     self.has_lost = bool(recovered)
+    self._vague = too_vague(recovered)
     self._seeds = recovered.seeds or rows.seeds
     others = [seed for seed in rows.seeds if seed not in self._seeds]
     self.without = ""
@@ -73,7 +71,7 @@ class RewindScores:
   @property
   def tell_shares(self) -> bool:
     """Whether recovered shares are precise enough to be informative."""
-    return self.has_lost and self.error <= _VAGUE
+    return self.has_lost and not self._vague
 
   @property
   def kinds(self) -> list[str]:
@@ -146,11 +144,8 @@ class RewindScores:
     }:
       seeds, epochs = name_seeds(missing), style.name_epochs(missing.values())
       return f"no rewind of {seeds} goes to the best epoch ({epochs})"
-    if not self.tell_shares:
-      return (
-        "the network has lost too little test accuracy for shares of it to be"
-        f" known: the test examples alone leave ± {self.error:.0%}"
-      )
+    if self._vague:
+      return self._vague
     if any(
       np.isnan(self.at_best(kind, rewound, "test", "recovered")).any()
       for rewound in sets
@@ -159,12 +154,25 @@ class RewindScores:
     return ""
 
 
-def _error_of(rows: runs.Rows) -> float:
+def too_vague(recovered: runs.Rows) -> str:
+  """Says why shares of the lost test accuracy cannot be told, if so.
+
+  The standard error of a share's mean over seeds, from the number of test
+  examples, is large if little was lost.
+  """
   errors = [
-    np.mean([row["stderr"] or 0.0 for row in of_seed])
-    for of_seed in rows.split("seed").values()
+    np.array([row["stderr"] for row in of_seed], float).mean()
+    for of_seed in recovered.split("seed").values()
   ]
-  return float(np.linalg.norm(errors)) / max(len(errors), 1)
+  error = float(np.linalg.norm(errors)) / max(len(errors), 1)
+  if math.isnan(error):  # Older versions did not write it.
+    return "the error of the recovered shares is unknown"
+  if error <= _VAGUE:
+    return ""
+  return (
+    "the network has lost too little test accuracy for shares of it to be"
+    f" known: the test examples alone leave ± {error:.0%}"
+  )
 
 
 def _share(values: np.ndarray) -> str:

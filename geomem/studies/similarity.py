@@ -55,8 +55,15 @@ class SimilarityConfig:
 
 
 def _matrix(rows: runs.Rows, row: str, column: str) -> tuple[list, list, Any]:
-  """Averages over seeds; returns the values of both axes and the matrix."""
-  vertical, horizontal = rows.distinct(row), rows.distinct(column)
+  """Averages over seeds; returns the values of both axes and the matrix.
+
+  Layers are in the order of the network, epochs ascend; where seeds have other
+  epochs, the average is over those that have a cell.
+  """
+  vertical, horizontal = (
+    sorted(values) if name.endswith("epoch") else values
+    for name, values in ((n, rows.distinct(n)) for n in (row, column))
+  )
   means = {
     (a, b): cell.mean()[0]
     for a, of_a in rows.split(row).items()

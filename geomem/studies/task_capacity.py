@@ -131,8 +131,19 @@ def _unmeasured(rows: runs.Rows) -> dict[str, str]:
 def _earlier(rows: runs.Rows) -> Finding:
   name, claim = "Task 1", "GLUE tells memorization earlier"
   permuted = rows.last_hidden().where(subset="permuted")
+  curves = {
+    metric: permuted.where(metric).series("epoch") for metric in THEORIES
+  }
+  unknown = [
+    f"by {THEORIES[metric]} at {_named(epochs)}"
+    for metric, curve in curves.items()
+    if (epochs := curve.x[np.isnan(curve.mean)]).size
+  ]
+  if unknown:
+    nothing = f"capacity is unknown {' and '.join(unknown)}"
+    return Finding(name, None, nothing, claim)
   (glue, glue_error), (mean_field, mean_field_error) = (
-    half_rise_with_error(permuted.where(metric).known().series("epoch"))
+    half_rise_with_error(curves[metric])
     for metric in ("glue_capacity", "capacity")
   )
   if not np.isfinite([glue, mean_field]).all():
@@ -162,29 +173,37 @@ def _layers(rows: runs.Rows) -> Finding:
     too_few = "labellings are separable in fewer than two layers"
     return Finding(name, None, too_few, claim)
   for metric in THEORIES:
-    permuted = rows.where(metric, subset="permuted").known()
-    last = rows.at("last").where(metric, subset="permuted").known()
+    last = rows.at("last").where(metric, subset="permuted")
+    growth = grown(last, at_first(rows).where(metric))
     factors[metric] = {
-      permuted.layers[i]: growth
-      for i, growth in grown(last, at_first(permuted)).items()
+      layer: growth.get(i, (math.nan, math.nan))
+      for i, layer in rows.layers.items()
       if i not in at_bound
     }
-  both = set.intersection(*(set(each) for each in factors.values()))
   tells = {
-    metric: [name for name in each if name in both and each[name][0] > GROWN]
+    metric: [name for name in each if each[name][0] > GROWN]
+    for metric, each in factors.items()
+  }
+  unknown = {
+    metric: [name for name in each if math.isnan(each[name][0])]
     for metric, each in factors.items()
   }
   named = {
-    metric: ", ".join(names) or "no layer" for metric, names in tells.items()
+    metric: (", ".join(tells[metric]) or "no layer")
+    + (f" (unknown in {', '.join(names)})" if names else "")
+    for metric, names in unknown.items()
   }
   caveat = ""
   if at_bound:
     names = ", ".join(at_bound.values())
     caveat = f"; left out: {names}, where most labellings are inseparable"
-  differ = set.symmetric_difference(*map(set, tells.values()))
+  in_doubt = set().union(*unknown.values())
+  differ = set.symmetric_difference(*map(set, tells.values())) - in_doubt
   holds = any(_apart(*(each[x] for each in factors.values())) for x in differ)
   if differ and not holds:
     holds, caveat = None, f"{caveat}; where they differ it is within two errors"
+  elif in_doubt and not holds:
+    holds = None
   return Finding(
     name,
     holds,
@@ -208,14 +227,28 @@ def _separable(rows: runs.Rows, labels: str | None) -> Finding:
   fitted_epochs, fitted = mean_by_epoch(accuracy)
   separable = _first(epochs, 1 - inside > 0.5)
   half = _first(fitted_epochs, fitted > 0.5)
+  unknown = epochs[np.isnan(inside)]
+  holds, caveat = separable < half, ""
+  if unknown.size:
+    caveat = f" (unknown at {_named(unknown)})"
+  # An unknown epoch before half are fitted may be one where half are separable.
+  unfitted = np.isnan(fitted[fitted_epochs < half]).any()
+  if math.isinf(half) or unfitted or (not holds and (unknown < half).any()):
+    holds = None
   return Finding(
     "Task 3",
-    separable < half,
+    holds,
     f"in the last hidden layer half of the labellings ({labels}) of permuted"
-    f" examples are separable {_at(separable)}; half of the examples are fitted"
-    f" {_at(half)}",
+    f" examples are separable {_at(separable)}{caveat}; half of the examples"
+    f" are fitted {_at(half)}",
     "permuted labels are separable before they are fitted",
   )
+
+
+def _named(epochs: np.ndarray) -> str:
+  """Formats `epoch 3`, or `epochs 2, 3`."""
+  plural = "s" if len(epochs) > 1 else ""
+  return f"epoch{plural} {', '.join(f'{epoch:g}' for epoch in epochs)}"
 
 
 def _first(epochs, holds) -> float:
@@ -224,7 +257,7 @@ def _first(epochs, holds) -> float:
 
 
 def _at(epoch: float) -> str:
-  return f"from epoch {epoch:g} on" if np.isfinite(epoch) else "at no epoch"
+  return f"first at epoch {epoch:g}" if np.isfinite(epoch) else "at no epoch"
 
 
 def _representation(rows: runs.Rows) -> Finding:
@@ -232,14 +265,17 @@ def _representation(rows: runs.Rows) -> Finding:
   claim = "the fall of test accuracy is the representation's"
   network, net_error = _fall(rows, "accuracy")
   probe, probe_error = _fall(rows, "probe_accuracy")
+  if np.isnan(network):
+    return Finding(name, None, "a test accuracy is unknown", claim)
   if not network > 0:
     return Finding(name, None, "no test accuracy was lost", claim)
   if not np.isfinite(probe):
-    return Finding(name, None, "there are too few points for a probe", claim)
+    nothing = "there are too few points for a probe, or they coincide"
+    return Finding(name, None, nothing, claim)
   sentence = (
-    f"from the best to the last epoch the network loses {network:.3f} ±"
-    f" {net_error:.3f} of its test accuracy, a new readout of its last hidden"
-    f" layer {probe:.3f} ± {probe_error:.3f}"
+    "from the best to the last epoch the network loses"
+    f" {with_error(network, net_error)} of its test accuracy, a new readout of"
+    f" its last hidden layer {with_error(probe, probe_error)}"
   )
   beyond, error = probe - network / 2, math.hypot(probe_error, net_error / 2)
   # Written so that a NaN error leaves the claim undecided.

@@ -150,6 +150,32 @@ class TrainedRun:
           )
       return saved.load_layers(epoch, {name: like[name] for name in chosen})
 
+  def recovered(self, seed: int, scores: list[runs.Row]) -> list[runs.Row]:
+    """Computes the share of the lost test accuracy that a change gives back.
+
+    It is (changed - last) / (best - last). Without a loss there is no row. Its
+    error is that of the changed accuracy alone: best and last count as exact.
+
+    Args:
+      seed: the seed.
+      scores: the scores of its changed last network.
+    """
+    tested = self.rows.where("accuracy", subset="test", seed=seed)
+    best, last = (
+      tested.where(epoch=epoch).values[0]
+      for epoch in (self.best(seed), self.last(seed))
+    )
+    if best == last:
+      return []
+    (changed,) = runs.Rows(scores).where("accuracy", subset="test")
+    value, error = changed["value"], changed["stderr"]
+    share = {
+      "metric": "recovered",
+      "value": (value - last) / (best - last),
+      "stderr": None if error is None else error / abs(best - last),
+    }
+    return [changed | share]
+
 
 def _config_of(path: pathlib.Path, fields: dict[str, Any]) -> ExperimentConfig:
   """Reads and validates the config of a training run."""

@@ -24,13 +24,13 @@ from geomem.studies.experiment import Seed
 from geomem.studies.fields import check_types
 from geomem.studies.finding import Finding
 from geomem.studies.measure_config import measured_layers
+from geomem.studies.rewind_findings import ENOUGH, too_vague
 from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.train import score_logits
 from geomem.studies.trained import OfRun, TrainedRun
 
 # Largest number of training images that the components are computed from.
 _MAX_IMAGES = 1024
-ENOUGH = 0.8
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,14 @@ class TruncateConfig:
 
 
 def plot_truncation(rows: runs.Rows):
-  """Draws test and permuted accuracy by the number of components kept."""
+  """Draws test and permuted accuracy by the number of components kept.
+
+  Numbers that some seeds lack, as their layer has a smaller rank, are left out.
+  """
   figure = style.new_figure(8.6, 3.4)
   axes = figure.subplots(1, 2, sharex=True, sharey=True)
   truncated = rows.where("accuracy", kept=tuple(rows.distinct("kept")))
+  truncated = _of_all_seeds(truncated)
   untruncated = rows.at("last").where("accuracy", kept=None)
   layers = truncated.layers
   colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.93, len(layers)))
@@ -82,6 +86,17 @@ def plot_truncation(rows: runs.Rows):
     ncols=1 + len(layers) // 12,
   )
   return figure
+
+
+def _of_all_seeds(rows: runs.Rows) -> runs.Rows:
+  """Selects the layers and numbers of components that all seeds have."""
+  cells = {}
+  for row in rows:
+    cells.setdefault((row["layer_index"], row["kept"]), runs.Rows()).append(row)
+  seeds = rows.seeds
+  return runs.Rows(
+    row for cell in cells.values() if cell.seeds == seeds for row in cell
+  )
 
 
 class Truncate(OfRun):
@@ -125,9 +140,6 @@ class Truncate(OfRun):
     network = experiment.network
     last = trained.last(seed.number)
     truncated = _Truncated(experiment, trained.state(seed.number, last), layer)
-    of_run = trained.rows.where("accuracy", seed=seed.number, subset="test")
-    best = of_run.where(epoch=trained.best(seed.number)).values[0]
-    lost = best - of_run.where(epoch=last).values[0]
     rows = []
     for kept in self.config.dimensions:
       if kept > truncated.num_components:
@@ -136,12 +148,8 @@ class Truncate(OfRun):
         split: truncated.logits(getattr(experiment, split).images, kept)
         for split in ("train", "test")
       }
-      scores = runs.Rows(score_logits(seed, logits))
-      if lost:
-        test_accuracy = scores.where("accuracy", subset="test").values[0]
-        value = 1 - (best - test_accuracy) / lost
-        recovered = {"metric": "recovered", "value": value}
-        scores.append({"subset": "test"} | recovered)
+      scores = score_logits(seed, logits)
+      scores = [*scores, *trained.recovered(seed.number, scores)]
       rows += runs.tagged(scores, kept=kept)
     place = {"layer": layer, "layer_index": network.layer_names.index(layer)}
     columns = {"seed": seed.number, "epoch": last} | place
@@ -149,17 +157,29 @@ class Truncate(OfRun):
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Finding]:
-    """Tests whether any truncation recovers most of the lost test accuracy."""
+    """Tests whether any truncation recovers most of the lost test accuracy.
+
+    Seeds that have lost none have nothing to recover, and are left out.
+    """
     del config
+    name = "Truncation (the memory is in the tail)"
+    measured = rows.where("recovered")
+    if not measured:  # No test accuracy was lost.
+      return []
+    recovered = measured.known()
+    if recovered.seeds != measured.seeds:
+      return [Finding(name, None, "recovered shares are unknown")]
+    if reason := too_vague(recovered):
+      return [Finding(name, None, reason)]
     shares = [
       (of_layer.mean()[0], kept, index)
-      for kept, of_kept in rows.where("recovered").split("kept").items()
+      for kept, of_kept in _of_all_seeds(recovered).split("kept").items()
       for index, of_layer in of_kept.split("layer_index").items()
     ]
-    if not shares:  # No test accuracy was lost.
-      return []
+    if not shares:
+      return [Finding(name, None, "no number of components is of all seeds")]
     share, kept, index = max(shares)
-    at = {"layer_index": index, "kept": kept}
+    at = {"layer_index": index, "kept": kept, "seed": tuple(recovered.seeds)}
     accuracy = {
       subset: rows.where("accuracy", subset=subset, **at).mean()[0]
       for subset in ("test", "permuted")
@@ -168,7 +188,7 @@ class Truncate(OfRun):
     numbers = ", ".join(f"{s} accuracy {v:.3f}" for s, v in accuracy.items())
     return [
       Finding(
-        "Truncation (the memory is in the tail)",
+        name,
         share >= ENOUGH,
         f"of the test accuracy that was lost at most {share:.0%} come back, by"
         f" keeping {kept} components of {rows.layers[index]} ({numbers});"
@@ -181,6 +201,7 @@ class Truncate(OfRun):
     """Lists test accuracy by layer and number of components kept."""
     accuracy = rows.where("accuracy", subset="test")
     accuracy = accuracy.where(kept=tuple(accuracy.distinct("kept")))
+    accuracy = _of_all_seeds(accuracy)
     lines = [f"{'test accuracy':16}"]
     lines[0] += "".join(f"{kept:>8}" for kept in accuracy.split("kept"))
     for index, layer in accuracy.layers.items():

@@ -45,11 +45,14 @@ def _label(labels: str) -> dict:
 
 
 def _slope(rows, **columns) -> tuple[float, float]:
-  """Returns the mean slope over seeds, with the error from the fits."""
+  """Returns the mean slope over seeds, with the error from the fits.
+
+  The error is NaN where a fit has none, as of two sizes and one draw.
+  """
   fits = rows.where("law_slope", layer=None, **columns)
-  values = [row["value"] for row in fits]
-  errors = np.array([row["stderr"] for row in fits], float)  # No error is NaN.
-  return float(np.mean(values)), float(np.sqrt((errors**2).mean() / len(fits)))
+  errors = np.array([row["stderr"] for row in fits], float)
+  error = float(np.sqrt((errors**2).mean() / len(fits)))
+  return float(fits.values.mean()), error
 
 
 def _permuted_slope(rows) -> Finding:
@@ -77,18 +80,20 @@ def _unpermuted_slope(rows) -> Finding:
     for labels in ("centered", "raw")
   )
   clean, sizes = unbiased_slope(rows)
-  goes = f"goes with n to the power {clean:.3f}"
+  named = ", ".join(map(str, sizes)) or "none"
   if len(sizes) < 2:
-    goes = "cannot be told from one n"
+    goes = f"has no slope, which takes two sizes n (there is {named})"
   elif np.isnan(clean):
-    goes = "cannot be told from nothing at every n"
+    goes = f"is nothing at one or more of n = {named}"
+  else:
+    goes = f"goes with n to the power {clean:.3f} at n = {named}"
   return Finding(
     "G2",
     _judge(abs(clean) <= SLOPE_TOLERANCE, clean),
-    f"the unpermuted one stays: without the noise of n examples it {goes} from"
-    f" n = {sizes[0]} to {sizes[-1]} (0 ± {SLOPE_TOLERANCE} was expected); as"
-    f" measured, {with_error(*centered)} centred, where small sets add their"
-    f" noise, and {with_error(*raw)} raw, where the mean of J stays, too",
+    f"without the noise of n examples the unpermuted one {goes}; a power of 0"
+    f" ± {SLOPE_TOLERANCE} was expected. As measured, it is"
+    f" {with_error(*centered)} centred, where small sets add their noise, and"
+    f" {with_error(*raw)} raw, where the mean of J stays, too",
     "true labels add up",
   )
 
@@ -102,7 +107,7 @@ def unbiased_slope(rows) -> tuple[float, list[int]]:
   sizes = sorted(by_size)
   squares = np.array([np.mean(by_size[n]) for n in sizes])
   if len(sizes) < 2 or not squares.min() > 0:
-    return float("nan"), sizes or [0]
+    return float("nan"), sizes
   return float(np.polyfit(np.log(sizes), np.log(squares) / 2, 1)[0]), sizes
 
 
