@@ -119,7 +119,7 @@ def _with_influence(mean, W, SS, K, g):
     (slope,) = pull(cotangents)
     moves.append(((W - mean[None]) * slope[None]).sum(axis=(1, 2)))
   b, c = (
-    shares.sum(axis=1) + jax.lax.stop_gradient(move)
+    shares.sum(axis=1) + move
     for shares, move in zip(forms[:2], moves, strict=True)
   )
   return b, c, forms
