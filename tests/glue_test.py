@@ -11,6 +11,7 @@ from sklearn import datasets
 
 from geomem import geometry
 from geomem.geometry.fields import draw_normal, fields_of
+from geomem.geometry.linalg import pseudo_inverse_shares
 from geomem.geometry.qp.growing_set import solved
 
 
@@ -396,6 +397,46 @@ def test_products_of_other_points_do_not_add_up():
   total = jax.jit(lambda a, b: a + b)(whole, part)
   for field in total.parts:
     assert np.isnan(field).all()
+
+
+def test_errors_have_the_derivatives_of_their_differences():
+  """They count how each sample moves the mean anchors."""
+  with jax.enable_x64(True):
+    points, way = np.random.default_rng(0).normal(size=(2, 3, 4, 12))
+    points = points + 2 * np.random.default_rng(1).normal(size=(3, 1, 12))
+
+    @jax.jit
+    def errors(points):
+      found = geometry.glue(jax.random.key(0), points, num_probes=20)
+      return jnp.stack(
+        [found.dimension_stderr, found.radius_stderr, found.utility_stderr]
+      )
+
+    slopes = jax.jit(jax.jacrev(errors))(points) * way[None]
+    step = 1e-5 * way
+    finite = (errors(points + step) - errors(points - step)) / 2e-5
+    np.testing.assert_allclose(
+      slopes.sum(axis=(1, 2, 3)), finite, rtol=5e-3, atol=1e-5
+    )
+
+
+def test_shares_have_derivatives_where_manifolds_are_dependent():
+  """r ∘ A⁺ r of A = B Bᵀ and r = B u with B `[5, 3]` is r ∘ B (BᵀB)⁻¹ u."""
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(0)
+    B, u, weights = (
+      jnp.asarray(rng.normal(size=shape)) for shape in ((5, 3), (3,), (5,))
+    )
+
+    def found(B):
+      shares = pseudo_inverse_shares((B @ B.T)[None], (B @ u)[None])
+      return (weights * shares[0]).sum()
+
+    def exact(B):
+      return (weights * (B @ u) * (B @ jnp.linalg.solve(B.T @ B, u))).sum()
+
+    for slope in (jax.grad, jax.hessian):
+      np.testing.assert_allclose(slope(found)(B), slope(exact)(B), rtol=1e-7)
 
 
 def test_derivatives_that_do_not_exist_are_nan():

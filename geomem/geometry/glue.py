@@ -375,10 +375,11 @@ def glue(
 ) -> Glue:
   """Estimates GLUE: capacity, dimension, radius and utility for a task.
 
-  Differentiable in the points, in reverse mode; derivatives are NaN where
-  points coincide, or where the number itself is NaN. For all points, one key
-  draws the same labellings, and probes that are as similar as possible:
-  differences between layers, epochs and subsets are then due to the manifolds.
+  Differentiable in the points, once and in reverse mode; derivatives are NaN
+  where points coincide, or where the number itself is NaN. Labels are drawn:
+  there is no derivative in `tilt`. For all points, one key draws the same
+  labellings, and probes that are as similar as possible: differences between
+  layers, epochs and subsets are then due to the manifolds.
 
   Points may be some 10⁵ times as far from the origin as from each other (10⁴ in
   float64, for which the tolerance is less); beyond that, problems do not

@@ -23,7 +23,10 @@ Method = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
 def _implicit(solve: Method) -> Method:
-  """Gives a solver the derivatives of G λ = b on the support, of any order."""
+  """Gives a solver the derivatives of G λ = b on the support, of any order.
+
+  They do not pass through the solver's iterations and its rule for vmap.
+  """
 
   @jax.custom_jvp
   def solve_all(G, b, maxiter):
@@ -145,7 +148,9 @@ def solve_nonnegative_qp(
 ) -> QPSolution:
   """Minimises ½ λᵀGλ − λᵀb over λ ≥ 0, for P · T problems.
 
-  Differentiable in G and b by the implicit function theorem.
+  Differentiable in G and b by the implicit function theorem, in both modes and
+  at any order. Where a multiplier turns zero λ has a kink, and the derivatives
+  are those at constant support.
 
   Args:
     G: a positive semidefinite matrix for each manifold. A row and column of
