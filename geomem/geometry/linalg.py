@@ -24,8 +24,8 @@ _STEPS_A_QUESTION = 4
 # Why functions with rules for their derivatives refuse to be differentiated
 # without them; see `no_derivative`.
 NO_SECOND = (
-  "This derivative exists, but JAX loses its rule: forward over reverse mode in"
-  " a scan was asked for. Use reverse mode twice (jax.jacrev), or no scan."
+  "JAX ignores the rules of second derivatives inside a scan, such as that of"
+  " jax.lax.map; use jax.vmap or a Python loop there."
 )
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -83,7 +83,10 @@ _no_derivative = jax.extend.core.Primitive("no_derivative")
 _no_derivative.def_impl(lambda x, *, why: x)
 _no_derivative.def_abstract_eval(lambda x, *, why: x)
 mlir.register_lowering(_no_derivative, lambda _, x, *, why: [x])
-batching.defvectorized(_no_derivative)
+batching.primitive_batchers[_no_derivative] = lambda xs, axes, *, why: (
+  _no_derivative.bind(*xs, why=why),
+  *axes,
+)
 
 
 def _refuse(primals, tangents, *, why):
@@ -98,8 +101,8 @@ def no_derivative(tree: _T, why: str) -> _T:
   """Returns arrays that cannot be differentiated.
 
   Iterations would give wrong derivatives, and JAX ignores the rules of
-  `jax.custom_jvp` in some second derivatives (forward over reverse inside a
-  scan). A primitive cannot be ignored.
+  `jax.custom_jvp` in second derivatives inside a scan. A primitive cannot be
+  ignored.
 
   Args:
     tree: arrays.
