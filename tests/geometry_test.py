@@ -175,7 +175,7 @@ def test_second_derivatives_are_those_of_the_closed_form():
 
   def capacity(kappa):
     return geometry.manifold_geometry(
-      KEY, points, kappa=kappa, centers=None
+      KEY, points, kappa=kappa, centers=None, num_probes=100
     ).mean_capacity
 
   def scanned(kappa):
@@ -188,11 +188,11 @@ def test_second_derivatives_are_those_of_the_closed_form():
     for second in (jax.hessian(capacity), jax.grad(jax.grad(capacity))):
       assert float(second(kappa)) == pytest.approx(float(exact), rel=1e-6)
     exact = jax.grad(geometry.point_capacity)(kappa)
-    for first in (jax.grad(scanned), jax.jacfwd(capacity)):
-      assert float(first(kappa)) == pytest.approx(float(exact), rel=1e-6)
-    for second in (jax.hessian(scanned), jax.grad(jax.grad(scanned))):
-      with pytest.raises(TypeError, match="inside a scan"):
-        second(kappa)
+    assert float(jax.jacfwd(capacity)(kappa)) == pytest.approx(
+      float(exact), rel=1e-6
+    )
+    with pytest.raises(TypeError, match="inside a scan"):
+      jax.hessian(scanned)(kappa)
 
 
 def test_derivatives_at_coinciding_points_are_between_both_sides():
