@@ -480,3 +480,44 @@ def test_manifolds_without_a_centre_of_their_own_are_refused():
   dead = geometry.manifold_geometry(KEY, np.zeros((5, 6, 20)))
   assert np.isnan(dead.capacity).all()
   assert not bool(dead.converged.any())
+
+
+@pytest.mark.parametrize(("num_features", "rank"), [(3, 0), (12, 1)])
+def test_second_derivatives_of_frames_equal_differences(num_features, rank):
+  """Below full rank, and with a direction removed; in both modes."""
+  rng = np.random.default_rng(0)
+  with jax.enable_x64(True):
+    points, way = jnp.asarray(rng.normal(size=(2, 5, 5, num_features)))
+    weights = jnp.asarray(rng.normal(size=(5, 5, 5)))
+    stats = geometry.gram_statistics(points)
+    found = geometry.shared_directions(jax.random.key(0), stats.centers, rank)
+
+    def value(points):
+      stats = geometry.gram_statistics(points)
+      relative = relative_grams(stats, found.coefficients)
+      frames = make_frames(relative.grams, relative.lost)
+      return jnp.sin(weights * (frames.points + frames.projection)).sum()
+
+    def slope(points):
+      return (jax.grad(value)(points) * way).sum()
+
+    @jax.jit
+    def slopes(points):
+      return slope(points), jax.jvp(value, (points,), (way,))[1]
+
+    reverse, forward = slopes(points)
+    assert float(forward) == pytest.approx(float(reverse), rel=1e-9)
+    step = 1e-6 * way
+    finite = (slopes(points + step)[0] - slopes(points - step)[0]) / 2e-6
+    second = jax.jit(lambda x: jax.jvp(slope, (x,), (way,))[1])(points)
+    assert float(second) == pytest.approx(float(finite), rel=1e-5)
+
+
+def test_the_search_has_no_derivative():
+  def cost(centers):
+    found = geometry.shared_directions(jax.random.key(0), centers)
+    return found.costs[0]
+
+  for slope in (jax.grad(cost), jax.jacfwd(cost)):
+    with pytest.raises(TypeError, match="which has no derivative"):
+      slope(jnp.eye(5))

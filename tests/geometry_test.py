@@ -169,6 +169,64 @@ def test_gradients_equal_finite_differences(num_features):
     np.testing.assert_allclose(slopes, finite, rtol=1e-5)
 
 
+def test_second_derivatives_are_those_of_the_closed_form():
+  """Of single points; inside a scan, where JAX ignores rules, there is none."""
+  points = jnp.eye(5)[:, None]
+
+  def capacity(kappa):
+    return geometry.manifold_geometry(
+      KEY, points, kappa=kappa, centers=None, num_probes=100
+    ).mean_capacity
+
+  def scanned(kappa):
+    return jax.lax.map(capacity, kappa[None])[0]
+
+  with jax.enable_x64(True):
+    kappa = jnp.float64(0.5)
+    points = points.astype(jnp.float64)
+    exact = jax.grad(jax.grad(geometry.point_capacity))(kappa)
+    for second in (jax.hessian(capacity), jax.grad(jax.grad(capacity))):
+      assert float(second(kappa)) == pytest.approx(float(exact), rel=1e-6)
+    exact = jax.grad(geometry.point_capacity)(kappa)
+    assert float(jax.jacfwd(capacity)(kappa)) == pytest.approx(
+      float(exact), rel=1e-6
+    )
+    with pytest.raises(TypeError, match="inside a scan"):
+      jax.hessian(scanned)(kappa)
+
+
+def test_derivatives_at_coinciding_points_are_between_both_sides():
+  """They are exact while the points move together."""
+  points = clouds(2, 4, 6)
+  points[:, 1] = points[:, 0]
+  with jax.enable_x64(True):
+    points = jnp.asarray(points, jnp.float64)
+
+    @jax.jit
+    def inverse(points):
+      found = geometry.manifold_geometry(
+        KEY, points, centers=None, num_probes=500, reduce_variance=False
+      )
+      return 1 / found.mean_capacity
+
+    gradient = jax.jit(jax.grad(inverse))(points)
+    ways = jax.random.normal(KEY, points.shape, jnp.float64)
+
+    def slopes(way):
+      here, there, back = (
+        inverse(points + step * way) for step in (0, 1e-6, -1e-6)
+      )
+      found = float((gradient * way).sum())
+      return float(here - back) / 1e-6, found, float(there - here) / 1e-6
+
+    left, found, right = slopes(ways)
+    assert left < found < right
+    assert right - left > 0.1
+    left, found, right = slopes(ways.at[:, 1].set(ways[:, 0]))
+    assert found == pytest.approx(left, abs=1e-4)
+    assert found == pytest.approx(right, abs=1e-4)
+
+
 @pytest.mark.long
 def test_ascent_of_the_gradient_raises_the_capacity_of_a_layer():
   """Of the outputs of a linear layer, for fixed inputs."""

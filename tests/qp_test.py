@@ -9,6 +9,7 @@ from scipy import optimize
 
 from geomem import geometry
 from tests import problems
+from tests.fakes import also_long
 
 KEY = jax.random.key(0)
 
@@ -236,6 +237,40 @@ def test_every_method_keeps_the_contract(method):
     )(b)
     # By the envelope theorem the derivative of ½ bᵀλ(b) is λ.
     np.testing.assert_allclose(forces, found.lam, atol=1e-7)
+
+
+@pytest.mark.parametrize("method", ["lockstep", *also_long("jaxopt")])
+def test_solutions_have_second_derivatives(method):
+  """λ on the support S is G_SS⁻¹ b, of which NumPy takes the derivatives."""
+  with jax.enable_x64(True):
+    rng = np.random.default_rng(0)
+    S, change = rng.normal(size=(2, 4, 6))
+    G, change, b = S @ S.T, change @ change.T, jnp.asarray(rng.normal(size=4))
+
+    def solve(x):
+      moved = jnp.asarray(G) + x * change
+      return geometry.METHODS[method](moved[None], b[None, None], 500)[0][0, 0]
+
+    x = jnp.float64(0.0)
+    on = np.flatnonzero(solve(x))
+    assert 0 < len(on) < 4
+    inverse = np.linalg.inv(G[np.ix_(on, on)])
+    turn = inverse @ change[np.ix_(on, on)]
+    expected = 2 * turn @ turn @ inverse @ np.asarray(b)[on]
+    # Forward over reverse mode, under vmap; and reverse mode twice.
+    for second in (jax.hessian(solve), jax.jacrev(jax.jacrev(solve))):
+      np.testing.assert_allclose(second(x)[on], expected, rtol=1e-8)
+
+
+def test_where_second_derivatives_would_be_wrong_there_are_none():
+  G, b, signs = jnp.eye(3), jnp.ones((1, 3)), jnp.ones((1, 3))
+
+  def total(b):
+    return geometry.solve_signed_qp(G, b, signs).lam.sum()
+
+  for second in (jax.hessian(total), jax.jacrev(jax.grad(total))):
+    with pytest.raises(TypeError, match="differentiable once, in reverse mode"):
+      second(b)
 
 
 def test_a_method_that_is_none_is_refused():

@@ -130,6 +130,27 @@ def test_eigenvalues_that_are_not_finite_are_not_counted():
     assert jnp.isnan(ratios).tolist() == [True, False]
 
 
+def test_spectra_are_differentiable_once():
+  """Second derivatives of two equal eigenvalues diverge."""
+  points = jnp.asarray(np.eye(4)[:3] - 0.1 * np.eye(4)[1:])
+
+  def ratio(points):
+    return geometry.participation_ratio(geometry.spectrum(points))
+
+  def exact(points):
+    C = points - points.mean(axis=0, keepdims=True)
+    C = C @ C.T
+    return jnp.trace(C) ** 2 / (C**2).sum()
+
+  for slope in (jax.grad, jax.jacfwd):
+    np.testing.assert_allclose(
+      slope(ratio)(points), slope(exact)(points), atol=1e-5
+    )
+  for second in (jax.hessian(ratio), jax.jacrev(jax.grad(ratio))):
+    with pytest.raises(TypeError, match="differentiable once"):
+      second(points)
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_asked(tmp_path):
   config = studies.make_config(**SMALL_RUN | {"epochs": 1, "num_seeds": 1})

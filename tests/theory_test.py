@@ -337,6 +337,11 @@ def test_ellipsoids_differentiate():
     for i, step in enumerate(1e-6 * np.eye(3)):
       finite = (value(axes + step) - value(axes - step)) / 2e-6
       assert float(gradient[i]) == pytest.approx(float(finite), rel=1e-6)
+    second = jax.hessian(value)(axes)
+    slope = jax.jit(jax.grad(value))
+    for i, step in enumerate(1e-6 * np.eye(3)):
+      finite = (slope(axes + step) - slope(axes - step)) / 2e-6
+      np.testing.assert_allclose(second[i], finite, rtol=1e-5)
 
 
 def test_spectra_give_dimensions():

@@ -22,8 +22,12 @@ from geomem.geometry.center_directions import (
   summarize,
 )
 from geomem.geometry.frames import center_gram, eigenvalue_rounding
-from geomem.geometry.linalg import matmul
+from geomem.geometry.linalg import matmul, no_derivative
 
+_A_SEARCH = (
+  "Shared directions come from a search, which has no derivative;"
+  " manifold_geometry can be differentiated, and holds them fixed."
+)
 # Beyond this mean |cos|, no centre has a visible direction of its own.
 _ON_ONE_LINE = 0.99
 
@@ -262,7 +266,7 @@ def shared_directions(
     raise ValueError(
       f"select={select!r} is not known; use 'cost' or 'stability'."
     )
-  gram = center_gram(centers)
+  gram = center_gram(no_derivative(centers, _A_SEARCH))
   cosines = _cosines(gram)
   first = (
     mean_off_diagonal(cosines)[None],

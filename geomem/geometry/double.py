@@ -2,8 +2,9 @@
 
 JAX lets a traced function use float64 while the default is float32, but later
 transformations of that function do not know of it: derivatives and `vmap` would
-mix both types. `in_double` shields the function from them. Its derivatives run
-it once more, in double precision as well, and its `vmap` is a sequential map.
+mix both types. `in_double` shields the function from them. Its derivatives, the
+first in reverse mode, run it once more, in double precision as well, and its
+`vmap` is a sequential map.
 """
 
 import contextlib
@@ -13,6 +14,14 @@ from typing import Any
 import jax
 import jax.experimental
 import jax.numpy as jnp
+
+from geomem.geometry.linalg import no_derivative
+
+_ONCE = (
+  "GLUE, solve_signed_qp and the products of points that GLUE and CKA take are"
+  " differentiable once, in reverse mode (jax.grad, jax.vjp, jax.jacrev); a"
+  " second derivative was asked for."
+)
 
 # (floats, others) -> (floats, others): trees of arrays.
 _Function = Callable[[Any, Any], tuple[Any, Any]]
@@ -76,9 +85,9 @@ def _like(tree, dtype):
 def in_double(function: _Function, dtype) -> _Function:
   """Returns a function that computes in float64, with `dtype` outside.
 
-  On TPUs it computes in `dtype` as well. For use under jit, with reverse-mode
-  derivatives and `vmap`. Operations that JAX lowers by functions of its own do
-  not support float64 inside: argmin and argmax, and before JAX 0.8
+  On TPUs it computes in `dtype` as well. For use under jit, with one derivative
+  in reverse mode and `vmap`. Operations that JAX lowers by functions of its own
+  do not support float64 inside: argmin and argmax, and before JAX 0.8
   `x[..., -1]`, frexp, ldexp, and integers without an explicit width.
 
   Args:
@@ -97,14 +106,18 @@ def in_double(function: _Function, dtype) -> _Function:
     _, back, _ = jax.vjp(lambda x: doubled(x, others), floats, has_aux=True)
     return back(cotangents)[0]
 
-  forward, backward = _one_by_one(doubled), _one_by_one(pull)
+  double, pull_double = _one_by_one(doubled), _one_by_one(pull)
 
-  @jax.custom_vjp
-  def run(floats, others):
-    return forward(floats, others)
+  def forward(floats, others):
+    return double(no_derivative(floats, _ONCE), others)
 
+  def backward(saved, cotangents):
+    floats, others = saved
+    saved = no_derivative(floats, _ONCE), others
+    return pull_double(saved, cotangents[0]), None
+
+  run = jax.custom_vjp(forward)
   run.defvjp(
-    lambda floats, others: (forward(floats, others), (floats, others)),
-    lambda saved, cotangents: (backward(saved, cotangents[0]), None),
+    lambda floats, others: (forward(floats, others), (floats, others)), backward
   )
   return run

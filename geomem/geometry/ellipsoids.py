@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
+from geomem.geometry.linalg import NO_SECOND, no_derivative
+
 _NUM_BISECTIONS = 50
 
 
@@ -63,22 +65,33 @@ def _norm(x: Array) -> Array:
 def _root(excess, dtype) -> Array:
   """Finds the root of a decreasing function of the logarithm of ρ.
 
-  The last Newton step carries the derivative of the root with respect to
-  whatever `excess` closes over.
+  Differentiable in whatever `excess` closes over.
   """
 
-  def halve(_, bracket):
-    low, high = bracket
-    middle = (low + high) / 2
-    above = excess(middle) > 0
-    return jnp.where(above, middle, low), jnp.where(above, high, middle)
+  def solve(excess, _):
+    def halve(_, bracket):
+      low, high = bracket
+      middle = (low + high) / 2
+      above = excess(middle) > 0
+      return jnp.where(above, middle, low), jnp.where(above, high, middle)
 
-  # Beyond, ρ or its inverse would leave the range of the type.
-  end = -0.98 * jnp.log(jnp.finfo(dtype).tiny).astype(dtype)
-  low, high = jax.lax.fori_loop(0, _NUM_BISECTIONS, halve, (-end, end))
-  x = jax.lax.stop_gradient((low + high) / 2)
-  slope = jax.lax.stop_gradient(jax.grad(excess)(x))
-  return x - excess(x) / jnp.where(slope < 0, slope, -1)
+    # Beyond, ρ or its inverse would leave the range of the type.
+    end = -0.98 * jnp.log(jnp.finfo(dtype).tiny).astype(dtype)
+    low, high = jax.lax.fori_loop(0, _NUM_BISECTIONS, halve, (-end, end))
+    x = (low + high) / 2
+    # A Newton step.
+    x = x - divide(jax.grad(excess)(x), excess(x))
+    return no_derivative(x, NO_SECOND)
+
+  def divide(slope, y):
+    return y / jnp.where(slope < 0, slope, -1)
+
+  return jax.lax.custom_root(
+    excess,
+    jnp.zeros((), dtype),
+    solve,
+    lambda linear, y: divide(linear(jnp.ones_like(y)), y),
+  )
 
 
 def _anchor(axes: Array, t: Array) -> tuple[Array, Array, Array]:

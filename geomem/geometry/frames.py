@@ -7,7 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from geomem.geometry.linalg import matmul, one_by_one
+from geomem.geometry.linalg import (
+  NO_SECOND,
+  matmul,
+  no_derivative,
+  one_by_one,
+)
 from geomem.geometry.statistics import GramStatistics
 
 
@@ -58,6 +63,18 @@ def _ratio(whole: Array, part: Array, smallest: Array) -> Array:
   return jnp.where(significant, jnp.maximum(ratio, 1), 1)
 
 
+@jax.custom_jvp
+def _inverse_of_one(B: Float[Array, "K K"]) -> Float[Array, "K K"]:
+  """Returns the inverse of B = 1, up to rounding, for its derivatives."""
+  return 2 * jnp.eye(len(B), dtype=B.dtype) - no_derivative(B, NO_SECOND)
+
+
+@_inverse_of_one.defjvp
+def _inverse_of_one_jvp(primals, tangents):
+  inverse = _inverse_of_one(*primals)
+  return inverse, -matmul(inverse, matmul(tangents[0], inverse))
+
+
 def relative_grams(
   stats: GramStatistics, coefficients: Float[Array, "P K"]
 ) -> RelativeGrams:
@@ -72,8 +89,7 @@ def relative_grams(
   A = coefficients - coefficients.mean(axis=0, keepdims=True)
   CA = matmul(stats.centers, A)
   B = matmul(A.T, CA)
-  # Expands B⁻¹ to first order about B = 1, where its derivative is exact.
-  inverse = 2 * jnp.eye(len(B), dtype=B.dtype) - B
+  inverse = _inverse_of_one(B)
   along = matmul(stats.cross, A[None])
   removed = matmul(matmul(along, inverse[None]), along.swapaxes(1, 2))
   norms = jnp.diagonal(stats.centers)
@@ -155,59 +171,60 @@ def eigenvalue_rounding(
 
 def _spectrum(cosines, lost):
   """Returns eigenvalues' roots, eigenvectors, and which axes have variance."""
-  values, vectors = jnp.linalg.eigh(cosines)
-  largest = jnp.maximum(values[-1], lost)
-  real = values > eigenvalue_rounding(len(cosines), largest)
+  values, vectors = one_by_one(jnp.linalg.eigh, cosines)
+  largest = jnp.maximum(values[:, -1:], lost[:, None])
+  real = values > eigenvalue_rounding(cosines.shape[-1], largest)
   return jnp.sqrt(jnp.where(real, values, 0)), vectors, real
 
 
 @jax.custom_jvp
-def root_and_projection(
-  gram: Float[Array, "M M"], lost: Float[Array, ""]
-) -> tuple[Float[Array, "M M"], Float[Array, "M M"]]:
-  """Returns a Gram matrix's symmetric root X and the projection on its range.
+def roots_and_projections(
+  grams: Float[Array, "P M M"], lost: Float[Array, " P"]
+) -> tuple[Float[Array, "P M M"], Float[Array, "P M M"]]:
+  """Returns Gram matrices' symmetric roots X and projections on their ranges.
 
   Args:
-    gram: positive semidefinite, with entries of order one.
-    lost: error of its entries in units of ε, at least 1.
+    grams: positive semidefinite, with entries of order one.
+    lost: error of their entries in units of ε, at least 1.
   """
-  roots, vectors, real = _spectrum(gram, lost)
-  root = matmul(vectors * roots[None], vectors.T)
-  return root, matmul(vectors * real.astype(gram.dtype)[None], vectors.T)
+  grams = no_derivative(grams, NO_SECOND)
+  roots, vectors, real = _spectrum(grams, lost)
+  across = vectors.swapaxes(1, 2)
+  root = matmul(vectors * roots[:, None], across)
+  ones = real.astype(grams.dtype)
+  return root, matmul(vectors * ones[:, None], across)
 
 
-@root_and_projection.defjvp
-def _root_and_projection_jvp(primals, tangents):
+@roots_and_projections.defjvp
+def _roots_and_projections_jvp(primals, tangents):
   """Solves X dX + dX X = dG; the range rotates into the null space of G.
 
   Unlike derivatives of eigenvectors, these exist where eigenvalues coincide.
   """
-  roots, V, real = _spectrum(*primals)
-  change = matmul(V.T, matmul(tangents[0], V))
-  sums = roots[:, None] + roots[None, :]
-  root_change = jnp.where(sums > 0, change / jnp.where(sums > 0, sums, 1), 0)
-  mixed = real[:, None] != real[None, :]
-  turn = jnp.where(mixed, change / jnp.where(mixed, sums**2, 1), 0)
-  return root_and_projection(*primals), tuple(
-    matmul(V, matmul(x, V.T)) for x in (root_change, turn)
-  )
+  roots, V, real = _spectrum(*jax.lax.stop_gradient(primals))
+  X, projection = roots_and_projections(*primals)
+  null = jnp.eye(X.shape[-1], dtype=X.dtype)[None] - projection
+  # The equation leaves the null space's own block open: it stays zero.
+  sums = roots[:, :, None] + roots[:, None, :]
+  sums = jnp.where(real[:, :, None] | real[:, None, :], sums, 1)
 
+  def own_block(Y):
+    return matmul(null, matmul(Y, null))
 
-def _frame(gram: Array, lost: Array) -> tuple[Array, Array]:
-  """Returns the points' coordinates and the projection onto their span.
+  def product(Y):
+    return matmul(X, Y) + matmul(Y, X) + own_block(Y)
 
-  Takes the root of the cosines, because one long point or one large feature
-  would hide the axes of the others in the rounding of the largest eigenvalue.
-  """
-  squares = jnp.diagonal(gram)
-  eps = jnp.finfo(gram.dtype).eps
-  # A point closer than this to the centre coincides with it up to rounding.
-  floor = jnp.maximum((32 * eps) ** 2 * squares.max(), 4 * eps * lost * squares)
-  floor = jnp.where(squares.max() > 0, floor, 1)
-  lengths = jnp.sqrt(jnp.maximum(squares, jax.lax.stop_gradient(floor)))
-  cosines = gram / (lengths[:, None] * lengths[None, :])
-  root, projection = root_and_projection(cosines, lost.mean())
-  return lengths[:, None] * root, projection
+  def invert(_, Y):
+    across = V.swapaxes(1, 2)
+    return matmul(V, matmul(matmul(across, matmul(Y, V)) / sums, across))
+
+  def solve(Y):
+    return jax.lax.custom_linear_solve(product, Y, invert, symmetric=True)
+
+  root_change = solve(tangents[0] - own_block(tangents[0]))
+  # As X Π = X, the part N dX of dX in the null space is dΠ X.
+  turn = solve(matmul(null, root_change))
+  return (X, projection), (root_change, turn + turn.swapaxes(1, 2))
 
 
 def make_frames(
@@ -222,7 +239,18 @@ def make_frames(
     lost: their errors, likewise.
     padded: whether axes without variance count as dimensions, so that D = M.
   """
-  points, projection = one_by_one(_frame, grams, lost)
+  # Takes the root of the cosines, because one long point or one large feature
+  # would hide the axes of the others in the rounding of the largest eigenvalue.
+  squares = jnp.diagonal(grams, axis1=1, axis2=2)
+  eps = jnp.finfo(grams.dtype).eps
+  largest = squares.max(axis=1, keepdims=True)
+  # A point closer than this to the centre coincides with it up to rounding.
+  floor = jnp.maximum((32 * eps) ** 2 * largest, 4 * eps * lost * squares)
+  floor = jnp.where(largest > 0, floor, 1)
+  lengths = jnp.sqrt(jnp.maximum(squares, jax.lax.stop_gradient(floor)))
+  cosines = grams / (lengths[:, :, None] * lengths[:, None, :])
+  roots, projection = roots_and_projections(cosines, lost.mean(axis=1))
+  points = lengths[:, :, None] * roots
   if padded:
     eye = jnp.eye(grams.shape[-1], dtype=grams.dtype)
     projection = jnp.broadcast_to(eye, grams.shape)

@@ -13,9 +13,6 @@ s¹ = s − s⁰, and S, S⁰, S¹ the matrices of P rows,
                                     utility    Ψ = ⟨c⟩ / ⟨a⟩
 
 so that α = Ψ (1 + R⁻²) / D. N = P/α features separate half of the labellings.
-The published definition takes s⁰ from the samples it averages over, so that T
-samples understate D and Ψ by some 1/T of them. Here, ⟨b⟩, ⟨c⟩ and all else that
-depends on s⁰ are corrected for that, and equal the definition for many samples.
 Each form is a sum over manifolds of terms like (St)_μ [(SSᵀ)⁺(St)]_μ. The terms
 of one manifold in these formulas with P = 1 give its α_μ, D_μ, R_μ and Ψ_μ, and
 1/α and D are the means of 1/α_μ and D_μ.
@@ -61,22 +58,18 @@ def _off_diagonal(X: Float[Array, "*t P P"]) -> Float[Array, ""]:
   return total / (X.size // P * (P - 1))
 
 
-def _cosines(X, first, second) -> Array:
-  """Divides X by the lengths in both Gram matrices; 0 where one is zero."""
-  rows, columns = (jnp.diagonal(G, axis1=-2, axis2=-1) for G in (first, second))
+def _cosines(X, rows, columns) -> Array:
+  """Divides products by both lengths; 0 where a length is zero."""
   norm = jnp.sqrt(jnp.maximum(rows[..., :, None] * columns[..., None, :], 0))
   return jnp.where(norm > 0, X / jnp.where(norm > 0, norm, 1), 0)
 
 
-def _choose(second: Bool[Array, " T"], x: Array) -> Array:
-  """Returns x[1] for samples of the second group, and x[0] for the others."""
-  second = second.reshape(-1, *(1,) * (x.ndim - 1))
-  return jnp.where(second, x[1][None], x[0][None])
+def _diagonal(X):
+  return jnp.diagonal(X, axis1=-2, axis2=-1)
 
 
 def _forms(
-  means: Float[Array, "2 P M"],
-  second: Bool[Array, " T"],
+  mean: Float[Array, "P M"],
   W: Float[Array, "T P M"],
   SS: Float[Array, "T P P"],
   K: Float[Array, "n n"],
@@ -85,8 +78,7 @@ def _forms(
   """Computes b and c by sample and manifold, and the products of s⁰ and s¹.
 
   Args:
-    means: weights of the mean anchors s⁰ of each of two groups of samples.
-    second: which samples are in the second group.
+    mean: weights of the mean anchors s⁰.
     W: weights of the anchors s = s⁰ + s¹.
     SS: ⟨s_μ, s_ν⟩.
     K: products of the points.
@@ -94,89 +86,71 @@ def _forms(
   """
   T, P, M = W.shape
   # In this order K is read as it lies in memory, without a copy.
-  to_means = einsum("gqk,qkn->gqn", means, K.reshape(P, M, P * M))
-  to_means = to_means.reshape(2, P, P, M)
-  SS0 = einsum("tpm,gqpm->gtpq", W, to_means)
-  SS0 = jnp.where(second[:, None, None], SS0[1], SS0[0])
-  S0S0 = einsum("gpm,gqpm->gpq", means, to_means)
-  S0S0 = _choose(second, (S0S0 + S0S0.swapaxes(1, 2)) / 2)
-  S1S1 = SS - SS0 - SS0.swapaxes(1, 2) + S0S0
-  W1 = W - _choose(second, means)
-  along = (W1 * g.reshape(T, P, M)).sum(axis=2)
+  to_means = einsum("qk,qkn->qn", mean, K.reshape(P, M, P * M))
+  to_means = to_means.reshape(P, P, M)
+  SS0 = einsum("tpm,qpm->tpq", W, to_means)
+  S0S0 = einsum("pm,qpm->pq", mean, to_means)
+  S0S0 = (S0S0 + S0S0.T) / 2
+  S1S1 = SS - SS0 - SS0.swapaxes(1, 2) + S0S0[None]
+  along = ((W - mean[None]) * g.reshape(T, P, M)).sum(axis=2)
   b = pseudo_inverse_shares(S1S1, along)
-  c = pseudo_inverse_shares(S0S0 + S1S1, along)
-  return b, c, (S0S0, SS0 - S0S0, S1S1)
+  c = pseudo_inverse_shares(S0S0[None] + S1S1, along)
+  return b, c, (S0S0, SS0 - S0S0[None], S1S1)
 
 
-def _about_means(second, W, SS, K, g, strength) -> dict[str, Array]:
-  """Computes what depends on s⁰, averaged over samples, for two groups of them.
+def _with_influence(mean, W, SS, K, g):
+  """Returns b and c with each sample's influence on s⁰, and the forms.
 
-  b and c are given by sample, with its influence on s⁰: the mean anchors are
-  estimated from the group's own samples, so to first order sample t moves ⟨b⟩
-  by ∂⟨b⟩/∂s⁰ · (s − s⁰) in addition to b. These terms add up to zero: they do
-  not change the means, and with them the spread of the samples gives the full
-  error (the infinitesimal jackknife; Efron, 1982).
+  The mean anchors are estimated from the same samples, so to first order sample
+  t moves ⟨b⟩ by ∂⟨b⟩/∂s⁰ · (s − s⁰) in addition to b. These terms add up to
+  zero: they do not change the means, and with them the spread of the samples
+  gives the full error (the infinitesimal jackknife; Efron, 1982).
   """
-  member = jnp.stack([~second, second]).astype(W.dtype)
-  size = jnp.maximum(member.sum(axis=1), 1)
-  means = einsum("gt,tpm->gpm", member / size[:, None], W)
 
-  def totals(means):
-    forms = _forms(means, second, W, SS, K, g)
-    b_and_c = jnp.stack([x.sum(axis=1) for x in forms[:2]])
-    return (b_and_c / _choose(second, size)[None]).sum(axis=1), forms
+  def means(mean):
+    forms = _forms(mean, W, SS, K, g)
+    b, c = (shares.sum(axis=1).mean() for shares in forms[:2])
+    return (b, c), forms
 
-  _, pull, (b, c, (S0S0, mixed, S1S1)) = jax.vjp(totals, means, has_aux=True)
-  W1 = W - _choose(second, means)
+  _, pull, forms = jax.vjp(means, mean, has_aux=True)
+  one, zero = jnp.ones((), g.dtype), jnp.zeros((), g.dtype)
+  moves = []
+  for cotangents in ((one, zero), (zero, one)):
+    (slope,) = pull(cotangents)
+    moves.append(((W - mean[None]) * slope[None]).sum(axis=(1, 2)))
+  b, c = (
+    shares.sum(axis=1) + move
+    for shares, move in zip(forms[:2], moves, strict=True)
+  )
+  return b, c, forms
 
-  def influence(*cotangents):
-    (slope,) = pull(jnp.asarray(cotangents, g.dtype))
-    move = (W1 * _choose(second, slope)).sum(axis=(1, 2))
-    return jax.lax.stop_gradient(move)
+
+def _parts(strength, SS, S0S0, S1S1) -> dict[str, Array]:
+  """Computes the shares of ⟨a⟩ = ⟨‖Σ y Λ s‖²⟩ due to centres and axes."""
 
   def part(X):
     return einsum("tp,tpq,tq->t", strength, X, strength).mean()
 
+  total = part(SS)
+  of_centers = part(jnp.broadcast_to(S0S0[None], SS.shape)) / total
+  of_axes = part(S1S1) / total
   return {
-    "b": b.sum(axis=1) + influence(1, 0),
-    "c": c.sum(axis=1) + influence(0, 1),
-    "b_shares": b.mean(axis=0),
-    "c_shares": c.mean(axis=0),
-    "of_centers": part(S0S0),
-    "of_axes": part(S1S1),
-    "center_alignment": _off_diagonal(jnp.abs(S0S0)),
-    "axis_alignment": _off_diagonal(jnp.abs(S1S1)),
-    "center_axis_alignment": _off_diagonal(jnp.abs(mixed)),
-    "center_cosine": _off_diagonal(_cosines(S0S0, S0S0, S0S0)),
-    "axis_cosine": _off_diagonal(_cosines(S1S1, S1S1, S1S1)),
-    "center_axis_cosine": _off_diagonal(_cosines(mixed, S1S1, S0S0)),
+    "center_part": of_centers,
+    "axis_part": of_axes,
+    "center_axis_part": 1 - (of_centers + of_axes),
   }
 
 
-def _without_bias(W, *others) -> dict[str, Array]:
-  """Returns what depends on s⁰, without the bias of s⁰ from T samples.
-
-  Noise in the mean anchors takes part of b and c, of order 1/T, and twice as
-  much where each half of the samples has its own. Twice the whole minus the
-  halves is right to first order (Quenouille, 1956), and so are its influences.
-  """
-  half = jnp.arange(len(W), dtype=jnp.int32) >= len(W) // 2
-  both = jax.lax.map(
-    lambda second: _about_means(second, W, *others),
-    jnp.stack([jnp.zeros_like(half), half]),
-  )
-  return jax.tree.map(lambda x: 2 * x[0] - x[1], both)
-
-
 def _of_manifolds(
-  a: Float[Array, "T P"], b: Float[Array, " P"], c: Float[Array, " P"]
+  a: Float[Array, "T P"], b: Float[Array, "T P"], c: Float[Array, "T P"]
 ) -> dict[str, Array]:
-  """Computes each manifold's numbers from its shares of a, and of ⟨b⟩ and ⟨c⟩.
+  """Computes each manifold's numbers from its shares of a, b and c.
 
   The shares are the terms of (St)ᵀ[(SSᵀ)⁺(St)] and the like. The share of a is
   its points' part of F = λᵀb, so that 1/α is the mean of 1/α_μ.
   """
   inverse, error = mean_over_probes(a)
+  b, c = b.mean(axis=0), c.mean(axis=0)
   positive = (c > 0) & (b > c)
   squared = jnp.where(positive, c, 1) / jnp.where(positive, b - c, 1)
   return {
@@ -204,7 +178,8 @@ def numbers_of(
     lam: multipliers of each sample.
     mask: which points are present.
   """
-  T, (P, M) = len(g), mask.shape
+  P, M = mask.shape
+  T = len(g)
   fixed = jax.lax.stop_gradient(lam)
   signed = y * fixed
 
@@ -226,19 +201,18 @@ def numbers_of(
     return (matmul(W[:, p], rows).reshape(T, P, M) * W).sum(axis=2)
 
   # ⟨s_μ, s_ν⟩ by sample, one manifold at a time.
-  SS = jax.lax.map(products_of, jnp.arange(P)).swapaxes(0, 1)
+  SS = jax.lax.map(products_of, jnp.arange(P))
+  SS = SS.swapaxes(0, 1)
+  b, c, forms = _with_influence(W.mean(axis=0), W, SS, K, g)
+  b_shares, c_shares, (S0S0, mixed, S1S1) = forms
   strength = y.reshape(T, P, M)[..., 0] * total[..., 0]
-  of = _without_bias(W, SS, K, g, strength)
-  b, c = of.pop("b"), of.pop("c")
   ones = jnp.ones_like(a)
   inverse, inverse_error = ratio_of_means(a, ones)
   dimension, dimension_error = ratio_of_means(b, ones)
   squared, squared_error = ratio_of_means(c, b - c)
   radius = jnp.sqrt(squared)
   utility, utility_error = ratio_of_means(c, a)
-  center_part = of.pop("of_centers") / inverse
-  axis_part = of.pop("of_axes") / inverse
-  manifolds = _of_manifolds(a_shares, of.pop("b_shares"), of.pop("c_shares"))
+  centers, axes = _diagonal(S0S0), _diagonal(S1S1)
   return {
     "capacity": P / inverse,
     "capacity_stderr": P * inverse_error / inverse**2,
@@ -249,12 +223,17 @@ def numbers_of(
     "utility": utility,
     "utility_stderr": utility_error,
     "critical_features": inverse,
-    "center_part": center_part,
-    "axis_part": axis_part,
-    "center_axis_part": 1 - (center_part + axis_part),
+    "center_alignment": _off_diagonal(jnp.abs(S0S0)),
+    "axis_alignment": _off_diagonal(jnp.abs(S1S1)),
+    "center_axis_alignment": _off_diagonal(jnp.abs(mixed)),
+    "center_cosine": _off_diagonal(_cosines(S0S0, centers, centers)),
+    "axis_cosine": _off_diagonal(_cosines(S1S1, axes, axes)),
+    "center_axis_cosine": _off_diagonal(
+      _cosines(mixed, axes, jnp.broadcast_to(centers[None], axes.shape))
+    ),
     "active": active.mean(axis=0),
-    **of,
-    **manifolds,
+    **_of_manifolds(a_shares, b_shares, c_shares),
+    **_parts(strength, SS, S0S0, S1S1),
   }
 
 
@@ -396,10 +375,11 @@ def glue(
 ) -> Glue:
   """Estimates GLUE: capacity, dimension, radius and utility for a task.
 
-  Differentiable in the points, in reverse mode; derivatives are NaN where
-  points coincide, or where the number itself is NaN. For all points, one key
-  draws the same labellings, and probes that are as similar as possible:
-  differences between layers, epochs and subsets are then due to the manifolds.
+  Differentiable in the points, once and in reverse mode; derivatives are NaN
+  where points coincide, or where the number itself is NaN. Labels are drawn:
+  there is no derivative in `tilt`. For all points, one key draws the same
+  labellings, and probes that are as similar as possible: differences between
+  layers, epochs and subsets are then due to the manifolds.
 
   Points may be some 10⁵ times as far from the origin as from each other (10⁴ in
   float64, for which the tolerance is less); beyond that, problems do not
@@ -415,7 +395,9 @@ def glue(
       signs `[P]` of one labelling: the task. `pairs` measures each pair of
       manifolds separately, and adds a leading axis of pairs to every number.
     tilt: β; draws labellings about the given one, see `draw_labels`.
-    num_probes: T, one labelling each; errors of fewer than ten are uncertain.
+    num_probes: T, the number of probes, each with its own labelling. As
+      published, s⁰ is a mean over the same probes, so that few of them
+      understate D and Ψ: by some 1/T, which errors of less than 30 do not cover.
 
   Raises:
     ValueError: points of the wrong shape, or not finite (outside jit), or

@@ -1,4 +1,4 @@
-"""Products in full precision, and loops that run until they are finished.
+"""Products in full precision, loops until done, and refused derivatives.
 
 By default, accelerators multiply float32 in fewer bits, and the geometry needs
 all of them.
@@ -9,7 +9,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
+import jax.extend.core
 import jax.numpy as jnp
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 _T = TypeVar("_T")
@@ -18,6 +20,13 @@ _T = TypeVar("_T")
 # host, which takes longer than a step.
 _STEPS_A_QUESTION = 4
 
+
+# Why functions with rules for their derivatives refuse to be differentiated
+# without them; see `no_derivative`.
+NO_SECOND = (
+  "JAX ignores the rules of second derivatives inside a scan, such as that of"
+  " jax.lax.map; use jax.vmap or a Python loop there."
+)
 
 _HIGHEST = jax.lax.Precision.HIGHEST
 matmul = functools.partial(jnp.matmul, precision=_HIGHEST)
@@ -70,26 +79,79 @@ def one_by_one(function: Callable[..., Any], *arrays: Any) -> Any:
   return jax.vmap(function)(*arrays)
 
 
+_no_derivative = jax.extend.core.Primitive("no_derivative")
+_no_derivative.def_impl(lambda x, *, why: x)
+_no_derivative.def_abstract_eval(lambda x, *, why: x)
+mlir.register_lowering(_no_derivative, lambda _, x, *, why: [x])
+batching.primitive_batchers[_no_derivative] = lambda xs, axes, *, why: (
+  _no_derivative.bind(*xs, why=why),
+  *axes,
+)
+
+
+def _refuse(primals, tangents, *, why):
+  del primals, tangents
+  raise TypeError(why)
+
+
+ad.primitive_jvps[_no_derivative] = _refuse
+
+
+def no_derivative(tree: _T, why: str) -> _T:
+  """Returns arrays that cannot be differentiated.
+
+  Iterations would give wrong derivatives, and JAX ignores the rules of
+  `jax.custom_jvp` in second derivatives inside a scan. A primitive cannot be
+  ignored.
+
+  Args:
+    tree: arrays.
+    why: the message of the TypeError that a derivative raises.
+  """
+  return jax.tree.map(lambda x: _no_derivative.bind(x, why=why), tree)
+
+
+@jax.custom_jvp
+def _pseudo_inverse(
+  A: Float[Array, "T P P"],
+) -> tuple[Float[Array, "T P P"], Float[Array, "T P P"]]:
+  """Returns A⁺, and the projection N on the null space of A."""
+  A = no_derivative(A, NO_SECOND)
+  values, vectors = one_by_one(jnp.linalg.eigh, A)
+  tolerance = A.shape[-1] * 4 * jnp.finfo(A.dtype).eps
+  kept = values > tolerance * values[:, -1:]
+  inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
+  null = jnp.where(kept, 0, 1).astype(A.dtype)
+  across = vectors.swapaxes(1, 2)
+  return (
+    matmul(vectors * inverse[:, None], across),
+    matmul(vectors * null[:, None], across),
+  )
+
+
+@_pseudo_inverse.defjvp
+def _pseudo_inverse_jvp(primals, tangents):
+  """Differentiates at constant rank; Golub and Pereyra, 1973."""
+  inverse, null = _pseudo_inverse(*primals)
+  change = matmul(inverse, tangents[0])
+  turn = matmul(change, null)
+  within = matmul(change, inverse)
+  further = matmul(inverse, turn)
+  return (inverse, null), (
+    further + further.swapaxes(1, 2) - within,
+    -(turn + turn.swapaxes(1, 2)),
+  )
+
+
 def pseudo_inverse_shares(
   A: Float[Array, "T P P"], r: Float[Array, "T P"]
 ) -> Float[Array, "T P"]:
   """Computes r ∘ A⁺ r, whose sum is rᵀ A⁺ r.
 
-  Derivatives are valid if the rank of A is constant and r is in its range.
+  Derivatives are valid if the rank of A is constant.
   """
   # LAPACK may not terminate on NaN.
   finite = jnp.isfinite(A).all(axis=(1, 2))
-  fixed = jnp.where(finite[:, None, None], jax.lax.stop_gradient(A), 0)
-  values, vectors = one_by_one(jnp.linalg.eigh, fixed)
-  tolerance = A.shape[-1] * 4 * jnp.finfo(A.dtype).eps
-  kept = values > tolerance * values[:, -1:]
-  inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
-
-  def solve(r):
-    along = einsum("tpk,tp->tk", vectors, r)
-    return einsum("tpk,tk->tp", vectors, inverse * along)
-
-  x = solve(jax.lax.stop_gradient(r))
-  # The correction is zero, but adds the derivative of x: A⁺(dr − dA x).
-  x = x + solve(r - einsum("tpq,tq->tp", A, x))
+  inverse, _ = _pseudo_inverse(jnp.where(finite[:, None, None], A, 0))
+  x = einsum("tpq,tq->tp", inverse, r)
   return jnp.where(finite[:, None], x * r, jnp.nan)

@@ -21,6 +21,7 @@ from geomem.geometry.estimators import control_variates, mean_over_probes
 from geomem.geometry.frames import make_frames, relative_grams
 from geomem.geometry.linalg import einsum, matmul, one_by_one
 from geomem.geometry.qp import solve_nonnegative_qp
+from geomem.geometry.qp.nonnegative import least_force
 
 # Relative rounding error of distances beyond which capacities are off by more
 # than their usual error bars: measured.
@@ -56,16 +57,8 @@ def _anchors(frames, probes, kappa, mask) -> Anchors:
   G = jnp.where(present & mask[..., None], G, 0)
   solution = solve_nonnegative_qp(G, jnp.where(present, b, -1))
   lam = solution.lam
-  Glam = einsum("pmk,ptk->ptm", G, lam)
-  # λ maximises 2 λᵀb − λᵀGλ, so the derivative of λ drops out: the envelope
-  # theorem gives exact gradients without differentiating the solver.
-  fixed = jax.lax.stop_gradient(lam)
-  Gfixed = einsum("pmk,ptk->ptm", G, fixed)
   b = jnp.where(present, b, 0)
-  value = 2 * (fixed * b).sum(-1) - (fixed * Gfixed).sum(-1)
-  quadratic = jax.lax.stop_gradient((lam * Glam).sum(-1))
-  # The value is λᵀGλ, which cannot be negative, with the gradient of `value`.
-  force = quadratic + (value - jax.lax.stop_gradient(value))
+  force = least_force(G, b, lam)
   total = lam.sum(axis=-1)
   interior = total == 0
   nearest = jnp.where(present, b, -jnp.inf).argmax(axis=-1)
@@ -336,9 +329,9 @@ def geometry_of(
   """Computes `manifold_geometry`, which checks and explains the arguments."""
   # A fixed key: the removed directions do not depend on the probes, so that the
   # error bar over the probes is the whole error.
-  shared = _search(jax.random.key(0), stats.centers, rule=centers)
   # The removed directions are a choice, not a function to differentiate.
-  coefficients = jax.lax.stop_gradient(shared.coefficients)
-  framed = _framed(key, stats, coefficients, num_probes, padded)
+  fixed = jax.lax.stop_gradient(stats.centers)
+  shared = _search(jax.random.key(0), fixed, rule=centers)
+  framed = _framed(key, stats, shared.coefficients, num_probes, padded)
   anchors = _solve(framed.S, framed.probes, kappa, stats.mask)
   return _measured(framed, shared, anchors, kappa, reduce_variance)

@@ -57,10 +57,15 @@ def manifold_geometry(
     reduce_variance: whether functions of the probes with known means reduce
       the error of the mean, from 48 probes on; unbiased either way.
 
+  Differentiable in the points and in κ, in both modes and at any order.
   Derivatives hold the removed directions fixed, as combinations of the centres:
   where K > 0 they leave out how the search follows the points, and differences
   of the capacity can be several times as large. With `centers=None` they are
-  exact.
+  exact wherever the numbers are smooth. Where points of a manifold coincide, or
+  span fewer dimensions than both M − 1 and N, the numbers have kinks, like
+  max(x, 0) at 0, and D_M jumps with the rank. Derivatives are then those at
+  constant rank, which are exact while such points move together; in other
+  directions that of 1/α lies between those of its two sides.
 
   Raises:
     ValueError: the points are of the wrong shape, or not finite; there is

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from geomem.geometry.linalg import matmul, one_by_one
+from geomem.geometry.linalg import matmul, no_derivative, one_by_one
 from geomem.geometry.points import (
   Mask,
   Points,
@@ -22,6 +22,10 @@ from geomem.geometry.points import (
 )
 from geomem.geometry.statistics import GramStatistics, times_power
 
+_ONCE = (
+  "Spectra are differentiable once: their second derivatives diverge where two"
+  " eigenvalues coincide."
+)
 # Eigenvalues of any real dtype that functions of this module accept.
 Eigenvalues = Shaped[Array | np.ndarray, "*b values"] | Sequence
 
@@ -36,10 +40,23 @@ def unit_free(x: Float[Array, "..."], num_axes: int) -> Float[Array, "..."]:
   return times_power(x, -jnp.frexp(jax.lax.stop_gradient(largest))[1])
 
 
+@jax.custom_jvp
+def _all_eigenvalues(grams: Float[Array, "k n n"]) -> Float[Array, "k n"]:
+  return one_by_one(jnp.linalg.eigvalsh, no_derivative(grams, _ONCE))
+
+
+@_all_eigenvalues.defjvp
+def _all_eigenvalues_jvp(primals, tangents):
+  grams = no_derivative(primals[0], _ONCE)
+  values, vectors = one_by_one(jnp.linalg.eigh, grams)
+  changes = (vectors * matmul(tangents[0], vectors)).sum(axis=1)
+  return values, changes
+
+
 def _eigenvalues(gram: Array) -> Array:
   """Computes eigenvalues, largest first, with negative ones set to zero."""
   flat = gram.reshape(-1, *gram.shape[-2:])
-  values = one_by_one(jnp.linalg.eigvalsh, flat).reshape(gram.shape[:-1])
+  values = _all_eigenvalues(flat).reshape(gram.shape[:-1])
   return jnp.maximum(values, 0)[..., ::-1]
 
 

@@ -2,7 +2,8 @@ r"""How alike two representations of the same examples are: linear CKA.
 
 With K and L the products of the same points in two representations, about their
 means, linear centred kernel alignment is their cosine ⟨K, L⟩ / (‖K‖ ‖L‖), from
-0 to 1, which does not depend on rotations and scales.
+0 to 1, which does not depend on rotations and scales. Points are differentiable
+once, in reverse mode.
 
 With few points in many features it is biased upwards: the diagonals alone give
 random representations a positive cosine. The unbiased form leaves diagonals

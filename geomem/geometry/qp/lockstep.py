@@ -162,9 +162,10 @@ def _solve_batch(axis_size, in_batched, G, b, maxiter):
   """Merges the batch axis of vmap into the axis of manifolds."""
   broadcast = [
     x if batched else jnp.broadcast_to(x[None], (axis_size, *x.shape))
-    for x, batched in zip((G, b), in_batched, strict=False)
+    for x, batched in zip((G, b), in_batched[:2], strict=True)
   ]
   flat = [x.reshape(-1, *x.shape[2:]) for x in broadcast]
-  solution = solve_in_chunks(*flat, maxiter)
+  # One bound serves all; `max` of several is the safe one.
+  solution = solve_in_chunks(*flat, maxiter.max())
   split = [x.reshape(axis_size, -1, *x.shape[1:]) for x in solution]
   return tuple(split), (True, True)

@@ -13,12 +13,59 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from geomem.geometry.linalg import einsum, one_by_one
+from geomem.geometry.linalg import NO_SECOND, einsum, no_derivative, one_by_one
 from geomem.geometry.qp.lockstep import scales, solve_in_chunks
 
 Method = Callable[[Array, Array, Array], tuple[Array, Array]]
+
+
+def _implicit(solve: Method) -> Method:
+  """Gives a solver the derivatives of G λ = b on the support, of any order.
+
+  They do not pass through the solver's iterations and its rule for vmap.
+  """
+
+  @jax.custom_jvp
+  def solve_all(G, b, maxiter):
+    return solve(*no_derivative((G, b), NO_SECOND), maxiter)
+
+  def differentiate(primals, tangents):
+    G, b, maxiter = primals
+    dG, db, _ = tangents
+    lam, num_iters = solve_all(G, b, maxiter)
+    support = lam > 0
+    # Between duplicate supporting points any split will do: the ridge picks the
+    # smallest.
+    ridge = 30 * jnp.finfo(lam.dtype).eps * scales(G)[:, None] ** 2
+    ridge = jnp.where(support, jax.lax.stop_gradient(ridge), 1)
+
+    def product(x):
+      Gx = einsum("pij,ptj->pti", G, jnp.where(support, x, 0))
+      return jnp.where(support, Gx, 0) + ridge * x
+
+    # Factorizing only here costs nothing where λ needs no derivative.
+    def invert(_, x):
+      both = support[..., :, None] & support[..., None, :]
+      eye = jnp.eye(x.shape[-1], dtype=x.dtype)
+      system = (
+        jnp.where(both, G[:, None], 0) + ridge[..., None] * eye[None, None]
+      )
+      return one_by_one(
+        jnp.linalg.solve,
+        system.reshape(-1, *system.shape[2:]),
+        x.reshape(-1, x.shape[2]),
+      ).reshape(x.shape)
+
+    rhs = jnp.where(support, db - einsum("pij,ptj->pti", dG, lam), 0)
+    dlam = jax.lax.custom_linear_solve(product, rhs, invert, symmetric=True)
+    none = np.zeros(num_iters.shape, jax.dtypes.float0)
+    return (lam, num_iters), (dlam, none)
+
+  solve_all.defjvp(differentiate)
+  return solve_all
 
 
 def _by_jaxopt(G, b, maxiter):
@@ -31,8 +78,8 @@ def _by_jaxopt(G, b, maxiter):
 # Each maps G `[P, M, M]`, b `[P, T, M]` and a bound on the iterations to λ and
 # the iterations of each problem. The second serves comparisons only.
 METHODS: dict[str, Method] = {
-  "lockstep": solve_in_chunks,
-  "jaxopt": _by_jaxopt,
+  "lockstep": _implicit(solve_in_chunks),
+  "jaxopt": _implicit(_by_jaxopt),
 }
 
 
@@ -68,40 +115,26 @@ def kkt_residual(
   return jnp.abs(jnp.minimum(lam * g, -w / g)).max(axis=-1)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _multipliers(G, b, maxiter, method):
-  return METHODS[method](G, b, maxiter)
+@jax.custom_jvp
+def least_force(
+  G: Float[Array, "P M M"], b: Float[Array, "P T M"], lam: Float[Array, "P T M"]
+) -> Float[Array, "P T"]:
+  """Computes F = λᵀGλ, the maximum over λ of 2 λᵀb − λᵀGλ.
+
+  Because it is the maximum, the derivative of λ drops out of that of F (the
+  envelope theorem), which needs no derivative of the solver.
+  """
+  del b
+  return (lam * einsum("pij,ptj->pti", G, lam)).sum(axis=-1)
 
 
-def _multipliers_forward(G, b, maxiter, method):
-  lam, num_iters = METHODS[method](G, b, maxiter)
-  return (lam, num_iters), (G, lam)
-
-
-def _multipliers_backward(method, saved, cotangents):
-  """Differentiates G λ = b on the support, for every method."""
-  del method
-  G, lam = saved
-  support = lam > 0
-  both = support[..., :, None] & support[..., None, :]
-  eye = jnp.eye(lam.shape[-1], dtype=lam.dtype)
-  # Between duplicate supporting points any split will do: the ridge picks the
-  # smallest.
-  ridge = 30 * jnp.finfo(lam.dtype).eps * scales(G)[:, None, :, None] ** 2
-  system = jnp.where(
-    both, G[:, None] + ridge * eye[None, None], eye[None, None]
-  )
-  rhs = jnp.where(support, cotangents[0], 0)
-  y = one_by_one(
-    jnp.linalg.solve,
-    system.reshape(-1, *system.shape[2:]),
-    rhs.reshape(-1, rhs.shape[2]),
-  ).reshape(rhs.shape)
-  gradient = -einsum("pti,ptj->pij", y, lam)
-  return gradient, y, None
-
-
-_multipliers.defvjp(_multipliers_forward, _multipliers_backward)
+@least_force.defjvp
+def _least_force_jvp(primals, tangents):
+  G, b, lam = primals
+  dG, db, _ = tangents
+  # In second derivatives, that of λ does count.
+  dGlam = einsum("pij,ptj->pti", dG, lam)
+  return least_force(G, b, lam), (lam * (2 * db - dGlam)).sum(axis=-1)
 
 
 @functools.partial(jax.jit, static_argnames=("maxiter", "tol", "method"))
@@ -115,7 +148,9 @@ def solve_nonnegative_qp(
 ) -> QPSolution:
   """Minimises ½ λᵀGλ − λᵀb over λ ≥ 0, for P · T problems.
 
-  Differentiable in G and b by the implicit function theorem.
+  Differentiable in G and b by the implicit function theorem, in both modes and
+  at any order. Where a multiplier turns zero λ has a kink, and the derivatives
+  are those at constant support.
 
   Args:
     G: a positive semidefinite matrix for each manifold. A row and column of
@@ -139,6 +174,6 @@ def solve_nonnegative_qp(
       f"method {method!r} is not known; choose one of {', '.join(METHODS)}."
     )
   tol = default_tolerance(b.dtype) if tol is None else tol
-  lam, num_iters = _multipliers(G, b, jnp.int32(maxiter), method)
+  lam, num_iters = METHODS[method](G, b, jnp.int32(maxiter))
   residual = kkt_residual(*jax.lax.stop_gradient((G, b, lam)))
   return QPSolution(lam, residual, residual <= tol, num_iters)

@@ -108,8 +108,8 @@ def solve_signed_qp(
 
   Each problem has its own matrix, s_i G_ij s_j, but only G is stored: a product
   with G is one iteration of all problems. Differentiable in G and b by the
-  implicit function theorem. Uses double precision where single is not enough;
-  see `solve_on_growing_set`.
+  implicit function theorem, once and in reverse mode. Uses double precision
+  where single is not enough; see `solve_on_growing_set`.
 
   Args:
     G: a positive semidefinite matrix. A row and column of zeros, with b
