@@ -325,7 +325,11 @@ def test_what_comes_back_is_of_the_seeds_that_lost_something():
   )
   figure = plots.plot_recovered(rows)
   assert "(seeds that lost accuracy: 0)" in figure.axes[1].get_xlabel()
-  assert shown(figure) == shown(plots.plot_recovered(rows.where(seed=0)))
+  alone = plots.plot_recovered(rows.where(seed=0))
+  # Errors of one seed are unknown: NaN, which is not equal to itself.
+  assert {x for x in shown(figure) if x == x} == {
+    x for x in shown(alone) if x == x
+  }
 
 
 def test_maps_of_rewinds_compare_each_seed_with_itself():

@@ -100,7 +100,8 @@ def made_rows(suffix, single):
     for count, value in enumerate(suffix, 1):
       found = {"rewound": "+".join("abcd"[4 - count :]), "subset": "test"}
       value = (value + 0.1 * (seed - 0.5)) * (epoch == 1)
-      rows.append(columns | found | {"metric": "recovered", "value": value})
+      share = {"metric": "recovered", "value": value, "stderr": 0.0}
+      rows.append(columns | found | share)
       other = {"subset": "permuted", "metric": "accuracy", "value": 0.2}
       rows.append(columns | found | other)
     for layer, values in single.items():

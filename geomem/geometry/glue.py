@@ -396,8 +396,8 @@ def glue(
       manifolds separately, and adds a leading axis of pairs to every number.
     tilt: β; draws labellings about the given one, see `draw_labels`.
     num_probes: T, the number of probes, each with its own labelling. As
-      published, s⁰ is a mean over the same probes, so that few of them
-      understate D and Ψ: by some 1/T, which errors of less than 30 do not cover.
+      published, s⁰ is a mean over the same probes, so that T of them understate
+      D and Ψ by some 1/T of them: more than the errors say if T is below 30.
 
   Raises:
     ValueError: points of the wrong shape, or not finite (outside jit), or

@@ -67,7 +67,8 @@ def doubts(rows: runs.Rows) -> list[str]:
     }
 
   capacities = rows.where(_CAPACITIES)
-  bad = places(row for row in rows.where(_CONVERGED) if not row["value"] >= 1)
+  solved = rows.where(_CONVERGED)
+  bad = places(r for r in solved if not (runs.has_value(r) and r["value"] >= 1))
   bad |= places(row for row in capacities if not runs.has_value(row))
   if not bad:
     return []
