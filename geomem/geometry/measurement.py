@@ -72,10 +72,9 @@ def manifold_geometry(
     ValueError: the points are of the wrong shape, or not finite; there is
       only one manifold, or one whose centre is at the mean of all points
       (outside jit, where all of these give NaN); an option has the wrong type;
-      there are no probes; a margin
-      is not finite in the dtype of the points, or there is none; the wanted
-      error is not positive, takes too many probes, or has no estimate, as in a
-      layer of dead units.
+      there are no probes; a margin is not finite in the dtype of the points, or
+      there is none; the wanted error is not positive, takes too many probes, or
+      has no estimate, as in a layer of dead units.
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, equations 16, 17,
   28 and 29; Stephenson et al., ICLR 2021.
