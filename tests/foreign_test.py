@@ -114,6 +114,76 @@ def test_strings_in_an_array_of_objects_are_labels():
   assert [sorted(of.ravel()) for of in found] == [[1, 3], [0, 2]]
 
 
+@pytest.mark.parametrize("kind", [int, np.int64, bool])
+def test_whole_numbers_in_an_array_of_objects_are_labels(kind):
+  labels = np.array([1, 0, 1, 0])
+  objects = np.array([kind(x) for x in labels], object)
+  rows, key = np.arange(4)[:, None], jax.random.key(0)
+  np.testing.assert_array_equal(
+    geometry.manifolds(rows, objects, key=key),
+    geometry.manifolds(rows, labels, key=key),
+  )
+
+
+def test_manifolds_under_jit_are_those_outside():
+  rng = np.random.default_rng(1)
+  x, labels = rng.normal(size=(12, 8)).astype("f4"), np.arange(12) % 3
+  key = jax.random.key(3)
+
+  def measured(x):
+    drawn = geometry.manifolds(x, labels, per_class=3, key=key)
+    found = geometry.manifold_geometry(key, drawn, num_probes=4, centers=None)
+    return drawn, found.mean_capacity
+
+  drawn, capacity = measured(jnp.asarray(x))
+  traced, under_jit = jax.jit(measured)(x)
+  np.testing.assert_array_equal(traced, drawn)
+  assert float(under_jit) == pytest.approx(float(capacity), rel=1e-4)
+  # What a traced function closes over is known.
+  closed = jax.jit(lambda scale: scale * measured(jnp.asarray(x))[1])(2.0)
+  assert float(closed) == pytest.approx(2 * float(capacity), rel=1e-4)
+  gradient = jax.jit(jax.grad(lambda x: measured(x)[1]))(x)
+  expected = jax.grad(lambda x: measured(x)[1])(jnp.asarray(x))
+  np.testing.assert_allclose(gradient, expected, atol=1e-5)
+
+
+def test_subsets_under_jit_are_those_outside():
+  mask = np.ones(POINTS.shape[:2], bool)
+  mask[1, 4:] = False
+  points, key = jnp.asarray(POINTS, jnp.float32), jax.random.key(3)
+
+  def capacities(points):
+    found = geometry.subsample(
+      key, points, mask=mask, num_samples=2, num_probes=4, centers=None
+    )
+    return found.samples.capacity
+
+  found, expected = jax.jit(capacities)(points), capacities(points)
+  np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_what_a_traced_function_closes_over_is_known():
+  points = jnp.asarray(POINTS, jnp.float32)
+  hidden = np.ma.masked_array(
+    POINTS[1], np.arange(6)[:, None] + POINTS[1] * 0 < 2
+  )
+  found = jax.jit(lambda s: s * geometry.point_products(points).gram)(1.0)
+  np.testing.assert_allclose(
+    found, geometry.point_products(points).gram, rtol=1e-5, atol=1e-5
+  )
+  of_list = jax.jit(lambda x: geometry.gram_statistics([x, hidden]).mask)
+  np.testing.assert_array_equal(
+    of_list(points[0]), [[True] * 6, [False] * 2 + [True] * 4]
+  )
+
+
+def test_masks_of_points_on_the_host_are_not_traced():
+  for function in (geometry.gram_statistics, geometry.point_products):
+    traced = jax.jit(lambda m, function=function: function(POINTS, mask=m))
+    with pytest.raises(ValueError, match="works on the host"):
+      traced(np.ones(POINTS.shape[:2], bool))
+
+
 def test_every_example_is_drawn_as_often():
   # 2,000 draws of 2 of 4: each is in 1,000 of them, ± 22.
   labels = np.array([0, 1, 0, 1, 0, 1, 0, 1])

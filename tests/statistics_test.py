@@ -283,12 +283,75 @@ WRONG = {
   "g.shuffled_null(key, x, num_samples=2.0)": "num_samples is 2.0; a whole",
   "g.project_points(key, x, 2.5)": "num_features is 2.5; a whole",
   "g.manifolds(x[0], [0, 1] * 5, per_class=2.0, key=key)": "per_class is 2.0",
+  "g.manifolds(x[0], [0, 1] * 5, per_class=True, key=key)": "per_class is True",
+  "g.manifolds(x[0], None, key=key)": r"labels (); [n, ...]",
+  "g.manifolds(x[0], {1, 2}, key=key)": r"labels (); [n, ...]",
+  "g.manifolds(x[0], (i for i in 'ab'), key=key)": r"labels (); [n, ...]",
+  "g.manifolds(x[0], [[1], [1, 2]], key=key)": "list was given that is no",
+  "g.manifold_geometry(x, key)": "The key is float64 of shape (5, 10, 20); one",
+  "g.manifold_geometry(key, key)": "key was given where an array was expected",
+  "g.manifold_geometry(0, x)": "The key is int; one key was expected",
+  "g.glue(jax.random.split(key), x)": "shape (2,); one key was expected",
+  "g.manifold_geometry(key, x, kappa='0.5')": "kappa is '0.5'; real numbers",
+  "g.manifold_geometry(key, x, kappa=1 + 0j)": "kappa is (1+0j); real numbers",
+  "g.manifold_geometry(key, x, kappa=True)": "kappa is True; real numbers",
+  "g.manifold_geometry(key, x, relative_error='a')": "relative_error is 'a'; a",
+  "g.manifold_geometry(key, x, relative_error=[.1])": "relative_error is [0.1]",
+  "g.manifold_geometry(key, x, relative_error=True)": "relative_error is True",
+  "g.manifold_geometry(key, x, centers=[1])": "centers=[1] is not known",
+  "g.manifold_geometry(key, x, centers=jnp.int32(1))": "is not known; use",
+  "g.manifold_geometry(key, x, num_probes=True)": "num_probes is True; a whole",
+  "g.manifold_geometry(key, x, padded='no')": "padded is 'no'; True or False",
+  "g.shuffled_null(key, x, batch_size=0)": "batch_size is 0; a whole number",
+  "g.shuffled_null(key, x, batch_size=-1)": "batch_size is -1; a whole number",
+  "g.subsample(key, x, batch_size=1.5)": "batch_size is 1.5; a whole number",
+  "g.subsample(key, x, batch_size='a')": "batch_size is 'a'; a whole number",
+  "g.subsample(key, x, num_probes=9.0)": "num_probes is 9.0; a whole",
+  "g.subsample(key, x, centers=1.0)": "centers=1.0 is not known",
+  "g.detectable_difference(1.0, level='a')": "level is 'a'; a real number",
+  "g.simulated_capacity(key, x, num_draws=1.5)": "num_draws is 1.5; a whole",
+  "g.simulated_capacity(key, x, bias='no')": "bias is 'no'; True or False",
+  "g.is_separable(x[0], [None] * 10)": "labels have the values [None]",
+  "g.point_products(x, block_size='a')": "block_size is 'a'; a whole number",
+  "g.project_points(key, np.zeros((3, 0)), 2)": "at least one feature",
+  "g.sum_statistics([x])": "ndarray was given; Gram statistics were expected",
+  "g.within_spectrum(x)": "ndarray was given; Gram statistics were expected",
+  "g.statistics_by_manifold(x)": "ndarray was given; a function that returns",
+  "g.statistics_by_manifold(lambda: None)": "call for the blocks gave NoneType",
+  "g.draw_labels(key, 'balanced', 0, 4)": "num_labellings is 0; a whole",
+  "g.draw_labels(key, [1, -1], 3, 2, tilt='a')": "tilt is 'a'; a real number",
+  "g.draw_labels(key, [True, True], 3, 2)": "labels has the values [True]",
+  "g.center_correlation(x)": "shape (5, 10, 20); their Gram matrix [P, P]",
+  "g.shared_directions(key, np.eye(5) * np.nan)": "centres are not finite",
+  "g.shared_directions(key, np.eye(5), num_starts=0)": "num_starts is 0",
+  "g.check_centers({}, 5)": "centers={} is not known",
+  "g.participation_ratio([])": "eigenvalues have shape (0,); at least one",
+  "g.participation_ratio([[1], [1, 2]])": "list was given that is no array",
+  "g.explained_variance_dimension([1.0], 'a')": "fraction is 'a'; a real",
+  "g.point_capacity('a')": "argument is 'a'; real numbers were expected",
+  "g.ellipsoid_geometry(key, [1.0], num_probes=0)": "num_probes is 0; a whole",
+  "g.ellipsoid_geometry(key, [1.0], kappa=[0])": "kappa is [0]; a real number",
+  "g.independent_centers(key, 0, 5)": "num_manifolds is 0; a whole number",
+  # Under jit.
+  "jax.jit(lambda x: g.simulated_capacity(key, x))(x)": "works on the host",
+  "jax.jit(lambda x: g.is_separable(x[0], [0, 1] * 5))(x)": "works on the host",
+  "jax.jit(lambda k: g.manifolds(x[0], [0, 1] * 5, key=k))(key)": (
+    "manifolds by labels and key works on the host"
+  ),
+  "jax.jit(lambda m: g.subsample(key, x, mask=m))(x[..., 0] < 9)": (
+    "works on the host"
+  ),
+  "jax.jit(lambda m: g.glue(key, jnp.asarray(x[..., :1]), mask=m,"
+  " num_probes=1))(x[..., 0] < 9)": "num_probes is 1; a whole number",
+  "jax.jit(lambda x: g.manifold_geometry(key, x, relative_error=.1))(x)": (
+    "search for relative_error works on the host"
+  ),
 }
 
 
 def test_arguments_of_the_wrong_type_are_named():
   script = f"""
-    import jax, numpy as np
+    import jax, jax.numpy as jnp, numpy as np
     from geomem import geometry as g
 
     key = jax.random.key(0)
@@ -296,8 +359,11 @@ def test_arguments_of_the_wrong_type_are_named():
     for case in {list(WRONG)!r}:
       try:
         eval(case)
+        print("Nothing was refused.")
       except ValueError as error:
-        print(error)
+        print(" ".join(str(error).split()))
+      except Exception as error:
+        print(type(error).__name__)
   """
   result = subprocess.run(
     [sys.executable, "-c", textwrap.dedent(script)],

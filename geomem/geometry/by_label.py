@@ -1,10 +1,18 @@
 """Manifolds from a labelled set of examples."""
 
+import numbers
+
 import jax
 import numpy as np
 from jaxtyping import Array, Key, Shaped
 
-from geomem.geometry.points import DLPackArray, as_array, check_count
+from geomem.geometry.points import (
+  DLPackArray,
+  as_array,
+  check_count,
+  check_key,
+  check_known,
+)
 
 
 def manifolds(
@@ -17,6 +25,7 @@ def manifolds(
   """Makes manifolds of activations and labels by sampling every class.
 
   Capacity depends on the number of points, so all classes get the same number.
+  Under jit the points may be traced, but not the labels and the key.
 
   Args:
     points: one example in each row, with features of any shape, which are
@@ -33,16 +42,22 @@ def manifolds(
 
   Raises:
     ValueError: the labels are not one-dimensional, differ in number from the
-      points, are partly masked, or are empty; or a class has fewer examples.
+      points, are partly masked, traced, or empty; or a class has fewer
+      examples.
   """
+  check_key(key)
   points, labels = as_array(points), as_array(labels)
+  check_known("The draw of manifolds by labels and key", labels, key)
   if np.ma.is_masked(labels):
     raise ValueError(
       "Some labels are hidden by a mask; leave these examples out."
     )
   labels = np.asarray(labels)
-  if labels.dtype == object and all(isinstance(x, str) for x in labels):
-    labels = labels.astype(str)  # For example columns of pandas.
+  if labels.dtype == object:  # For example columns of pandas.
+    for kind in (str, bool, numbers.Integral):
+      if all(isinstance(x, kind) for x in labels.flat):
+        labels = np.array(labels.tolist())
+        break
   if labels.ndim != 1 or points.ndim < 2 or len(labels) != len(points):
     raise ValueError(
       f"The points have shape {tuple(points.shape)} and the labels"
@@ -67,7 +82,8 @@ def manifolds(
       " classes, or give a list of arrays of unequal length instead."
     )
   # Sorted by label, in random order within each.
-  order = np.asarray(jax.random.permutation(key, len(labels)))
+  with jax.ensure_compile_time_eval():  # Under jit, too, it is a constant.
+    order = np.asarray(jax.random.permutation(key, len(labels)))
   order = order[np.argsort(labels[order], kind="stable")]
   starts = np.cumsum(counts) - counts
   chosen = order[starts[:, None] + np.arange(per_class)]

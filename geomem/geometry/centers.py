@@ -12,7 +12,9 @@ eigenvalue of the matrix of cosines.
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from geomem.geometry.center_directions import (
@@ -23,6 +25,7 @@ from geomem.geometry.center_directions import (
 )
 from geomem.geometry.frames import center_gram, eigenvalue_rounding
 from geomem.geometry.linalg import matmul, no_derivative
+from geomem.geometry.points import check_count, check_key, check_reals
 
 _A_SEARCH = (
   "Shared directions come from a search, which has no derivative;"
@@ -81,7 +84,9 @@ RULES = {
 }
 
 
-def check_centers(rule: int | str | None, num_manifolds: int) -> None:
+def check_centers(
+  rule: int | np.integer | str | None, num_manifolds: int
+) -> None:
   """Checks a rule for the centres before they are computed.
 
   Args:
@@ -91,14 +96,16 @@ def check_centers(rule: int | str | None, num_manifolds: int) -> None:
   Raises:
     ValueError: the rule is not known, or K is more than P - 3.
   """
+  check_count("num_manifolds", num_manifolds)
   largest = _max_rank(num_manifolds)
-  number = isinstance(rule, int) and not isinstance(rule, bool)
+  number = isinstance(rule, int | np.integer) and not isinstance(rule, bool)
   if number and not 0 <= rule <= largest:
     raise ValueError(
       f"centers={rule} directions cannot be removed from {num_manifolds}"
       f" manifolds; at most {largest} can."
     )
-  if not (rule is None or number or rule in RULES):
+  known = isinstance(rule, str) and rule in RULES
+  if not (rule is None or number or known):
     raise ValueError(
       f"centers={rule!r} is not known; use {', '.join(map(repr, RULES))}, an"
       " integer or None."
@@ -149,9 +156,26 @@ def _cosines(gram: Array) -> Array:
 def center_correlation(centers: Float[Array, "P P"]) -> Float[Array, ""]:
   """Returns ρ, the mean absolute cosine of different centres about their mean.
 
-  It is 0 for a single manifold, and 1 for two.
+  It is 0 for a single manifold, and 1 for two; NaN if a product is not finite.
+
+  Raises:
+    ValueError: the products do not have shape `[P, P]`.
   """
-  return mean_off_diagonal(_cosines(center_gram(centers)))
+  _check_square(centers)
+  known = jnp.isfinite(centers).all()
+  rho = mean_off_diagonal(_cosines(center_gram(centers)))
+  return jnp.where(known, rho, jnp.nan)
+
+
+def _check_square(centers) -> None:
+  shape = getattr(centers, "shape", ())
+  if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
+    what = f"of shape {shape}" if shape else type(centers).__name__
+    raise ValueError(
+      f"The centres are {what}; their Gram matrix [P, P] was expected, as in"
+      " gram_statistics(points).centers."
+    )
+  check_reals("The Gram matrix of the centres", centers, scalar=False)
 
 
 class _Axes(NamedTuple):
@@ -231,7 +255,7 @@ def _chosen(
 def shared_directions(
   key: Key[Array, ""],
   centers: Float[Array, "P P"],
-  rule: int | str | None = "low_rank",
+  rule: int | np.integer | str | None = "low_rank",
   *,
   num_starts: int | None = None,
   select: str = "cost",
@@ -258,10 +282,20 @@ def shared_directions(
       criterion to those whose costs are within .1 %.
 
   Raises:
-    ValueError: the rule is not known, or K is too large for P.
+    ValueError: the rule is not known, K is too large for P, or the centres are
+      not `[P, P]`, or not finite (outside jit).
   """
+  check_key(key)
+  _check_square(centers)
   size = centers.shape[0]
   check_centers(rule, size)
+  if isinstance(rule, np.integer):
+    rule = int(rule)
+  if num_starts is not None:
+    check_count("num_starts", num_starts)
+  known = not isinstance(centers, jax.core.Tracer)
+  if known and not np.isfinite(np.asarray(centers)).all():
+    raise ValueError("The products of the centres are not finite.")
   if select not in ("cost", "stability"):
     raise ValueError(
       f"select={select!r} is not known; use 'cost' or 'stability'."

@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from geomem.geometry.linalg import NO_SECOND, no_derivative
+from geomem.geometry.points import check_count, check_key, check_reals
 
 _NUM_BISECTIONS = 50
 
@@ -177,10 +178,15 @@ def ellipsoid_geometry(
     num_probes: T.
 
   Raises:
-    ValueError: the axes do not have shape `[D]`.
+    ValueError: the axes do not have shape `[D]`, the margin is not one real
+      number, or there are no probes.
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section VI.
   """
+  check_key(key)
+  check_count("num_probes", num_probes)
+  check_reals("kappa", kappa)
+  check_reals("The list of semi-axes", axes, scalar=False)
   axes = jnp.asarray(axes)
   dtype = jnp.promote_types(jnp.result_type(float, axes), jnp.float32)
   axes = axes.astype(dtype)

@@ -38,7 +38,7 @@ from geomem.geometry.fields import draw_normal, fields_of
 from geomem.geometry.glue_doubt import distance_apart, is_lost, surrounds_origin
 from geomem.geometry.labellings import Labels, draw_labels
 from geomem.geometry.linalg import einsum, matmul, pseudo_inverse_shares
-from geomem.geometry.points import Mask, Points, check_count
+from geomem.geometry.points import Mask, Points, check_count, check_key
 from geomem.geometry.products import PointProducts, point_products
 from geomem.geometry.qp.signed import default_error, solve_signed
 from geomem.geometry.statistics import GramStatistics, times_power
@@ -403,6 +403,7 @@ def glue(
     ValueError: points of the wrong shape, or not finite (outside jit), or
       GramStatistics; unknown labels; fewer than two manifolds or probes.
   """
+  check_key(key)
   if isinstance(points, GramStatistics):
     raise ValueError(
       "GramStatistics were given, which hold no products of points of different"

@@ -8,6 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
+from geomem.geometry.points import (
+  as_array,
+  check_count,
+  check_key,
+  check_reals,
+)
+
 
 def _balanced(key, num_labellings, num_manifolds):
   """Draws half of each sign; the sign of an odd one out is random."""
@@ -67,13 +74,17 @@ def draw_labels(
 
   Raises:
     ValueError: an unknown name, a wrong number of signs, signs that are not ±1
-      (outside jit), a tilt without y*, or one that is NaN (outside jit; under
-      jit the labels are NaN).
+      (outside jit), a tilt without y*, or one that is no number, or NaN
+      (outside jit; under jit the labels are NaN).
   """
+  check_key(key)
+  check_count("num_labellings", num_labellings)
+  check_count("num_manifolds", num_manifolds)
   shape = (num_labellings, num_manifolds)
-  known = tilt is not None and not isinstance(tilt, jax.core.Tracer)
-  if known and np.isnan(tilt):
-    raise ValueError("tilt is NaN; a number was expected.")
+  if tilt is not None:
+    check_reals("tilt", tilt)
+    if not isinstance(tilt, jax.core.Tracer) and np.isnan(tilt):
+      raise ValueError("tilt is NaN; a number was expected.")
   if isinstance(labels, str):
     if labels == "pairs":
       raise ValueError(
@@ -91,8 +102,7 @@ def draw_labels(
         " one given labelling: give its signs."
       )
     return _draw(labels, key, *shape)
-  if not isinstance(labels, jax.Array):
-    labels = np.asarray(labels)
+  labels = as_array(labels)
   if labels.shape != (num_manifolds,):
     raise ValueError(
       f"labels has shape {labels.shape}; one sign for each of {num_manifolds}"
@@ -100,11 +110,12 @@ def draw_labels(
     )
   if not isinstance(labels, jax.core.Tracer):
     signs = np.asarray(labels)
-    if not np.isin(signs, (-1, 1)).all():
+    if signs.dtype.kind in "bc" or not np.isin(signs, (-1, 1)).all():
       raise ValueError(
-        f"labels has the values {sorted(set(signs.tolist()))[:5]}; signs, 1 and"
-        " -1, were expected."
+        f"labels has the values {list(dict.fromkeys(signs.tolist()))[:5]};"
+        " signs, 1 and -1, were expected."
       )
+    labels = signs.astype(np.float64)
   given = jnp.broadcast_to(jnp.asarray(labels, jnp.result_type(float)), shape)
   if tilt is None:
     return given

@@ -9,9 +9,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from geomem.geometry.centers import check_centers
 from geomem.geometry.frames import center_is_lost
 from geomem.geometry.mean_field import ManifoldGeometry, geometry_of
-from geomem.geometry.points import Mask, Points, check_count
+from geomem.geometry.points import (
+  Mask,
+  Points,
+  as_array,
+  check_count,
+  check_flag,
+  check_key,
+  check_known,
+  check_reals,
+)
 from geomem.geometry.statistics import GramStatistics, gram_statistics
 
 _MOST_PROBES = 2**16
@@ -70,14 +80,15 @@ def manifold_geometry(
   Raises:
     ValueError: the points are of the wrong shape, or not finite; there is
       only one manifold, or one whose centre is at the mean of all points
-      (outside jit, where all of these give NaN); there are no probes; a margin
-      is not finite in the dtype of the points, or there is none; the wanted
-      error is not positive, takes too many probes, or has no estimate, as in a
-      layer of dead units.
+      (outside jit, where all of these give NaN); an option has the wrong type;
+      there are no probes; a margin is not finite in the dtype of the points, or
+      there is none; the wanted error is not positive, takes too many probes, or
+      has no estimate, as in a layer of dead units.
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, equations 16, 17,
   28 and 29; Stephenson et al., ICLR 2021.
   """
+  check_key(key)
   if not isinstance(points, GramStatistics):
     points = gram_statistics(points, mask=mask)
   elif mask is not None:
@@ -85,9 +96,13 @@ def manifold_geometry(
       "A mask was given with Gram statistics, which have their own; give it to"
       " gram_statistics."
     )
-  check_count("num_probes", num_probes)
-  if isinstance(centers, np.integer):
-    centers = int(centers)
+  check_options(
+    points.centers.shape[-1],
+    num_probes=num_probes,
+    centers=centers,
+    padded=padded,
+    reduce_variance=reduce_variance,
+  )
   _check_centers_apart(points)
   kappa = as_margins(kappa, points.within.dtype)
   measure = functools.partial(
@@ -101,7 +116,27 @@ def manifold_geometry(
   )
   if relative_error is None:
     return measure(num_probes=num_probes)
+  check_known("A search for relative_error", relative_error, key, points, kappa)
   return _measure_to(relative_error, measure, num_probes)
+
+
+def check_options(
+  num_manifolds: int,
+  *,
+  num_probes: int = 1,
+  centers: int | np.integer | str | None = None,
+  padded: bool = False,
+  reduce_variance: bool = True,
+) -> None:
+  """Raises ValueError unless options of `manifold_geometry` fit.
+
+  They are checked before they are static arguments: those equal to others that
+  were given before, as 1.0 is to 1, are not looked at again.
+  """
+  check_count("num_probes", num_probes)
+  check_centers(centers, num_manifolds)
+  check_flag("padded", padded)
+  check_flag("reduce_variance", reduce_variance)
 
 
 def as_margins(
@@ -110,11 +145,12 @@ def as_margins(
   """Returns one margin or several in a dtype.
 
   Raises:
-    ValueError: there are none, they have several axes, or one is not finite in
-      that dtype (outside jit).
+    ValueError: there are none, they have several axes, or one is no real
+      number, or not finite in that dtype (outside jit).
   """
+  check_reals("kappa", kappa, scalar=False)
   if not isinstance(kappa, jax.core.Tracer):
-    given = np.asarray(kappa)
+    given = np.asarray(as_array(kappa))
     with np.errstate(over="ignore"):
       kappa = given.astype(dtype)
     if not np.isfinite(kappa).all():
@@ -155,6 +191,7 @@ def _check_centers_apart(stats: GramStatistics) -> None:
 
 def _measure_to(relative_error, measure, num_probes) -> ManifoldGeometry:
   """Adds probes until the error is within `relative_error`."""
+  check_reals("relative_error", relative_error)
   if not relative_error > 0:
     raise ValueError(
       f"relative_error={relative_error} was given; a positive number was"

@@ -7,7 +7,7 @@ libraries (PyTorch, TensorFlow, CuPy) are taken without importing any of them.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -42,12 +42,23 @@ def as_array(x) -> jax.Array | np.ndarray:
 
   Raises:
     ValueError: JAX does not see the device of `x`, and `x` has no method to
-      copy it to the host; or JAX does not support its type or layout.
+      copy it to the host; JAX does not support its type or layout; `x` is a
+      ragged list, or a random key.
   """
+  if isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+    raise ValueError(
+      "A random key was given where an array was expected; check the order of"
+      " the arguments."
+    )
   if isinstance(x, jax.Array | np.ndarray):
     return x
   if not isinstance(x, DLPackArray):
-    return np.asanyarray(x)
+    try:
+      return np.asanyarray(x)
+    except (TypeError, ValueError) as error:
+      raise ValueError(
+        f"A {type(x).__name__} was given that is no array: {error}"
+      ) from error
   if hasattr(x, "detach"):
     x = x.detach()
   on_host = x.__dlpack_device__()[0] == _HOST
@@ -77,9 +88,57 @@ def _with_its_digits(x: jax.Array) -> jax.Array | np.ndarray:
 
 def check_count(name: str, value: Any, least: int = 1) -> None:
   """Raises ValueError unless a named value is a whole number, large enough."""
-  if not isinstance(value, int | np.integer) or value < least:
+  whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
+  if not whole or value < least:
     raise ValueError(
-      f"{name} is {value}; a whole number, at least {least}, was expected."
+      f"{name} is {value!r}; a whole number, at least {least}, was expected."
+    )
+
+
+def check_flag(name: str, value: Any) -> None:
+  """Raises ValueError unless a named value is True or False."""
+  if not isinstance(value, bool | np.bool_):
+    raise ValueError(f"{name} is {value!r}; True or False was expected.")
+
+
+def check_reals(name: str, value: Any, scalar: bool = True) -> None:
+  """Raises ValueError unless a named value is a real number, or several.
+
+  Args:
+    name: of the option.
+    value: may be traced.
+    scalar: whether one number is expected, not an array.
+  """
+  array = as_array(value)
+  real = any(jnp.issubdtype(array.dtype, kind) for kind in _REAL[1:])
+  if not real or (scalar and array.ndim > 0):
+    what = "a real number was" if scalar else "real numbers were"
+    raise ValueError(f"{name} is {value!r}; {what} expected.")
+
+
+def check_key(key: Any) -> None:
+  """Raises ValueError unless it is one random key of JAX."""
+  dtype, shape = (getattr(key, name, None) for name in ("dtype", "shape"))
+  if isinstance(key, jax.Array) and (
+    jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if shape == ()
+    else len(shape) == 1 and dtype == np.uint32  # One of the old form.
+  ):
+    return
+  what = type(key).__name__ if shape is None else f"{dtype} of shape {shape}"
+  raise ValueError(
+    f"The key is {what}; one key was expected, such as jax.random.key(0)."
+  )
+
+
+def check_known(function: str, *given: Any) -> None:
+  """Raises ValueError if what a function needs on the host is traced."""
+  leaves = jax.tree.leaves(given, is_leaf=lambda x: isinstance(x, Iterator))
+  if any(isinstance(x, jax.core.Tracer) for x in leaves):
+    raise ValueError(
+      f"{function} works on the host, and was given values that jax.jit,"
+      " jax.vmap or jax.grad traces; call it outside them, or close over these"
+      " values."
     )
 
 
@@ -145,6 +204,8 @@ def as_points(
   else:
     mask = _checked_mask(mask, points.shape)
     mask = mask if array_mask is None else mask & array_mask
+  if is_wide(points):
+    check_known("The conversion of points in float64 or wide integers", mask)
   if not isinstance(mask, jax.core.Tracer):
     counts = np.asarray(mask).sum(axis=1)
     if not counts.all():
@@ -185,7 +246,8 @@ def _stacked(manifolds: Sequence):
       "The list of manifolds is empty; one at least was expected."
     )
   if any(isinstance(x, jax.core.Tracer) for x in manifolds):
-    manifolds = [(jnp.asarray(x), None) for x in manifolds]
+    manifolds = [unmasked(as_array(x)) for x in manifolds]
+    manifolds = [(jnp.asarray(x), mask) for x, mask in manifolds]
     stack, pad = jnp.stack, jnp.pad
   else:
     manifolds = [unmasked(np.asanyarray(as_array(x))) for x in manifolds]
@@ -332,7 +394,9 @@ def check_finite(
   if any(isinstance(x, jax.core.Tracer) for x in (points, mask)):
     return
   xp = np if isinstance(points, np.ndarray) else jnp
-  finite = np.asarray(xp.isfinite(points).all(axis=2))
+  # Arrays that a traced function closes over are known.
+  with jax.ensure_compile_time_eval():
+    finite = np.asarray(xp.isfinite(points).all(axis=2))
   refuse_not_finite(finite | ~np.asarray(mask), first)
 
 

@@ -14,6 +14,7 @@ from geomem.geometry.points import (
   Mask,
   Points,
   as_points,
+  check_count,
   check_finite,
   host_difference,
   is_wide,
@@ -217,8 +218,8 @@ def point_products(
   Raises:
     ValueError: the points are of the wrong shape, or not finite (outside jit).
   """
-  if block_size is not None and block_size < 1:
-    raise ValueError(f"block_size is {block_size}; at least 1 was expected.")
+  if block_size is not None:
+    check_count("block_size", block_size)
   points, mask = as_points(points, mask)
   check_finite(points, mask)
   size = points.shape[2] if block_size is None else block_size

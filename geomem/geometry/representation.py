@@ -15,12 +15,18 @@ from geomem.geometry.linalg import matmul, no_derivative, one_by_one
 from geomem.geometry.points import (
   Mask,
   Points,
+  as_array,
   as_floats,
   as_points,
   check_finite,
+  check_reals,
   to_device,
 )
-from geomem.geometry.statistics import GramStatistics, times_power
+from geomem.geometry.statistics import (
+  GramStatistics,
+  check_statistics,
+  times_power,
+)
 
 _ONCE = (
   "Spectra are differentiable once: their second derivatives diverge where two"
@@ -135,6 +141,7 @@ def within_spectrum(stats: GramStatistics) -> Float[Array, "*b P M"]:
     ValueError: the points are so large or small that the eigenvalues do not fit
       their type (under jit, they are NaN).
   """
+  check_statistics(stats)
   values = _eigenvalues(stats.within) / stats.mask.sum(axis=-1)[..., None]
   floor = rounding_floor(stats)[..., None, None]
   return _in_units(jnp.where(values <= floor, 0, values), stats.exponent)
@@ -148,6 +155,7 @@ def center_spectrum(stats: GramStatistics) -> Float[Array, "*b P"]:
   Raises:
     ValueError: as in `within_spectrum`.
   """
+  check_statistics(stats)
   # About their own mean, which differs from that of all points if M varies.
   gram = stats.centers - stats.centers.mean(axis=-1, keepdims=True)
   gram = gram - gram.mean(axis=-2, keepdims=True)
@@ -161,6 +169,13 @@ def _in_any_unit(eigenvalues: Eigenvalues) -> Array:
 
   Outside jit the host scales them: devices take subnormal numbers for zeros.
   """
+  check_reals("The list of eigenvalues", eigenvalues, scalar=False)
+  eigenvalues = as_array(eigenvalues)
+  if eigenvalues.ndim == 0 or eigenvalues.shape[-1] == 0:
+    raise ValueError(
+      f"The eigenvalues have shape {eigenvalues.shape}; at least one was"
+      " expected on the last axis."
+    )
   if not isinstance(eigenvalues, jax.core.Tracer):
     values = np.asarray(eigenvalues)
     dtype = jnp.result_type(values, jnp.float32)
@@ -204,6 +219,7 @@ def explained_variance_dimension(
     ValueError: the fraction is out of range, or an eigenvalue is not finite
       (under jit, the count is -1).
   """
+  check_reals("fraction", fraction)
   if not 0 < fraction <= 1:
     raise ValueError(
       f"fraction is {fraction}; a share of the variance in (0, 1] was expected."

@@ -13,13 +13,20 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from geomem.geometry.mean_field import ManifoldGeometry
-from geomem.geometry.measurement import as_margins, manifold_geometry
+from geomem.geometry.measurement import (
+  as_margins,
+  check_options,
+  manifold_geometry,
+)
 from geomem.geometry.points import (
   Mask,
   Points,
   as_points,
   check_count,
   check_finite,
+  check_key,
+  check_known,
+  check_reals,
   to_device,
 )
 from geomem.geometry.statistics import GramStatistics, gram_statistics
@@ -112,9 +119,12 @@ def _measured(key, stats, batch_size, options) -> Resampled:
   )
 
 
-def _prepared(points, mask, num_samples: int, options):
-  """Returns the points and their mask, on the device."""
+def _prepared(key, points, mask, num_samples, batch_size, options):
+  """Returns the points on the device, and their mask."""
+  check_key(key)
   check_count("num_samples", num_samples)
+  if batch_size is not None:
+    check_count("batch_size", batch_size)
   if options.get("relative_error") is not None:
     raise ValueError(
       "relative_error was given, which samples cannot have: all are measured"
@@ -122,7 +132,10 @@ def _prepared(points, mask, num_samples: int, options):
     )
   points, mask = as_points(points, mask)
   check_finite(points, mask)
-  return to_device(points, mask)[0], jnp.asarray(mask)
+  apart = ("relative_error", "kappa")
+  options = {name: x for name, x in options.items() if name not in apart}
+  check_options(len(points), **options)
+  return to_device(points, mask)[0], mask
 
 
 def _random_order(key, present: Array) -> Array:
@@ -184,7 +197,7 @@ def shuffled_null(
     ValueError: the points are of the wrong shape or not finite, or an option
       does not fit.
   """
-  points, mask = _prepared(points, mask, num_samples, options)
+  points, mask = _prepared(key, points, mask, num_samples, batch_size, options)
   sample_key, probe_key = jax.random.split(key)
   stats = _shuffled(jax.random.split(sample_key, num_samples), points, mask)
   return _measured(probe_key, stats, batch_size, options)
@@ -205,7 +218,7 @@ def subsample(
 
   Subsets are drawn without replacement. α_M and D_M depend on M: compare at
   equal M only. Samples of nearly all points share most of them, so that their
-  spread understates that of new points.
+  spread understates that of new points. Under jit the mask may not be traced.
 
   Args:
     key: for the subsets and the probes.
@@ -221,8 +234,9 @@ def subsample(
     ValueError: the points are of the wrong shape, not finite, or fewer than
       asked for, or an option does not fit.
   """
-  points, mask = _prepared(points, mask, num_samples, options)
-  fewest = int(mask.sum(axis=1).min())
+  points, mask = _prepared(key, points, mask, num_samples, batch_size, options)
+  check_known("The draw of subsets of masked points", mask)
+  fewest = int(np.asarray(mask).sum(axis=1).min())
   num_manifolds = len(points) if num_manifolds is None else num_manifolds
   num_points = fewest if num_points is None else num_points
   check_count("num_manifolds", num_manifolds)
@@ -277,11 +291,12 @@ def detectable_difference(
 
   Raises:
     ValueError: the number of samples is not positive, the level or the power is
-      not a probability, the power does not exceed the level, or a standard
-      deviation is negative.
+      not a probability, the power does not exceed the level, or a deviation is
+      negative or no real number.
   """
   check_count("num_samples", num_samples)
   for name, value in (("level", level), ("power", power)):
+    check_reals(name, value)
     if not 0 < value < 1:
       raise ValueError(
         f"{name} is {value}; a probability in (0, 1) was expected."
@@ -292,12 +307,16 @@ def detectable_difference(
       " expected, as a test at that level claims a difference that often where"
       " there is none."
     )
-  for x in jax.tree.leaves(sd):
-    if not isinstance(x, jax.core.Tracer) and (np.asarray(x) < 0).any():
-      raise ValueError(
-        f"sd has the value {np.asarray(x).min()}; standard deviations, which"
-        " are not negative, were expected."
-      )
   normal = statistics.NormalDist()
   z = normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)
-  return jax.tree.map(lambda x: z * x * (2 / num_samples) ** 0.5, sd)
+
+  def difference(sd):
+    check_reals("sd", sd, scalar=False)
+    if not isinstance(sd, jax.core.Tracer) and (np.asarray(sd) < 0).any():
+      raise ValueError(
+        f"sd has the value {np.asarray(sd).min()}; standard deviations, which"
+        " are not negative, were expected."
+      )
+    return z * sd * (2 / num_samples) ** 0.5
+
+  return jax.tree.map(difference, sd)

@@ -5,7 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from geomem.geometry.points import DLPackArray, as_array, as_reals, unmasked
+from geomem.geometry.points import (
+  DLPackArray,
+  as_array,
+  as_reals,
+  check_flag,
+  check_known,
+  unmasked,
+)
 
 # Bound on the rounding error of products of unit vectors, with room to spare.
 _ROUNDING = 1e-13
@@ -34,9 +41,12 @@ def is_separable(
   Raises:
     ValueError: the points are not finite or not real, a point is hidden in
       part, a label of a visible point is hidden, or the labels have other
-      values or another length.
+      values or another length; or they are traced, as it works on the host and
+      not under jit.
   """
-  points = as_array(points)
+  check_known("is_separable", points, labels)
+  check_flag("bias", bias)
+  given, points = points, as_array(points)
   if points.ndim != 2:
     raise ValueError(
       f"The points have shape {points.shape}; [n, N] was expected."
@@ -45,7 +55,7 @@ def is_separable(
   if shown is None:
     shown = np.ones(len(points), bool)
   labels = _sides(labels, shown)
-  A = np.asarray(as_reals(points, points))[shown].astype(np.float64)
+  A = np.asarray(as_reals(points, given))[shown].astype(np.float64)
   if not np.isfinite(A).all():
     raise ValueError("The points are not finite; look for NaN or overflow.")
   if not len(A):
@@ -81,11 +91,12 @@ def _sides(labels, shown: np.ndarray) -> np.ndarray:
     )
   labels = np.asarray(labels)[shown]
   if labels.dtype != np.bool_:
-    values = set(np.unique(labels).tolist())
-    if not (values <= {0, 1} or values <= {-1, 1}):
+    values = set(labels.tolist())
+    real = labels.dtype.kind != "c"
+    if not real or not (values <= {0, 1} or values <= {-1, 1}):
       raise ValueError(
-        f"The labels have the values {sorted(values)[:4]}; booleans, 0 and 1,"
-        " or -1 and 1 were expected."
+        f"The labels have the values {sorted(values, key=str)[:4]}; booleans,"
+        " 0 and 1, or -1 and 1 were expected."
       )
   return labels > 0
 

@@ -13,6 +13,9 @@ from geomem.geometry.points import (
   as_points,
   check_count,
   check_finite,
+  check_flag,
+  check_key,
+  check_known,
 )
 from geomem.geometry.products import PointProducts
 from geomem.geometry.separability import is_separable
@@ -129,15 +132,20 @@ def simulated_capacity(
 
   Raises:
     ValueError: there are fewer than two manifolds or five draws, points are not
-      finite, or their products are given instead.
+      finite, or their products are given instead; or points or key are traced,
+      as it works on the host and not under jit.
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section V; Cohen
   et al., Nature Communications 2020, methods.
   """
+  check_known("simulated_capacity", key, points, mask)
+  check_key(key)
   check_count("num_draws", num_draws, least=FEWEST_DRAWS)
+  check_flag("bias", bias)
   X, owner = _checked(points, mask)
   num_manifolds, num_features = int(owner.max()) + 1, X.shape[1]
-  seed = np.asarray(jax.random.key_data(key)).tolist()
+  with jax.ensure_compile_time_eval():
+    seed = np.asarray(jax.random.key_data(key)).tolist()
   transition = _Transition(num_features)
   features, separable = [], []
   for draw in range(num_draws):

@@ -2,8 +2,8 @@
 
 import dataclasses
 import functools
-import operator
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -200,13 +200,30 @@ def sum_statistics(blocks: Iterable[GramStatistics]) -> GramStatistics:
   """Adds up the statistics of blocks of features of the same points.
 
   Raises:
-    ValueError: there are no blocks, or they are not of the same points.
+    ValueError: there are no blocks, they are not of the same points, or not
+      Gram statistics.
   """
-  blocks = iter(blocks)
-  first = next(blocks, None)
-  if first is None:
+  if not isinstance(blocks, Iterable):
+    raise ValueError(
+      f"{type(blocks).__name__} was given; a list of the Gram statistics of"
+      " blocks of features was expected."
+    )
+  total = None
+  for block in blocks:
+    check_statistics(block)
+    total = block if total is None else total + block
+  if total is None:
     raise ValueError("There are no blocks; at least one was expected.")
-  return functools.reduce(operator.add, blocks, first)
+  return total
+
+
+def check_statistics(given: Any) -> None:
+  """Raises ValueError unless Gram statistics are given."""
+  if not isinstance(given, GramStatistics):
+    raise ValueError(
+      f"{type(given).__name__} was given; Gram statistics were expected: give"
+      " geometry.gram_statistics(points)."
+    )
 
 
 def _check_flags(points: Array, products: Array, dtype) -> None:

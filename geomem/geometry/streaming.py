@@ -21,6 +21,8 @@ from geomem.geometry.points import (
   as_reals,
   check_count,
   check_finite,
+  check_key,
+  check_known,
   host_difference,
   is_wide,
   unit_exponent,
@@ -70,7 +72,14 @@ class _Blocks:
   def _moved_blocks(self) -> Iterator[Array | np.ndarray]:
     """Yields blocks relative to the first point; wide ones on the host."""
     shapes, first = set(), 0
-    for block in map(as_array, self._blocks()):
+    blocks = self._blocks()
+    if not isinstance(blocks, Iterable):
+      raise ValueError(
+        f"A call for the blocks gave {type(blocks).__name__}; the blocks"
+        " [m, M, N] of manifolds were expected, in a list or a generator."
+      )
+    for block in map(as_array, blocks):
+      check_known("statistics_by_manifold", block)
       shapes.add(np.shape(block)[1:])
       if len(shapes) > 1 or np.ndim(block) != 3:
         raise ValueError(
@@ -144,8 +153,14 @@ def statistics_by_manifold(
 
   Raises:
     ValueError: there are no blocks, they differ in more than their length, a
-      point is hidden or not finite, or the second call returns other points.
+      point is hidden or not finite, or the second call returns other points; or
+      they are traced, as their number is not known under jit.
   """
+  if not callable(blocks):
+    raise ValueError(
+      f"{type(blocks).__name__} was given; a function that returns the blocks"
+      " was expected, as it is called twice."
+    )
   passes = _Blocks(blocks)
   means = passes.means()
   lengths = [len(x) for x in means]
@@ -198,8 +213,9 @@ def project_points(
 
   Raises:
     ValueError: d or the block is not positive, or the points are not real
-      numbers, or hidden in part.
+      numbers, have no features, or are hidden in part.
   """
+  check_key(key)
   check_count("num_features", num_features)
   check_count("block_size", block_size)
   array = as_array(points)
@@ -211,6 +227,11 @@ def project_points(
   if isinstance(array, np.ma.MaskedArray):
     array = array.data
   points = as_reals(array, points)
+  if points.ndim == 0 or points.shape[-1] == 0:
+    raise ValueError(
+      f"The points have shape {points.shape}; [..., N] was expected, with at"
+      " least one feature."
+    )
   # Half precision cannot hold sums of many products.
   dtype = jax.dtypes.canonicalize_dtype(points.dtype)
   dtype = jnp.promote_types(dtype, jnp.float32)

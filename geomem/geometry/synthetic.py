@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
+from geomem.geometry.points import check_count, check_key, check_reals
+
 
 def _point(key, num_points, dimension):
   del key
@@ -54,7 +56,11 @@ def independent_centers(
     key: for the directions.
     num_manifolds: P.
     num_features: N.
+
+  Raises:
+    ValueError: there are no manifolds or features.
   """
+  _check(key, num_manifolds=num_manifolds, num_features=num_features)
   return _normalize(jax.random.normal(key, (num_manifolds, num_features)))
 
 
@@ -81,12 +87,14 @@ def correlated_centers(
   Raises:
     ValueError: the rank or the strength is out of range.
   """
-  if not 1 <= rank <= num_features:
+  _check(key, num_manifolds=num_manifolds, num_features=num_features, rank=rank)
+  check_reals("strength", strength)
+  if rank > num_features:
     raise ValueError(
       f"rank is {rank}; from 1 to num_features = {num_features} directions"
       " can be shared."
     )
-  if not 0 <= strength <= 1:
+  if not isinstance(strength, jax.core.Tracer) and not 0 <= strength <= 1:
     raise ValueError(
       f"strength is {strength}; it is a share of the variance, from 0 to 1."
     )
@@ -96,6 +104,12 @@ def correlated_centers(
   z = jax.random.normal(shared_key, (num_manifolds, rank))
   noise = jnp.sqrt((1 - strength) / num_features) * noise
   return _normalize(noise + jnp.sqrt(strength / rank) * z @ V.T)
+
+
+def _check(key, **counts) -> None:
+  check_key(key)
+  for name, count in counts.items():
+    check_count(name, count)
 
 
 def _normalize(x: Array) -> Array:
@@ -132,9 +146,12 @@ def synthetic_manifolds(
   Raises:
     ValueError: the shape is unknown, or the sizes do not fit.
   """
-  if shape not in SHAPES:
+  sizes = {"num_manifolds": num_manifolds, "num_points": num_points}
+  _check(key, **sizes, num_features=num_features, dimension=dimension)
+  check_reals("radius", radius, scalar=False)
+  if not isinstance(shape, str) or shape not in SHAPES:
     raise ValueError(f"shape {shape!r} is not known; use one of {[*SHAPES]}.")
-  if not 1 <= dimension < num_features:
+  if dimension >= num_features:
     raise ValueError(
       f"dimension is {dimension}; from 1 to num_features - 1 ="
       f" {num_features - 1} fit beside the centre."
@@ -142,12 +159,20 @@ def synthetic_manifolds(
   center_key, axes_key, point_key = jax.random.split(key, 3)
   if centers is None:
     centers = independent_centers(center_key, num_manifolds, num_features)
+  check_reals("The array of centres", centers, scalar=False)
+  centers = jnp.asarray(centers)
   if centers.shape != (num_manifolds, num_features):
     raise ValueError(
       f"The centres have shape {centers.shape};"
       f" {(num_manifolds, num_features)} was expected."
     )
-  axes = jnp.broadcast_to(jnp.asarray(radius, jnp.float32), (dimension,))
+  axes = jnp.asarray(radius, jnp.float32)
+  if axes.shape not in ((), (1,), (dimension,)):
+    raise ValueError(
+      f"radius has shape {axes.shape}; one number, or one for each of"
+      f" {dimension} dimensions, was expected."
+    )
+  axes = jnp.broadcast_to(axes, (dimension,))
 
   def manifold(axes_key, point_key, center):
     free = jax.random.normal(axes_key, (num_features, dimension))
