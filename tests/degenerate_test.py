@@ -176,7 +176,7 @@ def test_manifolds_that_collapse_keep_their_numbers_or_lose_them(dtype):
       assert (abs(np.asarray(found.dimension) - right) < 4 * error).all()
     else:
       assert np.isnan([found.dimension, found.radius]).all()
-      assert (np.asarray(found.rounding) > 1).all()
+      assert (np.asarray(found.rounding) > 0.1).all()
 
 
 def test_one_manifold_far_away_takes_the_digits_of_the_others():
@@ -190,7 +190,7 @@ def test_rounding_adds_no_dimension_to_a_line(num_points):
   for spread in (1.0, 1e-3, 1e-4, 1e-5):
     found = _geometry(_far_apart(spread, (num_points, 30), 1, of_line=True))
     good = np.asarray(found.converged)
-    assert good.all() or spread < 1e-3
+    assert good.all() or spread < 1e-4
     np.testing.assert_allclose(found.dimension[good], 1, atol=1e-3)
 
 

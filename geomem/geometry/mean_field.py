@@ -26,7 +26,7 @@ from geomem.geometry.qp import solve_nonnegative_qp
 # than their usual error bars: measured.
 _MOST_ROUNDING = 1e-3
 # Beyond this, nothing is left of the shape.
-_ONLY_ROUNDING = 0.1
+_ONLY_ROUNDING = 0.01
 # The 1 of a point (x, 1) is lost beside ε |x|². Measured on clouds, lines and
 # planes of 2 to 50 points in single precision, among the manifolds that count
 # as solved: below .03, one in 200 is off by more than its error bar; from .1 to
@@ -156,9 +156,9 @@ class ManifoldGeometry:
     residual: the largest violation of optimality in a manifold's problems.
     rounding: bound on the relative rounding error of the distances between its
       points: ε times what the removed directions have taken over what is left,
-      or ε times their distance from other manifolds over their spread, as if
-      they were given to ε of that distance. Above 1e-3, as for R_M of some
-      1e-4 in single precision, a manifold has not converged, and above .1 its
+      or ε/8 times their distance from other manifolds over their spread, as
+      if they were given to ε of that distance. Above 1e-3, as for R_M of some
+      3e-5 in single precision, a manifold has not converged, and above .01 its
       numbers are NaN; double precision helps.
   """
 
