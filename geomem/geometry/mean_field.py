@@ -29,9 +29,9 @@ _MOST_ROUNDING = 1e-3
 _ONLY_ROUNDING = 0.01
 # The 1 of a point (x, 1) is lost beside ε |x|². Measured on clouds, lines and
 # planes of 2 to 50 points in single precision, among the manifolds that count
-# as solved: below .03, one in 200 is off by more than its error bar; from .1 to
-# .3 one in six, by at most .6 %; beyond that every third, and from 100, as from
-# R = 30,000, all of them, by up to half of the capacity.
+# as solved: below .03, one in 80 is off by more than its error bar; from .03 to
+# .3 one in seven, by at most .8 %; beyond that every third, and from 100, as
+# from R = 30,000, all of them, by up to half of the capacity.
 _MOST_LOST_BESIDE = 0.3
 
 
