@@ -108,7 +108,7 @@ def relative_grams(
   square = kept.sum(axis=1) / stats.mask.sum(axis=1).clip(1)
   own = jnp.where(error > 0, error / jnp.maximum(square, 0), 0)
   # A coordinate is rounded to a quarter of ε on average, and errors of many are
-  # independent: numbers were right to their error bars up to .02 before this division.
+  # independent. Numbers are right to their error bars up to .02 of the bound.
   own = jnp.sqrt(own) / 8
   return RelativeGrams(
     grams,
