@@ -103,3 +103,21 @@ def test_neither_unit_nor_offset_nor_rotation_matter():
   expected = found_of(points)
   for changed in (1e-3 * points, points + 100, points @ rotation):
     assert found_of(changed) == pytest.approx(expected, rel=1e-3)
+
+
+def test_variance_that_is_rounding_is_not_known():
+  """Within R² of a constant, as R vanishes; then NaN, and 0 without spread."""
+  rng = np.random.default_rng(0)
+  centers, q = rng.normal(size=(4, 1, 30)), rng.normal(size=(4, 8, 30))
+  expected = found_of(centers + 1e-2 * q)
+  for spread in (1e-4, 1e-5, 1e-7, 3e-8, 1e-9):
+    found = found_of((centers + spread * q).astype(np.float32))
+    assert found["ncm_accuracy"] == 1
+    for name in ("nc1", "cdnv"):
+      if spread > 1e-6:
+        ratio = (1e-2 / spread) ** 2 * found[name] / expected[name]
+        assert ratio == pytest.approx(1, rel=0.02), name
+      else:
+        assert np.isnan(found[name]), name
+  equal = found_of(np.repeat(centers, 7, axis=1))
+  assert equal["nc1"] == equal["cdnv"] == 0

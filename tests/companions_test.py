@@ -142,3 +142,18 @@ def test_products_that_do_not_fit_are_refused_by_a_sentence():
           forward, {}, images, ["wide"], kinds=["points"], max_bytes=limit
         )
       )
+
+
+def test_noise_that_is_rounding_has_no_ratio_and_no_error():
+  rng = np.random.default_rng(0)
+  centers, q = rng.normal(size=(4, 1, 30)), rng.normal(size=(4, 8, 30))
+  expected = found_of("few_shot", centers + 1e-2 * q)
+  for spread in (1e-4, 1e-6, 1e-7, 0):
+    found = found_of("few_shot", centers + spread * q)
+    assert found["error_1_shot"] == found["error_5_shot"] == 0
+    for name in ("snr_1_shot", "snr_5_shot"):
+      if spread == 1e-4:
+        ratio = found[name] / expected[name] * spread / 1e-2
+        assert ratio == pytest.approx(1, rel=0.01)
+      else:
+        assert np.isnan(found[name])

@@ -6,10 +6,12 @@ import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from hypothesis import strategies as st
 from scipy import optimize
 
 from geomem import geometry
+from tests.problems import segment_capacity
 
 NUM_POINTS, NUM_FEATURES, NUM_PROBES = 6, 4, 8
 EPS = np.finfo(np.float64).eps
@@ -143,3 +145,86 @@ def test_manifolds_are_measured_or_say_that_they_are_not(
     values = np.asarray(getattr(found, name))[good]
     assert not np.isnan(values).any(), name
   assert not np.isnan(np.asarray(found.residual)).any() or not good.all()
+
+
+def _far_apart(spread, shape, seed=0, of_line=False):
+  """Four manifolds that are small, or large, beside their distance."""
+  rng = np.random.default_rng(seed)
+  q = rng.normal(size=(4, *shape))
+  if of_line:
+    q = q[..., :1] * q[:, :1]
+  q -= q.mean(axis=1, keepdims=True)
+  return rng.normal(size=(4, 1, shape[1])) + spread * q
+
+
+def _geometry(points):
+  return geometry.manifold_geometry(jax.random.key(0), points, centers=None)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_manifolds_that_collapse_keep_their_numbers_or_lose_them(dtype):
+  with jax.enable_x64(True):
+    limit = _geometry(_far_apart(1e-6, (8, 30)))
+    right, its_error = map(
+      np.asarray, (limit.dimension, limit.dimension_stderr)
+    )
+  for spread in (1e-3, 1e-7, 1e-8):
+    found = _geometry(_far_apart(spread, (8, 30)).astype(dtype))
+    assert np.array_equal(found.converged, [spread == 1e-3] * 4)
+    if spread == 1e-3:
+      error = np.hypot(np.asarray(found.dimension_stderr), its_error)
+      assert (abs(np.asarray(found.dimension) - right) < 4 * error).all()
+    else:
+      assert np.isnan([found.dimension, found.radius]).all()
+      assert (np.asarray(found.rounding) > 0.1).all()
+
+
+def test_one_manifold_far_away_takes_the_digits_of_the_others():
+  points = _far_apart(1.0, (8, 30))
+  points[0] *= 1e7
+  assert np.array_equal(_geometry(points).converged, [True] + [False] * 3)
+
+
+@pytest.mark.parametrize("num_points", [8, 50])
+def test_rounding_adds_no_dimension_to_a_line(num_points):
+  for spread in (1.0, 1e-3, 1e-4, 1e-5):
+    found = _geometry(_far_apart(spread, (num_points, 30), 1, of_line=True))
+    good = np.asarray(found.converged)
+    assert good.all() or spread < 1e-4
+    np.testing.assert_allclose(found.dimension[good], 1, atol=1e-3)
+
+
+def test_long_segments_have_the_closed_form_or_have_not_converged():
+  for spread in (100.0, 3e4, 1e5, 3e5):
+    found = _geometry(_far_apart(spread, (2, 30)))
+    good = np.asarray(found.converged)
+    assert good.all() if spread == 100 else not good.any()
+    assert not (np.asarray(found.capacity) < 0).any()
+    right = np.array([segment_capacity(r) for r in found.radius[good]])
+    error = 4 * found.capacity_stderr[good]
+    assert (abs(found.capacity[good] - right) < error).all()
+
+
+def test_equal_points_have_no_spread_by_rounding():
+  rng = np.random.default_rng(0)
+  points = np.repeat(rng.normal(size=(4, 1, 30)), 7, axis=1).astype(np.float32)
+  points[1] += rng.normal(size=(7, 30))
+  stats = geometry.gram_statistics(points)
+  blocks = geometry.statistics_by_manifold(lambda: [points[:3], points[3:]])
+  for found in (stats, blocks):
+    assert not np.asarray(found.within)[[0, 2, 3]].any()
+    assert np.asarray(found.within)[1].any()
+  found = _geometry(points)
+  assert found.converged.all()
+  np.testing.assert_array_equal(found.radius[np.array([0, 2, 3])], 0)
+
+  @jax.grad
+  def slope(points):
+    weights = jnp.arange(4 * 7 * 4.0).reshape(4, 7, 4)
+    return (geometry.gram_statistics(points).cross * weights).sum()
+
+  # Derivatives are those of points that differ a little.
+  moved = points + 1e-4 * rng.normal(size=points.shape).astype(np.float32)
+  np.testing.assert_allclose(
+    slope(jnp.asarray(points)), slope(jnp.asarray(moved)), rtol=0.01, atol=0.1
+  )

@@ -166,3 +166,16 @@ def test_a_finished_run_is_asked(tmp_path):
   images = images.reshape(*images.shape[:2], -1) / 1.0
   expected = np.mean([ratio_of(manifold) for manifold in images])
   np.testing.assert_allclose(of_layer.values, expected, rtol=1e-4)
+
+
+def test_spectra_that_are_rounding_are_not_known():
+  rng = np.random.default_rng(0)
+  centers, q = rng.normal(size=(4, 1, 30)), rng.normal(size=(4, 8, 30))
+  expected = found_of(centers + 1e-2 * q)
+  for spread in (1e-4, 1e-6, 1e-7, 1e-9):
+    found = found_of(centers + spread * q)
+    for name in ("within_participation", "within_explained"):
+      if spread == 1e-4:
+        assert found[name] == pytest.approx(expected[name], rel=1e-3)
+      else:
+        assert np.isnan(found[name])

@@ -135,7 +135,8 @@ def rounding_floor(stats: GramStatistics) -> Float[Array, "*b"]:
 def within_spectrum(stats: GramStatistics) -> Float[Array, "*b P M"]:
   """Computes eigenvalues of each manifold's covariance.
 
-  They are 0 where they are no larger than what rounding leaves.
+  They are 0 where they are no larger than what rounding leaves, and NaN if
+  these are more than one per cent of a manifold's variance.
 
   Raises:
     ValueError: the points are so large or small that the eigenvalues do not fit
@@ -144,7 +145,10 @@ def within_spectrum(stats: GramStatistics) -> Float[Array, "*b P M"]:
   check_statistics(stats)
   values = _eigenvalues(stats.within) / stats.mask.sum(axis=-1)[..., None]
   floor = rounding_floor(stats)[..., None, None]
-  return _in_units(jnp.where(values <= floor, 0, values), stats.exponent)
+  kept = jnp.where(values <= floor, 0, values)
+  lost = kept.sum(axis=-1) < 0.99 * values.sum(axis=-1)
+  scaled = _in_units(kept, stats.exponent)
+  return jnp.where(lost[..., None], jnp.nan, scaled)
 
 
 def center_spectrum(stats: GramStatistics) -> Float[Array, "*b P"]:

@@ -117,6 +117,24 @@ def times_power(x: Array, exponent: Array) -> Array:
   return x * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
 
 
+def zero_without_spread(
+  points: Float[Array, "P M N"], mask: Bool[Array, "P M"], *products: Array
+) -> list[Array]:
+  """Sets products of manifolds to 0 whose points are all the same.
+
+  The mean of such points has a rounding error, which would count as spread.
+  Derivatives remain.
+
+  Args:
+    points: of the manifolds.
+    mask: which of them are present.
+    *products: of deviations from the mean, with a leading axis of manifolds.
+  """
+  first = jnp.take_along_axis(points, mask.argmax(axis=1)[:, None, None], 1)
+  same = ((points == first) | ~mask[..., None]).all(axis=(1, 2))[:, None, None]
+  return [x - jnp.where(same, jax.lax.stop_gradient(x), 0) for x in products]
+
+
 @jax.jit
 def _gram(points, mask):
   """Computes the statistics, and whether points and products are finite."""
@@ -135,10 +153,13 @@ def _gram(points, mask):
   means = points.sum(axis=1) / counts
   origin = (means * counts).sum(axis=0) / counts.sum()
   centers = means - origin[None]
-  points = (points - means[:, None]) * present
+  x = (points - means[:, None]) * present
+  within, cross = zero_without_spread(
+    points, mask, grams(x), einsum("pmn,qn->pmq", x, centers)
+  )
   stats = GramStatistics(
-    within=grams(points),
-    cross=einsum("pmn,qn->pmq", points, centers),
+    within=within,
+    cross=cross,
     centers=einsum("pn,qn->pq", centers, centers),
     mask=mask,
     exponent=exponent,

@@ -27,7 +27,7 @@ from geomem.geometry.points import (
   is_wide,
   unit_exponent,
 )
-from geomem.geometry.statistics import GramStatistics
+from geomem.geometry.statistics import GramStatistics, zero_without_spread
 
 
 class _Blocks:
@@ -136,8 +136,14 @@ def _products(points, origin, centers, start):
   size = sum(jnp.abs(x).max() for x in (points, origin, block_centers))
   rounding = (points.shape[1] + 8) * jnp.finfo(points.dtype).eps * size
   same = jnp.abs(means - before).max() <= rounding
-  points = points - means[:, None]
-  return grams(points), einsum("pmn,qn->pmq", points, centers), same
+  x = points - means[:, None]
+  within, cross = zero_without_spread(
+    points,
+    jnp.ones(points.shape[:2], bool),
+    grams(x),
+    einsum("pmn,qn->pmq", x, centers),
+  )
+  return within, cross, same
 
 
 def statistics_by_manifold(

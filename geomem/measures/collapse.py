@@ -12,6 +12,7 @@ Sources: Papyan, Han and Donoho, PNAS 2020; Galanti, György and Hutter, ICLR
 
 import jax.numpy as jnp
 
+from geomem.geometry.frames import points_error
 from geomem.geometry.linalg import einsum
 from geomem.geometry.representation import rounding_floor
 from geomem.measures.measure import Measure, Metric
@@ -33,7 +34,8 @@ def compute(key, stats, options):
 
   The mean of a point's own class is taken without the point, which makes its
   distance to that mean M/(M − 1) times as large. A manifold of one point has no
-  variance, and so no CDNV and no accuracy; NC1 pools the points of all.
+  variance, and so no CDNV and no accuracy; NC1 pools the points of all. Where
+  points of a manifold differ by rounding alone, NC1 and CDNV are not known.
   """
   del key, options
   mask = stats.mask.astype(stats.within.dtype)
@@ -62,6 +64,12 @@ def compute(key, stats, options):
   v = jnp.trace(stats.within, axis1=-2, axis2=-1) / counts
   far = jnp.where(off_diagonal > 0, squares, 1)
   ratios = (v[:, None] + v[None]) / (2 * far)
+  # A variance below this may have more than a 64th from rounding.
+  floor = 64 * points_error(stats.within, stats.centers)
+  floors = (floor[:, None] + floor[None]) / (2 * far)
+  cdnv, least_cdnv = (
+    (x * off_diagonal).sum() / num_pairs for x in (ratios, floors)
+  )
 
   r = jnp.diagonal(stats.within, axis1=-2, axis2=-1)
   to_own = jnp.diagonal(stats.cross, axis1=0, axis2=2).T[..., None]
@@ -72,12 +80,14 @@ def compute(key, stats, options):
   is_right = (r * scale[:, None] ** 2 < nearest_other) * mask
   all_vary = counts.min() > 1
   metrics = {
-    "nc1": jnp.where(counts.max() > 1, nc1, jnp.nan),
+    "nc1": jnp.where(
+      (counts.max() > 1) & ((counts * v).sum() >= (counts * floor).sum()),
+      nc1,
+      jnp.nan,
+    ),
     "nc2_norms": jnp.std(norms) / jnp.mean(norms),
     "nc2_angles": (angles * off_diagonal).sum() / num_pairs,
-    "cdnv": jnp.where(
-      all_vary, (ratios * off_diagonal).sum() / num_pairs, jnp.nan
-    ),
+    "cdnv": jnp.where(all_vary & (cdnv >= least_cdnv), cdnv, jnp.nan),
     "ncm_accuracy": jnp.where(all_vary, is_right.sum() / mask.sum(), jnp.nan),
   }
   return {k: jnp.where(has_centers, v, jnp.nan) for k, v in metrics.items()}

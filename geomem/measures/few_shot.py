@@ -35,7 +35,8 @@ METRICS = tuple(
 def compute(key, products, options):
   """Computes the averages over all ordered pairs of manifolds.
 
-  They are NaN where a manifold has one point, which tells no covariance.
+  They are NaN where a manifold has one point, which tells no covariance. Where
+  the noise is that of rounding, the SNR is NaN, but the error may be known: 0.
   """
   del key, options
   mask = products.mask.astype(products.gram.dtype)
@@ -64,6 +65,8 @@ def compute(key, products, options):
   along = (to_own[:, :, None] - to_centers) * mask[:, :, None]
   spread = (along**2).sum(axis=1) / counts[:, None]
   off_diagonal = 1 - jnp.eye(P, dtype=G.dtype)
+  # The deviation of a product by rounding is about an eighth of this.
+  floor = (8 * jnp.finfo(G.dtype).eps * jnp.abs(G).max()) ** 2
   averages = {}
   for m in SHOTS:
     signal = (distance + (V[None] - V[:, None]) / m) / 2
@@ -71,6 +74,9 @@ def compute(key, products, options):
     noise = noise + spread + overlap / m
     snr = signal / jnp.sqrt(jnp.where(off_diagonal > 0, noise, 1))
     error = jax.scipy.special.erfc(snr / jnp.sqrt(2.0)) / 2
+    lost = (noise < floor) & (off_diagonal > 0)
+    snr = jnp.where(lost, jnp.nan, snr)
+    error = jnp.where(lost & (error > 0), jnp.nan, error)
     total = P * (P - 1)
     averages[f"snr_{m}_shot"] = (snr * off_diagonal).sum() / total
     averages[f"error_{m}_shot"] = (error * off_diagonal).sum() / total
