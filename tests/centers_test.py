@@ -495,7 +495,7 @@ def test_second_derivatives_of_frames_equal_differences(num_features, rank):
     def value(points):
       stats = geometry.gram_statistics(points)
       relative = relative_grams(stats, found.coefficients)
-      frames = make_frames(relative.grams, relative.lost)
+      frames = make_frames(relative.grams, relative.lost, relative.error)
       return jnp.sin(weights * (frames.points + frames.projection)).sum()
 
     def slope(points):

@@ -53,7 +53,7 @@ def rewound_rows(recovered, permuted):
         share = recovered[count - 1] if kind == "suffix" else count == 3
         of_test = at | {"subset": "test"}
         rows += [
-          of_test | {"metric": "recovered", "value": share},
+          of_test | {"metric": "recovered", "value": share, "stderr": 0.0},
           of_test | {"metric": "accuracy", "value": 0.5 + 0.4 * share},
           at
           | {"subset": "permuted", "metric": "accuracy"}
