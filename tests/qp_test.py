@@ -278,3 +278,12 @@ def test_a_method_that_is_none_is_refused():
     geometry.solve_nonnegative_qp(
       jnp.eye(2)[None], jnp.ones((1, 1, 2)), method="simplex"
     )
+
+
+def test_signs_are_one_for_each_point_or_do_not_count():
+  G, b = jnp.eye(3), jnp.ones((2, 3))
+  with pytest.raises(ValueError, match=r"\[T, M\] were expected"):
+    geometry.solve_signed_qp(G, b, jnp.ones((1, 3)))
+  signs = jnp.asarray([[1.0, -1.0, 1.0], [1.0, 0.0, 1.0]])
+  solution = geometry.solve_signed_qp(G, b, signs)
+  assert solution.converged.tolist() == [True, False]

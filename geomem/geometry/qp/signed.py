@@ -124,8 +124,16 @@ def solve_signed_qp(
 
   Returns:
     The solutions; see `QPSolution`. They converged where the error, estimated
-    from the violated conditions, is within `tol`.
+    from the violated conditions, is within `tol`, and signs are ±1.
+
+  Raises:
+    ValueError: b and signs differ in their shapes, or G does not fit them.
   """
+  if b.ndim != 2 or signs.shape != b.shape or G.shape != 2 * b.shape[1:]:
+    raise ValueError(
+      f"G, b and signs of shapes {G.shape}, {b.shape} and {signs.shape} were"
+      " given; [M, M], [T, M] and [T, M] were expected."
+    )
   tol = default_error(b.dtype) if tol is None else tol
 
   def solve(floats, _):
@@ -133,7 +141,9 @@ def solve_signed_qp(
     return (result.lam, result.residual), (result.converged, result.num_iters)
 
   (lam, residual), status = in_double(solve, b.dtype)((G, b, signs), ())
-  return QPSolution(lam, residual, *status)
+  converged, num_iters = status
+  converged &= (jnp.abs(signs) == 1).all(axis=1)
+  return QPSolution(lam, residual, converged, num_iters)
 
 
 def default_error(dtype) -> float:
