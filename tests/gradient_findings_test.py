@@ -238,3 +238,14 @@ def test_projections_of_groups_of_layers_are_weighted_by_their_totals():
   )
   values = group.where(epoch=5, seed=0).values
   assert values == pytest.approx(2 * 4.2 * 0.99 * 2 / np.hypot(2, 2))
+
+
+def test_a_group_that_lacks_a_layer_has_no_value():
+  rows = rows_of()
+  missing = {"metric": "norm", "part": "label", "layer": "fc1", "epoch": 5}
+  rows = runs.Rows(r for r in rows if not missing.items() <= r.items())
+  group = plots.gradients._group_rows(
+    rows, "norm", ["fc1", "logits"], "evaluation", "permuted", "label"
+  )
+  assert np.isnan(group.where(epoch=5).values).all()
+  assert not np.isnan(group.where(epoch=1).values).any()

@@ -175,7 +175,7 @@ def _group_rows(rows, metric: str, group, mode, subset, part) -> runs.Rows:
   combined = runs.Rows()
   for seed, epoch in sorted({key[:2] for key in totals}):
     total = np.array([totals[seed, epoch, layer] for layer in group])
-    value = np.array([values.get((seed, epoch, n), 0.0) for n in group])
+    value = np.array([values.get((seed, epoch, n), np.nan) for n in group])
     if metric == "norm":
       of_group = np.linalg.norm(value)
     else:
