@@ -37,8 +37,6 @@ _POLISH_TOLERANCE = 1e-9
 _POLISH_EVALUATIONS = 400
 # Arrays grow with K by this factor, because every size is a separate program.
 _WIDER = 4
-
-
 # Weight of −Σ log d_μ relative to f. Directions that remove nearly all of one
 # centre may have an f as low as any, because its small remainder can point
 # anywhere. Among equal minima the barrier prefers those that leave more of

@@ -19,8 +19,6 @@ _T = TypeVar("_T")
 # Steps between two checks of the condition. On accelerators each check asks the
 # host, which takes longer than a step.
 _STEPS_A_QUESTION = 4
-
-
 # Why functions with rules for their derivatives refuse to be differentiated
 # without them; see `no_derivative`.
 NO_SECOND = (

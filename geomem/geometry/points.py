@@ -17,8 +17,6 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 # The device type of the host in the DLPack standard.
 _HOST = 1
-
-
 _REAL = (np.bool_, jnp.integer, jnp.floating)
 # Entries, points × features, that are converted at a time.
 _BLOCK = 2**24

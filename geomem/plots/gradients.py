@@ -17,8 +17,6 @@ _LABELS = {"centered": "centred", "raw": "raw"}
 _WITHOUT_NOISE, _LAW = "unpermuted, without noise", "slope $-1/2$"
 _LAST = (_WITHOUT_NOISE, _LAW)
 _GUIDE = {"color": "0.5", "lw": 1.2, "ls": (0, (6, 3)), "zorder": 0}
-
-
 _SUBSETS = ("unpermuted", "permuted")
 # Colours and lines of the parts; no subset has one of these colours.
 _PARTS = {

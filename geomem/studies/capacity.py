@@ -31,8 +31,6 @@ _EPS = np.finfo(np.float32).eps
 # The largest relative rounding of a centre, as in the mean-field geometry.
 _MOST_ROUNDING = 1e-3
 _SYNTHETIC = ("num_manifolds", "manifold_points", "num_features", "dimension")
-
-
 _REMOVED = {"none": "centres as they are", "low_rank": "directions removed"}
 _shared_directions = jax.jit(geometry.shared_directions, static_argnums=2)
 

@@ -30,8 +30,6 @@ from geomem.studies.trained import TrainedRun
 
 KINDS = ("single", "suffix", "prefix")
 READINGS = ("together", "parameters", "reestimated")
-
-
 # Largest size of the one batch that batch statistics are re-estimated on.
 _MAX_IMAGES = 2048
 # Largest size of the logits held at once, in bytes.

@@ -15,8 +15,6 @@ from geomem.studies.finding import Finding, name_seeds
 
 # The largest standard error at which recovered shares are informative.
 _VAGUE = 0.25
-
-
 ENOUGH = 0.8
 # Smallest share of permuted labels fitted beyond chance that counts as memory.
 _MEMORIZED = 0.2

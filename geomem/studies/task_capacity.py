@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from geomem import runs
+from geomem.plots import style
 from geomem.plots.task import (
   GROWN,
   THEORIES,
@@ -135,7 +136,7 @@ def _earlier(rows: runs.Rows) -> Finding:
     metric: permuted.where(metric).series("epoch") for metric in THEORIES
   }
   unknown = [
-    f"by {THEORIES[metric]} at {_named(epochs)}"
+    f"by {THEORIES[metric]} at {style.name_epochs(epochs)}"
     for metric, curve in curves.items()
     if (epochs := curve.x[np.isnan(curve.mean)]).size
   ]
@@ -230,7 +231,7 @@ def _separable(rows: runs.Rows, labels: str | None) -> Finding:
   unknown = epochs[np.isnan(inside)]
   holds, caveat = separable < half, ""
   if unknown.size:
-    caveat = f" (unknown at {_named(unknown)})"
+    caveat = f" (unknown at {style.name_epochs(unknown)})"
   # An unknown epoch before half are fitted may be one where half are separable.
   unfitted = np.isnan(fitted[fitted_epochs < half]).any()
   if math.isinf(half) or unfitted or (not holds and (unknown < half).any()):
@@ -243,12 +244,6 @@ def _separable(rows: runs.Rows, labels: str | None) -> Finding:
     f" are fitted {_at(half)}",
     "permuted labels are separable before they are fitted",
   )
-
-
-def _named(epochs: np.ndarray) -> str:
-  """Formats `epoch 3`, or `epochs 2, 3`."""
-  plural = "s" if len(epochs) > 1 else ""
-  return f"epoch{plural} {', '.join(f'{epoch:g}' for epoch in epochs)}"
 
 
 def _first(epochs, holds) -> float:

@@ -25,8 +25,6 @@ from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.trained import checkpoints
 
 _LOG = logging.getLogger(__name__)
-
-
 MEMORIZED = 0.99
 
 
