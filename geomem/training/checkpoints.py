@@ -60,15 +60,14 @@ class Checkpoints:
       self._checkpointer = self._open()
 
   def _open(self) -> ocp.training.Checkpointer:
-    policies = ocp.training.preservation_policies
+    kept = ocp.training.preservation_policies
+    always = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
     try:
       return ocp.training.Checkpointer(
         self.directory,
-        save_decision_policy=(
-          ocp.training.save_decision_policies.FixedIntervalPolicy(1)
-        ),
+        save_decision_policy=always,
         preservation_policy=(
-          policies.LatestN(self._keep) if self._keep else policies.PreserveAll()
+          kept.LatestN(self._keep) if self._keep else kept.PreserveAll()
         ),
       )
     except ValueError as error:
