@@ -1,5 +1,8 @@
 """Figures of a sweep over model sizes: figure 4C-E of the paper."""
 
+import functools
+import operator
+
 import numpy as np
 from matplotlib import colormaps, ticker
 from matplotlib.figure import Figure
@@ -25,11 +28,11 @@ def _by_size(rows: runs.Rows) -> dict[int, runs.Rows]:
   return sizes
 
 
-def _band(ax, x, pairs, **style_of) -> None:
-  """Draws a line with a band of one standard error, without missing pairs."""
-  drawn = [(a, *pair) for a, pair in zip(x, pairs, strict=True) if pair]
-  if drawn:
-    style.draw_band(ax, *np.array(drawn).T, **style_of)
+def _band(ax, sizes, choose, **look) -> None:
+  """Draws a line over the sizes that have chosen rows, if there are any."""
+  series = style.series_of_cells(sizes, choose)
+  if len(series.x):
+    style.draw_series(ax, series, **look)
 
 
 def _size_axis(ax, rows) -> None:
@@ -51,10 +54,9 @@ def _size_axis(ax, rows) -> None:
 
 def _draw(ax, sizes, metric: str, subset: str) -> None:
   """Draws a metric over sizes, at the best and the last epoch."""
-  for which in ("best", "last"):
-    pairs = [_mean(r.of_network(metric, subset, which)) for r in sizes.values()]
-    look = style.look_of(subset) | style.EPOCHS[which]
-    _band(ax, list(sizes), pairs, **look)
+  for which, drawn in style.EPOCHS.items():
+    at_epoch = operator.methodcaller("of_network", metric, subset, which)
+    _band(ax, sizes, at_epoch, **style.look_of(subset) | drawn)
   rows = next(iter(sizes.values()))
   style.metric_axis(ax, metric, rows)
   if metric == "accuracy":
@@ -65,45 +67,36 @@ def _draw(ax, sizes, metric: str, subset: str) -> None:
 def _draw_training(ax, sizes) -> None:
   """Draws training accuracy of clean and permuted examples."""
   for subset in ("unpermuted", "permuted"):
-    pairs = [
-      _mean(r.of_network("accuracy", subset, "last")) for r in sizes.values()
-    ]
-    _band(ax, list(sizes), pairs, **style.look_of(subset), label=subset)
+    at_last = operator.methodcaller("of_network", "accuracy", subset, "last")
+    _band(ax, sizes, at_last, **style.look_of(subset), label=subset)
   ax.set_ylabel("training accuracy, last epoch")
 
 
 def _draw_change(ax, sizes) -> None:
   """Draws the ratios of radius and dimension, last over best epoch."""
   for metric, look in _CHANGES.items():
-    pairs = [_change(rows, metric) for rows in sizes.values()]
+    look = look | {"color": style.COLORS["test"]}
     name = f"test {style.label_of(metric).split(' (')[0]}"
-    _band(
-      ax, list(sizes), pairs, color=style.COLORS["test"], **look, label=name
-    )
+    change = functools.partial(_change, metric=metric)
+    _band(ax, sizes, change, **look, label=name)
   # On a linear axis, one nearly dead network would take all the space.
   style.log_axis(ax.yaxis)
   style.draw_level(ax, 1)
   ax.set_ylabel("last epoch / best epoch")
 
 
-def _change(rows: runs.Rows, metric: str) -> tuple[float, float] | None:
-  """Averages each seed's ratio of a metric, last epoch over best epoch."""
+def _change(rows: runs.Rows, metric: str) -> runs.Rows:
+  """Returns each seed's ratio of a metric, last epoch over best epoch."""
   last, best = (
     rows.of_network(metric, "test", which).split("seed")
     for which in ("last", "best")
   )
-  change = runs.Rows(
+  return runs.Rows(
     {"value": last[seed].values[0] / before.values[0]}
     for seed, before in best.items()
     # A dead network has no dimension, and an epoch may be missing.
     if before.values[0] and seed in last
   )
-  return _mean(change)
-
-
-def _mean(rows: runs.Rows) -> tuple[float, float] | None:
-  """Returns mean and error over seeds, or None where there are no rows."""
-  return rows.mean() if rows else None
 
 
 def plot_model_size(rows) -> Figure:
