@@ -35,8 +35,9 @@ function colorOf(value, { ends, log, colors }) {
   return heatColor((v - low) / (high - low), colors);
 }
 
-// A map of rows by epochs; `marks` are epochs to draw dashed lines at.
-function heatmap({ title, names, epochs, value, scale, marks = [] }) {
+// A map of rows by epochs; `cells` has for each row a Map from epoch to value,
+// and at `marks`, which are epochs, there are dashed lines.
+function heatmap({ title, names, epochs, cells }, scale, marks) {
   const longest = Math.max(...names.map((name) => name.length));
   const [left, top, cell] = [Math.max(64, 10 + 7 * longest), 20, 15];
   const wide = (SIZE.width - left - 8) / epochs.length;
@@ -48,7 +49,7 @@ function heatmap({ title, names, epochs, value, scale, marks = [] }) {
     svg.append(draw("text", { x: left - 5, y: top + i * cell + 11,
       "text-anchor": "end" }, name));
     epochs.forEach((epoch, j) => {
-      const found = value(i, epoch);
+      const found = cells[i].get(epoch);
       if (found === undefined) return;
       svg.append(draw("rect", { x: left + j * wide, y: top + i * cell,
         fill: colorOf(found, scale), width: wide + 0.4, height: cell + 0.4 },
@@ -73,6 +74,15 @@ function heatmap({ title, names, epochs, value, scale, marks = [] }) {
     draw("title", {}, `best epoch ${mark}`)));
   }
   return make("figure", {}, svg);
+}
+
+// Maps on one scale, and the bar of their colours.
+function heatmaps(grids, label, marks, options) {
+  const all = grids.flatMap(({ cells }) =>
+    cells.flatMap((row) => [...row.values()]));
+  const scale = scaleOf(all, options);
+  return [...grids.map((grid) => heatmap(grid, scale, marks)),
+    make("figure", {}, colorBar(label, scale))];
 }
 
 // The colours of a map, with the values that they stand for.
