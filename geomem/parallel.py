@@ -164,14 +164,13 @@ def missing(count: int) -> int:
   return -count % mesh().size
 
 
-def shard(array, axis: int = 0) -> jax.Array:
-  """Shards an axis of an array over the devices, padded with zeros."""
-  padding = missing(array.shape[axis])
+def shard(array) -> jax.Array:
+  """Shards the first axis of an array over the devices, padded with zeros."""
+  padding = missing(len(array))
   if padding:
-    widths = [(0, 0)] * array.ndim
-    widths[axis] = (0, padding)
+    widths = [(0, padding)] + [(0, 0)] * (array.ndim - 1)
     array = np.pad(np.asarray(array), widths)
-  return _place(array, along(axis))
+  return _place(array, along(0))
 
 
 def share(array: jax.Array) -> jax.Array:
