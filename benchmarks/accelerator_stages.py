@@ -23,33 +23,18 @@ _MOMENTS = (np.full(3, 127.5, "f4"), np.full(3, 73.6, "f4"))
 
 
 class Sizes(NamedTuple):
-  """Problem sizes of the stages.
+  """Problem sizes of the stages."""
 
-  Attributes:
-    square: side of the matrices that measure the peak rates.
-    qp_sets: numbers of sets of P manifolds whose programmes form one batch.
-    layer: P, M, N of a layer.
-    probes: T, the number of probes.
-    layers: number of layers, each measured on four subsets.
-    model: name and width of the network.
-    train: number of training images.
-    images: number of images to score.
-    rewinds: largest number of hybrid networks.
-    many: name and widths of the network that is trained with several seeds.
-    seeds: number of seeds.
-    batch: batch size.
-  """
-
-  square: int
-  qp_sets: tuple[int, ...]
-  layer: tuple[int, int, int]
+  square: int  # Side of the matrices that measure the peak rates.
+  qp_sets: tuple[int, ...]  # Sets whose programmes form one batch.
+  layer: tuple[int, int, int]  # P, M, N.
   probes: int
-  layers: int
-  model: tuple[str, int]
-  train: int
-  images: int
-  rewinds: int
-  many: tuple[str, tuple[int, ...]]
+  layers: int  # Each is measured on four subsets.
+  model: tuple[str, int]  # Name and width.
+  train: int  # Training images.
+  images: int  # Images to score.
+  rewinds: int  # Hybrid networks at most.
+  many: tuple[str, tuple[int, ...]]  # Name and widths, trained with seeds.
   seeds: int
   batch: int
 

@@ -4,7 +4,7 @@ Solvers of one quadratic programme, v = argmin ½‖v − t‖² subject to S v 
 a straightforward analysis of a layer in NumPy.
 """
 
-import importlib
+import importlib.util
 from collections.abc import Callable, Iterator
 
 import jax
@@ -52,11 +52,8 @@ def solvers() -> dict[str, Solver]:
     ("daqp", _force_by_daqp),
     ("quadprog", _force_by_quadprog),
   ):
-    try:
-      importlib.import_module(name)
-    except ImportError:
-      continue
-    installed[name] = solver
+    if importlib.util.find_spec(name):
+      installed[name] = solver
   return installed
 
 

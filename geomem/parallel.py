@@ -50,10 +50,16 @@ def start(
   """
   given = (coordinator_address, num_processes, process_id)
   if all(value is None for value in given):
-    if automatic:
-      _start_automatically()
-    else:
+    if not automatic:
       _use_cores()
+      return
+    try:
+      jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+      raise ValueError(
+        f"--distributed found no cluster to join ({error}); give"
+        " --coordinator_address, --num_processes and --process_id."
+      ) from error
     return
   if (
     any(value is None for value in given)
@@ -67,16 +73,6 @@ def start(
       " or --distributed if the cluster provides them."
     )
   jax.distributed.initialize(*given)
-
-
-def _start_automatically() -> None:
-  try:
-    jax.distributed.initialize()
-  except (ValueError, RuntimeError) as error:
-    raise ValueError(
-      f"--distributed found no cluster to join ({error}); give"
-      " --coordinator_address, --num_processes and --process_id."
-    ) from error
 
 
 # Not empty if the devices are the cores of one CPU.

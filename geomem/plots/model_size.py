@@ -15,6 +15,20 @@ _CHANGES = {
   "dimension": {"marker": "v", "ls": "-"},
   "radius": {"marker": "^", "ls": "--"},
 }
+_MARKS = {
+  "interpolation_threshold": {
+    "label": "99 % of labels fitted",
+    "color": "0.4",
+    "lw": 0.9,
+    "ls": "--",
+  },
+  "dip_parameters": {
+    "label": "dip of test accuracy",
+    "color": style.CYCLE[0],
+    "lw": 3,
+    "alpha": 0.5,
+  },
+}
 _PAPERS = ("radius", "dimension", "capacity")
 # Drawn where they are measured, beside the paper's three.
 _FURTHER = ("probe_accuracy", "critical_features")
@@ -35,21 +49,19 @@ def _band(ax, sizes, choose, **look) -> None:
     style.draw_series(ax, series, **look)
 
 
-def _size_axis(ax, rows) -> None:
-  """Makes an axis of parameter counts, and marks the threshold and the dip."""
-  style.log_axis(ax.xaxis)
-  ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-  ax.set_xlabel("parameters")
+def _finish(figure: Figure, axes: np.ndarray, rows: runs.Rows) -> None:
+  """Makes axes of parameter counts, marks threshold and dip, and explains."""
   facts = {row["metric"]: row["value"] for row in rows.where(seed=None).known()}
-  at = facts.get("interpolation_threshold")
-  if at is not None:
-    label = "99 % of labels fitted"
-    ax.axvline(at, color="0.4", lw=0.9, ls="--", zorder=0, label=label)
-  at = facts.get("dip_parameters")
-  if at is not None:
-    label = "dip of test accuracy"
-    look = {"color": style.CYCLE[0], "lw": 3, "alpha": 0.5}
-    ax.axvline(at, **look, zorder=0, label=label)
+  for ax in axes.ravel():
+    style.log_axis(ax.xaxis)
+    ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    for metric, look in _MARKS.items():
+      if metric in facts:
+        ax.axvline(facts[metric], **look, zorder=0)
+  for ax in axes[-1]:
+    ax.set_xlabel("parameters")
+  further = style.epoch_handles(marker="o")
+  style.explain(figure, axes.ravel(), further=further, ncols=5)
 
 
 def _draw(ax, sizes, metric: str, subset: str) -> None:
@@ -114,13 +126,7 @@ def plot_model_size(rows) -> Figure:
     _draw_change(axes[0, 2], sizes)
     for metric, ax in zip(_PAPERS, axes[1], strict=True):
       _draw(ax, sizes, metric, "test")
-  for ax in axes.ravel():
-    _size_axis(ax, rows)
-  for ax in axes[0]:
-    ax.set_xlabel("")
-  style.explain(
-    figure, axes.ravel(), further=style.epoch_handles(marker="o"), ncols=5
-  )
+  _finish(figure, axes, rows)
   return figure
 
 
@@ -139,12 +145,7 @@ def plot_geometry_by_size(rows) -> Figure:
   for subset, row_of_axes in zip(subsets, axes, strict=True):
     for metric, ax in zip(metrics, row_of_axes, strict=True):
       _draw(ax, sizes, metric, subset)
-      _size_axis(ax, rows)
-  for ax in axes[:-1].ravel():
-    ax.set_xlabel("")
-  style.explain(
-    figure, axes.ravel(), further=style.epoch_handles(marker="o"), ncols=5
-  )
+  _finish(figure, axes, rows)
   return figure
 
 
