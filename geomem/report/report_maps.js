@@ -46,8 +46,7 @@ function heatmap({ title, names, epochs, cells }, scale, marks) {
     role: "img", "aria-label": title });
   svg.append(draw("text", { x: left, y: 13 }, title));
   names.forEach((name, i) => {
-    svg.append(draw("text", { x: left - 5, y: top + i * cell + 11,
-      "text-anchor": "end" }, name));
+    write(svg, left - 5, top + i * cell + 11, name, "end");
     epochs.forEach((epoch, j) => {
       const found = cells[i].get(epoch);
       if (found === undefined) return;
@@ -60,11 +59,9 @@ function heatmap({ title, names, epochs, cells }, scale, marks) {
   epochs.forEach((epoch, j) => {
     // The last one always.
     if ((epochs.length - 1 - j) % every) return;
-    svg.append(draw("text", { x: left + (j + 0.5) * wide, y: bottom + 14,
-      "text-anchor": "middle" }, String(epoch)));
+    write(svg, left + (j + 0.5) * wide, bottom + 14, String(epoch));
   });
-  svg.append(draw("text", { x: (left + SIZE.width) / 2, y: bottom + 28,
-    "text-anchor": "middle" }, "epoch"));
+  write(svg, (left + SIZE.width) / 2, bottom + 28, "epoch");
   for (const mark of marks.filter((epoch) => epochs.includes(epoch))) {
     const d = `M${left + (epochs.indexOf(mark) + 0.5) * wide},${top}V${bottom}`;
     // Dark about light is seen on every colour.
@@ -99,7 +96,7 @@ function colorBar(label, scale) {
   }
   for (const t of ticks(...shown, log)) {
     const x = 64 + ((warp(t) - low) / (high - low)) * wide;
-    svg.append(draw("text", { x, y: 33, "text-anchor": "middle" }, tick(t)));
+    write(svg, x, 33, tick(t));
   }
   svg.append(draw("text", { x: 64, y: 10 }, label));
   return svg;
