@@ -98,9 +98,14 @@ class StreamedImages:
     return len(self.shape)
 
   @property
+  def size(self) -> int:
+    """The number of entries of the decoded array."""
+    return math.prod(self.shape)
+
+  @property
   def nbytes(self) -> int:
     """The number of bytes of the decoded images."""
-    return math.prod(self.shape)
+    return self.size
 
   def __len__(self) -> int:
     return len(self.indices)
