@@ -63,7 +63,9 @@ def trained_alone(experiment, seed):
   [
     ("mlp1", "vmapped", 1e-5),
     ("mlp1", "one_by_one", 0),
+    ("mlp1", "unrolled", 1e-5),
     ("convnet", "vmapped", 1e-4),
+    ("convnet", "products", 1e-4),
   ],
 )
 def test_seeds_together_become_what_each_is_alone(

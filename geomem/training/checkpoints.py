@@ -60,14 +60,15 @@ class Checkpoints:
       self._checkpointer = self._open()
 
   def _open(self) -> ocp.training.Checkpointer:
-    kept = ocp.training.preservation_policies
-    always = ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+    policies = ocp.training.preservation_policies
     try:
       return ocp.training.Checkpointer(
         self.directory,
-        save_decision_policy=always,
+        save_decision_policy=(
+          ocp.training.save_decision_policies.FixedIntervalPolicy(1)
+        ),
         preservation_policy=(
-          kept.LatestN(self._keep) if self._keep else kept.PreserveAll()
+          policies.LatestN(self._keep) if self._keep else policies.PreserveAll()
         ),
       )
     except ValueError as error:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from geomem import parallel
-from geomem.models import Network
+from geomem.models import Network, kernels
 
 # On CPU, XLA runs batched matrix products in a loop of its own, which from
 # about 64 x 64 on is slower than separate products. For smaller ones dispatch
@@ -58,7 +58,9 @@ def fastest_form(network: Network) -> str:
   shard the batch of grouped convolutions over several devices.
 
   Measured on two cores, milliseconds a step of five seeds of ResNet-18 at batch
-  128, k = 4 and 16: one by one 913 and 6,209, vmapped 3,420 and 25,269.
+  128, k = 4 and 16: one by one 913 and 6,209, unrolled 831 and 3,160, vmapped
+  3,420 and 25,269, products 1,263 and 5,299. Unrolled takes as long to compile
+  as five networks, and a seed's bits depend on the others, so it is not used.
   """
   if jax.default_backend() != "cpu" and parallel.mesh().size == 1:
     return "vmapped"
@@ -111,6 +113,26 @@ def _vmapped(step: Callable) -> Together:
   )
 
 
+def _as_products(step: Callable) -> Together:
+  def with_products(*arguments):
+    with kernels.products():
+      return step(*arguments)
+
+  return _vmapped(with_products)
+
+
+def _unrolled(step: Callable) -> Together:
+  def all_seeds(states, data, indices, keys):
+    results = [
+      step(state, data._replace(labels=data.labels[i]), indices[i], keys[i])
+      for i, state in enumerate(states)
+    ]
+    states, losses = zip(*results, strict=True)
+    return list(states), jnp.stack(losses)
+
+  return Together(list, lambda carry, seed: carry[seed], _many_steps(all_seeds))
+
+
 def _one_by_one(step: Callable) -> Together:
   run = _many_steps(step)
 
@@ -130,4 +152,11 @@ def _one_by_one(step: Callable) -> Together:
   return Together(list, lambda carry, seed: carry[seed], epoch)
 
 
-FORMS = {"one_by_one": _one_by_one, "vmapped": _vmapped}
+# Seeds one after the other; the same in one program; `vmap`, with grouped
+# convolutions; and `vmap`, with convolutions as sums of products.
+FORMS = {
+  "one_by_one": _one_by_one,
+  "unrolled": _unrolled,
+  "vmapped": _vmapped,
+  "products": _as_products,
+}
