@@ -6,13 +6,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key, Shaped
 
-from geomem.geometry.points import (
-  DLPackArray,
-  as_array,
-  check_count,
-  check_key,
-  check_known,
-)
+from geomem.geometry import checks
+from geomem.geometry.arrays import DLPackArray, as_array
 
 
 def manifolds(
@@ -45,9 +40,9 @@ def manifolds(
       points, are partly masked, traced, or empty; or a class has fewer
       examples.
   """
-  check_key(key)
+  checks.key(key)
   points, labels = as_array(points), as_array(labels)
-  check_known("The draw of manifolds by labels and key", labels, key)
+  checks.known("The draw of manifolds by labels and key", labels, key)
   if np.ma.is_masked(labels):
     raise ValueError(
       "Some labels are hidden by a mask; leave these examples out."
@@ -73,7 +68,7 @@ def manifolds(
   classes, counts = np.unique(labels, return_counts=True)
   if per_class is None:
     per_class = int(counts.min())
-  check_count("per_class", per_class)
+  checks.count("per_class", per_class)
   if per_class > counts.min():
     rarest = counts.argmin()
     raise ValueError(

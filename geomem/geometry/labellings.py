@@ -8,12 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
-from geomem.geometry.points import (
-  as_array,
-  check_count,
-  check_key,
-  check_reals,
-)
+from geomem.geometry import checks
+from geomem.geometry.arrays import as_array
 
 
 def _balanced(key, num_labellings, num_manifolds):
@@ -77,13 +73,13 @@ def draw_labels(
       (outside jit), a tilt without y*, or one that is no number, or NaN
       (outside jit; under jit the labels are NaN).
   """
-  check_key(key)
-  check_count("num_labellings", num_labellings)
-  check_count("num_manifolds", num_manifolds)
+  checks.key(key)
+  checks.count("num_labellings", num_labellings)
+  checks.count("num_manifolds", num_manifolds)
   shape = (num_labellings, num_manifolds)
   if tilt is not None:
-    check_reals("tilt", tilt)
-    if not isinstance(tilt, jax.core.Tracer) and np.isnan(tilt):
+    checks.reals("tilt", tilt)
+    if not checks.is_traced(tilt) and np.isnan(tilt):
       raise ValueError("tilt is NaN; a number was expected.")
   if isinstance(labels, str):
     if labels == "pairs":
@@ -108,7 +104,7 @@ def draw_labels(
       f"labels has shape {labels.shape}; one sign for each of {num_manifolds}"
       " manifolds was expected."
     )
-  if not isinstance(labels, jax.core.Tracer):
+  if not checks.is_traced(labels):
     signs = np.asarray(labels)
     if signs.dtype.kind in "bc" or not np.isin(signs, (-1, 1)).all():
       raise ValueError(

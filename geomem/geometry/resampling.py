@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from geomem.geometry import checks
 from geomem.geometry.mean_field import ManifoldGeometry
 from geomem.geometry.measurement import (
   as_margins,
@@ -22,11 +23,7 @@ from geomem.geometry.points import (
   Mask,
   Points,
   as_points,
-  check_count,
   check_finite,
-  check_key,
-  check_known,
-  check_reals,
   to_device,
 )
 from geomem.geometry.statistics import GramStatistics, gram_statistics
@@ -121,10 +118,10 @@ def _measured(key, stats, batch_size, options) -> Resampled:
 
 def _prepared(key, points, mask, num_samples, batch_size, options):
   """Returns the points on the device, and their mask."""
-  check_key(key)
-  check_count("num_samples", num_samples)
+  checks.key(key)
+  checks.count("num_samples", num_samples)
   if batch_size is not None:
-    check_count("batch_size", batch_size)
+    checks.count("batch_size", batch_size)
   if options.get("relative_error") is not None:
     raise ValueError(
       "relative_error was given, which samples cannot have: all are measured"
@@ -235,12 +232,12 @@ def subsample(
       asked for, or an option does not fit.
   """
   points, mask = _prepared(key, points, mask, num_samples, batch_size, options)
-  check_known("The draw of subsets of masked points", mask)
+  checks.known("The draw of subsets of masked points", mask)
   fewest = int(np.asarray(mask).sum(axis=1).min())
   num_manifolds = len(points) if num_manifolds is None else num_manifolds
   num_points = fewest if num_points is None else num_points
-  check_count("num_manifolds", num_manifolds)
-  check_count("num_points", num_points)
+  checks.count("num_manifolds", num_manifolds)
+  checks.count("num_points", num_points)
   if not (2 <= num_manifolds <= len(points) and num_points <= fewest):
     raise ValueError(
       f"{num_points} points of each of {num_manifolds} manifolds cannot be"
@@ -294,9 +291,9 @@ def detectable_difference(
       not a probability, the power does not exceed the level, or a deviation is
       negative or no real number.
   """
-  check_count("num_samples", num_samples)
+  checks.count("num_samples", num_samples)
   for name, value in (("level", level), ("power", power)):
-    check_reals(name, value)
+    checks.reals(name, value)
     if not 0 < value < 1:
       raise ValueError(
         f"{name} is {value}; a probability in (0, 1) was expected."
@@ -311,8 +308,8 @@ def detectable_difference(
   z = normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)
 
   def difference(sd):
-    check_reals("sd", sd, scalar=False)
-    if not isinstance(sd, jax.core.Tracer) and (np.asarray(sd) < 0).any():
+    checks.reals("sd", sd, scalar=False)
+    if not checks.is_traced(sd) and (np.asarray(sd) < 0).any():
       raise ValueError(
         f"sd has the value {np.asarray(sd).min()}; standard deviations, which"
         " are not negative, were expected."

@@ -5,14 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from geomem.geometry.points import (
-  DLPackArray,
-  as_array,
-  as_reals,
-  check_flag,
-  check_known,
-  unmasked,
-)
+from geomem.geometry import checks
+from geomem.geometry.arrays import DLPackArray, as_array, as_reals, unmasked
 
 # Bound on the rounding error of products of unit vectors, with room to spare.
 _ROUNDING = 1e-13
@@ -44,8 +38,8 @@ def is_separable(
       values or another length; or they are traced, as it works on the host and
       not under jit.
   """
-  check_known("is_separable", points, labels)
-  check_flag("bias", bias)
+  checks.known("is_separable", points, labels)
+  checks.flag("bias", bias)
   given, points = points, as_array(points)
   if points.ndim != 2:
     raise ValueError(

@@ -7,16 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
-from geomem.geometry.points import (
-  Mask,
-  Points,
-  as_points,
-  check_count,
-  check_finite,
-  check_flag,
-  check_key,
-  check_known,
-)
+from geomem.geometry import checks
+from geomem.geometry.points import Mask, Points, as_points, check_finite
 from geomem.geometry.products import PointProducts
 from geomem.geometry.separability import is_separable
 from geomem.geometry.statistics import GramStatistics
@@ -138,10 +130,10 @@ def simulated_capacity(
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section V; Cohen
   et al., Nature Communications 2020, methods.
   """
-  check_known("simulated_capacity", key, points, mask)
-  check_key(key)
-  check_count("num_draws", num_draws, least=FEWEST_DRAWS)
-  check_flag("bias", bias)
+  checks.known("simulated_capacity", key, points, mask)
+  checks.key(key)
+  checks.count("num_draws", num_draws, least=FEWEST_DRAWS)
+  checks.flag("bias", bias)
   X, owner = _checked(points, mask)
   num_manifolds, num_features = int(owner.max()) + 1, X.shape[1]
   with jax.ensure_compile_time_eval():

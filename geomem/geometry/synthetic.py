@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
-from geomem.geometry.points import check_count, check_key, check_reals
+from geomem.geometry import checks
 
 
 def _point(key, num_points, dimension):
@@ -88,13 +88,13 @@ def correlated_centers(
     ValueError: the rank or the strength is out of range.
   """
   _check(key, num_manifolds=num_manifolds, num_features=num_features, rank=rank)
-  check_reals("strength", strength)
+  checks.reals("strength", strength)
   if rank > num_features:
     raise ValueError(
       f"rank is {rank}; from 1 to num_features = {num_features} directions"
       " can be shared."
     )
-  if not isinstance(strength, jax.core.Tracer) and not 0 <= strength <= 1:
+  if not checks.is_traced(strength) and not 0 <= strength <= 1:
     raise ValueError(
       f"strength is {strength}; it is a share of the variance, from 0 to 1."
     )
@@ -107,9 +107,9 @@ def correlated_centers(
 
 
 def _check(key, **counts) -> None:
-  check_key(key)
+  checks.key(key)
   for name, count in counts.items():
-    check_count(name, count)
+    checks.count(name, count)
 
 
 def _normalize(x: Array) -> Array:
@@ -148,7 +148,7 @@ def synthetic_manifolds(
   """
   sizes = {"num_manifolds": num_manifolds, "num_points": num_points}
   _check(key, **sizes, num_features=num_features, dimension=dimension)
-  check_reals("radius", radius, scalar=False)
+  checks.reals("radius", radius, scalar=False)
   if not isinstance(shape, str) or shape not in SHAPES:
     raise ValueError(f"shape {shape!r} is not known; use one of {[*SHAPES]}.")
   if dimension >= num_features:
@@ -159,7 +159,7 @@ def synthetic_manifolds(
   center_key, axes_key, point_key = jax.random.split(key, 3)
   if centers is None:
     centers = independent_centers(center_key, num_manifolds, num_features)
-  check_reals("The array of centres", centers, scalar=False)
+  checks.reals("The array of centres", centers, scalar=False)
   centers = jnp.asarray(centers)
   if centers.shape != (num_manifolds, num_features):
     raise ValueError(
