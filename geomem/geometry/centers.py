@@ -76,12 +76,7 @@ def _null(curves: Remainders, leading):
   return jnp.where(independent.any(), independent.argmax(), least)
 
 
-RULES = {
-  "low_rank": _argmin,
-  "argmin": _argmin,
-  "elbow": _elbow,
-  "null": _null,
-}
+RULES = {"low_rank": _argmin, "argmin": _argmin, "elbow": _elbow, "null": _null}
 
 
 def check_centers(
@@ -145,8 +140,8 @@ def _norms(gram: Array) -> tuple[Array, Array]:
 
 def _cosines(gram: Array) -> Array:
   norms, present = _norms(gram)
-  both = present[:, None] & present[None, :]
-  return jnp.where(both, gram / (norms[:, None] * norms[None, :]), 0)
+  both = present[:, None] & present[None]
+  return jnp.where(both, gram / (norms[:, None] * norms[None]), 0)
 
 
 def center_correlation(centers: Float[Array, "P P"]) -> Float[Array, ""]:
@@ -175,13 +170,10 @@ def _check_square(centers) -> None:
 
 
 class _Axes(NamedTuple):
-  """Unit centres in axes of their span.
+  """Unit centres, the rows of X, in axes of their span of dimension `rank`.
 
-  Attributes:
-    X: one centre a row; columns outside the span are zero.
-    to_coefficients: maps directions in these axes to coefficients A.
-    norms: norms of the centres; 0 where they do not exceed rounding.
-    rank: dimension of the span.
+  Columns of X outside the span are zero, and so are norms of centres that do
+  not exceed rounding. `to_coefficients` maps directions in these axes to A.
   """
 
   X: Float[Array, "P P"]

@@ -28,11 +28,8 @@ _Function = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def _has_double() -> bool:
-  """Returns whether the devices support float64.
-
-  On TPUs XLA splits a float64 into two numbers, which it does not support for
-  all operations that are used here.
-  """
+  # On TPUs XLA splits a float64 into two numbers, which it does not support for
+  # all operations that are used here.
   return jax.default_backend() != "tpu"
 
 
@@ -57,17 +54,13 @@ def _one_by_one(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
   def mapped(axis_size, in_batched, first, second):
     del axis_size
     arrays, tree = jax.tree.flatten((first, second))
-    batched = jax.tree.leaves(in_batched)
+    moves = jax.tree.leaves(in_batched)
+    moving = {i: x for i, x in enumerate(arrays) if moves[i]}
 
-    def one(moving):
-      moving = iter(moving)
-      leaves = [
-        next(moving) if moves else x
-        for x, moves in zip(arrays, batched, strict=True)
-      ]
+    def one(moved):
+      leaves = [moved.get(i, x) for i, x in enumerate(arrays)]
       return run(*jax.tree.unflatten(tree, leaves))
 
-    moving = [x for x, moves in zip(arrays, batched, strict=True) if moves]
     outputs = jax.lax.map(one, moving)
     return outputs, jax.tree.map(lambda _: True, outputs)
 

@@ -100,7 +100,7 @@ def anchors(
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section IV.
   """
-  mask = jnp.ones((1, frame.shape[0]), bool)
+  mask = jnp.ones((1, len(frame)), bool)
   result = _anchors(frame[None], probes[None], kappa, mask)
   return jax.tree.map(lambda x: x[0], result)
 
@@ -238,12 +238,12 @@ def _estimates(frame, probes, rank, anchors, kappa, reduce_variance) -> dict:
 def _draw_probes(key, frames, num_probes) -> Float[Array, "P T D1"]:
   """Draws normal probes on each frame's span, with one key per manifold."""
   num_manifolds, _, width = frames.points.shape
-  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
-    jnp.arange(num_manifolds)
-  )
-  normal = jax.vmap(
-    lambda k: jax.random.normal(k, (num_probes, width + 1), frames.points.dtype)
-  )(keys)
+  shape, dtype = (num_probes, width + 1), frames.points.dtype
+
+  def draw(i):
+    return jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
+
+  normal = jax.vmap(draw)(jnp.arange(num_manifolds))
   inside = matmul(normal[..., :-1], frames.projection)
   return jnp.concatenate([inside, normal[..., -1:]], axis=-1)
 
@@ -271,7 +271,7 @@ def _search(key, centers, rule) -> SharedDirections:
 @functools.partial(jax.jit, static_argnames=("num_probes", "padded"))
 def _framed(key, stats, coefficients, num_probes, padded) -> _Framed:
   relative = relative_grams(stats, coefficients)
-  frames = make_frames(relative.grams, relative.lost, relative.error, padded)
+  frames = make_frames(relative, padded)
   ones = jnp.ones((*frames.points.shape[:2], 1), frames.points.dtype)
   return _Framed(
     jnp.concatenate([frames.points, ones], axis=-1),

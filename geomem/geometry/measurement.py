@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -88,24 +89,12 @@ def manifold_geometry(
       "A mask was given with Gram statistics, which have their own; give it to"
       " gram_statistics."
     )
-  check_options(
-    points.centers.shape[-1],
-    num_probes=num_probes,
-    centers=centers,
-    padded=padded,
-    reduce_variance=reduce_variance,
-  )
+  options = {"centers": centers, "padded": padded}
+  options["reduce_variance"] = reduce_variance
+  check_options(points.centers.shape[-1], num_probes=num_probes, **options)
   _check_centers_apart(points)
   kappa = as_margins(kappa, points.within.dtype)
-  measure = functools.partial(
-    geometry_of,
-    key,
-    points,
-    kappa,
-    centers=centers,
-    padded=padded,
-    reduce_variance=reduce_variance,
-  )
+  measure = functools.partial(geometry_of, key, points, kappa, **options)
   if relative_error is None:
     return measure(num_probes=num_probes)
   checks.known(
@@ -136,12 +125,7 @@ def check_options(
 def as_margins(
   kappa: float | Sequence[float] | Float[Array | np.ndarray, "..."], dtype
 ) -> Float[Array, "..."]:
-  """Returns one margin or several in a dtype.
-
-  Raises:
-    ValueError: there are none, they have several axes, or one is no real
-      number, or not finite in that dtype (outside jit).
-  """
+  """Returns one margin or several in a dtype, or raises as the above does."""
   checks.reals("kappa", kappa, scalar=False)
   if not checks.is_traced(kappa):
     given = np.asarray(as_array(kappa))
@@ -170,11 +154,9 @@ def _check_centers_apart(stats: GramStatistics) -> None:
   if checks.is_traced(stats.within):
     return
   # In NumPy, so that it does not become part of a program being traced.
-  within, centers, mask = map(
-    np.asarray, (stats.within, stats.centers, stats.mask)
-  )
-  size = within.trace(axis1=-2, axis2=-1)
-  lost = np.flatnonzero(center_is_lost(within, centers, mask) & (size > 0))
+  stats = jax.tree.map(np.asarray, stats)
+  size = stats.within.trace(axis1=-2, axis2=-1)
+  lost = np.flatnonzero(center_is_lost(stats) & (size > 0))
   if lost.size:
     raise ValueError(
       f"The centres of manifolds {lost.tolist()} are at the mean of all points"

@@ -57,11 +57,9 @@ def as_points(
       f"The points have shape {points.shape}; [P, M, N] was expected:"
       " manifolds, points, features, at least one of each."
     )
-  if mask is None:
-    mask = np.ones(points.shape[:2], bool) if array_mask is None else array_mask
-  else:
-    mask = _checked_mask(mask, points.shape)
-    mask = mask if array_mask is None else mask & array_mask
+  mask = _checked_mask(mask, points.shape)
+  if array_mask is not None:
+    mask = mask & array_mask
   if is_wide(points):
     checks.known("The conversion of points in float64 or wide integers", mask)
   if not checks.is_traced(mask):
@@ -72,7 +70,7 @@ def as_points(
 
 
 def _checked_mask(mask, shape):
-  mask = as_array(mask)
+  mask = np.ones(shape[:2], bool) if mask is None else as_array(mask)
   if mask.shape != shape[:2]:
     raise ValueError(
       f"The mask has shape {mask.shape}; {shape[:2]} was expected, as the"

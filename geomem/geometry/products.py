@@ -183,10 +183,7 @@ def _products(points, origin, nothing, mask, exponent, dtype) -> PointProducts:
 
 
 def point_products(
-  points: Points,
-  *,
-  mask: Mask = None,
-  block_size: int | None = None,
+  points: Points, *, mask: Mask = None, block_size: int | None = None
 ) -> PointProducts:
   """Computes the products of all points of P manifolds with each other.
 

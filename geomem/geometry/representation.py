@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from geomem.geometry import checks
 from geomem.geometry.arrays import as_array
-from geomem.geometry.linalg import matmul, no_derivative, one_by_one
+from geomem.geometry.linalg import diagonal, matmul, no_derivative, one_by_one
 from geomem.geometry.points import (
   Mask,
   Points,
@@ -66,11 +66,7 @@ def _eigenvalues(gram: Array) -> Array:
   return jnp.maximum(values, 0)[..., ::-1]
 
 
-def spectrum(
-  points: Points,
-  *,
-  mask: Mask = None,
-) -> Float[Array, " values"]:
+def spectrum(points: Points, *, mask: Mask = None) -> Float[Array, " values"]:
   """Computes eigenvalues of the covariance of all points.
 
   Uses the smaller of the covariance and the Gram matrix, which share them.
@@ -126,8 +122,8 @@ def _in_units(values: Array, exponent: Array) -> Array:
 
 def rounding_floor(stats: GramStatistics) -> Float[Array, "*b"]:
   """Returns the variance that rounded means may leave where there is none."""
-  within = jnp.diagonal(stats.within, axis1=-2, axis2=-1).max(axis=(-2, -1))
-  centers = jnp.diagonal(stats.centers, axis1=-2, axis2=-1).max(axis=-1)
+  within = diagonal(stats.within).max(axis=(-2, -1))
+  centers = diagonal(stats.centers).max(axis=-1)
   eps = jnp.finfo(within.dtype).eps
   return (8 * eps) ** 2 * jnp.maximum(within, centers)
 
@@ -202,10 +198,9 @@ def participation_ratio(eigenvalues: Eigenvalues) -> Float[Array, "*b"]:
 
 
 @jax.jit
-def _participation_ratio(eigenvalues):
-  squares = (eigenvalues**2).sum(axis=-1)
-  total = eigenvalues.sum(axis=-1)
-  return total**2 / jnp.where(squares > 0, squares, 1)
+def _participation_ratio(values):
+  squares = (values**2).sum(axis=-1)
+  return values.sum(axis=-1) ** 2 / jnp.where(squares > 0, squares, 1)
 
 
 def explained_variance_dimension(

@@ -54,8 +54,7 @@ def is_separable(
     raise ValueError("The points are not finite; look for NaN or overflow.")
   if not len(A):
     return True
-  # The scale does not matter; at this one no square overflows.
-  A = np.ldexp(A, -int(np.frexp(np.abs(A).max(initial=0))[1]))
+  A = in_own_unit(A)
   if bias:
     # The extra feature has the size of the points: no scale is favoured.
     size = np.sqrt((A**2).sum(axis=1).mean()) or 1.0
@@ -68,6 +67,11 @@ def is_separable(
   A = np.where(labels[:, None], A, -A)
   answer = _by_least_squares(A)
   return _by_linear_programme(A) if answer is None else answer
+
+
+def in_own_unit(X: np.ndarray) -> np.ndarray:
+  """Scales points, which changes no answer, so that no square overflows."""
+  return np.ldexp(X, -int(np.frexp(np.abs(X).max(initial=0))[1]))
 
 
 def _sides(labels, shown: np.ndarray) -> np.ndarray:
@@ -111,9 +115,7 @@ def _by_least_squares(A: np.ndarray) -> bool | None:
   size = np.sqrt((w**2).sum())
   if (A @ w).min() > _ROUNDING * size:
     return True
-  if size < _ROUNDING * num_features * lam.sum():
-    return False
-  return None
+  return False if size < _ROUNDING * num_features * lam.sum() else None
 
 
 def _by_linear_programme(A: np.ndarray) -> bool:

@@ -164,10 +164,7 @@ def feature_blocks(points: Array, size: int | None) -> Iterator[Array]:
 
 
 def gram_statistics(
-  points: Points,
-  *,
-  mask: Mask = None,
-  block_size: int | None = None,
+  points: Points, *, mask: Mask = None, block_size: int | None = None
 ) -> GramStatistics:
   """Computes the Gram statistics of P manifolds.
 

@@ -217,8 +217,7 @@ def project_points(
       numbers, have no features, or are hidden in part.
   """
   checks.key(key)
-  checks.count("num_features", num_features)
-  checks.count("block_size", block_size)
+  checks.counts(num_features=num_features, block_size=block_size)
   array = as_array(points)
   if np.ma.is_masked(array):
     raise ValueError(
@@ -247,6 +246,5 @@ def project_points(
     A = jax.random.normal(jax.random.fold_in(key, start), shape, dtype)
     projected += einsum("...n,dn->...d", block, A)
     squares += (A**2).sum(axis=1)
-  return projected * jax.lax.rsqrt(squares).reshape(
-    (1,) * (points.ndim - 1) + (-1,)
-  )
+  scale = jax.lax.rsqrt(squares)
+  return projected * scale.reshape((1,) * (points.ndim - 1) + (-1,))

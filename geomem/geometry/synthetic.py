@@ -21,9 +21,12 @@ def _segment(key, num_points, dimension):
   return jnp.concatenate([ends, jnp.zeros((num_points, dimension - 1))], 1)
 
 
-def _sphere(key, num_points, dimension):
-  x = jax.random.normal(key, (num_points, dimension))
+def _normalize(x: Array) -> Array:
   return x / jnp.sqrt((x**2).sum(axis=1, keepdims=True))
+
+
+def _sphere(key, num_points, dimension):
+  return _normalize(jax.random.normal(key, (num_points, dimension)))
 
 
 def _ball(key, num_points, dimension):
@@ -60,7 +63,8 @@ def independent_centers(
   Raises:
     ValueError: there are no manifolds or features.
   """
-  _check(key, num_manifolds=num_manifolds, num_features=num_features)
+  checks.key(key)
+  checks.counts(num_manifolds=num_manifolds, num_features=num_features)
   return _normalize(jax.random.normal(key, (num_manifolds, num_features)))
 
 
@@ -87,7 +91,10 @@ def correlated_centers(
   Raises:
     ValueError: the rank or the strength is out of range.
   """
-  _check(key, num_manifolds=num_manifolds, num_features=num_features, rank=rank)
+  checks.key(key)
+  checks.counts(
+    num_manifolds=num_manifolds, num_features=num_features, rank=rank
+  )
   checks.reals("strength", strength)
   if rank > num_features:
     raise ValueError(
@@ -104,16 +111,6 @@ def correlated_centers(
   z = jax.random.normal(shared_key, (num_manifolds, rank))
   noise = jnp.sqrt((1 - strength) / num_features) * noise
   return _normalize(noise + jnp.sqrt(strength / rank) * z @ V.T)
-
-
-def _check(key, **counts) -> None:
-  checks.key(key)
-  for name, count in counts.items():
-    checks.count(name, count)
-
-
-def _normalize(x: Array) -> Array:
-  return x / jnp.sqrt((x**2).sum(axis=1, keepdims=True))
 
 
 def synthetic_manifolds(
@@ -146,8 +143,9 @@ def synthetic_manifolds(
   Raises:
     ValueError: the shape is unknown, or the sizes do not fit.
   """
-  sizes = {"num_manifolds": num_manifolds, "num_points": num_points}
-  _check(key, **sizes, num_features=num_features, dimension=dimension)
+  checks.key(key)
+  checks.counts(num_manifolds=num_manifolds, num_points=num_points)
+  checks.counts(num_features=num_features, dimension=dimension)
   checks.reals("radius", radius, scalar=False)
   if not isinstance(shape, str) or shape not in SHAPES:
     raise ValueError(f"shape {shape!r} is not known; use one of {[*SHAPES]}.")

@@ -71,7 +71,7 @@ def compute(key, stats, options):
 
   v = jnp.trace(stats.within, axis1=-2, axis2=-1) / counts
   # A variance below this may have more than a 64th from rounding.
-  floor = 64 * points_error(stats.within, stats.centers)
+  floor = 64 * points_error(stats)
   cdnv, least_cdnv = mean_cdnv(v), mean_cdnv(floor)
 
   r = diagonal(stats.within)

@@ -79,9 +79,8 @@ def measure(
 ) -> dict[str, Any]:
   """Computes measures from `[layers, subsets, ...]` statistics by kind.
 
-  Returns:
-    By the name of each measure, the result of its `summarize`, of shape
-    `[layers, subsets]`, on the host. Nothing else leaves the devices.
+  Returns by the name of each measure what its `summarize` gives, of the same
+  leading shape, on the host. Nothing else leaves the devices.
   """
   leading = jax.tree.leaves(stats)[0].shape[:2]
   entries = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stats)
