@@ -98,9 +98,9 @@ def as_reals(array: jax.Array | np.ndarray, given: Any):
 
 
 def unmasked(points):
-  """Returns the data of a NumPy masked array, and which rows it shows."""
+  """Returns the data of an array, and which rows its NumPy mask shows."""
   if not isinstance(points, np.ma.MaskedArray):
-    return points, None
+    return points, np.ones(points.shape[:-1], bool)
   hidden = np.ma.getmaskarray(points)
   rows = hidden.all(axis=-1)
   if (hidden.any(axis=-1) & ~rows).any():

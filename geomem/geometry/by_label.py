@@ -43,16 +43,7 @@ def manifolds(
   checks.key(key)
   points, labels = as_array(points), as_array(labels)
   checks.known("The draw of manifolds by labels and key", labels, key)
-  if np.ma.is_masked(labels):
-    raise ValueError(
-      "Some labels are hidden by a mask; leave these examples out."
-    )
-  labels = np.asarray(labels)
-  if labels.dtype == object:  # For example columns of pandas.
-    for kind in (str, bool, numbers.Integral):
-      if all(isinstance(x, kind) for x in labels.flat):
-        labels = np.array(labels.tolist())
-        break
+  labels = _on_host(labels)
   if labels.ndim != 1 or points.ndim < 2 or len(labels) != len(points):
     raise ValueError(
       f"The points have shape {tuple(points.shape)} and the labels"
@@ -83,3 +74,17 @@ def manifolds(
   starts = np.cumsum(counts) - counts
   chosen = order[starts[:, None] + np.arange(per_class)]
   return points.reshape(len(points), -1)[chosen]
+
+
+def _on_host(labels) -> np.ndarray:
+  """Returns labels in the type of their values, unless these are mixed."""
+  if np.ma.is_masked(labels):
+    raise ValueError(
+      "Some labels are hidden by a mask; leave these examples out."
+    )
+  labels = np.asarray(labels)
+  if labels.dtype == object:  # For example columns of pandas.
+    for kind in (str, bool, numbers.Integral):
+      if all(isinstance(x, kind) for x in labels.flat):
+        return np.array(labels.tolist())
+  return labels

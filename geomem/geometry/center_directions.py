@@ -137,13 +137,10 @@ class Remainders(NamedTuple):
 
 
 class SearchResult(NamedTuple):
-  """Result of the search.
+  """The directions V of the chosen K, the rank, with columns of zeros beyond.
 
-  Attributes:
-    V: the directions of the chosen K; columns beyond K are zero.
-    rank: the chosen K.
-    curves: what the directions leave, by K = 1, 2, ...
-    leading: the largest eigenvalue of the cosines by K, if requested.
+  `curves` tell what directions leave, by K = 1, 2, ..., and `leading` the
+  largest eigenvalue of the cosines by K, if requested.
   """
 
   V: Float[Array, "P ranks"]
@@ -322,11 +319,11 @@ def search(
 def _at_start(X, largest: int, num_chains: int) -> _Progress:
   """Returns the state of a search before its first direction."""
   zero, zeros = (jnp.zeros((n,), X.dtype) for n in (num_chains, largest))
-  none = jnp.zeros((num_chains, len(X), 0), X.dtype)
+  V = jnp.zeros((num_chains, len(X), 0), X.dtype)
   return _Progress(
     jnp.int32(0),
-    _Chains(none, zero, Remainders(zero, zero, zero)),
-    none[0],
+    _Chains(V, zero, Remainders(zero, zero, zero)),
+    jnp.zeros((len(X), 0), X.dtype),
     jnp.asarray(jnp.inf, X.dtype),
     Remainders(zeros + jnp.inf, zeros + jnp.inf, zeros),
     zeros,

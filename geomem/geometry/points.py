@@ -38,28 +38,24 @@ def as_points(
 ) -> tuple[Array | np.ndarray, Array | np.ndarray]:
   """Returns unconverted points `[P, M, N]`, and which of them are present.
 
-  Args:
-    points: `[P, M, N]`, or a list of `[M_i, N]` of unequal length. Rows that a
-      NumPy masked array hides are missing.
-    mask: which points are present; all by default.
+  Takes `[P, M, N]`, or a list of `[M_i, N]` of unequal length. Rows that a NumPy
+  masked array hides are missing.
 
   Raises:
     ValueError: the shapes do not fit, the values are not real numbers, a
       manifold has no points, or a point is hidden in part.
   """
   if isinstance(points, list | tuple):
-    array, array_mask = _stacked(points)
+    array, shown = _stacked(points)
   else:
-    array, array_mask = unmasked(as_array(points))
+    array, shown = unmasked(as_array(points))
   points = as_reals(array, points)
   if points.ndim != 3 or 0 in points.shape:
     raise ValueError(
       f"The points have shape {points.shape}; [P, M, N] was expected:"
       " manifolds, points, features, at least one of each."
     )
-  mask = _checked_mask(mask, points.shape)
-  if array_mask is not None:
-    mask = mask & array_mask
+  mask = shown if mask is None else _checked_mask(mask, points.shape) & shown
   if is_wide(points):
     checks.known("The conversion of points in float64 or wide integers", mask)
   if not checks.is_traced(mask):
@@ -70,7 +66,7 @@ def as_points(
 
 
 def _checked_mask(mask, shape):
-  mask = np.ones(shape[:2], bool) if mask is None else as_array(mask)
+  mask = as_array(mask)
   if mask.shape != shape[:2]:
     raise ValueError(
       f"The mask has shape {mask.shape}; {shape[:2]} was expected, as the"
@@ -108,10 +104,7 @@ def _stacked(manifolds: Sequence):
     )
   size = max(s[0] for s in shapes)
   points = [xp.pad(x, ((0, size - len(x)), (0, 0))) for x, _ in manifolds]
-  mask = [
-    np.pad(np.ones(len(x), bool) if m is None else m, (0, size - len(x)))
-    for x, m in manifolds
-  ]
+  mask = [np.pad(shown, (0, size - len(shown))) for _, shown in manifolds]
   return xp.stack(points), np.stack(mask)
 
 

@@ -46,8 +46,6 @@ def is_separable(
       f"The points have shape {points.shape}; [n, N] was expected."
     )
   points, shown = unmasked(points)
-  if shown is None:
-    shown = np.ones(len(points), bool)
   labels = _sides(labels, shown)
   A = np.asarray(as_reals(points, given))[shown].astype(np.float64)
   if not np.isfinite(A).all():

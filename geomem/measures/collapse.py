@@ -63,8 +63,7 @@ def compute(key, stats, options):
   angles = jnp.abs(cosines + 1 / max(1, num_manifolds - 1))
 
   distances = squared_distances(C)
-  is_own = jnp.eye(num_manifolds, dtype=bool)
-  far = jnp.where(is_own, 1, distances)
+  far = jnp.where(jnp.eye(num_manifolds, dtype=bool), 1, distances)
 
   def mean_cdnv(v):
     return mean_off_diagonal((v[:, None] + v[None]) / (2 * far))
@@ -74,12 +73,7 @@ def compute(key, stats, options):
   floor = 64 * points_error(stats)
   cdnv, least_cdnv = mean_cdnv(v), mean_cdnv(floor)
 
-  r = diagonal(stats.within)
-  to_own = jnp.diagonal(stats.cross, axis1=0, axis2=2).T[..., None]
-  to_others = r[..., None] + distances[:, None] + 2 * (to_own - stats.cross)
-  nearest_other = jnp.where(is_own[:, None], jnp.inf, to_others).min(-1)
-  scale = counts / (counts - 1)
-  is_right = (r * scale[:, None] ** 2 < nearest_other) * mask
+  is_right = _is_nearest(stats, distances, counts / (counts - 1)) * mask
   all_vary = counts.min() > 1
   nc1_known = (counts * v).sum() >= (counts * floor).sum()
   nc1_known &= counts.max() > 1
@@ -91,6 +85,20 @@ def compute(key, stats, options):
     "ncm_accuracy": jnp.where(all_vary, is_right.sum() / mask.sum(), jnp.nan),
   }
   return {k: jnp.where(has_centers, v, jnp.nan) for k, v in metrics.items()}
+
+
+def _is_nearest(stats, distances, scale):
+  """Tells which points are nearest to the mean of their own manifold's others.
+
+  `distances` are those of the centres, squared; that of a point to its own is
+  larger without the point, by the `scale` of its manifold.
+  """
+  r = diagonal(stats.within)
+  to_own = jnp.diagonal(stats.cross, axis1=0, axis2=2).T[..., None]
+  to_others = r[..., None] + distances[:, None] + 2 * (to_own - stats.cross)
+  is_own = jnp.eye(len(distances), dtype=bool)[:, None]
+  nearest_other = jnp.where(is_own, jnp.inf, to_others).min(-1)
+  return r * scale[:, None] ** 2 < nearest_other
 
 
 COLLAPSE = Measure("collapse", METRICS, compute)
