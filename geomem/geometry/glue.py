@@ -223,15 +223,15 @@ def _of_all(a, b, c, P: int) -> dict[str, Array]:
 def _alignments(S0S0, mixed, S1S1) -> dict[str, Array]:
   """Averages products of centres and axes, and their cosines, over pairs."""
   centers, axes = diagonal(S0S0), diagonal(S1S1)
-  of_each = jnp.broadcast_to(centers[None], axes.shape)
-  return {
-    "center_alignment": mean_off_diagonal(jnp.abs(S0S0)),
-    "axis_alignment": mean_off_diagonal(jnp.abs(S1S1)),
-    "center_axis_alignment": mean_off_diagonal(jnp.abs(mixed)),
-    "center_cosine": mean_off_diagonal(_cosines(S0S0, centers, centers)),
-    "axis_cosine": mean_off_diagonal(_cosines(S1S1, axes, axes)),
-    "center_axis_cosine": mean_off_diagonal(_cosines(mixed, axes, of_each)),
-  }
+  numbers = {}
+  for name, X, rows, columns in (
+    ("center", S0S0, centers, centers),
+    ("axis", S1S1, axes, axes),
+    ("center_axis", mixed, axes, jnp.broadcast_to(centers[None], axes.shape)),
+  ):
+    numbers[f"{name}_alignment"] = mean_off_diagonal(jnp.abs(X))
+    numbers[f"{name}_cosine"] = mean_off_diagonal(_cosines(X, rows, columns))
+  return numbers
 
 
 class Glue(NamedTuple):

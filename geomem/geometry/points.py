@@ -38,8 +38,8 @@ def as_points(
 ) -> tuple[Array | np.ndarray, Array | np.ndarray]:
   """Returns unconverted points `[P, M, N]`, and which of them are present.
 
-  Takes `[P, M, N]`, or a list of `[M_i, N]` of unequal length. Rows that a NumPy
-  masked array hides are missing.
+  Takes `[P, M, N]`, or a list of `[M_i, N]` of unequal length. Rows that masked
+  arrays of NumPy hide are missing.
 
   Raises:
     ValueError: the shapes do not fit, the values are not real numbers, a

@@ -134,7 +134,7 @@ def _gram(points, mask):
   """Computes the statistics, and whether points and products are finite."""
   finite = ~mask | jnp.isfinite(points).all(axis=2)
   points = as_floats(points, mask)
-  counts = mask[..., None].astype(points.dtype).sum(axis=1)
+  counts = mask.sum(axis=1)[:, None].astype(points.dtype)
   largest = jax.lax.stop_gradient(jnp.abs(points).max())
   # Below its smallest normal number, a dtype has hardly any digits. NaN is not
   # below it, and stays.
