@@ -285,7 +285,8 @@ def search(
     k = state.k + 1
     chains = _advance(key, state.chains, k, X, norms)
     chosen = _choose(chains.summary, stable)
-    V, _, summary = jax.tree.map(lambda x: x[chosen], chains)
+    V = chains.V[chosen]
+    summary = jax.tree.map(lambda x: x[chosen], chains.summary)
     curves = jax.tree.map(
       lambda curve, x: curve.at[k - 1].set(x), state.curves, summary
     )

@@ -291,11 +291,10 @@ def shared_directions(
   return _found(rule, run, gram, axes)
 
 
-def _without_removal(gram: Array) -> Remainders:
+def _without_removal(cosines: Array) -> Remainders:
   """Returns the start of the curves, K = 0."""
-  cosines = _cosines(gram)
   cost = 0.5 * (cosines**2).sum()
-  ones = jnp.ones((1,), gram.dtype)
+  ones = jnp.ones((1,), cosines.dtype)
   return Remainders(mean_correlation(cosines)[None], cost[None], ones)
 
 
@@ -303,7 +302,7 @@ def _none_shared(gram: Array, axes: _Axes) -> SharedDirections:
   return SharedDirections(
     jnp.zeros((len(gram), 1), gram.dtype),
     jnp.int32(0),
-    *_without_removal(gram),
+    *_without_removal(_cosines(gram)),
     axes.rank.astype(jnp.int32),
     jnp.bool_(True),
   )
@@ -319,14 +318,15 @@ def _found(rule: int | str, run, gram: Array, axes: _Axes) -> SharedDirections:
     result = run(jnp.clip(axes.rank - 2, 0, rule), keep="last")
   else:
     result = run(_num_allowed(gram, axes.rank))
+  cosines = _cosines(gram)
   curves = jax.tree.map(
-    lambda *x: jnp.concatenate(x), _without_removal(gram), result.curves
+    lambda *x: jnp.concatenate(x), _without_removal(cosines), result.curves
   )
   rank, V = result.rank, result.V
   if not fixed:
     leading = None
     if rule == "null":
-      start = jnp.linalg.eigvalsh(_cosines(gram))[-1:]
+      start = jnp.linalg.eigvalsh(cosines)[-1:]
       leading = jnp.concatenate([start, result.leading])
     rank = RULES[rule](curves, leading).astype(jnp.int32)
     if RULES[rule] is not _argmin:

@@ -125,7 +125,7 @@ def check_options(
 def as_margins(
   kappa: float | Sequence[float] | Float[Array | np.ndarray, "..."], dtype
 ) -> Float[Array, "..."]:
-  """Returns one margin or several in a dtype, or raises as the above does."""
+  """Returns margins in a dtype; refuses those that are not finite in it."""
   checks.reals("kappa", kappa, scalar=False)
   if not checks.is_traced(kappa):
     given = np.asarray(as_array(kappa))
