@@ -123,12 +123,9 @@ def _evaluate(V: Float[Array, "P K"], X: Float[Array, "P P"]) -> Evaluation:
 
 
 class Remainders(NamedTuple):
-  """A summary of what directions leave of the centres, or many of them by K.
+  """What directions leave: the mean |cos| of centres, f, and the least d_μ.
 
-  Attributes:
-    correlation: mean |cos| of different centres; infinite for K not tried.
-    cost: f, likewise.
-    left: the smallest share d_μ of any centre; 0 for K not tried.
+  As curves over K they are infinite, infinite and 0 where K was not tried.
   """
 
   correlation: Float[Array, "*n"]
@@ -268,15 +265,13 @@ def search(
     key: for the chains that add random directions.
     X: the centres as rows of norm one, about their mean, in axes of their span;
       columns beyond its dimension are zero.
-    norms: the centres' norms; 0, like the row of X, where a centre has no
-      direction.
-    allowed: the largest K to try.
-    largest: a static upper bound on `allowed`.
+    norms: those of the centres; 0, like the row of X, for one at the mean.
+    allowed: the largest K to try, with the static bound `largest`.
+    largest: that bound.
     num_chains: number of chains.
     keep: `least` keeps the K of least correlation, and ends after three rises
       of the correlation in a row from K = 5 on; `last` keeps K = `allowed`.
-    stable: whether to take the chain that leaves most of every centre, whatever
-      its cost.
+    stable: whether to take the chain that leaves most of every centre.
     with_leading: whether to compute the leading eigenvalues.
   """
   state = _at_start(X, largest, num_chains)

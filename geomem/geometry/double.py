@@ -83,10 +83,8 @@ def in_double(function: _Function, dtype) -> _Function:
   do not support float64 inside: argmin and argmax, and before JAX 0.8
   `x[..., -1]`, frexp, ldexp, and integers without an explicit width.
 
-  Args:
-    function: maps a tree of floats and a tree of other arrays to two such
-      trees. Floats among the others keep their type and have no derivative.
-    dtype: type of the floats that the function takes and returns.
+  It maps a tree of floats, of that type outside, and a tree of other arrays to
+  two such trees. Floats among the others keep their type, without derivatives.
   """
   wide = jnp.float64 if _has_double() else dtype
 

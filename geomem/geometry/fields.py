@@ -86,10 +86,8 @@ def fields_of(
   as the factorization allows. Derivatives are NaN where points coincide: moved
   apart, they add a direction at once, and the root has a kink.
 
-  Args:
-    products: products of the points, in the precision to compute in.
-    x: standard normal, a column for each probe.
-    single: whether the products were given in single precision.
+  Products are in the precision to compute in; `single` tells whether they were
+  given in single. x is standard normal, a column for each probe.
   """
   A = products.whole
   diagonal = jnp.diagonal(A)

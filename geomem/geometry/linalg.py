@@ -79,10 +79,8 @@ def mean_off_diagonal(X: Float[Array, "*b n n"]) -> Float[Array, ""]:
 
 
 def grams(X: Float[Array, "P m n"]) -> Float[Array, "P m m"]:
-  """Returns X Xᵀ of each of P matrices.
-
-  Sequential on CPU, where batched products take three times as long.
-  """
+  """Returns X Xᵀ of each of P matrices."""
+  # Sequential on CPU, where batched products take three times as long.
   if jax.default_backend() == "cpu":
     return jax.lax.map(lambda x: matmul(x, x.T), X)
   return einsum("pmn,pkn->pmk", X, X)

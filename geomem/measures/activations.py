@@ -60,10 +60,8 @@ def _compiled_manifolds(forward: Forward, layer: str, shape: tuple[int, int]):
 
 
 def feature_block() -> int | None:
-  """Returns how many features the statistics take at a time; None for all.
-
-  Blocks let one program serve layers of all widths on an accelerator.
-  """
+  """Returns how many features the statistics take at a time; None for all."""
+  # Blocks let one program serve layers of all widths on an accelerator.
   if jax.default_backend() == "cpu" or parallel.mesh().size > 1:
     return None
   return _FEATURE_BLOCK

@@ -82,13 +82,8 @@ def iterate_in_blocks(
 ) -> projected_cg.Lanes:
   """Iterates by conjugate gradients until no lane is pending.
 
-  Args:
-    G: with unit diagonal; up to the signs of rows and columns that of all.
-    b: one vector per lane.
-    lam: a feasible start.
-    maxiter: upper bound on the iterations.
-    signs: of the rows and columns of G, per lane; all + by default.
-    wanted: as in `projected_cg.pending`.
+  G has unit diagonal and, up to the signs of a lane's rows and columns, is that
+  of all lanes; λ is feasible, and `wanted` as in `projected_cg.pending`.
   """
   step = projected_cg.step_length(G)
   lanes = projected_cg.start(G, b, lam, step, signs)
