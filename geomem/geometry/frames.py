@@ -100,7 +100,9 @@ def relative_grams(
   left = norms - (matmul(CA, inverse) * CA).sum(axis=1)
   eps = jnp.finfo(left.dtype).eps
   # A centre that is zero up to rounding cannot be the unit of length.
-  has_center = (left > 4 * eps * norms) & ~center_is_lost(stats)
+  has_center = (left > 4 * eps * norms) & ~center_is_lost(
+    stats.within, stats.centers, stats.mask
+  )
   unit = jnp.where(has_center, left, 1)
   grams = jnp.where(has_center[:, None, None], stats.within - removed, 0)
   grams = grams / unit[:, None, None]
@@ -137,15 +139,18 @@ def relative_grams(
   return jax.lax.stop_gradient(errors)._replace(grams=grams)
 
 
-def center_is_lost(stats: GramStatistics) -> Bool[Array | np.ndarray, " P"]:
+def center_is_lost(
+  within: Float[Array | np.ndarray, "P M M"],
+  centers: Float[Array | np.ndarray, "P P"],
+  mask: Bool[Array | np.ndarray, "P M"],
+) -> Bool[Array | np.ndarray, " P"]:
   """Returns which centres equal the mean of all points up to rounding.
 
-  The rounding error of a centre is a few ε times the length of its points. On
-  statistics in NumPy it computes in NumPy.
+  The rounding error of a centre is a few ε times the length of its points.
   """
-  squares = stats.within.diagonal(axis1=1, axis2=2).sum(axis=1)
-  size = squares / stats.mask.sum(axis=1).clip(1)
-  norms = stats.centers.diagonal()
+  squares = within.diagonal(axis1=1, axis2=2).sum(axis=1)
+  size = squares / mask.sum(axis=1).clip(1)
+  norms = centers.diagonal()
   tolerance = (16 * float(jnp.finfo(norms.dtype).eps)) ** 2
   return (norms <= tolerance * size) | (norms <= tolerance * norms.max())
 

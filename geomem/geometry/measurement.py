@@ -4,7 +4,6 @@ import functools
 import math
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -154,9 +153,10 @@ def _check_centers_apart(stats: GramStatistics) -> None:
   if checks.is_traced(stats.within):
     return
   # In NumPy, so that it does not become part of a program being traced.
-  stats = jax.tree.map(np.asarray, stats)
-  size = stats.within.trace(axis1=-2, axis2=-1)
-  lost = np.flatnonzero(center_is_lost(stats) & (size > 0))
+  given = (stats.within, stats.centers, stats.mask)
+  within, centers, mask = map(np.asarray, given)
+  size = within.trace(axis1=-2, axis2=-1)
+  lost = np.flatnonzero(center_is_lost(within, centers, mask) & (size > 0))
   if lost.size:
     raise ValueError(
       f"The centres of manifolds {lost.tolist()} are at the mean of all points"
