@@ -6,9 +6,8 @@ are either kept, or projected out of all points first.
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
@@ -21,22 +20,31 @@ from geomem.studies.capacity_sets import (
   layer_sets,
   synthetic_sets,
 )
-from geomem.studies.fields import check_least, check_seeds, check_types
+from geomem.studies.fields import Fields, check_seeds
 from geomem.studies.finding import doubts
 from geomem.studies.measure_config import parse_centers
-from geomem.studies.study import Stage, Step, Unit
-from geomem.studies.trained import TrainedRun
+from geomem.studies.study import Stage, at_once
+from geomem.studies.trained import OfRun, TrainedRun
 
 _EPS = np.finfo(np.float32).eps
 # The largest relative rounding of a centre, as in the mean-field geometry.
 _MOST_ROUNDING = 1e-3
-_SYNTHETIC = ("num_manifolds", "manifold_points", "num_features", "dimension")
+# The fields that do not apply to a run, and to synthetic manifolds.
+_SYNTHETIC = (
+  "num_manifolds",
+  "manifold_points",
+  "num_features",
+  "dimension",
+  "seed",
+  "num_seeds",
+)
+_OF_RUNS = ("epochs",)
 _REMOVED = {"none": "centres as they are", "low_rank": "directions removed"}
 _shared_directions = jax.jit(geometry.shared_directions, static_argnums=2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CapacityConfig:
+class CapacityConfig(Fields):
   """Config of the comparison of theory and simulation.
 
   Attributes:
@@ -53,6 +61,12 @@ class CapacityConfig:
     num_seeds: number of seeds of the synthetic manifolds; a run has its own.
   """
 
+  least: ClassVar = {
+    "num_draws": FEWEST_DRAWS,
+    "num_probes": 1,
+    "num_shuffles": 1,
+    "num_seeds": 1,
+  }
   epochs: str = "best,last"
   num_draws: int = 100
   num_probes: int = 300
@@ -66,9 +80,7 @@ class CapacityConfig:
   num_seeds: int = 1
 
   def __post_init__(self):
-    check_types(self)
-    names = ("num_probes", "num_shuffles", "num_seeds")
-    check_least(self, dict.fromkeys(names, 1) | {"num_draws": FEWEST_DRAWS})
+    super().__post_init__()
     check_seeds(self.seed, self.num_seeds)
     names = self.epochs.split(",")
     if not set(names) <= {"best", "last"} or len(set(names)) < len(names):
@@ -87,24 +99,7 @@ class CapacityConfig:
       )
 
 
-def _ignored_fields(of_run: bool) -> tuple[str, ...]:
-  """Lists the fields that do not apply, to a run or to synthetic manifolds."""
-  return (*_SYNTHETIC, "seed", "num_seeds") if of_run else ("epochs",)
-
-
-def _check_applies(config: CapacityConfig, of_run: bool) -> None:
-  """Raises if a field that does not apply has another value than by default."""
-  defaults = {f.name: f.default for f in dataclasses.fields(config)}
-  for name in _ignored_fields(of_run):
-    if getattr(config, name) != defaults[name]:
-      advice = "leave it out" if of_run else "give a run with it"
-      raise ValueError(
-        f"{name} is {getattr(config, name)}, but it applies to"
-        f" {'synthetic manifolds' if of_run else 'runs'} alone; {advice}."
-      )
-
-
-class Capacity:
+class Capacity(OfRun):
   """The capacity study: theory against simulation (figure 1B).
 
   It uses the layers of a finished run, or synthetic manifolds.
@@ -120,18 +115,20 @@ class Capacity:
     Raises:
       ValueError: a field is given that does not apply.
     """
-    _check_applies(config, trained is not None)
-    self.config = config
-    self.trained = trained
-    self.origin = trained.origin if trained else None
-    directory = trained.path if trained else pathlib.Path("runs")
-    self.directory = directory / "capacity"
+    super().__init__(config, trained)
+    self.ignored = _SYNTHETIC if trained else _OF_RUNS
+    for field in dataclasses.fields(config):
+      value = getattr(config, field.name)
+      if field.name in self.ignored and value != field.default:
+        advice = "leave it out" if trained else "give a run with it"
+        raise ValueError(
+          f"{field.name} is {value}, but it applies to"
+          f" {'synthetic manifolds' if trained else 'runs'} alone; {advice}."
+        )
 
   def as_dict(self) -> dict[str, Any]:
     """Returns the fields that apply, as a run directory stores them."""
-    left_out = _ignored_fields(self.trained is not None)
-    fields = {k: v for k, v in vars(self.config).items() if k not in left_out}
-    return {"experiment": self.name} | fields
+    return {k: v for k, v in super().as_dict().items() if k not in self.ignored}
 
   def sets(self) -> list[ManifoldSet]:
     """Lists the sets of manifolds; their points are built lazily."""
@@ -144,13 +141,12 @@ class Capacity:
     """Yields one stage, with a unit for each set of manifolds."""
     del run
     units = [
-      Unit(manifolds.columns, functools.partial(self._work, manifolds))
-      for manifolds in self.sets()
+      at_once(
+        one.columns, functools.partial(compare, one, self.config), done=one.name
+      )
+      for one in self.sets()
     ]
     yield Stage("capacity", units)
-
-  def _work(self, one: ManifoldSet) -> Iterator[Step]:
-    yield Step(compare(one, self.config), facts={"done": one.name})
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
@@ -164,12 +160,6 @@ class Capacity:
       if centers not in {each.centers for each in found}
     ]
     return [*doubts(rows), *found, *missing]
-
-  @staticmethod
-  def table(rows: runs.Rows) -> str:
-    """Returns nothing: the study has no table."""
-    del rows
-    return ""
 
 
 def _without_shared_directions(key, points: np.ndarray, rule) -> np.ndarray:

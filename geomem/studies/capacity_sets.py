@@ -4,6 +4,7 @@ Points are built lazily, so that only one layer is in memory at a time.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -125,32 +126,27 @@ def layer_sets(trained: TrainedRun, which: Sequence[str]) -> list[ManifoldSet]:
     epochs = {getattr(trained, w)(seed.number) for w in which}
     for epoch in sorted(epochs):
       points_of = _layer_points(trained, seed, epoch)
-      for index, layer in enumerate(names):
-        for subset in seed.manifolds:
-          for centers in CENTERS:
-            columns = {
-              "seed": seed.number,
-              "epoch": epoch,
-              "layer": layer,
-              "layer_index": index,
-              "subset": subset,
-              "centers": centers,
-            }
-            points = functools.partial(
-              lambda load, layer, subset: load(layer)[subset],
-              points_of,
-              layer,
-              subset,
-            )
-            sets.append(ManifoldSet(seed.geometry_key, columns, points))
+      for (index, layer), subset, centers in itertools.product(
+        enumerate(names), seed.manifolds, CENTERS
+      ):
+        columns = {
+          "seed": seed.number,
+          "epoch": epoch,
+          "layer": layer,
+          "layer_index": index,
+          "subset": subset,
+          "centers": centers,
+        }
+        points = functools.partial(points_of, layer, subset)
+        sets.append(ManifoldSet(seed.geometry_key, columns, points))
   return sets
 
 
 def _layer_points(trained: TrainedRun, seed, epoch: int):
-  """Returns a function from a layer to its points by subset; caches one."""
+  """Returns a function from a layer and a subset to points; caches a layer."""
 
   @functools.lru_cache(maxsize=1)
-  def points_of(layer: str) -> dict[str, np.ndarray]:
+  def by_subset(layer: str) -> dict[str, np.ndarray]:
     images = experiments.manifold_images(trained.experiment, seed)
     stacked = np.stack(list(images.values()))
     flat = stacked.reshape(-1, *stacked.shape[3:])
@@ -160,4 +156,4 @@ def _layer_points(trained: TrainedRun, seed, epoch: int):
     points = np.asarray(points).reshape(*stacked.shape[:3], -1)
     return dict(zip(images, points, strict=True))
 
-  return points_of
+  return lambda layer, subset: by_subset(layer)[subset]
