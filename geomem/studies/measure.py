@@ -11,6 +11,7 @@ from typing import Any
 from geomem import geometry, measures, parallel, plots, runs
 from geomem.studies import experiment as experiments
 from geomem.studies.experiment import Experiment, Seed
+from geomem.studies.finding import grouped
 from geomem.studies.measure_config import (
   MeasuringConfig,
   SavedEpochs,
@@ -119,12 +120,13 @@ class Measuring(OfRun):
       self.config,
     )
     known = self._known()
-    units = list(stage.units)
-    for i, unit in enumerate(units):
-      if rows := known.get((unit.key["seed"], unit.key["epoch"])):
-        step = Step(rows, size=unit.size, done_before=True)
-        units[i] = unit._replace(work=lambda step=step: iter([step]))
-    yield stage._replace(units=units)
+
+    def copied(unit: Unit) -> Unit:
+      rows = known.get((unit.key["seed"], unit.key["epoch"]))
+      step = Step(rows or (), size=unit.size, done_before=True)
+      return unit._replace(work=lambda: iter([step])) if rows else unit
+
+    yield stage._replace(units=list(map(copied, stage.units)))
 
   def facts(self) -> runs.Rows:
     """Returns the run's facts, with the chance capacity at this study's κ."""
@@ -160,12 +162,8 @@ class Measuring(OfRun):
       lambda: runs.is_complete(path) and runs.is_of_this_revision(path)
     ):
       return {}
-    measured = runs.Rows(r for r in self.trained.rows if r["layer"] is not None)
-    return {
-      (seed, epoch): rows
-      for seed, of_seed in measured.split("seed").items()
-      for epoch, rows in of_seed.split("epoch").items()
-    }
+    measured = (r for r in self.trained.rows if r["layer"] is not None)
+    return grouped(measured, "seed", "epoch")
 
   @staticmethod
   def table(rows: runs.Rows) -> str:

@@ -223,13 +223,13 @@ class Memorization:
         return saved.load(epoch, self.experiment.network.abstract_state)
 
     first, last = self.seeds[0].number, self.seeds[-1].number
-    which = f"seed {first}" if first == last else f"seeds {first} to {last}"
+    named = f"seed {first}" if first == last else f"seeds {first} to {last}"
     unit = Unit(
       {"stage": "training"},
       lambda: train_seeds(run, self.experiment, self.seeds),
       self.config.training.epochs,
     )
-    yield Stage(f"training, {which}", [unit])
+    yield Stage(f"training, {named}", [unit])
     yield lost_rows(run, self.experiment, self.seeds, load)
     facts = [
       at_once(
@@ -239,7 +239,13 @@ class Memorization:
       for seed in self.seeds
     ]
     yield Stage("", facts)
-    epochs = _epochs_of(run.rows)
+    rows = run.rows
+    best, last = (rows.epochs(which) for which in _EPOCHS)
+    # The saved epochs are those with scores.
+    epochs = {
+      seed: SavedEpochs(sorted(of.distinct("epoch")), best[seed], last[seed])
+      for seed, of in rows.where("accuracy").split("seed").items()
+    }
     yield geometry_stage(
       self.experiment, self.seeds, epochs, load, self.config.measure
     )
@@ -306,12 +312,3 @@ class Memorization:
           line += "   was not measured"
         lines.append(line)
     return "\n".join(lines)
-
-
-def _epochs_of(rows: runs.Rows) -> dict[int, SavedEpochs]:
-  """Returns the saved epochs of each seed: those with scores."""
-  best, last = rows.epochs("best"), rows.epochs("last")
-  return {
-    seed: SavedEpochs(sorted(of.distinct("epoch")), best[seed], last[seed])
-    for seed, of in rows.where("accuracy").split("seed").items()
-  }
