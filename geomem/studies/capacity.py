@@ -71,7 +71,7 @@ class CapacityConfig(Fields):
     num_seeds: number of seeds of the synthetic manifolds; a run has its own.
   """
 
-  least: ClassVar = {
+  _least: ClassVar = {
     "num_draws": FEWEST_DRAWS,
     "num_probes": 1,
     "num_shuffles": 1,

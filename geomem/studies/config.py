@@ -29,7 +29,7 @@ class DataConfig(Fields):
       `file` and `cifar_n` have their own.
   """
 
-  least: ClassVar = {
+  _least: ClassVar = {
     "image_size": 1,
     "memory_limit": 0,
     "num_classes": 2,
@@ -63,7 +63,7 @@ class ModelConfig(Fields):
       float32.
   """
 
-  least: ClassVar = {"width": 1}
+  _least: ClassVar = {"width": 1}
   model: str
   width: int | None = None
   dtype: str = "float32"
@@ -89,7 +89,7 @@ class TrainConfig(Fields):
     num_seeds: number of seeds, trained together.
   """
 
-  least: ClassVar = {"seed": 0, "num_seeds": 1}
+  _least: ClassVar = {"seed": 0, "num_seeds": 1}
   epochs: int
   batch_size: int
   optimizer: str = "sgd"

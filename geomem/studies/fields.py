@@ -75,13 +75,14 @@ def _check(name: str, value: Any, known: type) -> None:
 
 
 class Fields:
-  """A config whose fields have their types, and the lower bounds in `least`."""
+  """A config whose fields have their types and are not too low."""
 
-  least: ClassVar[dict[str, int]] = {}
+  # Lower bounds, by field.
+  _least: ClassVar[dict[str, int]] = {}
 
   def __post_init__(self):
     check_types(self)
-    for name, bound in self.least.items():
+    for name, bound in self._least.items():
       value = getattr(self, name)
       if value is not None and not value >= bound:
         raise ValueError(f"{name} is {value}; at least {bound} was expected.")

@@ -115,7 +115,7 @@ class MeasuringConfig(Fields):
       best, last, first, others.
   """
 
-  least: ClassVar = {"num_probes": 1}
+  _least: ClassVar = {"num_probes": 1}
   measures: str = "mean_field"
   num_probes: int = 300
   kappa: float = 0.0
@@ -157,7 +157,7 @@ class MeasureConfig(MeasuringConfig):
     subsets: subsets to measure, comma-separated; all by default.
   """
 
-  least: ClassVar = MeasuringConfig.least | {"manifold_points": 2}
+  _least: ClassVar = MeasuringConfig._least | {"manifold_points": 2}
   manifold_points: int
   subsets: str | None = None
 

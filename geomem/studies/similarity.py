@@ -44,7 +44,7 @@ class SimilarityConfig(Fields):
     layers: comma-separated names, or `last` (hidden); all by default.
   """
 
-  least: ClassVar = {"num_images": 4}
+  _least: ClassVar = {"num_images": 4}
   other: str | None = None
   subset: str = "test"
   num_images: int = 500

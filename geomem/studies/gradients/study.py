@@ -40,7 +40,7 @@ class GradientConfig(Fields):
       each batch's own statistics.
   """
 
-  least: ClassVar = {"max_examples": 0, "draws": 1}
+  _least: ClassVar = {"max_examples": 0, "draws": 1}
   max_examples: int = 0
   draws: int = 8
   training_mode: bool = True
