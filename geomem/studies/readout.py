@@ -12,7 +12,6 @@ M − 1); Papyan, Han and Donoho, PNAS 2020.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -30,7 +29,7 @@ from geomem.studies.experiment import Seed, manifold_images, measuring_forward
 from geomem.studies.fields import Fields
 from geomem.studies.finding import Finding, apart, with_error
 from geomem.studies.measure_config import measured_layers
-from geomem.studies.study import Stage, Step, Unit
+from geomem.studies.study import Stage, Step
 from geomem.studies.trained import OfRun, TrainedRun
 
 _LABELS = {
@@ -93,15 +92,8 @@ class Readout(OfRun):
     del run
     yield self.facts_stage()
     for seed in self.trained.seeds:
-      units = [
-        Unit(
-          {"stage": "readout", "seed": seed.number, "epoch": epoch},
-          functools.partial(self._work, seed, epoch),
-          len(self.layers),
-        )
-        for epoch in self.epochs[seed.number]
-      ]
-      yield Stage(f"readout, seed {seed.number}", units)
+      epochs, size = self.epochs[seed.number], len(self.layers)
+      yield self.stage_of(seed, "readout", self._work, size, epoch=epochs)
 
   def _work(self, seed: Seed, epoch: int) -> Iterator[Step]:
     experiment = self.trained.experiment

@@ -6,7 +6,6 @@ Maini et al., "Can neural network memorization be localized?", ICML 2023.
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -23,7 +22,7 @@ from geomem.studies.rewind_findings import (
   find_rewinds,
   rewind_table,
 )
-from geomem.studies.study import Stage, Step, Unit
+from geomem.studies.study import Stage, Step
 from geomem.studies.train import score_logits
 from geomem.studies.trained import OfRun, TrainedRun
 
@@ -162,29 +161,30 @@ class LayerRewind(OfRun):
       self.epochs[seed] = [epoch for epoch in saved if epoch in chosen]
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
-    """Scores every hybrid network, and measures its geometry if asked to."""
+    """Scores every hybrid network, and measures its geometry if asked to.
+
+    Measured are the layers that depend on parameters of both epochs. The others
+    are those of one epoch's network, which the finished run has measured. A
+    rewind to the last epoch changes no layer.
+    """
     del run
     for seed in self.trained.seeds:
+      epochs, last = self.epochs[seed.number], self.trained.last(seed.number)
+      changed = [epoch for epoch in epochs if epoch != last]
       yield self.facts_stage(seed=seed.number)
-      yield self._scores(seed)
+      yield self.stage_of(
+        seed, "scores", self._score, len(self.mixed), "networks", epoch=epochs
+      )
       if self.config.geometry:
-        yield self._geometry(seed)
+        size = sum(map(len, self.mixed.values()))
+        yield self.stage_of(
+          seed, "geometry", self._measure, size, epoch=changed
+        )
 
   def facts(self) -> runs.Rows:
     """Returns the facts, and the scores of the networks without a rewind."""
     facts = self.trained.rows.where(_FACTS)
     return runs.Rows([*facts, *self.trained.rows.where(("accuracy", "loss"))])
-
-  def _scores(self, seed: Seed) -> Stage:
-    units = [
-      Unit(
-        {"stage": "scores", "seed": seed.number, "epoch": epoch},
-        functools.partial(self._score, seed, epoch),
-        len(self.mixed),
-      )
-      for epoch in self.epochs[seed.number]
-    ]
-    return Stage(f"networks, seed {seed.number}", units)
 
   def _score(self, seed: Seed, epoch: int) -> Iterator[Step]:
     """Scores every distinct network of an epoch once."""
@@ -207,25 +207,6 @@ class LayerRewind(OfRun):
         recovered = self.trained.recovered(seed.number, scores)
         by_mask[mask] = scores + recovered
     yield self._step(seed, epoch, by_mask)
-
-  def _geometry(self, seed: Seed) -> Stage:
-    """Makes the stage that measures the layers changed by a rewind.
-
-    These depend on parameters of both epochs. The other layers are identical to
-    those of one epoch's network, which the finished run has measured. A rewind
-    to the last epoch changes no layer.
-    """
-    last = self.trained.last(seed.number)
-    units = [
-      Unit(
-        {"stage": "geometry", "seed": seed.number, "epoch": epoch},
-        functools.partial(self._measure, seed, epoch),
-        sum(map(len, self.mixed.values())),
-      )
-      for epoch in self.epochs[seed.number]
-      if epoch != last
-    ]
-    return Stage(f"geometry, seed {seed.number}", units)
 
   def _measure(self, seed: Seed, epoch: int) -> Iterator[Step]:
     experiment = self.trained.experiment

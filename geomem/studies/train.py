@@ -123,9 +123,9 @@ def lost_rows(
   The function `load` takes a seed and an epoch to the state of the network.
   """
 
-  def rescore(seed, place):
-    scores = score_subsets(experiment, seed, load(*place.values()))
-    return runs.tagged(scores, **place)
+  def rescore(seed, epoch):
+    scores = score_subsets(experiment, seed, load(seed.number, epoch))
+    return runs.tagged(scores, seed=seed.number, epoch=epoch)
 
   history = Losses(run.path, experiment)
   scores, losses = [], []
@@ -134,7 +134,7 @@ def lost_rows(
       epochs = saved.epochs
     for epoch in epochs:
       place = {"seed": seed.number, "epoch": epoch}
-      work = functools.partial(rescore, seed, place)
+      work = functools.partial(rescore, seed, epoch)
       scores.append(at_once({"stage": "scores"} | place, work))
       if rows := history.rows(**place):
         losses.append(at_once({"stage": "losses"} | place, lambda r=rows: r))

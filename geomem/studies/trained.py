@@ -3,7 +3,7 @@
 import functools
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, SupportsIndex
 
 from geomem import runs, training
@@ -11,7 +11,7 @@ from geomem.studies.config import ExperimentConfig
 from geomem.studies.experiment import Experiment, Seed, prepare, prepare_seeds
 from geomem.studies.fields import sequence
 from geomem.studies.finding import doubts
-from geomem.studies.study import Stage, at_once
+from geomem.studies.study import Stage, Step, Unit, at_once
 
 _LOG = logging.getLogger(__name__)
 
@@ -232,6 +232,27 @@ class OfRun:
     """Makes the stage that copies `facts`, all or of a seed, without a bar."""
     key = {"stage": "facts"} | seed
     return Stage("", [at_once(key, lambda: self.facts().where(**seed))])
+
+  def stage_of(
+    self,
+    seed: Seed,
+    name: str,
+    work: Callable[[Seed, Any], Iterator[Step]],
+    size: int = 1,
+    title: str | None = None,
+    **places: Sequence[Any],
+  ) -> Stage:
+    """Makes a seed's stage, whose units do `work` at each place of a column."""
+    ((column, values),) = places.items()
+    units = [
+      Unit(
+        {"stage": name, "seed": seed.number, column: value},
+        functools.partial(work, seed, value),
+        size,
+      )
+      for value in values
+    ]
+    return Stage(f"{title or name}, seed {seed.number}", units)
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> Sequence[Any]:

@@ -25,7 +25,7 @@ from geomem.studies.fields import Fields
 from geomem.studies.finding import Finding, grouped
 from geomem.studies.measure_config import measured_layers
 from geomem.studies.rewind_findings import ENOUGH, too_vague
-from geomem.studies.study import Stage, Step, Unit
+from geomem.studies.study import Stage, Step
 from geomem.studies.train import score_logits
 from geomem.studies.trained import OfRun, TrainedRun
 
@@ -121,14 +121,9 @@ class Truncate(OfRun):
     del run
     yield self.facts_stage()
     for seed in self.trained.seeds:
-      units = [
-        Unit(
-          {"stage": "truncated", "seed": seed.number, "layer": layer},
-          functools.partial(self._work, seed, layer),
-        )
-        for layer in self.layers
-      ]
-      yield Stage(f"layers, seed {seed.number}", units)
+      yield self.stage_of(
+        seed, "truncated", self._work, title="layers", layer=self.layers
+      )
 
   def _work(self, seed: Seed, layer: str) -> Iterator[Step]:
     experiment, trained = self.trained.experiment, self.trained
