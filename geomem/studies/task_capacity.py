@@ -10,7 +10,6 @@ Source of the last question: "Two Speeds of Learning", arXiv 2605.27078.
 """
 
 import dataclasses
-import functools
 import math
 from typing import Any, ClassVar
 
@@ -41,6 +40,12 @@ from geomem.studies.trained import TrainedRun
 
 # GLUE is earlier if its epoch is below this fraction of the mean-field one.
 _EARLIER = 0.9
+_CLAIMS = {
+  "Task 1": "GLUE tells memorization earlier",
+  "Task 2": "GLUE tells memorization in other layers",
+  "Task 3": "permuted labels are separable before they are fitted",
+  "Task 4": "the fall of test accuracy is the representation's",
+}
 # Whether a claim holds, None if undecided, and a sentence with its numbers.
 _Answer = tuple[bool | None, str]
 
@@ -101,31 +106,19 @@ class TaskCapacity(Measuring):
       for seed, of_seed in scored.split("seed").items()
     }
     measured = places(rows.where("capacity"), "seed", "epoch")
-    separable = functools.partial(_separable, labels=config.get("glue_labels"))
-    found = doubts(rows)
-    for number, (answer, needed, claim) in enumerate(
-      (
-        (_earlier, every, "GLUE tells memorization earlier"),
-        (_layers, first | last, "GLUE tells memorization in other layers"),
-        (
-          separable,
-          every,
-          "permuted labels are separable before they are fitted",
-        ),
-        (
-          _representation,
-          best | last,
-          "the fall of test accuracy is the representation's",
-        ),
-      ),
-      1,
-    ):
-      holds, sentence = answer(rows)
+    tasks = {
+      "Task 1": (_earlier(rows), every),
+      "Task 2": (_layers(rows), first | last),
+      "Task 3": (_separable(rows, config.get("glue_labels")), every),
+      "Task 4": (_representation(rows), best | last),
+    }
+    found: list[Any] = doubts(rows)
+    for name, ((holds, sentence), needed) in tasks.items():
       if missing := sorted({epoch for _, epoch in needed - measured}):
         named = ", ".join(f"{epoch:g}" for epoch in missing)
         holds = None
         sentence = f"this needs epochs that are not measured: {named}"
-      found.append(Finding(f"Task {number}", holds, sentence, claim))
+      found.append(Finding(name, holds, sentence, _CLAIMS[name]))
     return found
 
 
