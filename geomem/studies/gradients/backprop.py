@@ -160,7 +160,7 @@ def block_sums(
   for of_block in np.array_split(starts, min(_NUM_BLOCKS, len(starts))):
     stop = min(of_block[-1] + batch_size, num_examples)
     labels = examples.labels[of_block[0] : stop]
-    batches = padded_batches(examples, of_block, batch_size)
+    batches = padded_batches(examples, of_block.tolist(), batch_size)
     sums.append(_block_sum(network, state, examples, labels, batches, train))
     counts.append(len(labels))
   stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *sums)
