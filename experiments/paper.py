@@ -140,7 +140,10 @@ def _do_stages(scale, path, stages, budget: Budget, data_dir) -> int:
     if stage.of_run and not _is_complete(path / paper.STAGES[0].place):
       log.say(f"It analyses {paper.STAGES[0].name}, which is not complete.")
       continue
-    minutes = estimates.of(stage).minutes
+    estimate = estimates.of(stage, exact=False)
+    if budget.fits(estimate.minutes):
+      estimate = estimates.of(stage)
+    minutes = estimate.minutes
     if budget.fits(minutes):
       status, has_ended = do(stage, status)
       if not has_ended:
@@ -151,10 +154,15 @@ def _do_stages(scale, path, stages, budget: Budget, data_dir) -> int:
       f" {paper.duration(minutes)}, and --minutes leaves"
       f" {paper.duration(budget.left)}."
     )
-    if minutes > budget.limit:
-      too_long.append(stage)
-  for stage in too_long:
-    # It would not fit the next start either.
+    if minutes > budget.limit:  # It would not fit the next start either.
+      too_long.append((stage, estimate.minutes_a_unit))
+  for stage, minutes in too_long:
+    if not budget.fits(minutes):
+      log.say(
+        f"{stage.name} needs {paper.duration(minutes)} for one of its units,"
+        " which is more than --minutes leaves."
+      )
+      continue
     log.say(f"\n{stage.name} needs several starts; this one does a part.")
     status, has_ended = do(stage, status)
     if not has_ended:

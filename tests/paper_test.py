@@ -346,7 +346,7 @@ def minutes(monkeypatch):
     def of(self, stage, *, exact=True):
       del exact
       seconds = 60 * given.get(stage.name, 0.5)
-      return paper.Estimate(paper.Work(steps=seconds))
+      return paper.Estimate(paper.Work(steps=seconds), units=1000)
 
   monkeypatch.setattr(paper, "Estimates", Estimates)
   return given
@@ -404,7 +404,7 @@ def test_it_ends_where_the_time_does_and_goes_on(
   assert found["T6"] == both
 
   # Of what is done, nothing is counted as left.
-  monkeypatch.setattr(estimates, "calibrate", lambda *_: paper.Work(*[1.0] * 8))
+  monkeypatch.setattr(estimates, "calibrate", lambda *_: paper.Work(*[1.0] * 9))
   scale = paper.SCALES["small"]
   counted = estimates.Estimates(paper.STAGES, scale, moved)
   left = {stage.name: counted.of(stage).minutes for stage in paper.STAGES}
@@ -431,15 +431,16 @@ def test_shorter_stages_come_before_one_that_fits_no_start(
   monkeypatch.setattr(binary.cli, "do", do)
   monkeypatch.setattr(paper, "make", lambda *_: None)
   monkeypatch.setattr(binary, "_is_complete", lambda place: place.name in done)
-  # The first one would fit a start of its own, the second one none.
-  minutes |= {"fig4ab": 4.5, "fig4ce": 100.0, "figa1": 600.0}
+  # The first one would fit a start of its own, the others none; of the last
+  # one, not even a unit does.
+  minutes |= {"fig4ab": 4.5, "fig4ce": 100.0, "figa1": 600.0, "fig1b": 6000.0}
   clock = Clock()
   budget = binary.Budget(5.0, clock)
   clock.now = 60 * 1.0
   scale = paper.SCALES["tiny"]
   binary._do_stages(scale, tmp_path, paper.choose(), budget, None)
-  names = ["memorization", "capacity", "measure-mean_field"]
-  assert done == [*names, "gradients", "model_size"]
-  assert "figa1 needs several starts; this one does a part." in (
-    capsys.readouterr().out
-  )
+  names = ["memorization", "measure-mean_field", "gradients", "model_size"]
+  assert done == names
+  said = capsys.readouterr().out
+  assert "figa1 needs several starts; this one does a part." in said
+  assert "fig1b needs 6.0 min for one of its units" in said

@@ -56,7 +56,7 @@ def calibrate(study: Memorization, path: pathlib.Path) -> Work:
     figure = _time_figure(pathlib.Path(scratch))
   finally:
     parallel.from_first(lambda: shutil.rmtree(scratch, ignore_errors=True))
-  prices = Work(step, image, one_set, draw, saved, program, solver, figure)
+  prices = Work(step, image, one_set, draw, saved, program, solver, figure, 0.0)
   return parallel.from_first(lambda: prices)
 
 

@@ -1,5 +1,6 @@
 """Estimates of what stages take: their counted work at the device's prices."""
 
+import functools
 import json
 import os
 import pathlib
@@ -25,7 +26,7 @@ _FILE = "calibration.json"
 # What the kinds of work are called; `steps` are gradients in one stage.
 _WORDS = Work(
   *("training", "scores", "geometry", "simulation", "disk"),
-  *("compilation", "compilation", "figures"),
+  *("compilation", "compilation", "figures", "commits"),
 )
 
 
@@ -42,11 +43,13 @@ class Estimate(NamedTuple):
 
   Attributes:
     seconds: the seconds for each kind.
+    units: the number of units that are committed at once.
     is_rough: whether the prices are those of another network.
     steps: what its steps are.
   """
 
   seconds: Work
+  units: float = 1.0
   is_rough: bool = False
   steps: str = "training"
 
@@ -54,6 +57,11 @@ class Estimate(NamedTuple):
   def minutes(self) -> float:
     """All kinds together."""
     return sum(self.seconds) / 60
+
+  @property
+  def minutes_a_unit(self) -> float:
+    """The mean of a unit; what is interrupted within one is repeated."""
+    return self.minutes / max(1.0, self.units)
 
   def __str__(self) -> str:
     parts: dict[str, float] = {}
@@ -120,8 +128,12 @@ class Estimates:
     if sizes:
       sweep = make(sizes[0], scale, self._path, data_dir)
       self._cells = sweep.cells(self._path / sizes[0].place)
-      self._costs, width = _relative_costs(self._cells)
-      self._studies["sizes"] = Memorization(sweep.config.replace(width=width))
+      study = Memorization(self._cells[0].config)
+      self._costs = work.relative_cost(
+        [cell.config.model.width for cell in self._cells],
+        functools.partial(_with_width, study.experiment.network),
+      )
+      self._studies["sizes"] = _of_average_cost(study, self._costs)
 
   def of(self, stage: PaperStage, *, exact: bool = True) -> Estimate:
     """Estimates the rest of a stage.
@@ -138,7 +150,7 @@ class Estimates:
       number = len(stage.study.figures)
       counted = counted._replace(figures=number)
     steps = "gradients" if stage.study.name == "gradients" else "training"
-    return Estimate(counted.at(prices), is_rough, steps)
+    return Estimate(counted.at(prices), counted.units, is_rough, steps)
 
   def _count(self, stage: PaperStage) -> Work:
     name, place = stage.study.name, self._path / stage.place
@@ -166,7 +178,8 @@ class Estimates:
     other = self._studies.get("run")
     if kind == "sizes" and not exact and other is not None:
       return _converted(self._prices("run", exact)[0], other, study), True
-    self._say(f"Timing {jax.device_count()} {jax.devices()[0].device_kind}.")
+    of = study.experiment.network.name
+    self._say(f"Timing the device ({device()['devices']}) with {of}.")
     prices = calibrate(study, self._path)
     parallel.from_first(lambda: self._write(kind, prices))
     return prices, False
@@ -206,21 +219,27 @@ def _done(path: pathlib.Path) -> work.Keys:
   )
 
 
-def _relative_costs(cells) -> tuple[dict[int, float], int]:
-  """Returns the cost of each width, and the width of about average cost."""
-  config = cells[0].config
-  experiment = Memorization(config).experiment
+def _with_width(network: models.Network, width: int) -> models.Network:
+  """Builds a network of another width."""
+  logits = jax.tree.leaves(network.abstract_state["logits"])[0]
+  return models.build(
+    network.name,
+    num_classes=logits.shape[-1],
+    image_shape=network.image_shape,
+    width=width,
+  )
 
-  def build(width: int) -> models.Network:
-    return models.build(
-      config.model.model,
-      num_classes=experiment.num_classes,
-      image_shape=experiment.network.image_shape,
-      width=width,
-    )
 
-  costs = work.relative_cost([c.config.model.width for c in cells], build)
-  return costs, min(costs, key=lambda width: abs(costs[width] - 1))
+def _of_average_cost(study: Memorization, costs: dict[int, float]):
+  """Gives a study the width of about average cost, with the same data."""
+  width = min(costs, key=lambda width: abs(costs[width] - 1))
+  experiment = study.experiment
+  config = study.config.replace(width=width)
+  study.config = config
+  study.experiment = experiment._replace(
+    config=config, network=_with_width(experiment.network, width)
+  )
+  return study
 
 
 def _converted(prices: Work, of: Memorization, to: Memorization) -> Work:

@@ -40,6 +40,7 @@ class Work(NamedTuple):
     programs: programs to compile, in forward passes of the network.
     solvers: programs of the geometry to compile.
     figures: figures drawn.
+    units: units that are committed at once; they have no price of their own.
   """
 
   steps: float = 0.0
@@ -50,6 +51,7 @@ class Work(NamedTuple):
   programs: float = 0.0
   solvers: float = 0.0
   figures: float = 0.0
+  units: float = 0.0
 
   def plus(self, other: "Work") -> "Work":
     """Returns the sum, kind by kind."""
@@ -125,6 +127,7 @@ class Sizes:
       images=networks * self.points,
       sets=networks * self.sets,
       networks=networks,
+      units=networks,
     )
 
 
@@ -149,6 +152,7 @@ def of_training(study: Memorization, done: Keys = ()) -> Work:
     steps=(recipe.epochs - reached) * steps,
     images=networks * sizes.images,
     networks=networks * (1 + _STATE[recipe.optimizer]),
+    units=networks,
   )
   left = max(0, sizes.measured - _stages(done)["geometry"])
   return trained.plus(sizes.measuring(left))
@@ -173,6 +177,7 @@ def of_rewinds(
     images=left * sizes.images * shared / operations(network),
     networks=2 * left,
     programs=2,  # The layers of both networks.
+    units=left,
   )
 
 
@@ -203,6 +208,7 @@ def of_gradients(
     steps=passes / (_STEP * sizes.batch),
     networks=epochs + laws,
     programs=programs,
+    units=epochs + laws,
   )
 
 
@@ -227,6 +233,7 @@ def of_simulations(
     draws=left * sets * config.num_draws,
     networks=left * loads,
     solvers=3,
+    units=left * sets,
   )
 
 
