@@ -144,9 +144,13 @@ def test_a_device_is_timed_once(tmp_path, calls, monkeypatch):
   made.of(fig3)
   assert len(calls) == 2
   assert said[0].startswith("Timing ")
-  (tmp_path / "calibration.json").write_text("{")
-  estimates_of(tmp_path)[0].of(fig3)
-  assert len(calls) == 3
+  file = tmp_path / "calibration.json"
+  content = json.loads(file.read_text())
+  content["run"]["seconds"]["sets"] = None
+  for number, damaged in enumerate(("{", "[]", json.dumps(content)), start=3):
+    file.write_text(damaged)
+    estimates_of(tmp_path)[0].of(fig3)
+    assert len(calls) == number
 
 
 def test_the_sweep_is_timed_when_its_turn_comes(tmp_path, calls):

@@ -131,7 +131,7 @@ class Estimates:
       study = Memorization(self._cells[0].config)
       self._costs = work.relative_cost(
         [cell.config.model.width for cell in self._cells],
-        functools.partial(_with_width, study.experiment.network),
+        functools.partial(_with_width, study),
       )
       self._studies["sizes"] = _of_average_cost(study, self._costs)
 
@@ -189,16 +189,20 @@ class Estimates:
     file, here = self._path / _FILE, {"device": device()}
     try:
       content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):  # It is missing or damaged.
+      is_of_here = content["device"] == here["device"]
+    except (OSError, ValueError, KeyError, TypeError):  # Missing or damaged.
       return here
-    return content if content.get("device") == here["device"] else here
+    return content if is_of_here else here
 
   def _read(self, kind: str) -> Work | None:
     def read() -> Work | None:
-      entry = self._content().get(kind, {})
-      if entry.get("config") != self._config(kind):
+      try:
+        entry = self._content()[kind]
+        prices = Work(*(float(entry["seconds"][k]) for k in Work._fields))
+        is_valid = entry["config"] == self._config(kind)
+      except (KeyError, TypeError, ValueError):  # Missing or damaged.
         return None
-      return Work(**entry["seconds"])
+      return prices if is_valid and min(prices) >= 0 else None
 
     return parallel.from_first(read)
 
@@ -219,25 +223,23 @@ def _done(path: pathlib.Path) -> work.Keys:
   )
 
 
-def _with_width(network: models.Network, width: int) -> models.Network:
-  """Builds a network of another width."""
-  logits = jax.tree.leaves(network.abstract_state["logits"])[0]
+def _with_width(study: Memorization, width: int) -> models.Network:
+  """Builds the network of a study with another width."""
   return models.build(
-    network.name,
-    num_classes=logits.shape[-1],
-    image_shape=network.image_shape,
+    study.config.model.model,
+    num_classes=study.experiment.num_classes,
+    image_shape=study.experiment.network.image_shape,
     width=width,
+    dtype=models.dtype_named(study.config.model.dtype),
   )
 
 
 def _of_average_cost(study: Memorization, costs: dict[int, float]):
   """Gives a study the width of about average cost, with the same data."""
   width = min(costs, key=lambda width: abs(costs[width] - 1))
-  experiment = study.experiment
-  config = study.config.replace(width=width)
-  study.config = config
-  study.experiment = experiment._replace(
-    config=config, network=_with_width(experiment.network, width)
+  study.config = study.config.replace(width=width)
+  study.experiment = study.experiment._replace(
+    config=study.config, network=_with_width(study, width)
   )
   return study
 
