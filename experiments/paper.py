@@ -127,7 +127,13 @@ def reproduce(
 
 def _do_stages(scale, path, stages, budget: Budget, data_dir) -> int:
   """Runs the stages that fit the time limit; returns the exit status."""
-  left = [stage for stage in stages if not _is_complete(path / stage.place)]
+  left = []
+  for stage in stages:
+    place = path / stage.place
+    if _is_complete(place):  # A packed copy may lack the networks it needed.
+      log.say(f"{stage.name}: {stage.study.name}, in {place}; complete.")
+    else:
+      left.append(stage)
   if not left:
     return 0
   with values.command_line():
