@@ -223,9 +223,9 @@ def of_simulations(
   left = (sets - len(done)) / sets
   if left <= 0:
     return Work()
-  # The search for directions, the theory and its shuffles, one set at a time:
-  # this takes as long as the sets that the measures would take at once.
-  alone = (2 + config.num_shuffles) * shares.entries_at_once()
+  # The theory with its search for directions, and the shuffles, one set at a
+  # time: this takes as long as the sets that the measures would take at once.
+  alone = (1 + config.num_shuffles) * shares.entries_at_once()
   return Work(
     # Half of the layers on average: those up to the one measured.
     images=left * loads * sizes.points / 2,
