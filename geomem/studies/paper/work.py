@@ -13,8 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from geomem import models, shares, training
-from geomem.studies.capacity import CapacityConfig
-from geomem.studies.capacity_sets import CENTERS
+from geomem.studies.capacity import CENTERS, CapacityConfig
 from geomem.studies.gradients import GradientConfig, backprop
 from geomem.studies.measure_config import measured_layers
 from geomem.studies.memorization import Memorization
