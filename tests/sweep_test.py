@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import shutil
 import threading
 import time
 
@@ -258,6 +259,35 @@ def test_a_failed_cell_is_reported_and_the_others_go_on(tmp_path):
   assert runs.read_rows(tmp_path).distinct("width") == [2, 3]
   with pytest.raises(runs.RunError, match="another epochs"):
     do_sweep(tmp_path, [2, 3], num_seeds=1, epochs=4)
+
+
+def test_runs_that_are_no_cells_are_left_out(calm, tmp_path, caplog):
+  """A copy of a cell, and a run of another recipe, each below the sweep."""
+  path = tmp_path / "sweep"
+  shutil.copytree(calm, path)
+  for name in ("width=3.bak", "fast"):
+    shutil.copytree(path / "width=3", path / name)
+  config = path / "fast" / "config.json"
+  config.write_text(config.read_text().replace('"epochs": 3', '"epochs": 8'))
+  assert not do_sweep(path)
+  assert results(path) == results(calm)
+  assert "fast (another epochs)" in caplog.text
+  assert "width=3.bak (the cell is width=3)" in caplog.text
+
+
+def test_a_cell_has_one_name_however_its_value_is_written(tmp_path):
+  def names(*values):
+    axes = {"permuted_fraction": values}
+    swept = studies.memorization_sweep(axes, **TINY)
+    return [cell.path.name for cell in swept.cells(tmp_path)]
+
+  whole = ["permuted_fraction=0.5", "permuted_fraction=1.0"]
+  assert names(0.5, 1) == names(0.5, 1.0) == whole
+  # Earlier versions made such directories.
+  (tmp_path / "permuted_fraction=1").mkdir()
+  assert names(0.5, 1.0) == [whole[0], "permuted_fraction=1"]
+  with pytest.raises(ValueError, match="names a value twice"):
+    names(1, 1.0)
 
 
 def test_bad_lists_are_sentences(tmp_path):

@@ -93,6 +93,14 @@ def flat_config(config: dict[str, Any]) -> dict[str, Any]:
   return flat
 
 
+def differing_field(old: dict[str, Any], new: dict[str, Any]) -> str | None:
+  """Names the first field in which flat configs differ; places do not count."""
+  for field in [*old, *new]:
+    if field not in PLACES and old.get(field) != new.get(field):
+      return field
+  return None
+
+
 def read_rows(path: pathlib.Path | str) -> Rows:
   """Reads the rows of a run directory.
 
@@ -183,12 +191,15 @@ def check_config(
   content = read_content(path)
   old, config = flat_config(content["config"]), flat_config(config)
   advice = "Choose another directory with --out"
-  for field in [*old, *config]:
-    if field not in PLACES and old.get(field) != config.get(field):
-      raise RunError(
-        f"{path} holds a run with another {field}: {old.get(field)!r} there,"
-        f" {config.get(field)!r} asked for. {advice}, or give the same flags."
-      )
+  if field := differing_field(old, config):
+    there, asked = (
+      "the default" if fields.get(field) is None else repr(fields[field])
+      for fields in (old, config)
+    )
+    raise RunError(
+      f"{path} holds a run with another {field}: {there} there, {asked} asked"
+      f" for. {advice}, or give the same flags."
+    )
   recorded = content.get("origin")
   if not isinstance(recorded, dict):
     return  # Earlier versions did not record the origin.

@@ -62,6 +62,8 @@ def check_types(config: Any) -> None:
       continue
     for item in value if is_tuple else (value,):
       _check(field.name, item, expected)
+    if expected is float and not is_tuple:  # 1 and 1.0 are stored alike.
+      object.__setattr__(config, field.name, float(value))
 
 
 def _check(name: str, value: Any, known: type) -> None:

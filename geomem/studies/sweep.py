@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import json
 import logging
 import pathlib
 import re
@@ -97,19 +98,35 @@ class Sweep(NamedTuple):
     Raises:
       ValueError: a value is repeated or invalid.
     """
-    for field, values in self.axes.items():
-      if len(set(values)) < len(values):
-        raise ValueError(
-          f"--{field} names a value twice in {', '.join(map(str, values))};"
-          " each is a cell of its own."
-        )
-    cells = []
-    for values in itertools.product(*self.axes.values()):
-      chosen = dict(zip(self.axes, values, strict=True))
-      name = ",".join(f"{field}={value}" for field, value in chosen.items())
-      config = self.config.replace(**chosen)
-      cells.append(Cell(pathlib.Path(path) / name, config))
+    cells = [
+      self.cell(path, dict(zip(self.axes, values, strict=True)))
+      for values in itertools.product(*self.axes.values())
+    ]
+    if len({cell.path for cell in cells}) < len(cells):
+      named = " ".join(
+        f"--{field}={','.join(map(str, values))}"
+        for field, values in self.axes.items()
+      )
+      raise ValueError(
+        f"{named} names a value twice; each is a cell of its own."
+      )
     return cells
+
+  def cell(self, path: pathlib.Path | str, values: dict[str, Any]) -> Cell:
+    """Makes the cell of a value of each swept field."""
+    config = self.config.replace(**values)
+    fields = config.flat()
+    texts = []
+    for value in (fields[axis] for axis in self.axes):
+      is_whole = isinstance(value, float) and value.is_integer()
+      # Earlier versions wrote 1 for 1.0 where it was given so in Python.
+      texts.append([value, int(value)] if is_whole else [value])
+    names = [
+      ",".join(map("{}={}".format, self.axes, chosen))
+      for chosen in itertools.product(*texts)
+    ]
+    paths = [pathlib.Path(path) / name for name in names]
+    return Cell(next((x for x in paths if x.exists()), paths[0]), config)
 
   def own(self, cells: list[Cell]) -> list[Cell]:
     """Selects this process's share of the cells."""
@@ -207,7 +224,7 @@ def _gather(sweep, path, cells: list[Cell], report) -> None:
   """Gathers the rows of the complete cells; reports when all are complete."""
   complete = all(cell.is_done for cell in cells)
   with _open(path, sweep) as out:
-    rows = collect(path, list(sweep.axes))
+    rows = _collect(path, sweep)
     if not complete:
       out.replace(rows)
       return
@@ -219,18 +236,35 @@ def _gather(sweep, path, cells: list[Cell], report) -> None:
     out.finish()
 
 
-def collect(path: pathlib.Path | str, axes: Sequence[str]) -> runs.Rows:
-  """Reads the rows of all complete cells below a sweep, ordered by its axes.
+def _collect(path: pathlib.Path | str, sweep: Sweep) -> runs.Rows:
+  """Reads the rows of all complete cells, with the axes as columns.
 
-  Args:
-    path: the sweep's directory.
-    axes: the swept fields; each becomes a column of the rows.
+  They are ordered by the axes. Other training runs below the sweep are left out
+  with a warning: those that differ in more than the axes, and copies.
   """
-  cells = []
-  for done in pathlib.Path(path).glob("*/done"):
-    fields = runs.flat_config(runs.read_config(done.parent))
-    if set(axes) <= set(fields):
-      cells.append(({axis: fields[axis] for axis in axes}, done.parent))
+  cells, others = [], []
+  for done in sorted(pathlib.Path(path).glob("*/done")):
+    place = done.parent
+    stored = runs.flat_config(runs.read_config(place))
+    if stored.get("experiment") != Memorization.name or not set(sweep.axes) <= set(
+      stored
+    ):
+      continue
+    columns = {axis: stored[axis] for axis in sweep.axes}
+    cell = sweep.cell(path, columns)
+    expected = runs.flat_config(json.loads(json.dumps(cell.as_dict())))
+    if field := runs.differing_field(stored, expected):
+      others.append(f"{place.name} (another {field})")
+    elif place != cell.path:
+      others.append(f"{place.name} (the cell is {cell.path.name})")
+    else:
+      cells.append((columns, place))
+  if others:
+    _LOG.warning(
+      "%s holds runs that are not its cells and are left out: %s.",
+      path,
+      ", ".join(others),
+    )
   cells.sort(key=lambda pair: list(pair[0].values()))
   return runs.Rows(
     columns | row for columns, cell in cells for row in runs.read_rows(cell)
