@@ -118,6 +118,16 @@ def make_rewinds(network: models.Network, config: RewindConfig) -> list[Rewind]:
   ]
 
 
+def masks_of(
+  network: models.Network, config: RewindConfig
+) -> dict[Rewind, mixing.Mask]:
+  """Returns for each rewind which layers come from the earlier epoch."""
+  return {
+    rewind: mixing.mask_of(network, rewind.layers)
+    for rewind in make_rewinds(network, config)
+  }
+
+
 class LayerRewind(OfRun):
   """The rewind study: scores of the last network with layers of earlier epochs.
 
@@ -140,12 +150,9 @@ class LayerRewind(OfRun):
     """
     super().__init__(config, trained)
     network = trained.experiment.network
-    # Several rewinds may give the same network.
-    self.masks = {
-      rewind: mixing.mask_of(network, rewind.layers)
-      for rewind in make_rewinds(network, config)
-    }
-    # Sorted, to bring networks with the same first layers together.
+    self.masks = masks_of(network, config)
+    # Several rewinds may give the same network. Sorted, networks with the same
+    # first layers come together.
     distinct = sorted(set(self.masks.values()))
     self.mixed = {mask: mixing.mixed_layers(network, mask) for mask in distinct}
     self.directory = trained.path / config.directory

@@ -17,7 +17,7 @@ from geomem.studies.capacity import CENTERS, CapacityConfig
 from geomem.studies.gradients import GradientConfig, backprop
 from geomem.studies.measure_config import measured_layers
 from geomem.studies.memorization import Memorization
-from geomem.studies.rewind import RewindConfig, list_networks
+from geomem.studies.rewind import RewindConfig, masks_of
 
 # Passes over an image, in forward passes: a backward pass takes two.
 _PULL = 2
@@ -162,7 +162,7 @@ def of_rewinds(
 ) -> Work:
   """Counts the rest of the rewinds of a run; see `of_training`."""
   sizes, network = Sizes(study), study.experiment.network
-  masks = list_networks(network, config).distinct
+  masks = set(masks_of(network, config).values())
   of_layer, names = layer_operations(network), network.layer_names[1:]
   # Hybrids share the layers that they have in common.
   shared = sum(
