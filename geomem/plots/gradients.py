@@ -42,7 +42,6 @@ def plot_gradient_law(rows: runs.Rows) -> Figure:
   examples, and the dashed line is the n^-1/2 of labels without structure. The
   right panel shows the slope of every layer.
   """
-  rows = rows.known()
   figure = style.new_figure(9, 3.6)
   left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
   for drawn, labels in itertools.product(_DRAWN, _LABELS):
@@ -98,7 +97,7 @@ def _draw_norms(ax, rows, drawn: str, labels: str) -> None:
   fitted = middle[1] * (x / middle[0]) ** slope
   color, line = _DRAWN[drawn][1], "-" if labels == "centered" else ":"
   ax.plot(x, fitted, color=color, ls=line, lw=1)
-  if labels == "centered":
+  if labels == "centered" and np.isfinite(slope):
     # The two fits of random labels end close to each other.
     shift = {"shuffled": -9, "independent": 3}.get(drawn, -3)
     ax.annotate(
@@ -122,7 +121,7 @@ def _draw_unbiased(ax, rows) -> None:
 
 def _draw_guide(ax, rows: runs.Rows) -> None:
   """Draws the slope of labels without structure, below all points."""
-  x, mean, _ = rows.series("num_examples", np.min)
+  x, mean, _ = rows.known().series("num_examples", np.min)
   guide = (x / x[0]) ** -0.5
   # A fifth below the lowest point relative to the guide.
   ax.plot(x, 0.8 * (mean / guide).min() * guide, **_GUIDE, label=_LAW)
@@ -183,7 +182,6 @@ def plot_gradient_parts(rows) -> Figure:
   projections add up to the total's norm. Training mode has rows of its own
   where it was measured.
   """
-  rows = rows.known()
   groups = _groups(rows)
   modes = [m for m in ("evaluation", "training") if rows.where("norm", mode=m)]
   shape = (2 * len(modes), len(groups))
@@ -222,7 +220,6 @@ def plot_gradient_comparison(rows) -> Figure:
   Values are of the whole network, in evaluation mode, with centred labels. The
   ratio is drawn as measured, and without the noise of a finite set.
   """
-  rows = rows.known()
   figure = style.new_figure(10.5, 3.5)
   axes = figure.subplots(1, 3)
   at = {"layer": None, "mode": "evaluation"}

@@ -32,13 +32,16 @@ def _whole(rows, metric, **columns) -> dict[int, dict[int, float]]:
   return values
 
 
-def _at(rows, by_seed, which: str) -> float:
-  """Averages a metric over seeds, at the first, best or last epoch."""
+def of_seeds(rows, metric: str, which: str, **columns) -> np.ndarray:
+  """Returns a metric of the whole network by seed; NaN where it is missing.
+
+  It is that of the `first`, the `best` or the `last` epoch.
+  """
   values = []
-  for seed, by_epoch in by_seed.items():
+  for seed, by_epoch in _whole(rows, metric, **columns).items():
     epoch = 0 if which == "first" else rows.epochs(which)[seed]
     values.append(by_epoch.get(epoch, np.nan))
-  return float(np.mean(values))
+  return np.array(values, float)
 
 
 def _slope(rows, **columns) -> tuple[float, float]:
@@ -125,17 +128,20 @@ def _closed_form(rows) -> Finding:
 
 def _ratio(rows) -> Finding:
   ratio = _whole(rows, "ratio", **_LABEL)
-  unbiased = _whole(rows, "ratio_unbiased", **_LABEL)
-  early, late = [], []
+  early = []
   for seed, by_epoch in ratio.items():
     best = rows.epochs("best")[seed]
-    early.append(np.min([v for e, v in by_epoch.items() if e <= best]))
-    late.append(by_epoch[rows.epochs("last")[seed]])
-  early, late = float(np.mean(early)), float(np.mean(late))
+    values = [value for epoch, value in by_epoch.items() if epoch <= best]
+    early.append(np.min([*values, by_epoch.get(best, np.nan)]))
+  early = float(np.mean(early))
+  late = float(of_seeds(rows, "ratio", "last", **_LABEL).mean())
   holds = early < EARLY_RATIO and LATE_RATIO[0] < late < LATE_RATIO[1]
   values, clean = (
-    [f"{_at(rows, by_seed, w):.3f}" for w in ("first", "best", "last")]
-    for by_seed in (ratio, unbiased)
+    [
+      f"{of_seeds(rows, metric, which, **_LABEL).mean():.3f}"
+      for which in ("first", "best", "last")
+    ]
+    for metric in ("ratio", "ratio_unbiased")
   )
   number = min(r["value"] for r in rows.where("examples_used"))
   return Finding(
@@ -166,21 +172,19 @@ def _floor(rows) -> float:
 
 
 def _cancellation(rows) -> Finding:
-  cancelled = {
-    s: _whole(rows, "cancellation", subset=s, labels="centered")
-    for s in _SUBSETS
-  }
+
+  def at(which, metric, **columns):
+    columns["labels"] = "centered"
+    return float(of_seeds(rows, metric, which, **columns).mean())
+
   early, late = (
-    [_at(rows, cancelled[s], which) for s in _SUBSETS]
+    [at(which, "cancellation", subset=s) for s in _SUBSETS]
     for which in ("first", "last")
   )
-  grown = [
-    _at(rows, norms, "last") / _at(rows, norms, "first")
-    for norms in (
-      _whole(rows, "norm", subset="permuted", part=part, labels="centered")
-      for part in ("label", "independent")
-    )
-  ]
+  grown = []
+  for part in ("label", "independent"):
+    norm = {"metric": "norm", "subset": "permuted", "part": part}
+    grown.append(at("last", **norm) / at("first", **norm))
   return Finding(
     "G5",
     _judge(min(late) > CANCELLED and min(grown) > 1, *late, *grown),

@@ -8,7 +8,7 @@ import numpy as np
 from geomem import runs
 from geomem.studies.capacity import agreements
 from geomem.studies.finding import Finding, doubts
-from geomem.studies.gradients.findings import unbiased_slope
+from geomem.studies.gradients.findings import of_seeds, unbiased_slope
 from geomem.studies.memorization import by_layer, changed_seeds, incomplete
 from geomem.studies.model_size import Sizes, find_dip
 from geomem.studies.paper.numbers import CLAIMS, CLOSE, LAST_HIDDEN
@@ -26,6 +26,9 @@ AGREES, CORRELATES = 0.15, 0.9
 DIP_PLACE, DIP_GROWTH = (3e5, 1e6), 3.0
 
 
+_CHANGES = ("F3.2", "F3.3", "F3.4 radius", "F3.4 dimension", "F3.5")
+
+
 def _memorization(rows: runs.Rows, is_the_papers: bool) -> _Judged:
   if set(rows.where("capacity").subsets) < set(runs.SUBSETS):
     return {}, {}
@@ -33,19 +36,21 @@ def _memorization(rows: runs.Rows, is_the_papers: bool) -> _Judged:
   changed, _ = changed_seeds(rows)
   no_best, no_last = (incomplete(rows, which) for which in ("best", "last"))
   for seed in rows.seeds:
-    of_seed = rows.where(seed=seed)
-    if seed in no_best:
-      continue
-    best = by_layer(of_seed, "capacity", "best")
-    ratios = {"F3.1": best["permuted"][-1] / chance}
-    if seed in changed.seeds and seed not in no_last:
-      ratios |= _changes(of_seed, chance)
+    of_seed, ratios = rows.where(seed=seed), {"F3.1": np.nan}
+    if seed not in no_best:
+      best = by_layer(of_seed, "capacity", "best")
+      ratios["F3.1"] = best["permuted"][-1] / chance
+    if seed in changed.seeds:
+      if seed in no_best or seed in no_last:
+        ratios |= dict.fromkeys(_CHANGES, np.nan)
+      else:
+        ratios |= _changes(of_seed, chance)
       numbers.append(of_seed)
     for key, value in ratios.items():
       values.setdefault(key, []).append(value)
   if not is_the_papers:
     return values, {}
-  if not numbers:
+  if not numbers or set(changed.seeds) & {*no_best, *no_last}:
     return values, {"T3": None}
   close = 0
   for (subset, metric), expected in LAST_HIDDEN.items():
@@ -70,18 +75,18 @@ def _changes(rows: runs.Rows, chance: float) -> dict[str, float]:
   def change(metric, subset="permuted"):
     return at[metric, "last"][subset] / at[metric, "best"][subset]
 
-  ratios = {
-    "F3.2": change("capacity")[-1],
-    "F3.3": at["capacity", "last"]["restored"][-1] / chance,
-    "F3.4 radius": change("radius")[-1],
-    "F3.4 dimension": change("dimension")[-1],
-  }
-  # A single hidden layer has no first half.
+  early_changes = np.nan  # A single hidden layer has no first half.
   if early := len(change("capacity")) // 2:
     subsets = at["capacity", "best"]
     early_changes = [change("capacity", s)[:early] - 1 for s in subsets]
-    ratios["F3.5"] = np.abs(early_changes).max()
-  return ratios
+  numbers = (
+    change("capacity")[-1],
+    at["capacity", "last"]["restored"][-1] / chance,
+    change("radius")[-1],
+    change("dimension")[-1],
+    np.abs(early_changes).max(),
+  )
+  return dict(zip(_CHANGES, numbers, strict=True))
 
 
 def _rewind(rows: runs.Rows, _) -> _Judged:
@@ -113,23 +118,17 @@ def _rewind(rows: runs.Rows, _) -> _Judged:
 
 
 def _gradients(rows: runs.Rows, _) -> _Judged:
-  rows = rows.known()
-  network = rows.where(layer=None, mode="evaluation", labels="centered")
-  ratio = network.where("ratio", part="label")
-  facts = rows.where(("best_epoch", "last_epoch"))
+  ratio = {"metric": "ratio", "part": "label", "labels": "centered"}
+  cancelled = {"subset": "permuted", "labels": "centered"}
   law = {"layer": None, "drawn": "independent", "labels": "centered"}
   errors = rows.where("closed_form_error", part="label").split("seed")
-
-  def last(selected):
-    return runs.Rows(selected + facts).at("last").values
-
   return {
     "G1": rows.where("law_slope", **law).values,
     "G2": [unbiased_slope(of)[0] for of in rows.split("seed").values()],
     "G3": [of.values.max() for of in errors.values()],
-    "G4 first": ratio.where(epoch=0).values,
-    "G4 last": last(ratio),
-    "G5": last(network.where("cancellation", subset="permuted")),
+    "G4 first": of_seeds(rows, which="first", **ratio),
+    "G4 last": of_seeds(rows, which="last", **ratio),
+    "G5": of_seeds(rows, "cancellation", "last", **cancelled),
   }, {}
 
 
@@ -140,12 +139,10 @@ def _capacity(rows: runs.Rows, _) -> _Judged:
   if not overall or overall[0].correlation is None:
     return {}, {"T2 ratio": None, "T2 correlation": None}
   values = {
-    "T2 ratio": [of[0].ratios[2] for of in of_seeds if of],
-    "T2 correlation": [
-      of[0].correlation
-      for of in of_seeds
-      if of and of[0].correlation is not None
-    ],
+    "T2 ratio": [of[0].ratios[2] if of else np.nan for of in of_seeds],
+    "T2 correlation": np.array(
+      [of[0].correlation if of else None for of in of_seeds], float
+    ),
   }
   return values, {
     "T2 ratio": abs(overall[0].ratios[2] - 1) <= AGREES,
