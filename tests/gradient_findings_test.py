@@ -5,6 +5,7 @@ import pytest
 
 from geomem import plots, runs
 from geomem.studies.gradients.findings import find_gradients
+from geomem.studies.paper import comparison
 from tests.fakes import shown
 
 SIZES = (64, 128, 256)
@@ -138,6 +139,19 @@ def test_what_lacks_a_number_cannot_be_told(name, metric, columns):
   assert verdicts == dict.fromkeys(expected, True) | {name: None}
 
 
+@pytest.mark.parametrize("epoch", [2, 5])
+def test_without_a_network_its_findings_cannot_be_told(epoch):
+  """As of a copy without the best or the last network."""
+  rows = runs.Rows(row for row in rows_of() if row["epoch"] != epoch)
+  found = {f.name: f.holds for f in find_gradients(rows)}
+  expected = {"G4"} if epoch == 2 else {"G4", "G5"}
+  assert {name for name, holds in found.items() if holds is None} == expected
+  numbers, _ = comparison._gradients(rows, False)
+  assert np.isnan(numbers["G4 last"]).all() == (epoch == 5)
+  for plot in (plots.plot_gradient_parts, plots.plot_gradient_comparison):
+    plot(rows)
+
+
 def test_sentences_have_their_figures():
   said = [str(finding) for finding in find_gradients(rows_of())]
   assert "to the power -0.500 ± 0.007 (centred; 2 draws" in said[0]
@@ -228,6 +242,37 @@ def test_the_figures_show_the_rows():
       for height in line.get_ydata()
     }
     assert heights >= expected | {3.0}
+
+
+def test_a_mean_over_seeds_of_which_one_is_unknown_is_unknown():
+  rows, nan = rows_of(), float("nan")
+  law = {"drawn": "independent", "labels": "centered"}
+  unknown = [
+    *rows.where("ratio", seed=1, epoch=5),
+    *rows.where("norm", seed=1, epoch=5, subset="permuted"),
+    *rows.where("law_slope", seed=1, **law),
+    *rows.where("law_norm", seed=1, num_examples=SIZES[-1], **law),
+  ]
+  for row in unknown:
+    row["value"] = nan
+  ratio, *_ = plots.plot_gradient_comparison(rows).axes[0].get_lines()
+  assert np.isnan(ratio.get_ydata()).tolist() == [False, False, True]
+  parts = plots.plot_gradient_parts(rows).axes[0].get_lines()
+  permuted = next(x for x in parts if x.get_label() == "permuted, label")
+  assert np.isnan(permuted.get_ydata()).tolist() == [False, False, True]
+  norms, slopes = plots.plot_gradient_law(rows).axes
+  assert [text.get_text() for text in norms.texts] == [
+    "0.000",
+    "\N{MINUS SIGN}0.500",
+  ]
+  assert any(np.isnan(line.get_ydata()).any() for line in slopes.get_lines())
+  measured = next(
+    x for x in norms.get_lines() if x.get_color() == plots.style.CYCLE[2]
+  )
+  assert np.isnan(measured.get_ydata()).tolist() == [False, False, True]
+  numbers, _ = comparison._gradients(rows, False)
+  for key in ("G1", "G4 last"):
+    assert np.isnan(numbers[key]).tolist() == [False, True]
 
 
 def test_projections_of_groups_of_layers_are_weighted_by_their_totals():

@@ -1,5 +1,6 @@
 """Sweeps: seeds together as alone, cells that are jobs, and what they say."""
 
+import dataclasses
 import math
 import pathlib
 import shutil
@@ -14,6 +15,7 @@ import pytest
 from geomem import runs, studies, training
 from geomem.studies import experiment as experiments
 from geomem.studies import model_size, sweep
+from geomem.studies.fields import Fields
 from geomem.studies.trained import checkpoints
 from geomem.training import together
 from tests import binaries
@@ -281,13 +283,18 @@ def test_a_cell_has_one_name_however_its_value_is_written(tmp_path):
     swept = studies.memorization_sweep(axes, **TINY)
     return [cell.path.name for cell in swept.cells(tmp_path)]
 
-  whole = ["permuted_fraction=0.5", "permuted_fraction=1.0"]
-  assert names(0.5, 1) == names(0.5, 1.0) == whole
+  @dataclasses.dataclass(frozen=True)
+  class Fraction(Fields):  # Whose types no test checks.
+    permuted_fraction: float | None
+
+  assert str(Fraction(1).permuted_fraction) == "1.0"
+  assert names(0.5, np.float32(1)) == names(0.5, 1.0)
+  assert names(0.5, 1.0) == ["permuted_fraction=0.5", "permuted_fraction=1.0"]
   # Earlier versions made such directories.
   (tmp_path / "permuted_fraction=1").mkdir()
-  assert names(0.5, 1.0) == [whole[0], "permuted_fraction=1"]
+  assert names(0.5, 1.0) == ["permuted_fraction=0.5", "permuted_fraction=1"]
   with pytest.raises(ValueError, match="names a value twice"):
-    names(1, 1.0)
+    names(np.float32(1), 1.0)
 
 
 def test_bad_lists_are_sentences(tmp_path):
