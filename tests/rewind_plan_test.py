@@ -270,6 +270,32 @@ def test_what_is_forgotten_counts_from_where_it_ends():
   assert "costs more permuted than" in selective.sentence
 
 
+def test_an_unknown_accuracy_at_one_of_several_epochs_leaves_all_undecided():
+  rows = made_rows([0.1, 0.5, 0.9, 1], SINGLE)
+  more = [r | {"epoch": 5} for r in rows if r["epoch"] == 1]
+  # An epoch that not every seed reaches is no place.
+  early = runs.Rows(rows + [r for r in more if r["seed"] == 0])
+  assert find_rewinds(early)[1].holds
+  assert best_rewinds(early) == best_rewinds(rows)
+  for row in more:
+    if row.get("rewound") in ("d", "c+d"):
+      row["value"] = math.nan
+  rows = runs.Rows(rows + more)
+  selective = find_rewinds(rows)[1]
+  assert selective.holds is None
+  assert selective.sentence == "accuracies are missing"
+  (best,) = best_rewinds(rows)
+  assert best.endswith("cannot be told: recovered shares are missing.")
+
+
+@pytest.mark.parametrize("subset", ["permuted", "unpermuted"])
+def test_without_examples_that_is_the_reason(subset):
+  rows = made_rows([0.1, 0.5, 0.9, 1], SINGLE)
+  kept = runs.Rows(row for row in rows if row.get("subset") != subset)
+  selective = find_rewinds(kept)[1]
+  assert selective.sentence == f"the last networks have no {subset} accuracy"
+
+
 @pytest.mark.parametrize("value", [math.nan, None])
 def test_a_missing_share_leaves_the_halves_undecided(value):
   rows = made_rows([0.9, 0.9, 0.9, 1], {})

@@ -63,6 +63,7 @@ class RewindScores:
     self._by_set = grouped(of_networks, "kind", "rewound")
     rewound = of_networks.where(kind=tuple(self.kinds))
     self._epochs = sorted(rewound.distinct("epoch"))
+    self._rewound = set(grouped(rewound, "seed", "epoch"))
     nearest = rewound.nearest(self.best)
     self.nearest = {row["seed"]: row["epoch"] for row in nearest}
 
@@ -99,8 +100,9 @@ class RewindScores:
   def places(self) -> dict[str, dict[int, int]]:
     """Returns the epochs that layers are put back to: a name, one of each seed.
 
-    It is the same for all seeds, or the best epoch of each. The last network's
-    own epoch is left out: it rewinds nothing.
+    It is the same for all seeds, or the best epoch of each. Those that not all
+    seeds are rewound to are left out, as some end early, and so is the last
+    network's own epoch: it rewinds nothing.
     """
     places = {f"epoch {e}": dict.fromkeys(self._seeds, e) for e in self._epochs}
     best = list(self.best.values())
@@ -110,7 +112,10 @@ class RewindScores:
     return {
       name: place
       for name, place in places.items()
-      if all(place[seed] != last for seed, last in self.last.items())
+      if all(
+        place[seed] != last and (seed, place[seed]) in self._rewound
+        for seed, last in self.last.items()
+      )
     }
 
   def undecided(self, kind: str) -> str:
@@ -220,12 +225,14 @@ def best_rewinds(rows: runs.Rows) -> list[str]:
       for rewound in (sets[:-1] if kind in ("suffix", "prefix") else sets)
       for place, epochs in scores.places().items()
     }
-    means = {
-      key: values.mean()
-      for key, values in recovered.items()
-      if not np.isnan(values).any()
-    }
-    if not means:
+    means = {key: values.mean() for key, values in recovered.items()}
+    unknown = np.isnan([*means.values()])
+    if unknown.all():  # Or there are none.
+      continue
+    if unknown.any():
+      sentences.append(
+        f"The best {kind} rewind cannot be told: recovered shares are missing."
+      )
       continue
     best = max(means, key=means.get)
     if not means[best] > _ROUNDING:
@@ -258,10 +265,11 @@ def _selective(scores: RewindScores) -> Finding:
       gain = (before["permuted"] - after["permuted"]) - (
         before["unpermuted"] - after["unpermuted"]
       )
-      if gain > outcomes.get(layer, (-math.inf,))[0]:
+      most = outcomes.get(layer, (-math.inf,))[0]
+      if gain > most or np.isnan(gain):  # What is unknown stays unknown.
         outcomes[layer] = gain, place, after
   claim = "by Maini et al.: the memory is not in the last layers"
-  if reason := _not_selective(scores, before["permuted"], outcomes):
+  if reason := _not_selective(scores, before, outcomes):
     return Finding("F4.3", None, reason + scores.without, claim)
 
   def says(layer):
@@ -294,13 +302,15 @@ def _selective(scores: RewindScores) -> Finding:
   return Finding("F4.3", first not in late, sentence, claim)
 
 
-def _not_selective(scores: RewindScores, fitted: float, outcomes) -> str:
+def _not_selective(scores: RewindScores, before, outcomes) -> str:
   """Says why no single layer forgets most selectively, if so."""
   layers = scores.rewound("single")
   if len(layers) < 2:
     return "one layer alone is rewound"
-  if np.isnan(fitted):
-    return "the last networks have no permuted accuracy"
+  for subset, accuracy in before.items():
+    if np.isnan(accuracy):
+      return f"the last networks have no {subset} accuracy"
+  fitted = before["permuted"]
   if fitted - scores.chance < _MEMORIZED * (1 - scores.chance):
     return (
       f"permuted accuracy ends at {fitted:.3f}, and chance is"
@@ -308,9 +318,10 @@ def _not_selective(scores: RewindScores, fitted: float, outcomes) -> str:
     )
   if not outcomes:
     return "no epoch before the last is one that every seed is rewound to"
-  if len(outcomes) < len(layers):
+  gains = [gain for gain, *_ in outcomes.values()]
+  if np.isnan(gains).any():
     return "accuracies are missing"
-  most = max(gain for gain, *_ in outcomes.values())
+  most = max(gains)
   if most <= _ROUNDING:
     return (
       "no single layer's rewind costs more permuted than unpermuted accuracy"

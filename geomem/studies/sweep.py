@@ -246,9 +246,9 @@ def _collect(path: pathlib.Path | str, sweep: Sweep) -> runs.Rows:
   for done in sorted(pathlib.Path(path).glob("*/done")):
     place = done.parent
     stored = runs.flat_config(runs.read_config(place))
-    if stored.get("experiment") != Memorization.name or not set(sweep.axes) <= set(
-      stored
-    ):
+    if stored.get("experiment") != Memorization.name or not set(
+      sweep.axes
+    ) <= set(stored):
       continue
     columns = {axis: stored[axis] for axis in sweep.axes}
     cell = sweep.cell(path, columns)

@@ -156,12 +156,11 @@ class Truncate(OfRun):
     measured = rows.where("recovered")
     if not measured:  # No test accuracy was lost.
       return []
-    recovered = measured.known()
-    if recovered.seeds != measured.seeds:
+    if measured.known() != measured:
       return [Finding(name, None, "recovered shares are unknown")]
-    if reason := too_vague(recovered):
+    if reason := too_vague(measured):
       return [Finding(name, None, reason)]
-    cells = grouped(_of_all_seeds(recovered), "kept", "layer_index")
+    cells = grouped(_of_all_seeds(measured), "kept", "layer_index")
     shares = [(cell.mean()[0], *place) for place, cell in cells.items()]
     if not shares:
       return [Finding(name, None, "no number of components is of all seeds")]
@@ -170,7 +169,7 @@ class Truncate(OfRun):
     numbers = ", ".join(
       f"{subset} accuracy {of_subset.mean()[0]:.3f}"
       for subset in ("test", "permuted")
-      if (of_subset := accuracy.where(subset=subset, seed=recovered.seeds))
+      if (of_subset := accuracy.where(subset=subset, seed=measured.seeds))
     )
     sentence = (
       f"of the test accuracy that was lost at most {share:.0%} come back, by"
