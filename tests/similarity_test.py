@@ -274,6 +274,10 @@ def test_similarity_compares_layers_epochs_and_runs(trained, tmp_path):
     expected = cka_by_features(flat(of[epoch][layer]), flat(against))
     assert value == pytest.approx(expected, rel=1e-3)
   assert "fc1" in study.table(rows)
+  # Both runs' data may have moved.
+  moved = studies.TrainedRun(trained.path, data_dir="elsewhere")
+  other = Similarity(config, moved).other.experiment
+  assert other.config.data.data_dir == "elsewhere"
   # The other run may move, but may not be another one.
   assert study.as_dict()["other_id"] == runs.parent_of(trained.path).id
   changed = study.as_dict() | {"other_id": "another"}

@@ -258,8 +258,8 @@ class Memorization:
     points = next(iter(seed.manifolds.values())).shape[1]
     kappa = self.config.measure.kappa
     facts = {
-      # Accuracies that are NaN are no best ones.
-      "best_epoch": max(test, key=lambda e: (test[e] == test[e], test[e])),
+      # Accuracies that are NaN are no best ones; of equal ones it is the first.
+      "best_epoch": max(test, key=lambda e: (test[e] == test[e], test[e], -e)),
       "last_epoch": max(test),
       "manifold_points": points,
       "chance_capacity": float(geometry.simplex_capacity(points, kappa)),

@@ -116,8 +116,9 @@ class Similarity(OfRun):
       raise ValueError(
         f"{config.subset!r} is no subset; choose from {', '.join(known)}."
       )
-    self.other = TrainedRun(config.other) if config.other else None
-    if self.other:
+    self.other = None
+    if config.other:
+      self.other = TrainedRun(config.other, trained.data_dir)
       ours, theirs = (
         run.experiment.network.image_shape for run in (trained, self.other)
       )
@@ -237,12 +238,10 @@ class Similarity(OfRun):
     lines = [f"{'CKA, best against last epoch':30}"]
     for index, layer in epochs.layers.items():
       of_layer = epochs.where(layer_index=index)
-      values = np.concatenate(
-        [
-          of_seed.where(epoch=best[seed], other_epoch=last[seed]).values
-          for seed, of_seed in of_layer.split("seed").items()
-        ]
-      )
-      if len(values):
-        lines.append(f"  {layer:28}{values.mean():8.3f}")
+      values = [
+        of_seed.where(epoch=best[seed], other_epoch=last[seed]).mean()[0]
+        for seed, of_seed in of_layer.split("seed").items()
+      ]
+      if not np.isnan(values).all():
+        lines.append(f"  {layer:28}{np.mean(values):8.3f}")
     return "\n".join(lines)

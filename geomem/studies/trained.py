@@ -29,6 +29,7 @@ class TrainedRun:
 
   Attributes:
     path: its directory.
+    data_dir: directory of the data, as given; None if they did not move.
     experiment: data, network and recipe.
     rows: its rows.
     seeds: labels, subsets and manifolds of each seed.
@@ -45,7 +46,7 @@ class TrainedRun:
       RunError: the directory is not a training run, its training has not ended,
         or the data have changed.
     """
-    self.path = pathlib.Path(path)
+    self.path, self.data_dir = pathlib.Path(path), data_dir
     content = runs.read_content(path)
     config = _config_of(self.path, content["config"])
     self.rows = runs.read_rows(path)
