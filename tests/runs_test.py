@@ -1,9 +1,11 @@
 """Run directories: resumed, never mixed up, never half-written."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
@@ -191,6 +193,53 @@ def test_several_values_of_a_column_are_selected_in_any_form(tmp_path):
     assert rows.where(seed=one) == expected[3:]
   names = np.array(["accuracy", "loss"])
   assert rows.where(names) == rows.where(list(names)) == rows
+
+
+def test_a_misspelt_name_is_refused():
+  columns = {"epoch": 1, "layer": "conv1", "subset": "permuted"}
+  empty = dict.fromkeys(runs.COLUMNS)
+  rows = runs.Rows([empty | columns | {"metric": "recovered", "value": 1.0}])
+  for name, meant, asked in (
+    ("premuted", "permuted", {"subset": "premuted"}),
+    ("Test", "test", {"subset": ("permuted", "Test")}),
+    ("capasity", "capacity", {"metric": "capasity"}),
+    ("recoverd", "recovered", {"metric": "recoverd", "layer": "conv2"}),
+    ("cnov1", "conv1", {"layer": "cnov1"}),
+  ):
+    said = f"'{name}'; did you mean '{meant}'?"
+    with pytest.raises(ValueError, match=re.escape(said)):
+      rows.where(**asked)
+  # These may come, or are of other studies.
+  for asked in (
+    {"subset": ("permuted", "test", None)},
+    {"metric": "capacity"},
+    {"metric": "probe_accuracy"},
+    {"layer": "conv2"},
+    {"layer": "fc"},
+  ):
+    assert len(rows.where(**asked)) == ("permuted" in asked.get("subset", ()))
+  assert not runs.Rows().where("recovered", layer="cnov1")
+
+
+def test_a_table_says_what_it_has(monkeypatch):
+  rows = runs.Rows(
+    {"seed": 0, "epoch": epoch, "layer": "fc1", "subset": "test"}
+    | {"metric": "capacity", "layer_index": 1, "value": 0.25}
+    for epoch in range(100)
+  )
+  assert repr(rows) == str(rows)
+  assert repr(rows) == (
+    "Rows(100 rows; seed 0; metric capacity; epoch 0, 1, 2, 3, 4, 5, ..., 99;"
+    " layer fc1; subset test)"
+  )
+  assert repr(runs.Rows()) == "Rows(0 rows)"
+  shown = {"_repr_html_": lambda table: f"<table> of {len(table)}"}
+  frame = type("DataFrame", (list,), shown)
+  fake = types.SimpleNamespace(DataFrame=frame)
+  monkeypatch.setitem(sys.modules, "pandas", fake)
+  assert rows._repr_html_() == "<table> of 100"
+  monkeypatch.setitem(sys.modules, "pandas", None)
+  assert rows._repr_html_() is None
 
 
 def test_a_misspelt_column_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Result rows, one JSON object a line, and the table that aggregates them."""
 
 import difflib
+import itertools
 import json
 import math
 import pathlib
@@ -25,6 +26,13 @@ COLUMNS = tuple(_TYPES)
 # The paper's order, which every list of subsets follows.
 SUBSETS = ("unpermuted", "permuted", "restored", "test")
 Row = dict[str, Any]
+# Names that are misspelt even where no row has the right one.
+_STANDARD = {
+  "metric": ("accuracy", "loss", "capacity", "radius", "dimension"),
+  "subset": SUBSETS,
+  "layer": (),
+}
+_MOST_SHOWN = 8
 # The least similarity of a misspelt column with the one that was meant.
 _SIMILAR = 0.8
 
@@ -63,18 +71,35 @@ class Rows(list):
         values. A column that a row lacks counts as None.
 
     Raises:
-      ValueError: no row has a column, and its name resembles a standard one.
+      ValueError: no row has a column, and its name resembles a standard one; or
+        no row has a metric, subset or layer that is another name but for one
+        letter. Of other names there may be no rows, as in a run in progress.
     """
     if metric is not None:
       columns["metric"] = metric
     for name in columns:
       self._check_column(name)
     allowed = {name: _choices(value) for name, value in columns.items()}
-    return Rows(
+    selected = Rows(
       row
       for row in self
       if all(row.get(name) in values for name, values in allowed.items())
     )
+    for name in _STANDARD.keys() & allowed:
+      found = {row.get(name) for row in selected}
+      asked = {x for x in allowed[name] if isinstance(x, str)}
+      self._check_names(name, asked - found)
+    return selected
+
+  def _check_names(self, column: str, names: set[str]) -> None:
+    """Raises an error for a misspelt metric, subset or layer."""
+    known = {*self.distinct(column), *_STANDARD[column]} if names else set()
+    for name in names - known:
+      meant = [x for x in sorted(known) if _is_misspelt(name, x)]
+      if meant:
+        raise ValueError(
+          f"No row has the {column} {name!r}; did you mean {meant[0]!r}?"
+        )
 
   def _check_column(self, name: str) -> None:
     """Raises an error for a misspelt standard column.
@@ -88,6 +113,25 @@ class Rows(list):
       raise ValueError(
         f"No row has a column {name!r}; did you mean {similar[0]!r}?"
       )
+
+  def __repr__(self) -> str:
+    """Says what the table has, where all of it would flood a terminal."""
+    text = f"{len(self)} row{'' if len(self) == 1 else 's'}"
+    for column in ("seed", "metric", "epoch", "layer", "subset"):
+      names = list(map(str, self.distinct(column)))
+      if len(names) > _MOST_SHOWN:
+        names[_MOST_SHOWN - 2 : -1] = ["..."]
+      if names:
+        text += f"; {column} {', '.join(names)}"
+    return f"Rows({text})"
+
+  def _repr_html_(self) -> str | None:
+    """Returns a table for notebooks, if pandas is there to make one."""
+    try:
+      import pandas
+    except ImportError:
+      return None
+    return pandas.DataFrame(self)._repr_html_()
 
   def known(self) -> "Rows":
     """Drops the rows whose value is missing or NaN."""
@@ -296,6 +340,23 @@ def _choices(value: Any) -> list:
     value = value.tolist()
   is_one = isinstance(value, str) or not isinstance(value, Iterable)
   return [value] if is_one else list(value)
+
+
+def _is_misspelt(name: str, right: str) -> bool:
+  """Returns whether names differ in case, in one letter, or in two swapped.
+
+  Names that differ in a digit are different layers.
+  """
+  a, b = name.lower(), right.lower()
+  for _ in range(2):  # Drops what they have in common at each end.
+    same = itertools.takewhile(
+      lambda pair: pair[0] == pair[1], zip(a, b, strict=False)
+    )
+    count = sum(1 for _ in same)
+    a, b = a[count:][::-1], b[count:][::-1]
+  is_one = max(len(a), len(b)) <= 1
+  is_swap = len(a) == len(b) == 2 and a == b[::-1]
+  return (is_one or is_swap) and not (a + b).isdigit()
 
 
 def _plain(value: Any) -> Any:
