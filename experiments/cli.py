@@ -14,7 +14,7 @@ from absl import flags
 from experiments import bars, log, values
 from experiments import flags as common
 from geomem import parallel, runs, studies
-from geomem.report import live_events
+from geomem.report import events, live_events
 from geomem.studies import config as configs
 from geomem.studies import presets
 
@@ -100,6 +100,11 @@ def train(study: str, sweeps: tuple[str, ...], argv) -> int:
   fields = common.given(_RUN_CONFIG, sweeps=sweeps)
   options = {"preset": flags.FLAGS.preset, "share": flags.FLAGS.cell}
   axes = {n: fields.pop(n) for n in sweeps if len(fields.get(n, ())) > 1}
+  if flags.FLAGS.tensorboard:
+    try:  # Before there is a directory.
+      events.import_writer()
+    except runs.RunError as error:
+      raise flags.IllegalFlagValueError(f"--tensorboard: {error}") from error
   with values.command_line():
     if study == "model_size":
       widths = axes.get("width") or fields.pop("width", ())
@@ -168,11 +173,11 @@ def watched(path: pathlib.Path) -> Iterator[Callable[[], None]]:
   """Keeps a log of the work, and event files if `--tensorboard` is set."""
   defined = flags.FLAGS
   wants_events = "tensorboard" in defined and defined["tensorboard"].value
-  events = contextlib.nullcontext(lambda: None)
+  written = contextlib.nullcontext(lambda: None)
   with log.kept(path):
     if wants_events and parallel.is_first():
-      events = live_events(path)
-    with events as update:
+      written = live_events(path)
+    with written as update:
       yield update
 
 

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import struct
+import subprocess
 import sys
 import time
 
@@ -10,6 +11,7 @@ import pytest
 
 from geomem import report, runs
 from geomem.report import events
+from tests import binaries
 from tests.binaries import execute
 from tests.fakes import commit
 
@@ -204,3 +206,18 @@ def test_without_the_writer_there_is_a_sentence(finished, monkeypatch):
   with pytest.raises(runs.RunError, match="pip install tensorboardX"):
     report.write_events(finished)
   assert not list(finished.glob("*tensorboard*"))
+
+
+def test_without_the_writer_no_run_is_begun(tmp_path):
+  (tmp_path / "tensorboardX.py").write_text("raise ImportError")
+  command = binaries.command(
+    "memorization", "--tensorboard", out=tmp_path / "run"
+  )
+  paths = os.pathsep.join([str(tmp_path), *sys.path])
+  environment = os.environ | {"PYTHONPATH": paths}
+  told = subprocess.run(
+    command, env=environment, cwd=binaries.ROOT, capture_output=True, text=True
+  )
+  assert told.returncode == 2, told.stderr
+  assert "pip install tensorboardX" in told.stderr
+  assert not (tmp_path / "run").exists()

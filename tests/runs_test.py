@@ -278,15 +278,38 @@ def test_rows_of_other_runs_take_the_place_of_all(tmp_path):
 
 
 def test_another_config_is_refused_by_field(tmp_path):
-  runs.Run(tmp_path, CONFIG).close()
+  do_all(tmp_path)
   with pytest.raises(runs.RunError, match="another width: 4 there, 5 asked"):
     runs.Run(tmp_path, CONFIG | {"width": 5})
+  with pytest.raises(runs.RunError, match="width: 4 there, the default asked"):
+    runs.Run(tmp_path, {"model": "mlp", "width": None})
   runs.Run(tmp_path, CONFIG | {"data_dir": "elsewhere"}).close()
+
+
+@pytest.mark.parametrize("work", ["units.jsonl", "checkpoints", "width=2"])
+def test_a_config_without_work_is_replaced(tmp_path, work):
+  """As after a first start that failed."""
+  for width in (4, 5):
+    with runs.Run(tmp_path, CONFIG | {"width": width}):
+      for name in ("labels_seed0.npz", "log.txt"):
+        (tmp_path / name).touch()
+  assert runs.read_config(tmp_path)["width"] == 5
+  runs.Run(tmp_path, CONFIG).close()
+  assert not (tmp_path / "labels_seed0.npz").exists()
+  (tmp_path / work).mkdir()
+  with pytest.raises(runs.RunError, match="another width: 4 there, 5 asked"):
+    runs.Run(tmp_path, CONFIG | {"width": 5})
+  # Nor is the file of another program.
+  (tmp_path / work).rmdir()
+  (tmp_path / "config.json").write_text("{}")
+  with pytest.raises(runs.RunError, match="damaged"):
+    runs.Run(tmp_path, CONFIG)
 
 
 def test_groups_of_a_config_are_compared_field_by_field(tmp_path):
   config = {"data": {"dataset": "x", "data_dir": None}, "model": {"width": 4}}
-  runs.Run(tmp_path, config).close()
+  with runs.Run(tmp_path, config) as run:
+    run.commit({"unit": 0})
   moved = {"data": {"dataset": "x", "data_dir": "there"}, "model": {"width": 4}}
   runs.Run(tmp_path, moved).close()
   with pytest.raises(runs.RunError, match="another width: 4 there, 5 asked"):

@@ -33,7 +33,7 @@ class _Live:
 
   def __init__(self, path: pathlib.Path, target: pathlib.Path):
     self._path, self._target = path, target
-    self._open = _import_writer()
+    self._open = import_writer()
     self._writers, self._count, self._looked = {}, 0, 0.0
     self._is_ended = False
 
@@ -144,7 +144,7 @@ def write_events(
   """
   path = pathlib.Path(path)
   runs.read_config(path)
-  open_writer = _import_writer()
+  open_writer = import_writer()
   above = path if out is None else pathlib.Path(out)
   target = above / "tensorboard"
   disk.check_literal(target)
@@ -164,7 +164,7 @@ def write_events(
   return target
 
 
-def _import_writer() -> Callable[[str], Any]:
+def import_writer() -> Callable[[str], Any]:
   """Returns the class that opens an event file in a directory.
 
   Raises:

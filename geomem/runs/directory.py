@@ -22,6 +22,18 @@ _LOG = logging.getLogger(__name__)
 PLACES = ("data_dir", "other")
 
 
+# What a run directory may hold before there is any work in it.
+_BEFORE_WORK = (
+  "config.json",
+  ".lock",
+  "log*.txt",
+  "duration.json",
+  "labels_seed*.npz",
+  ".*.partial",
+  "tensorboard",
+)
+
+
 class RunError(ValueError):
   """A run directory cannot be used as asked."""
 
@@ -221,6 +233,14 @@ def check_config(
       f"{path} holds results derived from the run {old_parent['path']}, not"
       f" from {new_parent['path']} as it is now. {advice}."
     )
+
+
+def has_work(path: pathlib.Path | str) -> bool:
+  """Returns whether a run directory holds more than what a start makes."""
+  return any(
+    not any(map(file.match, _BEFORE_WORK))
+    for file in pathlib.Path(path).iterdir()
+  )
 
 
 def _marker(path: pathlib.Path | str) -> pathlib.Path:

@@ -98,8 +98,7 @@ class Run:
 
   def _check_config(self) -> None:
     file = self.path / "config.json"
-    if file.exists():
-      directory.check_config(self.path, self.config, self._origin)
+    if file.exists() and not self._is_replaced():
       self._warn_of_other_versions()
       return
     content = {
@@ -109,6 +108,24 @@ class Run:
       "environment": environment.describe(),
     }
     disk.write_whole(file, (json.dumps(content, indent=2) + "\n").encode())
+
+  def _is_replaced(self) -> bool:
+    """Returns whether the present config takes the place of one without work.
+
+    Raises:
+      RunError: the directory holds another run.
+    """
+    directory.read_content(self.path)  # Files of others are not replaced.
+    try:
+      directory.check_config(self.path, self.config, self._origin)
+    except RunError:
+      if directory.has_work(self.path):
+        raise
+      # Of the other config; they are made again.
+      for labels in self.path.glob("labels_seed*.npz"):
+        labels.unlink()
+      return True
+    return False
 
   def _warn_of_other_versions(self) -> None:
     """Warns if the remaining rows come from other code than the first ones."""
