@@ -224,7 +224,7 @@ def _gather(sweep, path, cells: list[Cell], report) -> None:
   """Gathers the rows of the complete cells; reports when all are complete."""
   complete = all(cell.is_done for cell in cells)
   with _open(path, sweep) as out:
-    rows = _collect(path, sweep)
+    rows = _collect(path, sweep, cells)
     if not complete:
       out.replace(rows)
       return
@@ -236,11 +236,17 @@ def _gather(sweep, path, cells: list[Cell], report) -> None:
     out.finish()
 
 
-def _collect(path: pathlib.Path | str, sweep: Sweep) -> runs.Rows:
+def _collect(
+  path: pathlib.Path | str, sweep: Sweep, wanted: list[Cell]
+) -> runs.Rows:
   """Reads the rows of all complete cells, with the axes as columns.
 
-  They are ordered by the axes. Other training runs below the sweep are left out
-  with a warning: those that differ in more than the axes, and copies.
+  They are ordered by the axes, and may be more than those that are wanted now.
+  Other training runs below the sweep are left out with a warning: those that
+  differ in more than the axes, and copies.
+
+  Raises:
+    RunError: another run is in the place of a wanted cell.
   """
   cells, others = [], []
   for done in sorted(pathlib.Path(path).glob("*/done")):
@@ -254,6 +260,8 @@ def _collect(path: pathlib.Path | str, sweep: Sweep) -> runs.Rows:
     cell = sweep.cell(path, columns)
     expected = runs.flat_config(json.loads(json.dumps(cell.as_dict())))
     if field := runs.differing_field(stored, expected):
+      if place in [cell.path for cell in wanted]:
+        runs.Run(place, cell.as_dict())  # Raises.
       others.append(f"{place.name} (another {field})")
     elif place != cell.path:
       others.append(f"{place.name} (the cell is {cell.path.name})")
