@@ -277,7 +277,7 @@ def test_runs_that_are_no_cells_are_left_out(calm, tmp_path, caplog):
   assert "width=3.bak (the cell is width=3)" in caplog.text
   # Where a cell is to be, another run is an error.
   shutil.copy(config, path / "width=3")
-  with pytest.raises(runs.RunError, match="width=3 holds .* another epochs"):
+  with pytest.raises(runs.RunError, match=r"width=3 holds .* another epochs"):
     do_sweep(path)
 
 
