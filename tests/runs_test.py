@@ -216,6 +216,7 @@ def test_a_misspelt_name_is_refused():
     {"metric": "probe_accuracy"},
     {"layer": "conv2"},
     {"layer": "fc"},
+    {"layer": "bonv1"},
   ):
     assert len(rows.where(**asked)) == ("permuted" in asked.get("subset", ()))
   assert not runs.Rows().where("recovered", layer="cnov1")

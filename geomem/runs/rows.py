@@ -95,7 +95,13 @@ class Rows(list):
     """Raises an error for a misspelt metric, subset or layer."""
     known = {*self.distinct(column), *_STANDARD[column]} if names else set()
     for name in names - known:
-      meant = [x for x in sorted(known) if _is_misspelt(name, x)]
+      # Of layers, conv_a and conv_b are two.
+      meant = [
+        x
+        for x in sorted(known)
+        if _is_misspelt(name, x)
+        and (column != "layer" or len(x) != len(name) or {*x} == {*name})
+      ]
       if meant:
         raise ValueError(
           f"No row has the {column} {name!r}; did you mean {meant[0]!r}?"

@@ -32,7 +32,7 @@ def _whole(rows, metric, **columns) -> dict[int, dict[int, float]]:
   return values
 
 
-def of_seeds(rows, metric: str, which: str, **columns) -> np.ndarray:
+def at_epoch(rows, metric: str, which: str, **columns) -> np.ndarray:
   """Returns a metric of the whole network by seed; NaN where it is missing.
 
   It is that of the `first`, the `best` or the `last` epoch.
@@ -134,11 +134,11 @@ def _ratio(rows) -> Finding:
     values = [value for epoch, value in by_epoch.items() if epoch <= best]
     early.append(np.min([*values, by_epoch.get(best, np.nan)]))
   early = float(np.mean(early))
-  late = float(of_seeds(rows, "ratio", "last", **_LABEL).mean())
+  late = float(at_epoch(rows, "ratio", "last", **_LABEL).mean())
   holds = early < EARLY_RATIO and LATE_RATIO[0] < late < LATE_RATIO[1]
   values, clean = (
     [
-      f"{of_seeds(rows, metric, which, **_LABEL).mean():.3f}"
+      f"{at_epoch(rows, metric, which, **_LABEL).mean():.3f}"
       for which in ("first", "best", "last")
     ]
     for metric in ("ratio", "ratio_unbiased")
@@ -175,7 +175,7 @@ def _cancellation(rows) -> Finding:
 
   def at(which, metric, **columns):
     columns["labels"] = "centered"
-    return float(of_seeds(rows, metric, which, **columns).mean())
+    return float(at_epoch(rows, metric, which, **columns).mean())
 
   early, late = (
     [at(which, "cancellation", subset=s) for s in _SUBSETS]

@@ -8,7 +8,7 @@ import numpy as np
 from geomem import runs
 from geomem.studies.capacity import agreements
 from geomem.studies.finding import Finding, doubts
-from geomem.studies.gradients.findings import of_seeds, unbiased_slope
+from geomem.studies.gradients.findings import at_epoch, unbiased_slope
 from geomem.studies.memorization import by_layer, changed_seeds, incomplete
 from geomem.studies.model_size import Sizes, find_dip
 from geomem.studies.paper.numbers import CLAIMS, CLOSE, LAST_HIDDEN
@@ -126,9 +126,9 @@ def _gradients(rows: runs.Rows, _) -> _Judged:
     "G1": rows.where("law_slope", **law).values,
     "G2": [unbiased_slope(of)[0] for of in rows.split("seed").values()],
     "G3": [of.values.max() for of in errors.values()],
-    "G4 first": of_seeds(rows, which="first", **ratio),
-    "G4 last": of_seeds(rows, which="last", **ratio),
-    "G5": of_seeds(rows, "cancellation", "last", **cancelled),
+    "G4 first": at_epoch(rows, which="first", **ratio),
+    "G4 last": at_epoch(rows, which="last", **ratio),
+    "G5": at_epoch(rows, "cancellation", "last", **cancelled),
   }, {}
 
 
