@@ -205,6 +205,7 @@ def test_a_misspelt_name_is_refused():
     ("capasity", "capacity", {"metric": "capasity"}),
     ("recoverd", "recovered", {"metric": "recoverd", "layer": "conv2"}),
     ("cnov1", "conv1", {"layer": "cnov1"}),
+    ("Conv1", "conv1", {"layer": "Conv1"}),
   ):
     said = f"'{name}'; did you mean '{meant}'?"
     with pytest.raises(ValueError, match=re.escape(said)):

@@ -95,13 +95,14 @@ class Rows(list):
     """Raises an error for a misspelt metric, subset or layer."""
     known = {*self.distinct(column), *_STANDARD[column]} if names else set()
     for name in names - known:
-      # Of layers, conv_a and conv_b are two.
-      meant = [
-        x
-        for x in sorted(known)
-        if _is_misspelt(name, x)
-        and (column != "layer" or len(x) != len(name) or {*x} == {*name})
-      ]
+      meant = [x for x in sorted(known) if _is_misspelt(name, x)]
+      if column == "layer":  # conv_a and conv_b are two.
+        letters = sorted(name.lower())
+        meant = [
+          x
+          for x in meant
+          if len(x) != len(name) or sorted(x.lower()) == letters
+        ]
       if meant:
         raise ValueError(
           f"No row has the {column} {name!r}; did you mean {meant[0]!r}?"
