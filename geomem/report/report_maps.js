@@ -98,6 +98,6 @@ function colorBar(label, scale) {
     const x = 64 + ((warp(t) - low) / (high - low)) * wide;
     write(svg, x, 33, tick(t));
   }
-  svg.append(draw("text", { x: 64, y: 10 }, label));
+  writeLabel(svg, 64, 10, label);
   return svg;
 }
