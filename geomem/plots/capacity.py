@@ -7,8 +7,12 @@ from matplotlib.lines import Line2D
 from geomem import runs
 from geomem.plots import style
 
-_TITLES = {"none": "centres as they are", "low_rank": "shared directions out"}
-_CHANCE = "chance = 2/M"
+_TITLES = {
+  "none": "centres as they are",
+  "low_rank": "shared directions removed",
+}
+_CHANCE = f"chance = 2/M\n{style.CHANCE_HOLDS}"
+_SIMULATED = "simulation,\nif separable in all features"
 _MARKERS = "osD^vP"
 
 
@@ -137,7 +141,7 @@ def _draw_series(ax, rows, along: str, look) -> None:
 def _explain(figure: Figure) -> None:
   handles = [
     Line2D([], [], color="0.3", label="theory"),
-    Line2D([], [], color="0.3", ls="", marker="o", label="simulation"),
+    Line2D([], [], color="0.3", ls="", marker="o", label=_SIMULATED),
     Line2D([], [], color="0.3", ls="-.", lw=0.9, label="labels shuffled"),
     Line2D([], [], color="0.4", ls=":", lw=0.9, label=_CHANCE),
   ]

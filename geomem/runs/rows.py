@@ -225,7 +225,8 @@ class Rows(list):
   def chance_capacity(self) -> float:
     """Returns the capacity of structureless points: 2/M at κ = 0.
 
-    Older runs do not record it; for them κ is taken as 0.
+    It holds for layers of 2M features or more, and is higher in others. Older
+    runs do not record it; for them κ is taken as 0.
     """
     facts = self.where(layer=None)
     if stated := facts.where("chance_capacity"):
