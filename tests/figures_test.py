@@ -410,7 +410,7 @@ def test_both_panels_have_the_same_limits_and_chance():
   for ax in (first, second):
     (level,) = named(ax, "chance = 2/M\nwith 2M features or more")
     assert set(level.get_ydata()) == {CHANCE}
-  assert "within 10 %" in legend_of(figure)
+  assert "within 10%" in legend_of(figure)
   (ax,) = plots.plot_capacity_along(rows).axes
   (level,) = named(ax, "chance = 2/M\nwith 2M features or more")
   assert set(level.get_ydata()) == {CHANCE}
@@ -485,7 +485,7 @@ def test_sizes_tell_epochs_subsets_and_levels_apart():
     rows.append(dict.fromkeys(runs.COLUMNS) | fact)
   figure = plots.plot_model_size(rows)
   first = figure.axes[0]
-  (fitted,) = named(first, "99 % of labels fitted")
+  (fitted,) = named(first, "99% of labels fitted")
   (dip,) = named(first, "dip of test accuracy")
   assert (fitted.get_xdata()[0], dip.get_xdata()[0]) == (400, 300)
   assert fitted.get_color() != dip.get_color()

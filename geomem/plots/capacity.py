@@ -82,7 +82,7 @@ def _points(rows) -> list[int]:
 
 def _draw_scatter(ax, rows, looks, line) -> None:
   """Draws simulation against theory, with the line of equality."""
-  band = {"color": "0.9", "lw": 0, "zorder": 0, "label": "within 10 %"}
+  band = {"color": "0.9", "lw": 0, "zorder": 0, "label": "within 10%"}
   ax.fill_between(line, line / 1.1, line * 1.1, **band)
   ax.plot(line, line, color="0.5", lw=0.8, zorder=1)
   if len(_points(rows)) == 1:
@@ -104,7 +104,7 @@ def plot_capacity(rows) -> Figure | None:
   """Draws simulated against theoretical capacity: figure 1B.
 
   One panel for each treatment of the centres, all with the same limits; the
-  grey band is within 10 %. Sets that are not separable, or not to be believed,
+  grey band is within 10%. Sets that are not separable, or not to be believed,
   are left out; without any others, the result is None.
   """
   everything = _pairs(rows)[:, [0, 2]]

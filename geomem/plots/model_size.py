@@ -17,7 +17,7 @@ _CHANGES = {
 }
 _MARKS = {
   "interpolation_threshold": {
-    "label": "99 % of labels fitted",
+    "label": "99% of labels fitted",
     "color": "0.4",
     "lw": 0.9,
     "ls": "--",
