@@ -168,6 +168,21 @@ def test_the_scale_of_the_map_holds_chance_and_all_values(factor):
     assert (image.get_array() <= high * 1.001).all()
 
 
+def test_what_a_map_does_not_know_is_not_white():
+  rows = rows_of()
+  assert "unknown" not in legend_of(plots.plot_capacity_heatmaps(rows))
+  at = {"seed": 1, "epoch": 2, "layer": "fc1", "subset": "test"}
+  (row,) = rows.where("capacity", **at)
+  row["value"] = None
+  figure = plots.plot_capacity_heatmaps(rows)
+  assert "unknown" in legend_of(figure)
+  (ax,) = (ax for ax in figure.axes if ax.get_title() == "test")
+  assert (
+    np.isnan(np.ma.filled(ax.get_images()[0].get_array(), np.nan)).sum() == 1
+  )
+  assert max(ax.get_facecolor()[:3]) < 0.7
+
+
 @pytest.mark.parametrize(("classes", "hatched"), [(4, True), (40, False)])
 def test_the_map_hatches_logits_of_fewer_than_2m_classes(classes, hatched):
   rows = rows_of()

@@ -262,7 +262,8 @@ def test_a_browser_shows_no_mean_of_which_a_value_is_unknown(tmp_path):
   # Radius and dimension are known, as is the capacity of other subsets.
   assert dom.count("<title>test, fc1: ") == 2
   assert dom.count("<title>permuted, fc1: ") == 3
-  assert dom.count("<title>fc1, epoch 2: ") == 3
+  assert dom.count("<title>fc1, epoch 2: ") == 4
+  assert dom.count(": unknown</title>") == 1
   head, blank = '<td class="">fc1</td><td class="">', '<td class=""></td>'
   assert f"{head}test</td>{blank}" in dom
   assert f"{head}permuted</td>{blank}" not in dom

@@ -194,8 +194,8 @@ def plot_capacity_heatmaps(rows: runs.Rows) -> Figure | None:
   bar.ax.set_ylim(low, high)
   bar.ax.axhline(1, color="k", lw=1.5)
   white = patches.Patch(fc="w", ec="0.4", label=style.chance_label(rows))
-  ncols = 3 if len(grids) > 1 else 1
-  style.explain(figure, [axes[0]], further=[white], ncols=ncols)
+  ncols = 4 if len(grids) > 1 else 1
+  style.explain(figure, axes, further=[white], ncols=ncols)
   return figure
 
 

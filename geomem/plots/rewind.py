@@ -118,7 +118,7 @@ def plot_rewind_heatmaps(rows) -> Figure:
   figure.colorbar(
     image, ax=axes, label="accuracy, less that of the last epoch's network"
   )
-  style.explain(figure, axes[:, 0])
+  style.explain(figure, axes.ravel())
   return figure
 
 

@@ -217,6 +217,8 @@ def mark_best(ax, rows: runs.Rows, places=None, **look) -> None:
 def draw_heatmap(ax, grid, epochs, rows: runs.Rows, **scale):
   """Draws a grid with a column for each epoch, and marks the best ones.
 
+  Unknown values are grey: white has a meaning.
+
   Args:
     ax: the axes.
     grid: the values; a row of the grid is a layer, say.
@@ -228,6 +230,9 @@ def draw_heatmap(ax, grid, epochs, rows: runs.Rows, **scale):
     The image, for a colour bar.
   """
   image = ax.imshow(grid, aspect="auto", cmap="RdBu_r", **scale)
+  if not np.isfinite(grid).all():
+    ax.set_facecolor("0.6")
+    ax.fill_between([], [], color="0.6", label="unknown")
   step = -(-len(epochs) // 14)
   labelled = list(range(len(epochs) - 1, -1, -step))[::-1]
   ax.set_xticks(labelled, [f"{epochs[i]:g}" for i in labelled], fontsize=7)
