@@ -19,7 +19,7 @@ SMALL = {
 
 
 def test_a_run_is_whole_and_the_second_start_does_nothing(tmp_path):
-  first = execute("memorization", out=tmp_path / "run", **SMALL)
+  first = execute("memorization", pdf=True, out=tmp_path / "run", **SMALL)
   assert first.returncode == 0, first.stderr
   rows = runs.read_rows(tmp_path / "run")
   # 5 layers x 4 epochs x 4 subsets; input to logits.
