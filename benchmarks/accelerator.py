@@ -7,15 +7,13 @@ own time limit: a stage that fails or exceeds it is reported and skipped. Every
 row is written as it arrives. `--tiny` rehearses everything on a CPU core.
 """
 
-import contextlib
 import json
 import os
-import queue
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent import futures
 from typing import Any
 
 from absl import app, flags
@@ -65,31 +63,6 @@ def _say(row: Row) -> None:
   print(json.dumps(row), flush=True)
 
 
-@contextlib.contextmanager
-def _started(command: list[str]) -> Iterator[queue.Queue]:
-  """Starts a process; yields a queue of its output lines, then None.
-
-  The process is killed when the context ends.
-  """
-  lines: queue.Queue = queue.Queue()
-  process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-  def read():
-    with process.stdout:
-      for line in process.stdout:
-        lines.put(line)
-    lines.put(None)
-
-  reader = threading.Thread(target=read, daemon=True)
-  reader.start()
-  try:
-    yield lines
-  finally:
-    process.kill()
-    process.wait()
-    reader.join()
-
-
 def run_stages(
   names: list[str],
   *,
@@ -108,21 +81,36 @@ def run_stages(
   remaining, end = list(names), time.monotonic() + seconds
   while remaining:
     options = [f"--stages={','.join(remaining)}", f"--tiny={tiny}"]
-    with _started([*command, *options]) as lines:
-      yield from _follow(lines, remaining, _TINY_FACTOR if tiny else 1, end)
+    with (
+      subprocess.Popen(
+        [*command, *options], stdout=subprocess.PIPE, text=True
+      ) as process,
+      futures.ThreadPoolExecutor(1) as reader,
+    ):
+
+      def read(until, reader=reader, process=process):
+        line = reader.submit(process.stdout.readline)
+        return line.result(max(0, until - time.monotonic()))
+
+      try:
+        yield from _follow(read, remaining, _TINY_FACTOR if tiny else 1, end)
+      finally:
+        process.kill()  # Which ends a read in progress, too.
 
 
-def _follow(lines, remaining, factor: int, end: float) -> Iterator[Row]:
+def _follow(
+  read: Callable[[float], str], remaining: list[str], factor: int, end: float
+) -> Iterator[Row]:
   """Yields a process's rows, and removes finished stages from `remaining`."""
   current = None
   until = min(time.monotonic() + factor * _START, end)
   while remaining:
-    line, why = None, "its process ended"
+    line, why = "", "its process ended"
     try:
-      line = lines.get(timeout=max(0, until - time.monotonic()))
-    except queue.Empty:
+      line = read(until)
+    except futures.TimeoutError:
       why = "there was no time left" if until == end else "it took too long"
-    if line is None:
+    if not line:
       yield {"stage": remaining.pop(0), "failed": why}
       return
     row = json.loads(line)

@@ -1,7 +1,6 @@
 """Stages of the accelerator benchmark, on synthetic data."""
 
 import functools
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -9,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks import timing
 from geomem import geometry, measures, models, shares, training
 from geomem.data import normalize
 from geomem.measures import layers
@@ -18,36 +18,23 @@ from geomem.training import loop, optimizers, together
 Row = dict[str, Any]
 
 _MOST_REPEATS = 9
+# Mean and standard deviation of the pixels, by channel.
+_MOMENTS = (np.full(3, 127.5, "f4"), np.full(3, 73.6, "f4"))
 
 
 class Sizes(NamedTuple):
-  """Problem sizes of the stages.
+  """Problem sizes of the stages."""
 
-  Attributes:
-    square: side of the matrices that measure the peak rates.
-    qp_sets: numbers of sets of P manifolds whose programmes form one batch.
-    layer: P, M, N of a layer.
-    probes: T, the number of probes.
-    layers: number of layers, each measured on four subsets.
-    model: name and width of the network.
-    train: number of training images.
-    images: number of images to score.
-    rewinds: largest number of hybrid networks.
-    many: name and widths of the network that is trained with several seeds.
-    seeds: number of seeds.
-    batch: batch size.
-  """
-
-  square: int
-  qp_sets: tuple[int, ...]
-  layer: tuple[int, int, int]
+  square: int  # Side of the matrices that measure the peak rates.
+  qp_sets: tuple[int, ...]  # Sets whose programmes form one batch.
+  layer: tuple[int, int, int]  # P, M, N.
   probes: int
-  layers: int
-  model: tuple[str, int]
-  train: int
-  images: int
-  rewinds: int
-  many: tuple[str, tuple[int, ...]]
+  layers: int  # Each is measured on four subsets.
+  model: tuple[str, int]  # Name and width.
+  train: int  # Training images.
+  images: int  # Images to score.
+  rewinds: int  # Hybrid networks at most.
+  many: tuple[str, tuple[int, ...]]  # Name and widths, trained with seeds.
   seeds: int
   batch: int
 
@@ -84,18 +71,8 @@ TINY = Sizes(
 
 def timed(call: Callable[[], Any], most: float = 2.0) -> Row:
   """Times a first call, then the median and quartiles of repeated calls."""
-  start = time.perf_counter()
-  jax.block_until_ready(call())
-  first, seconds = time.perf_counter() - start, []
-  end = time.perf_counter() + most
-  while not seconds or (
-    len(seconds) < _MOST_REPEATS and time.perf_counter() < end
-  ):
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    seconds.append(time.perf_counter() - start)
-  low, median, high = np.percentile(seconds, (25, 50, 75))
-  return {"first": first, "seconds": float(median), "spread": (low, high)}
+  first, low, median, high = timing.timed(call, _MOST_REPEATS, most)
+  return {"first": first, "seconds": median, "spread": (low, high)}
 
 
 def peaks(sizes: Sizes) -> Iterator[Row]:
@@ -104,11 +81,11 @@ def peaks(sizes: Sizes) -> Iterator[Row]:
   for name in ("bfloat16", "float32"):
     a = jax.random.normal(jax.random.key(0), (n, n), name)
     product = jax.jit(lambda a: a @ a)
-    timing = timed(functools.partial(product, a))
-    yield {"name": name, "rate": 2 * n**3 / timing["seconds"]} | timing
+    times = timed(functools.partial(product, a))
+    yield {"name": name, "rate": 2 * n**3 / times["seconds"]} | times
   a = jnp.zeros((n, n, 2), jnp.float32)
-  timing = timed(functools.partial(jax.jit(lambda a: a + 1), a))
-  yield {"name": "memory", "rate": 2 * a.nbytes / timing["seconds"]} | timing
+  times = timed(functools.partial(jax.jit(lambda a: a + 1), a))
+  yield {"name": "memory", "rate": 2 * a.nbytes / times["seconds"]} | times
 
 
 def _clouds(key, shape, radius):
@@ -145,16 +122,14 @@ def qps(sizes: Sizes) -> Iterator[Row]:
       )
       G = jnp.einsum("pmd,pkd->pmk", S, S, precision="highest")
       b = -jnp.einsum("ptd,pmd->ptm", t, S, precision="highest")
-      timing = timed(functools.partial(geometry.solve_nonnegative_qp, G, b))
+      solve = functools.partial(geometry.solve_nonnegative_qp, G, b)
       count = b.shape[0] * b.shape[1]
       yield {
         "name": f"{count:,} of {family}",
         "bytes": G.nbytes + 2 * b.nbytes,
         "float32_operations": 2 * count * M**2,
-        "converged": float(
-          geometry.solve_nonnegative_qp(G, b).converged.mean()
-        ),
-      } | timing
+        "converged": float(solve().converged.mean()),
+      } | timed(solve)
 
 
 def geometry_of_sets(sizes: Sizes) -> Iterator[Row]:
@@ -163,46 +138,38 @@ def geometry_of_sets(sizes: Sizes) -> Iterator[Row]:
   stats = geometry.gram_statistics(points)
   key = jax.random.key(0)
   for centers in (None, "low_rank"):
-    call = functools.partial(
-      geometry.manifold_geometry,
-      key,
-      stats,
-      num_probes=sizes.probes,
-      centers=centers,
-    )
+    options = {"num_probes": sizes.probes, "centers": centers}
+    call = functools.partial(geometry.manifold_geometry, key, stats, **options)
     yield {"name": f"one set, centers={centers}"} | timed(call)
   at_once = max(1, shares.entries_at_once() // 4)
   stacked = layers.stack_layers([{"manifolds": stats}], at_once)
   stacked = jax.tree.map(lambda x: jnp.repeat(x[:, None], 4, axis=1), stacked)
+  chosen, batches = (
+    (measures.MEASURES["mean_field"],),
+    -(-sizes.layers // at_once),
+  )
   for centers in (None, "low_rank"):
     options = measures.Options(num_probes=sizes.probes, centers=centers)
-    chosen = (measures.MEASURES["mean_field"],)
 
-    def call(options=options, chosen=chosen):
+    def call(options=options):
       return [
-        layers.measure(key, chosen, stacked, options)
-        for _ in range(-(-sizes.layers // at_once))
+        layers.measure(key, chosen, stacked, options) for _ in range(batches)
       ]
 
-    count = 4 * at_once * -(-sizes.layers // at_once)
-    yield {"name": f"{count} sets, centers={centers}"} | timed(call)
+    name = f"{4 * at_once * batches} sets, centers={centers}"
+    yield {"name": name} | timed(call)
 
 
-def _network(model: str, width: int, dtype=jnp.float32) -> models.Network:
+def _network(model: str, width: int, dtype=jnp.bfloat16) -> models.Network:
+  shape = (32, 32, 3)
   return models.build(
-    model,
-    num_classes=100,
-    image_shape=(32, 32, 3),
-    width=width,
-    dtype=dtype,
+    model, num_classes=100, image_shape=shape, width=width, dtype=dtype
   )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _images(count: int) -> jax.Array:
-  draw = jax.jit(
-    lambda: jax.random.bits(jax.random.key(0), (count, 32, 32, 3), "uint8")
-  )
-  return draw()
+  return jax.random.bits(jax.random.key(0), (count, 32, 32, 3), "uint8")
 
 
 def _operations(network: models.Network) -> int:
@@ -221,11 +188,9 @@ def _recipe(sizes: Sizes, epochs: int) -> training.TrainingConfig:
 
 
 def _training_data(count: int) -> training.TrainingData:
+  moments = map(jnp.asarray, _MOMENTS)
   return training.TrainingData(
-    _images(count),
-    jnp.arange(count) % 100,
-    jnp.full(3, 127.5),
-    jnp.full(3, 73.6),
+    _images(count), jnp.arange(count) % 100, *moments
   )
 
 
@@ -240,23 +205,22 @@ def epochs_of_training(sizes: Sizes) -> Iterator[Row]:
       _recipe(sizes, 1 + _MOST_REPEATS),
     )
     next(states)
-    timing = timed(lambda states=states: next(states)[0].network)
+    times = timed(lambda states=states: next(states)[0].network)
     examples = sizes.train // sizes.batch * sizes.batch
     yield {
       "name": f"an epoch, {name}",
       f"{name}_operations": 3 * examples * _operations(network),
-    } | timing
+    } | times
 
 
 def scores_of_images(sizes: Sizes) -> Iterator[Row]:
   """Times the logits and scores of many images."""
-  network = _network(*sizes.model, jnp.bfloat16)
+  network = _network(*sizes.model)
   state = network.init(jax.random.key(0))
   images, labels = _images(sizes.images), jnp.arange(sizes.images) % 100
-  moments = jnp.full(3, 127.5), jnp.full(3, 73.6)
 
   def call():
-    logits = training.predict_logits(network, state, images, *moments)
+    logits = training.predict_logits(network, state, images, *_MOMENTS)
     return training.scores({"all": (logits, labels)})
 
   yield {
@@ -267,14 +231,13 @@ def scores_of_images(sizes: Sizes) -> Iterator[Row]:
 
 def statistics_of_layers(sizes: Sizes) -> Iterator[Row]:
   """Times the statistics of all layers on four subsets."""
-  network = _network(*sizes.model, jnp.bfloat16)
+  network = _network(*sizes.model)
   state = network.init(jax.random.key(0))
   P, M, _ = sizes.layer
   images = _images(P * M).reshape(P, M, 32, 32, 3)
 
   def forward(state, x):
-    x = normalize(x, np.full(3, 127.5, "f4"), np.full(3, 73.6, "f4"))
-    return network.apply(state, x).activations
+    return network.apply(state, normalize(x, *_MOMENTS)).activations
 
   def call():
     statistics = measures.layer_statistics(
@@ -311,7 +274,7 @@ def _shared_operations(network: models.Network, masks) -> int:
 
 def rewinds(sizes: Sizes) -> Iterator[Row]:
   """Times the logits of hybrid networks on all images."""
-  network = _network(*sizes.model, jnp.bfloat16)
+  network = _network(*sizes.model)
   last, other = (network.init(jax.random.key(i)) for i in range(2))
   names = network.parameter_layers
   masks = {
@@ -322,10 +285,9 @@ def rewinds(sizes: Sizes) -> Iterator[Row]:
   masks = sorted(masks)[: sizes.rewinds]
   mixed = hybrids.Hybrids(network, last, other, {})
   images = _images(sizes.images)
-  moments = np.full(3, 127.5, "f4"), np.full(3, 73.6, "f4")
 
   def call():
-    return list(hybrids.hybrid_logits(mixed, masks, images, *moments))
+    return list(hybrids.hybrid_logits(mixed, masks, images, *_MOMENTS))
 
   yield {
     "name": f"{len(masks)} networks, {sizes.images:,} images",
@@ -339,15 +301,14 @@ def many_networks(sizes: Sizes) -> Iterator[Row]:
   data = _training_data(count)
   model, widths = sizes.many
   for width in widths:
-    network = _network(model, width)
+    network = _network(model, width, jnp.float32)
     optimizer = optimizers.make_optimizer(config, 1)
     step = loop.make_step(network, config, optimizer)
     init = jax.jit(
       lambda key, n=network, o=optimizer: loop.init_state(key, n, o)
     )
-    for form, num_seeds in [("one_by_one", 1)] + [
-      (form, sizes.seeds) for form in together.FORMS
-    ]:
+    forms = [("one_by_one", 1), *((n, sizes.seeds) for n in together.FORMS)]
+    for form, num_seeds in forms:
       strategy = together.make_together(step, network, num_seeds, form)
       keys = jax.random.split(jax.random.key(0), num_seeds)
       carry = strategy.pack([tuple(init(key)[:2]) for key in keys])
@@ -356,14 +317,13 @@ def many_networks(sizes: Sizes) -> Iterator[Row]:
         jnp.arange(sizes.batch), (2, num_seeds, sizes.batch)
       )
       each = jnp.stack([keys, keys])
-      timing = timed(
-        functools.partial(
-          strategy.epoch, carry, data._replace(labels=labels), batches, each
-        )
+      seeds_data = data._replace(labels=labels)
+      epoch = functools.partial(
+        strategy.epoch, carry, seeds_data, batches, each
       )
       operations = 2 * 3 * num_seeds * sizes.batch * _operations(network)
       name = f"width {width}, {num_seeds} x {form}, two steps"
-      yield {"name": name, "float32_operations": operations} | timing
+      yield {"name": name, "float32_operations": operations} | timed(epoch)
 
 
 STAGES: dict[str, Callable[[Sizes], Iterator[Row]]] = {

@@ -4,8 +4,8 @@ Solvers of one quadratic programme, v = argmin ½‖v − t‖² subject to S v 
 a straightforward analysis of a layer in NumPy.
 """
 
-import importlib
-from collections.abc import Callable
+import importlib.util
+from collections.abc import Callable, Iterator
 
 import jax
 import jax.numpy as jnp
@@ -52,11 +52,8 @@ def solvers() -> dict[str, Solver]:
     ("daqp", _force_by_daqp),
     ("quadprog", _force_by_quadprog),
   ):
-    try:
-      importlib.import_module(name)
-    except ImportError:
-      continue
-    installed[name] = solver
+    if importlib.util.find_spec(name):
+      installed[name] = solver
   return installed
 
 
@@ -74,17 +71,21 @@ def stock_jaxopt():
   return jax.jit(jax.vmap(jax.vmap(solve, (None, 0))))
 
 
+def frames(points: np.ndarray) -> Iterator[np.ndarray]:
+  """Yields S of each manifold of `[P, M, N]` points, in float64."""
+  points = points.astype(np.float64)
+  for manifold in points - points.mean(axis=(0, 1)):
+    center = manifold.mean(axis=0)
+    relative = (manifold - center) / np.linalg.norm(center)
+    R = np.linalg.qr(relative.T, mode="r").T
+    yield np.hstack([R, np.ones((len(R), 1))])
+
+
 def analyse_layer(points: np.ndarray, num_probes: int) -> float:
   """Computes the mean capacity of `[P, M, N]` points, probe by probe."""
   rng = np.random.default_rng(0)
-  points = points.astype(np.float64)
-  points = points - points.mean(axis=(0, 1))
   inverse = []
-  for manifold in points:
-    center = manifold.mean(axis=0)
-    relative = (manifold - center) / np.linalg.norm(center)
-    _, R = np.linalg.qr(relative.T)
-    S = np.hstack([R.T, np.ones((len(R.T), 1))])
+  for S in frames(points):
     probes = rng.normal(size=(num_probes, S.shape[1]))
     inverse.append(np.mean([force_by_nnls(S, t, 0.0) for t in probes]))
   return 1 / float(np.mean(inverse))

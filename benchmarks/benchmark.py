@@ -2,16 +2,18 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterator
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import baselines
+from benchmarks.timing import Timing, timed
 from geomem import geometry, runs, studies
 from geomem.studies.fields import check_types
 
@@ -20,73 +22,47 @@ _NUM_PROBES = 300
 _NUM_EXACT = 100  # Problems for solvers that take one at a time.
 
 
-def timed(run: Callable, repeats: int = 5) -> tuple[float, float]:
-  """Returns the median seconds of a call and half the interquartile range."""
-  run()
-  seconds = []
-  for _ in range(repeats):
-    start = time.perf_counter()
-    run()
-    seconds.append(time.perf_counter() - start)
-  low, median, high = np.percentile(seconds, (25, 50, 75))
-  return float(median), float(high - low) / 2
+class _Result(NamedTuple):
+  """The time of `count` problems, and F of the first `_NUM_EXACT` of them."""
+
+  timing: Timing
+  count: int
+  force: np.ndarray
 
 
-def _problems(points: np.ndarray):
-  """Returns frames `[P, M, D]` and probes `[P, T, D]` in float64."""
-  rng = np.random.default_rng(1)
-  points = points - points.mean(axis=(0, 1))
-  frames = []
-  for manifold in points:
-    center = manifold.mean(axis=0)
-    relative = (manifold - center) / np.linalg.norm(center)
-    R = np.linalg.qr(relative.T, mode="r").T
-    frames.append(np.hstack([R, np.ones((len(R), 1))]))
-  frames = np.stack(frames)
-  return frames, rng.normal(size=(len(frames), _NUM_PROBES, frames.shape[2]))
-
-
-def _ours(S, probes, kappa, dtype) -> dict:
-  """Times our solver, and returns F of the first `_NUM_EXACT` problems."""
-  with jax.enable_x64(dtype == np.float64):
-    frames, t = jnp.asarray(S, dtype), jnp.asarray(probes, dtype)
-    G = jnp.einsum("pmd,pkd->pmk", frames, frames, precision="highest")
-    b = kappa - jnp.einsum("ptd,pmd->ptm", t, frames, precision="highest")
-    seconds, spread = timed(
-      lambda: jax.block_until_ready(geometry.solve_nonnegative_qp(G, b))
-    )
-    solution = geometry.anchors(frames[0], t[0, :_NUM_EXACT], kappa)
-  count = b.shape[0] * b.shape[1]
-  return {
-    "time": (seconds / count, spread / count),
-    "force": np.asarray(solution.force, np.float64),
-  }
-
-
-def _one_by_one(solver, S, probes, kappa) -> dict:
-  def run():
-    return [solver(S[0], t, kappa) for t in probes[0, :_NUM_EXACT]]
-
-  seconds, spread = timed(run, repeats=3)
-  return {
-    "time": (seconds / _NUM_EXACT, spread / _NUM_EXACT),
-    "force": np.asarray(run()),
-  }
-
-
-def _stock(S, probes, kappa) -> dict:
-  frames = jnp.asarray(S[:1], jnp.float32)
-  t = jnp.asarray(probes[:1, :_NUM_EXACT], jnp.float32)
+def _dual(frames, t, kappa) -> tuple[jax.Array, jax.Array]:
+  """Returns G and b of the problems of all frames and probes."""
   G = jnp.einsum("pmd,pkd->pmk", frames, frames, precision="highest")
   b = kappa - jnp.einsum("ptd,pmd->ptm", t, frames, precision="highest")
-  solve = baselines.stock_jaxopt()
-  seconds, spread = timed(lambda: jax.block_until_ready(solve(G, b)), repeats=3)
-  lam = np.asarray(solve(G, b)[0], np.float64)
+  return G, b
+
+
+def _ours(S, probes, kappa, dtype) -> _Result:
+  with jax.enable_x64(dtype == np.float64):
+    frames, t = jnp.asarray(S, dtype), jnp.asarray(probes, dtype)
+    G, b = _dual(frames, t, kappa)
+    timing = timed(lambda: geometry.solve_nonnegative_qp(G, b))
+    solution = geometry.anchors(frames[0], t[0, :_NUM_EXACT], kappa)
+  force = np.asarray(solution.force, np.float64)
+  return _Result(timing, b.shape[0] * b.shape[1], force)
+
+
+def _one_by_one(solver, S, probes, kappa) -> _Result:
+  def solve():
+    return [solver(S[0], t, kappa) for t in probes[0, :_NUM_EXACT]]
+
+  return _Result(timed(solve, repeats=3), _NUM_EXACT, np.asarray(solve()))
+
+
+def _stock(S, probes, kappa) -> _Result:
+  frames, t = (
+    jnp.asarray(x, jnp.float32) for x in (S[:1], probes[:1, :_NUM_EXACT])
+  )
+  G, b = _dual(frames, t, kappa)
+  solve = functools.partial(baselines.stock_jaxopt(), G, b)
+  lam = np.asarray(solve()[0], np.float64)
   force = np.einsum("tm,mk,tk->t", lam, np.asarray(G[0], np.float64), lam)
-  return {
-    "time": (seconds / _NUM_EXACT, spread / _NUM_EXACT),
-    "force": force,
-  }
+  return _Result(timed(solve, repeats=3), _NUM_EXACT, force)
 
 
 def compare_solvers(num_points: int, kappa: float) -> Iterator[list[dict]]:
@@ -98,7 +74,9 @@ def compare_solvers(num_points: int, kappa: float) -> Iterator[list[dict]]:
   """
   points = baselines.families(_NUM_MANIFOLDS, num_points)
   for family, cloud in points.items():
-    S, probes = _problems(cloud)
+    S = np.stack(list(baselines.frames(cloud)))
+    shape = (len(S), _NUM_PROBES, S.shape[2])
+    probes = np.random.default_rng(1).normal(size=shape)
     results = {
       "geomem float32": _ours(S, probes, kappa, np.float32),
       "geomem float64": _ours(S, probes, kappa, np.float64),
@@ -107,21 +85,18 @@ def compare_solvers(num_points: int, kappa: float) -> Iterator[list[dict]]:
       results[name] = _one_by_one(solver, S, probes, kappa)
     if num_points <= 50:
       results["jaxopt BoxCDQP"] = _stock(S, probes, kappa)
-    exact = results["scipy nnls"]["force"]
+    exact = results["scipy nnls"].force
     rows = []
-    for name, result in results.items():
-      force, (value, spread) = result["force"], result["time"]
+    for name, (timing, count, force) in results.items():
       worst = np.abs(force - exact) / np.maximum(exact, 1)
+      each = 1e6 / count
       metrics = {
-        "microseconds": (1e6 * value, 1e6 * spread),
+        "microseconds": (each * timing.median, each * timing.spread),
         "capacity_error": (abs(exact.mean() / force.mean() - 1), None),
         "force_error": (worst.max(), None),
       }
       tags = {"family": family, "points": num_points, "kappa": kappa}
-      rows += [
-        tags | {"solver": name, "metric": m, "value": v, "stderr": e}
-        for m, (v, e) in metrics.items()
-      ]
+      rows += _rows(metrics, **tags, solver=name)
     yield rows
 
 
@@ -139,24 +114,24 @@ def compare_layer(shape=(100, 50, 5000)) -> list[dict]:
   }
   rows = []
   for name, call in calls.items():
-    start = time.perf_counter()
-    jax.block_until_ready(call())
-    first = time.perf_counter() - start
-    seconds, spread = timed(lambda call=call: jax.block_until_ready(call()))
-    rows += [
-      {"solver": name, "metric": "first_call", "value": first},
-      {"solver": name, "metric": "seconds", "value": seconds, "stderr": spread},
-    ]
+    timing = timed(call)
+    metrics = {
+      "first_call": (timing.first, None),
+      "seconds": (timing.median, timing.spread),
+    }
+    rows += _rows(metrics, family="layer", solver=name)
   start = time.perf_counter()
   baselines.analyse_layer(points, _NUM_PROBES)
-  rows.append(
-    {
-      "solver": "numpy + nnls, centres kept",
-      "metric": "seconds",
-      "value": time.perf_counter() - start,
-    }
-  )
-  return [{"family": "layer"} | row for row in rows]
+  metrics = {"seconds": (time.perf_counter() - start, None)}
+  solver = "numpy + nnls, centres kept"
+  return rows + _rows(metrics, family="layer", solver=solver)
+
+
+def _rows(metrics: dict[str, tuple], **tags) -> list[dict]:
+  return [
+    tags | {"metric": metric, "value": value, "stderr": error}
+    for metric, (value, error) in metrics.items()
+  ]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -201,20 +176,20 @@ class Benchmark:
   def stages(self, run: runs.Run) -> Iterator[studies.Stage]:
     """Yields stages for the solvers, by M and κ, and one for a whole layer."""
     del run
-    for size in self.config.sizes:
-      for kappa in self.config.kappas:
-        work = functools.partial(self._solvers, size, kappa)
-        unit = studies.Unit({"points": size, "kappa": kappa}, work, 7)
-        yield studies.Stage(f"M = {size}, κ = {kappa}", [unit])
+    for size, kappa in itertools.product(self.config.sizes, self.config.kappas):
+      unit = studies.Unit(
+        {"points": size, "kappa": kappa},
+        lambda size=size, kappa=kappa: map(
+          studies.Step, compare_solvers(size, kappa)
+        ),
+        7,
+      )
+      yield studies.Stage(f"M = {size}, κ = {kappa}", [unit])
     if self.config.layer:
-      yield studies.Stage("layer", [studies.Unit({"layer": True}, self._layer)])
-
-  def _solvers(self, size: int, kappa: float) -> Iterator[studies.Step]:
-    for rows in compare_solvers(size, kappa):
-      yield studies.Step(rows)
-
-  def _layer(self) -> Iterator[studies.Step]:
-    yield studies.Step(compare_layer())
+      unit = studies.Unit(
+        {"layer": True}, lambda: iter([studies.Step(compare_layer())])
+      )
+      yield studies.Stage("layer", [unit])
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:

@@ -1,4 +1,8 @@
-"""Checks of the geometry against known results; each one yields rows."""
+"""Checks of the geometry against known results.
+
+Each one yields a case, a metric, its value and standard error, and the value
+that is expected.
+"""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,25 +15,29 @@ from geomem import geometry, runs
 
 _T = 400
 
+Result = tuple[str, str, Any, Any, Any]
+
 
 def _iid(seed: int, *shape: int) -> np.ndarray:
   return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
 
 
-def _row(check, case, metric, value, stderr, expected) -> runs.Row:
+def _mean_field(key, points, names=("capacity",), **options) -> dict:
+  """Returns mean-field numbers and their standard errors by name."""
+  options = {"centers": None, "num_probes": _T} | options
+  g = geometry.manifold_geometry(key, points, **options)
   return {
-    "check": check,
-    "case": case,
-    "metric": metric,
-    "value": float(value),
-    "stderr": None if stderr is None else float(stderr),
-    "expected": float(expected),
+    name: (getattr(g, f"mean_{name}"), getattr(g, f"mean_{name}_stderr"))
+    for name in names
   }
 
 
-def _mean_field(points, seed: int = 0, **options):
-  options = {"centers": None, "num_probes": _T} | options
-  return geometry.manifold_geometry(jax.random.key(seed), points, **options)
+def _glue(key, points, names=("capacity",), num_probes: int = _T) -> dict:
+  """Returns GLUE's numbers and their standard errors by name."""
+  g = geometry.glue(key, points, num_probes=num_probes)
+  return {
+    name: (getattr(g, name), getattr(g, f"{name}_stderr")) for name in names
+  }
 
 
 def _with_negatives(points) -> np.ndarray:
@@ -41,7 +49,7 @@ def _with_negatives(points) -> np.ndarray:
   return np.concatenate([points, -points])
 
 
-def exact_limits() -> Iterator[runs.Row]:
+def exact_limits() -> Iterator[Result]:
   """Measures manifolds whose capacity is known in closed form."""
 
   def synthetic(shape, **options):
@@ -67,25 +75,18 @@ def exact_limits() -> Iterator[runs.Row]:
     cases[case] = points, kappa, geometry.point_capacity(kappa)
   for case, (points, kappa, expected) in cases.items():
     # The standard error is best known for the plain mean over probes.
-    result = geometry.manifold_geometry(
-      jax.random.key(0),
-      _with_negatives(points),
-      kappa=kappa,
-      centers=None,
-      reduce_variance=False,
-    )
-    value, error = result.mean_capacity, result.mean_capacity_stderr
-    case = f"mean field, {case}"
-    yield _row("exact limits", case, "capacity", value, error, expected)
+    options = {"num_probes": 300, "reduce_variance": False, "kappa": kappa}
+    points = _with_negatives(points)
+    measured = _mean_field(jax.random.key(0), points, **options)["capacity"]
+    yield f"mean field, {case}", "capacity", *measured, expected
   for M in (1, 8):
     points = np.eye(48 * M, dtype="f4").reshape(48, M, -1)
-    result = geometry.glue(jax.random.key(0), points, num_probes=_T)
-    value, error = result.capacity, result.capacity_stderr
+    measured = _glue(jax.random.key(0), points)["capacity"]
     case = f"GLUE, orthonormal points, M = {M}: 2/M"
-    yield _row("exact limits", case, "capacity", value, error, 2 / M)
+    yield case, "capacity", *measured, 2 / M
 
 
-def simulated() -> Iterator[runs.Row]:
+def simulated() -> Iterator[Result]:
   """Compares both theories with simulations, with and without correlations."""
   cases = {
     "independent, D = 4, R = 1": ("balls", 4, 1.0, 0.0),
@@ -105,72 +106,40 @@ def simulated() -> Iterator[runs.Row]:
       key, shape, num_points=20, dimension=D, radius=R, centers=centers, **sizes
     )
     raw = np.asarray(points)
-    result = geometry.glue(jax.random.key(0), raw, num_probes=_T)
-    simulation = geometry.simulated_capacity(
-      jax.random.key(3), raw, num_draws=150
-    )
-    yield _row(
-      "simulated capacity",
-      f"GLUE: {case}",
-      "capacity",
-      result.capacity,
-      np.hypot(result.capacity_stderr, simulation.stderr),
-      simulation.capacity,
-    )
     centered = raw - raw.mean(axis=(0, 1))
-    simulation = geometry.simulated_capacity(
-      jax.random.key(3), centered, num_draws=150
-    )
-    result = _mean_field(raw)
-    yield _row(
-      "simulated capacity",
-      f"mean field: {case}",
-      "capacity",
-      result.mean_capacity,
-      np.hypot(result.mean_capacity_stderr, simulation.stderr),
-      simulation.capacity,
-    )
+    for theory, measure, simulated_points in (
+      ("GLUE", _glue, raw),
+      ("mean field", _mean_field, centered),
+    ):
+      value, error = measure(jax.random.key(0), raw)["capacity"]
+      simulation = geometry.simulated_capacity(
+        jax.random.key(3), simulated_points, num_draws=150
+      )
+      error = np.hypot(error, simulation.stderr)
+      yield f"{theory}: {case}", "capacity", value, error, simulation.capacity
 
 
-def coverage() -> Iterator[runs.Row]:
+def coverage() -> Iterator[Result]:
   """Measures how often 1.96 standard errors cover the mean over all keys."""
   points = jnp.asarray(_iid(4, 6, 20, 40) + 2 * _iid(5, 6, 1, 40))
-  stats, products = (
-    make(points) for make in (geometry.gram_statistics, geometry.point_products)
-  )
-  repeats = 200
-  calls: dict[str, Callable[[Any], dict[str, Any]]] = {
-    "mean field": lambda key: {
-      name: (getattr(g, f"mean_{name}"), getattr(g, f"mean_{name}_stderr"))
-      for g in (
-        geometry.manifold_geometry(key, stats, centers=None, num_probes=200),
-      )
-      for name in ("capacity", "radius", "dimension")
-    },
-    "GLUE": lambda key: {
-      name: (getattr(g, name), getattr(g, f"{name}_stderr"))
-      for g in (geometry.glue(key, products, num_probes=200),)
-      for name in ("capacity", "radius", "dimension", "utility")
-    },
-  }
-  for theory, call in calls.items():
-    results = [call(jax.random.key(100 + i)) for i in range(repeats)]
-    for name in results[0]:
-      values, errors = (
-        np.array([float(result[name][i]) for result in results]) for i in (0, 1)
-      )
+  shared, repeats = ("capacity", "radius", "dimension"), 200
+  for theory, measure, products, names in (
+    ("mean field", _mean_field, geometry.gram_statistics(points), shared),
+    ("GLUE", _glue, geometry.point_products(points), (*shared, "utility")),
+  ):
+    results = [
+      measure(jax.random.key(100 + i), products, names, num_probes=200)
+      for i in range(repeats)
+    ]
+    for name in names:
+      values, errors = np.array([result[name] for result in results], float).T
       inside = np.abs(values - values.mean()) < 1.96 * errors
-      yield _row(
-        "error bars",
-        f"{theory}: {name} within 1.96 errors, {repeats} keys",
-        "coverage",
-        inside.mean(),
-        np.sqrt(0.95 * 0.05 / repeats),
-        0.95,
-      )
+      case = f"{theory}: {name} within 1.96 errors, {repeats} keys"
+      error = np.sqrt(0.95 * 0.05 / repeats)
+      yield case, "coverage", inside.mean(), error, 0.95
 
 
-def precision() -> Iterator[runs.Row]:
+def precision() -> Iterator[Result]:
   """Compares float32 with float64, whose probes differ but are many.
 
   Centre directions are kept: where several have nearly equal cost, different
@@ -188,23 +157,15 @@ def precision() -> Iterator[runs.Row]:
       with jax.enable_x64(dtype == np.float64):
         # Both types get the same points, with offsets added in float32.
         stats = geometry.gram_statistics(points.astype(dtype))
-        measured = geometry.manifold_geometry(
-          jax.random.key(0), stats, centers=None, num_probes=20_000
-        )
-        value = float(measured.mean_capacity)
-        estimates.append((value, float(measured.mean_capacity_stderr) / value))
+        key, options = jax.random.key(0), {"num_probes": 20_000}
+        value, error = _mean_field(key, stats, **options)["capacity"]
+        estimates.append((float(value), float(error) / float(value)))
     (a, error_a), (b, error_b) = estimates
-    yield _row(
-      "float32 against float64",
-      f"mean field, {case}: relative difference",
-      "capacity",
-      a / b - 1,
-      np.hypot(error_a, error_b),
-      0.0,
-    )
+    case = f"mean field, {case}: relative difference"
+    yield case, "capacity", a / b - 1, np.hypot(error_a, error_b), 0
 
 
-def invariances() -> Iterator[runs.Row]:
+def invariances() -> Iterator[Result]:
   """Applies changes that must not affect the capacity, with the same probes."""
   points = _iid(8, 8, 20, 200) + 2 * _iid(9, 8, 1, 200)
   Q, _ = np.linalg.qr(np.random.default_rng(10).normal(size=(200, 200)))
@@ -215,15 +176,35 @@ def invariances() -> Iterator[runs.Row]:
     ),
     "scaled by 1e6": points * np.float32(1e6),
   }
-  base = _mean_field(points).mean_capacity
-  base_glue = geometry.glue(jax.random.key(0), points).capacity
+  theories = {"mean field": _mean_field, "GLUE": _glue}
   for case, changed in changes.items():
-    value = _mean_field(changed).mean_capacity / base - 1
-    yield _row(
-      "invariances", f"mean field, {case}", "relative", abs(value), None, 0
-    )
-    value = geometry.glue(jax.random.key(0), changed).capacity / base_glue - 1
-    yield _row("invariances", f"GLUE, {case}", "relative", abs(value), None, 0)
+    for theory, measure in theories.items():
+      (value, _), (base, _) = (
+        measure(jax.random.key(0), x)["capacity"] for x in (changed, points)
+      )
+      yield f"{theory}, {case}", "relative", abs(value / base - 1), None, 0
 
 
-CHECKS = (exact_limits, simulated, coverage, precision, invariances)
+# The checks by their names in the rows.
+CHECKS: dict[str, Callable[[], Iterator[Result]]] = {
+  "exact limits": exact_limits,
+  "simulated capacity": simulated,
+  "error bars": coverage,
+  "float32 against float64": precision,
+  "invariances": invariances,
+}
+
+
+def rows_of(name: str) -> list[runs.Row]:
+  """Returns the rows of a check."""
+  return [
+    {
+      "check": name,
+      "case": case,
+      "metric": metric,
+      "value": float(value),
+      "stderr": None if stderr is None else float(stderr),
+      "expected": float(expected),
+    }
+    for case, metric, value, stderr, expected in CHECKS[name]()
+  ]

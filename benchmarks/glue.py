@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags, logging
 from scipy import optimize
 
-from benchmarks.benchmark import timed
+from benchmarks.timing import timed
 from geomem import geometry
 
 _NUM_PROBES = 200
@@ -92,20 +92,16 @@ def main(argv: list[str]) -> None:
     each, *expected = by_nnls(points, flags.FLAGS.nnls_probes)
 
     def ours(points=points):
-      return jax.block_until_ready(
-        geometry.glue(jax.random.key(2), points, num_probes=_NUM_PROBES)
-      )
+      return geometry.glue(jax.random.key(2), points, num_probes=_NUM_PROBES)
 
-    start = time.perf_counter()
-    result = ours()
-    first = time.perf_counter() - start
-    seconds, spread = timed(ours, repeats=flags.FLAGS.repeats)
+    timing, result = timed(ours, repeats=flags.FLAGS.repeats), ours()
     loop = _NUM_PROBES * each
     unsolved = int((~np.asarray(result.converged)).sum())
     print(
       f"{size.shape:>9} {size.num_manifolds:>2} x {size.num_points:>3} in"
-      f" {size.num_features:>3} {loop:>9.2f} {first:>7.2f} {seconds:>7.2f} ±"
-      f" {spread:<5.2f} {loop / seconds:>6.1f}"
+      f" {size.num_features:>3} {loop:>9.2f} {timing.first:>7.2f}"
+      f" {timing.median:>7.2f} ± {timing.spread:<5.2f}"
+      f" {loop / timing.median:>6.1f}"
       f" {expected[0]:>12.4f} ± {expected[1]:.4f}"
       f" {result.capacity:>12.4f} ± {result.capacity_stderr:.4f}"
       + (f"  {unsolved} probes unsolved" if unsolved else ""),

@@ -7,7 +7,6 @@ docs/validation.md with its figure.
 """
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
@@ -16,8 +15,7 @@ import jax
 import tqdm
 from absl import app, flags
 
-from benchmarks import calibration
-from benchmarks.checks import CHECKS
+from benchmarks import calibration, checks
 from geomem import disk, runs, studies
 from geomem.plots import style
 from geomem.studies.fields import check_types
@@ -106,16 +104,15 @@ class Validation:
     """Yields the stage of checks, then that of the calibration."""
     del run
     units = [
-      studies.Unit({"check": check.__name__}, functools.partial(_one, check))
-      for check in CHECKS
+      _unit({"check": check.__name__}, checks.rows_of, name)
+      for name, check in checks.CHECKS.items()
     ]
     yield studies.Stage("checks", units)
     units = [
-      studies.Unit(
+      _unit(
         {"shape": shape, "dimension": D, "radius": R, "points": M},
-        functools.partial(
-          _one, functools.partial(calibration.calibrate, shape, D, R, M)
-        ),
+        calibration.calibrate,
+        *(shape, D, R, M),
       )
       # M varies slowest, as programs are compiled for each M.
       for M in self.config.sizes
@@ -146,8 +143,9 @@ class Validation:
     return "\n".join(lines)
 
 
-def _one(check: Callable[[], Iterator[runs.Row]]) -> Iterator[studies.Step]:
-  yield studies.Step(list(check()))
+def _unit(key: dict[str, Any], make: Callable, *arguments) -> studies.Unit:
+  """Makes a unit of one step, whose rows a function makes."""
+  return studies.Unit(key, lambda: iter([studies.Step(list(make(*arguments)))]))
 
 
 def _distance(row: runs.Row) -> float:

@@ -45,8 +45,9 @@ def study_of_run(study: type, *, has_run: bool = True) -> None:
     values.define_path(
       "data_dir", None, "TFDS directory, if the data have moved"
     )
-  text = f"directory of the results; by default {place}"
-  values.define_path("out", None, text)
+  values.define_path(
+    "out", None, f"directory of the results; by default {place}"
+  )
   common.define_flags([kind])
 
   def main(argv) -> int:

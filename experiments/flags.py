@@ -1,7 +1,9 @@
-"""Flags made from configs, one for each field."""
+"""Flags made from configs, one for each field, and how a binary starts."""
 
+import contextlib
 import dataclasses
 import inspect
+import os
 import re
 import sys
 import textwrap
@@ -11,8 +13,8 @@ from typing import Any
 
 from absl import app, flags
 
-from experiments import log, processes, terminal, values
-from geomem import compilation
+from experiments import log, terminal, values
+from geomem import compilation, parallel
 
 _HELP_WIDTH = 80
 _HELP_COLUMN = 28
@@ -26,7 +28,24 @@ _DEFINE = {
 # Fields of configs that are paths.
 _PATHS = ("data_dir", "other")
 
-processes.define_flags()
+# All processes get the same flags except for `--process_id`, and directories on
+# a disk that all of them can access.
+flags.DEFINE_bool(
+  "distributed",
+  False,
+  "whether the cluster (Cloud TPU, Slurm, MPI) provides the hosts",
+)
+flags.DEFINE_string(
+  "coordinator_address",
+  None,
+  "on several hosts, HOST:PORT of process 0, the same for all",
+)
+flags.DEFINE_integer(
+  "num_processes", None, "on several hosts, the number of processes"
+)
+flags.DEFINE_integer(
+  "process_id", None, "on several hosts, the index of this one, from 0"
+)
 values.define_path(
   "compilation_cache",
   None,
@@ -76,9 +95,9 @@ def define_flags(
     sweeps: fields that take several values, separated by commas.
     filled: fields whose defaults depend on the data set.
   """
-  texts = {
-    name: t for group in groups for name, t in _help_texts(group).items()
-  }
+  texts = {}
+  for group in groups:
+    texts |= _help_texts(group)
   for field, kind in _fields(groups):
     text = texts[field.name].rstrip(".")
     default = field.default
@@ -118,20 +137,18 @@ def _left(flag: flags.Flag) -> str:
   """Returns a flag as typed, with its default or a placeholder."""
   if isinstance(flag, flags.BooleanFlag):
     return f"--{'no' if flag.default else ''}{flag.name}"
-  words = {"float": "X", "int": "N"}
   default = flag.default
   if isinstance(default, list):
     default = ",".join(default)
-  if default is None or default == "":
-    default = words.get(flag.flag_type(), "TEXT")
+  if default in (None, ""):
+    default = {"float": "X", "int": "N"}.get(flag.flag_type(), "TEXT")
   return f"--{flag.name}={default}"
 
 
 def help_text() -> str:
   """Returns the binary's docstring, and its flags in order of definition."""
   listed = flags.FLAGS.get_flags_for_module(sys.argv[0])
-  for module in (__name__, processes.__name__):
-    listed += flags.FLAGS.get_flags_for_module(module)
+  listed += flags.FLAGS.get_flags_for_module(__name__)
   listed += [flags.FLAGS[name] for name in log.FLAGS]
   lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "Flags:", ""]
   for flag in listed:
@@ -139,14 +156,9 @@ def help_text() -> str:
     if len(left) >= _HELP_COLUMN - 1:
       lines.append(left)
       left = ""
-    lines.append(
-      textwrap.fill(
-        flag.help,
-        _HELP_WIDTH,
-        initial_indent=left.ljust(_HELP_COLUMN),
-        subsequent_indent=" " * _HELP_COLUMN,
-      )
-    )
+    indents = left.ljust(_HELP_COLUMN), " " * _HELP_COLUMN
+    text = textwrap.TextWrapper(_HELP_WIDTH, *indents).fill(flag.help)
+    lines.append(text)
   return "\n".join(lines)
 
 
@@ -201,8 +213,20 @@ def run(main) -> None:
   """Runs a binary, with its errors reported by `terminal.guarded`."""
 
   def start(argv):
-    log.open_elsewhere()
-    compilation.keep_programs(flags.FLAGS.compilation_cache)
-    return main(argv)
+    with values.command_line():
+      parallel.start(
+        flags.FLAGS.coordinator_address,
+        flags.FLAGS.num_processes,
+        flags.FLAGS.process_id,
+        automatic=flags.FLAGS.distributed,
+      )
+    with contextlib.ExitStack() as silenced:
+      if not parallel.is_first():
+        nowhere = silenced.enter_context(open(os.devnull, "w"))
+        silenced.enter_context(contextlib.redirect_stdout(nowhere))
+        silenced.enter_context(contextlib.redirect_stderr(nowhere))
+      log.open_elsewhere()
+      compilation.keep_programs(flags.FLAGS.compilation_cache)
+      return main(argv)
 
-  app.run(terminal.guarded(processes.joined(start)), flags_parser=_parse)
+  app.run(terminal.guarded(start), flags_parser=_parse)

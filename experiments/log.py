@@ -154,28 +154,19 @@ def note(text: str) -> None:
   _LOG.info("%s", text)
 
 
-def _elsewhere() -> pathlib.Path | None:
-  """Returns this process's log file in `--log_dir`, or None without one."""
-  directory = flags.FLAGS["log_dir"].value
-  if not directory:
-    return None
-  number = jax.process_index()
-  name = f"log.{number}.txt" if number else "log.txt"
-  return pathlib.Path(directory).expanduser() / name
-
-
 def open_elsewhere() -> None:
   """Opens the log that `--log_dir` asks for; needs this process's index."""
-  file = _elsewhere()
-  if file is not None:
-    _FILES.open(file)
+  if directory := flags.FLAGS["log_dir"].value:
+    number = jax.process_index()
+    name = f"log.{number}.txt" if number else "log.txt"
+    _FILES.open(pathlib.Path(directory).expanduser() / name)
 
 
 @contextlib.contextmanager
 def kept(directory: pathlib.Path | str) -> Iterator[None]:
   """Keeps a log of the work on a directory and of how it ends."""
   file = pathlib.Path(directory) / "log.txt"
-  writes = parallel.is_first() and _elsewhere() is None
+  writes = parallel.is_first() and not flags.FLAGS["log_dir"].value
   if writes:
     _FILES.open(file)
   began = time.monotonic()

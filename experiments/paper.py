@@ -6,7 +6,11 @@ trains, rewinds, splits gradients, simulates dichotomies and sweeps the width.
 Each of these studies also has its own binary, and writes to a directory below
 --out. A table of the claims with the paper's numbers and ours goes to
 DIR/paper.md. The scales are `tiny` (digits, a few minutes, to check that all
-works), `laptop` (digits) and `paper` (CIFAR-100, for an accelerator).
+works), `laptop` (digits), `paper` (CIFAR-100, for an accelerator) and
+`rehearsal` (the same as `paper` but for sizes, for two cores).
+
+At first a unit of each kind of work is timed on the device at hand. What each
+stage takes is estimated from these times and the work that is left in it.
 
   python -m experiments.paper --out=runs/paper --scale=paper --only=fig3,fig4 \
     --minutes=50
@@ -15,6 +19,7 @@ makes only these figures, as far as time allows. Repeat the command to resume
 what was interrupted or did not fit, also after moving the directory.
 """
 
+import functools
 import math
 import pathlib
 import time
@@ -46,6 +51,16 @@ class Budget:
     """Starts the clock, which counts seconds."""
     self._minutes, self._clock = minutes, clock
     self._start = clock()
+
+  @property
+  def limit(self) -> float:
+    """The time limit in minutes."""
+    return self._minutes
+
+  @property
+  def left(self) -> float:
+    """Minutes until the limit."""
+    return max(0.0, self._minutes - self.spent)
 
   @property
   def spent(self) -> float:
@@ -112,36 +127,85 @@ def reproduce(
 
 def _do_stages(scale, path, stages, budget: Budget, data_dir) -> int:
   """Runs the stages that fit the time limit; returns the exit status."""
-  status = 0
-  for count, stage in enumerate(stages, 1):
-    place, study = path / stage.place, stage.study.name
-    which = f"[{count}/{len(stages)}] {stage.name}"
-    minutes = scale.minutes.get(stage.name)
-    about, complete = "unknown time, taken to fit", _is_complete(place)
-    if minutes is not None:
-      about = f"about {minutes:.1f} min on two cores"
-    if complete:
-      about = "complete"
-    log.say(f"\n{which}: {study}, to {place}; {about}.")
-    if complete:
-      continue  # A packed copy may lack the networks that it needed.
-    if not budget.fits(minutes or 0):
+  left = []
+  for stage in stages:
+    place = path / stage.place
+    if _is_complete(place):  # A packed copy may lack the networks it needed.
+      log.say(f"{stage.name}: {stage.study.name}, in {place}; complete.")
+    else:
+      left.append(stage)
+  if not left:
+    return 0
+  with values.command_line():
+    estimates = paper.Estimates(left, scale, path, data_dir, log.say)
+  _say_plan(left, estimates)
+  do = functools.partial(_do, scale, path, estimates, budget, data_dir)
+  too_long, status = [], 0
+  for count, stage in enumerate(left, 1):
+    log.say(f"\n[{count}/{len(left)}] {stage.name}: {stage.study.name}.")
+    if stage.of_run and not _is_complete(path / paper.STAGES[0].place):
+      log.say(f"It analyses {paper.STAGES[0].name}, which is not complete.")
+      continue
+    estimate = estimates.of(stage, exact=False)
+    if budget.fits(estimate.minutes):
+      estimate = estimates.of(stage)
+    minutes = estimate.minutes
+    if budget.fits(minutes):
+      status, has_ended = do(stage, status)
+      if not has_ended:
+        return status
+      continue
+    log.say(
+      f"{stage.name} is not started: it takes about"
+      f" {paper.duration(minutes)}, and --minutes leaves"
+      f" {paper.duration(budget.left)}."
+    )
+    if minutes > budget.limit:  # It would not fit the next start either.
+      too_long.append((stage, estimate.minutes_a_unit))
+  for stage, minutes in too_long:
+    if not budget.fits(minutes):
       log.say(
-        f"{stage.name} is not started, because it does not fit --minutes."
+        f"{stage.name} needs {paper.duration(minutes)} for one of its units,"
+        " which is more than --minutes leaves."
       )
+      continue
+    log.say(f"\n{stage.name} needs several starts; this one does a part.")
+    status, has_ended = do(stage, status)
+    if not has_ended:
       break
-    with values.command_line():
-      made = paper.make(stage, scale, path, data_dir)
-    before, do = budget.spent, cli.do
-    if isinstance(made, Sweep):
-      do = cli.do_sweep
-    try:
-      status = max(status, do(made, place, progress=budget.bar))
-    except OutOfTime:
-      log.say(f"{stage.name} is not complete: the rest does not fit --minutes.")
-      break
-    log.say(f"{stage.name} took {budget.spent - before:.1f} min.")
   return status
+
+
+def _say_plan(stages, estimates: paper.Estimates) -> None:
+  """Prints the estimates of all stages, and their sum."""
+  each = {stage.name: estimates.of(stage, exact=False) for stage in stages}
+  log.say("Estimates for this device:")
+  for name, estimate in each.items():
+    log.say(f"  {name:8} {estimate}")
+  total = sum(estimate.minutes for estimate in each.values())
+  log.say(f"  {'total':8} about {paper.duration(total)}")
+
+
+def _do(scale, path, estimates, budget, data_dir, stage, status):
+  """Runs a stage; returns the exit status, and whether time remains."""
+  place, estimate = path / stage.place, estimates.of(stage)
+  log.say(f"{stage.name}, to {place}, takes {estimate}.")
+  with values.command_line():
+    made = paper.make(stage, scale, path, data_dir)
+  do = cli.do_sweep if isinstance(made, Sweep) else cli.do
+  before = budget.spent
+  try:
+    status = max(status, do(made, place, progress=budget.bar))
+  except OutOfTime:
+    log.say(
+      f"{stage.name} is not complete after {budget.spent - before:.1f} min: the"
+      " rest does not fit --minutes."
+    )
+    return status, False
+  took = paper.duration(budget.spent - before)
+  expected = paper.duration(estimate.minutes)
+  log.say(f"{stage.name} took {took} (estimated {expected}).")
+  return status, True
 
 
 def _is_complete(place: pathlib.Path) -> bool:

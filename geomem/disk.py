@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSED = (
-  errno.EACCES,
-  errno.EPERM,
-  errno.EROFS,
-  errno.EEXIST,
-  errno.ENOTDIR,
+# What to do about a failed write, by its cause.
+_ADVICE = dict.fromkeys(
+  (errno.ENOSPC, errno.EDQUOT, errno.EFBIG),
+  "Make room, then repeat the command to continue from here.",
+) | dict.fromkeys(
+  (errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR),
+  "Choose another directory.",
 )
 # A temporary file that has not been touched for longer was left behind.
 _SECONDS_TO_WRITE = 600
@@ -35,19 +35,14 @@ def explain(path: pathlib.Path | str, error: Exception) -> DiskError:
     error: the cause, either the system's own error or a library's that quotes
       the system's message.
   """
-  for codes, advice in (
-    (_NO_ROOM, "Make room, then repeat the command to continue from here."),
-    (_REFUSED, "Choose another directory."),
-  ):
-    for code in codes:
-      if os.strerror(code) in str(error):
-        return DiskError(
-          f"{path} cannot be written: {os.strerror(code)}. Earlier content"
-          f" is unchanged. {advice}"
-        )
   reason = getattr(error, "strerror", None) or type(error).__name__
+  advice = ""
+  for code in _ADVICE:
+    if os.strerror(code) in str(error):
+      reason, advice = os.strerror(code), f" {_ADVICE[code]}"
+      break
   return DiskError(
-    f"{path} cannot be written: {reason}. Earlier content is unchanged."
+    f"{path} cannot be written: {reason}. Earlier content is unchanged.{advice}"
   )
 
 

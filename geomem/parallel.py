@@ -50,10 +50,16 @@ def start(
   """
   given = (coordinator_address, num_processes, process_id)
   if all(value is None for value in given):
-    if automatic:
-      _start_automatically()
-    else:
+    if not automatic:
       _use_cores()
+      return
+    try:
+      jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+      raise ValueError(
+        f"--distributed found no cluster to join ({error}); give"
+        " --coordinator_address, --num_processes and --process_id."
+      ) from error
     return
   if (
     any(value is None for value in given)
@@ -67,16 +73,6 @@ def start(
       " or --distributed if the cluster provides them."
     )
   jax.distributed.initialize(*given)
-
-
-def _start_automatically() -> None:
-  try:
-    jax.distributed.initialize()
-  except (ValueError, RuntimeError) as error:
-    raise ValueError(
-      f"--distributed found no cluster to join ({error}); give"
-      " --coordinator_address, --num_processes and --process_id."
-    ) from error
 
 
 # Not empty if the devices are the cores of one CPU.
@@ -164,14 +160,13 @@ def missing(count: int) -> int:
   return -count % mesh().size
 
 
-def shard(array, axis: int = 0) -> jax.Array:
-  """Shards an axis of an array over the devices, padded with zeros."""
-  padding = missing(array.shape[axis])
+def shard(array) -> jax.Array:
+  """Shards the first axis of an array over the devices, padded with zeros."""
+  padding = missing(len(array))
   if padding:
-    widths = [(0, 0)] * array.ndim
-    widths[axis] = (0, padding)
+    widths = [(0, padding)] + [(0, 0)] * (array.ndim - 1)
     array = np.pad(np.asarray(array), widths)
-  return _place(array, along(axis))
+  return _place(array, along(0))
 
 
 def share(array: jax.Array) -> jax.Array:

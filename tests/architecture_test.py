@@ -14,7 +14,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Room -> rooms of geomem that it may import.
 _BELOW = {"data", "disk", "models", "parallel", "runs", "training", "geometry"}
-_STUDIES = _BELOW | {"measures", "plots"}
+_STUDIES = _BELOW | {"measures", "plots", "shares"}
 ARROWS = {
   "compilation": {"disk"},
   "disk": set(),

@@ -286,7 +286,7 @@ def test_what_is_removed_is_gone(dtype):
 @jax.jit
 def rank_left(stats, coefficients):
   relative = relative_grams(stats, coefficients)
-  return make_frames(relative.grams, relative.lost, relative.error).rank
+  return make_frames(relative).rank
 
 
 def test_centres_on_one_line_say_that_nothing_could_be_tried():
@@ -355,7 +355,7 @@ def test_gradients_count_that_directions_move_with_the_centres():
   def inverse_capacity(points, coefficients):
     stats = geometry.gram_statistics(points)
     relative = relative_grams(stats, coefficients)
-    frames = make_frames(relative.grams, relative.lost, relative.error)
+    frames = make_frames(relative)
     S = jnp.concatenate([frames.points, jnp.ones((8, 5, 1))], axis=-1)
     inside = jnp.einsum("ptd,pde->pte", probes[..., :-1], frames.projection)
     t = jnp.concatenate([inside, probes[..., -1:]], axis=-1)
@@ -495,7 +495,7 @@ def test_second_derivatives_of_frames_equal_differences(num_features, rank):
     def value(points):
       stats = geometry.gram_statistics(points)
       relative = relative_grams(stats, found.coefficients)
-      frames = make_frames(relative.grams, relative.lost, relative.error)
+      frames = make_frames(relative)
       return jnp.sin(weights * (frames.points + frames.projection)).sum()
 
     def slope(points):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from geomem import geometry
-from geomem.geometry import points
+from geomem.geometry import arrays
 
 
 class Tensor:
@@ -71,7 +71,7 @@ def test_a_tensor_on_the_host_keeps_the_digits_of_a_far_offset():
 
 def test_a_tensor_of_a_type_that_numpy_lacks_becomes_an_array_of_jax():
   values = jnp.asarray(POINTS, jnp.bfloat16)
-  found = points.as_array(Tensor(values))
+  found = arrays.as_array(Tensor(values))
   assert found.dtype == jnp.bfloat16
   np.testing.assert_array_equal(found, values)
 

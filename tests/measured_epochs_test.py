@@ -390,7 +390,7 @@ def test_the_paper_measures_figure_3_first_and_the_rest_last():
 def test_a_paper_begun_without_a_choice_goes_on_so(tmp_path, monkeypatch):
   fields = {"memorization": THREE}
   monkeypatch.setattr(
-    paper, "SCALES", {"small": paper.Scale("for tests", fields, {})}
+    paper, "SCALES", {"small": paper.Scale("for tests", fields)}
   )
   monkeypatch.setattr(studies, "draw", lambda *_, **__: [])
 

@@ -204,7 +204,7 @@ def test_the_paper_goes_on_from_a_copy(tmp_path, monkeypatch, capsys):
     "gradients": {"draws": 2, "max_examples": 80},
     "model_size": THREE | {"width": (2,), "subsets": "test", "num_seeds": 1},
   }
-  scales = {"small": paper.Scale("for tests", fields, {})}
+  scales = {"small": paper.Scale("for tests", fields)}
   monkeypatch.setattr(paper, "SCALES", scales)
   monkeypatch.setattr(studies, "draw", lambda *_, **__: [])
 

@@ -8,7 +8,7 @@ import pytest
 from experiments import paper as binary
 from geomem import runs, studies
 from geomem.studies import paper
-from geomem.studies.paper import comparison
+from geomem.studies.paper import comparison, estimates
 from geomem.studies.paper.comparison import LAST_HIDDEN
 from tests.fakes import SMALL_RUN, fields_of, write_run
 
@@ -328,11 +328,28 @@ def small(monkeypatch):
     },
     "model_size": SMALL_RUN | {"width": (2,), "subsets": "test"},
   }
-  minutes = {"fig3": 1.0, "fig4ab": 60.0}
-  scales = {"small": paper.Scale("for tests", fields, minutes)}
+  scales = {"small": paper.Scale("for tests", fields)}
   monkeypatch.setattr(paper, "SCALES", scales)
   # Every study is drawn elsewhere, and a third of the time would go to it.
   monkeypatch.setattr(studies, "draw", lambda *_, **__: [])
+
+
+@pytest.fixture
+def minutes(monkeypatch):
+  """Minutes that stages are estimated at, in place of real estimates."""
+  given = {}
+
+  class Estimates:
+    def __init__(self, *_):
+      pass
+
+    def of(self, stage, *, exact=True):
+      del exact
+      seconds = 60 * given.get(stage.name, 0.5)
+      return paper.Estimate(paper.Work(steps=seconds), units=1000)
+
+  monkeypatch.setattr(paper, "Estimates", Estimates)
+  return given
 
 
 def rows_of(path):
@@ -342,20 +359,30 @@ def rows_of(path):
   }
 
 
-def test_it_ends_where_the_time_does_and_goes_on(small, tmp_path, capsys):
+def test_it_ends_where_the_time_does_and_goes_on(
+  small, minutes, tmp_path, capsys, monkeypatch
+):
   path, moved = tmp_path / "here", tmp_path / "there"
+  minutes |= {"fig3": 1.0, "fig4ab": 25.0}
   # The time ends within the first stage, then before the second.
   budget = binary.Budget(2.0, Clock(each=8.0))
   assert binary.reproduce("small", path, paper.choose(), budget) == 0
   said = capsys.readouterr().out
-  assert "fig3 is not complete: the rest does not fit" in said
+  assert "total    about 28.0 min" in said
+  assert "fig3 is not complete" in said
   assert not runs.is_complete(path / "memorization")
   path.rename(moved)
-  budget = binary.Budget(30.0, Clock())
-  binary.reproduce("small", moved, paper.choose(), budget)
+  clock = Clock()
+  budget = binary.Budget(30.0, clock)
+  clock.now = 60 * 8.0
+  stages = paper.choose(["fig3", "fig4ab"])
+  binary.reproduce("small", moved, stages, budget)
   said = capsys.readouterr().out
-  assert "about 60.0 min" in said
-  assert "fig4ab is not started" in said
+  assert "fig3 took 0.0 min (estimated 1.0 min)." in said
+  assert (
+    "fig4ab is not started: it takes about 25.0 min, and --minutes leaves"
+    " 22.0 min." in said
+  )
   assert runs.is_complete(moved / "memorization")
   assert not (moved / "memorization" / "rewind").exists()
   assert not runs.is_complete(moved)
@@ -363,7 +390,9 @@ def test_it_ends_where_the_time_does_and_goes_on(small, tmp_path, capsys):
   assert "| A.1 " not in (moved / "paper.md").read_text()
 
   binary.reproduce("small", moved, paper.choose(), binary.Budget())
-  assert "unknown time" in capsys.readouterr().out
+  said = capsys.readouterr().out
+  assert "\n  epochs " in said
+  assert "\n  fig3 " not in said  # It is complete.
   assert runs.is_complete(moved)
   for stage in paper.STAGES:
     assert runs.is_complete(moved / stage.place)
@@ -376,7 +405,44 @@ def test_it_ends_where_the_time_does_and_goes_on(small, tmp_path, capsys):
   both = comparison.both_hold(found["G1"], found["G4 last"])
   assert found["T6"] == both
 
+  # Of what is done, nothing is counted as left.
+  monkeypatch.setattr(estimates, "calibrate", lambda *_: paper.Work(*[1.0] * 9))
+  scale = paper.SCALES["small"]
+  counted = estimates.Estimates(paper.STAGES, scale, moved)
+  left = {stage.name: counted.of(stage).minutes for stage in paper.STAGES}
+  assert left == dict.fromkeys(left, 0)
+
   before = rows_of(moved)
   binary.reproduce("small", moved, paper.choose(), binary.Budget())
   assert "is complete; nothing to do" in capsys.readouterr().out
   assert rows_of(moved) == before
+
+
+def test_shorter_stages_come_before_one_that_fits_no_start(
+  minutes, tmp_path, capsys, monkeypatch
+):
+  done = []
+
+  def do(made, place, progress):
+    done.append(place.name)
+    if place.name == "model_size":
+      raise binary.OutOfTime
+    (place / "done").parent.mkdir(parents=True, exist_ok=True)
+    return 0
+
+  monkeypatch.setattr(binary.cli, "do", do)
+  monkeypatch.setattr(paper, "make", lambda *_: None)
+  monkeypatch.setattr(binary, "_is_complete", lambda place: place.name in done)
+  # The first one would fit a start of its own, the others none; of the last
+  # one, not even a unit does.
+  minutes |= {"fig4ab": 4.5, "fig4ce": 100.0, "figa1": 600.0, "fig1b": 6000.0}
+  clock = Clock()
+  budget = binary.Budget(5.0, clock)
+  clock.now = 60 * 1.0
+  scale = paper.SCALES["tiny"]
+  binary._do_stages(scale, tmp_path, paper.choose(), budget, None)
+  names = ["memorization", "measure-mean_field", "gradients", "model_size"]
+  assert done == names
+  said = capsys.readouterr().out
+  assert "figa1 needs several starts; this one does a part." in said
+  assert "fig1b needs 6.0 min for one of its units" in said

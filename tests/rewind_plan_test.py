@@ -33,7 +33,7 @@ def test_the_kinds_are_each_layer_the_last_and_the_first():
   ]
   config = studies.RewindConfig(layers=("logits", "stem"))
   (chosen,) = make_rewinds(build("resnet18"), config)
-  assert chosen.columns == {"kind": "custom", "rewound": "stem+logits"}
+  assert chosen == ("custom", ("stem", "logits"))
 
 
 def test_mixed_layers_have_both_epochs_below():

@@ -10,7 +10,6 @@ import pytest
 
 from geomem import runs, studies, training
 from geomem.studies import hybrids
-from geomem.studies.rewind import list_networks
 from geomem.studies.trained import checkpoints
 from tests.binaries import execute
 from tests.fakes import commit, fields_of
@@ -251,10 +250,8 @@ def test_geometry_of_some_subsets_is_measured_once(copy, monkeypatch):
   assert studies.run(study) == rows
 
 
-def test_equal_rewinds_are_evaluated_once(parts):
-  experiment, _, _ = parts
-  found = list_networks(experiment.network, studies.RewindConfig())
-  assert len(found.distinct) == 3 * DEPTH - 3
+def test_equal_rewinds_are_evaluated_once(finished):
+  assert len(study_of(finished).mixed) == 3 * DEPTH - 3
 
 
 def test_an_epoch_that_is_not_saved_is_refused_by_those_that_are(finished):

@@ -189,7 +189,7 @@ def test_the_probe_is_the_ridge_regression_of_scikit_learn():
 
   @jax.jit
   def scores(products, fitted, new, strength):
-    return probe._scores(probe._system(products, fitted, new), strength)
+    return probe._fitted(products, fitted, new)(strength)
 
   for strength in (1e-2, 1.0, 100.0):
     error, accuracy, count = scores(products, fitted, new, strength)

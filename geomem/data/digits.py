@@ -6,14 +6,16 @@ import pathlib
 
 import numpy as np
 
-from geomem.data.dataset import Dataset, make_dataset
+from geomem.data.dataset import Dataset, DatasetError, make_dataset
 
 
-def load_digits(split: str) -> Dataset:
+def load_digits(rest: str, split: str) -> Dataset:
   """Loads the 1,797 digits of 8 x 8 pixels.
 
   Every fifth example of a class is a test example: 1,442 and 355 in all.
   """
+  if rest:
+    raise DatasetError(f"digits takes nothing after a colon, not {rest!r}.")
   pixels, labels = _read()
   rank = np.zeros(len(labels), int)
   for label in range(10):

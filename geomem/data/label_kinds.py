@@ -3,6 +3,7 @@
 To add a kind, write a function and add its line to `LABELS`.
 """
 
+import functools
 from typing import Protocol
 
 from jaxtyping import Array, Key
@@ -28,33 +29,23 @@ class LabelMaker(Protocol):
     """
 
 
-def _permuted(key, dataset, fraction, argument) -> PermutedLabels:
-  _expect_none(argument, "permuted")
-  return permute_labels(key, dataset.labels, fraction)
-
-
-def _redrawn(key, dataset, fraction, argument) -> PermutedLabels:
-  _expect_none(argument, "redrawn")
-  return permute_labels(
-    key,
-    dataset.labels,
-    fraction,
-    redraw=True,
-    num_classes=len(dataset.class_names),
-  )
-
-
-def _expect_none(argument: str, kind: str) -> None:
+def _permuted(
+  key, dataset, fraction, argument, *, redraw: bool = False
+) -> PermutedLabels:
   if argument:
     raise ValueError(
-      f"labels {kind} takes nothing after a colon, not {argument!r}; give the"
-      " fraction as permuted_fraction."
+      f"labels {'redrawn' if redraw else 'permuted'} takes nothing after a"
+      f" colon, not {argument!r}; give the fraction as permuted_fraction."
     )
+  num_classes = len(dataset.class_names)
+  return permute_labels(
+    key, dataset.labels, fraction, redraw=redraw, num_classes=num_classes
+  )
 
 
 LABELS: dict[str, LabelMaker] = {
   "permuted": _permuted,
-  "redrawn": _redrawn,
+  "redrawn": functools.partial(_permuted, redraw=True),
   "file": labels_from_file,
   "cifar_n": human_labels,
 }

@@ -146,10 +146,12 @@ def _read_json(file: pathlib.Path) -> dict[str, Any]:
   return content
 
 
-def _damaged(path: pathlib.Path, error: Exception) -> DamagedError:
+def _damaged(what: pathlib.Path | str, why: Exception | str) -> DamagedError:
+  if isinstance(why, Exception):
+    why = f"{type(why).__name__}: {why}"
   return DamagedError(
-    f"{path} is damaged: {type(error).__name__}: {error}. Prepare the set"
-    " again, or put it back from a copy."
+    f"{what} is damaged: {why}. Prepare the set again, or put it back from a"
+    " copy."
   )
 
 
@@ -190,30 +192,19 @@ def check_files(builder: tfds.core.DatasetBuilder, split: str) -> None:
   from array_record.python import array_record_module
 
   info = builder.info.splits[split]
+  what = f"The {split} split in {builder.data_path}"
   stated = [int(count) for count in info.shard_lengths]
   if not stated:
-    raise _wrong_files(builder, split, "none of its files is named")
+    raise _damaged(what, "none of its files is named")
   for path, count in zip(info.filepaths, stated, strict=True):
     file = pathlib.Path(path)
     if not file.is_file():
-      raise _wrong_files(builder, split, f"{file.name} is missing")
-    if not 0 <= count * _LEAST_BYTES <= file.stat().st_size:
-      raise _wrong_files(
-        builder,
-        split,
-        f"{file.name} of {file.stat().st_size} bytes cannot hold {count}"
-        " examples",
-      )
+      raise _damaged(what, f"{file.name} is missing")
+    size = file.stat().st_size
+    if not 0 <= count * _LEAST_BYTES <= size:
+      why = f"{file.name} of {size} bytes cannot hold {count} examples"
+      raise _damaged(what, why)
     # The reader counts no records in a damaged file.
     total = array_record_module.ArrayRecordReader(os.fspath(file)).num_records()
     if total != count:
-      raise _wrong_files(
-        builder, split, f"{file.name} holds {total} examples, not {count}"
-      )
-
-
-def _wrong_files(builder, split: str, what: str) -> DamagedError:
-  return DamagedError(
-    f"The {split} split in {builder.data_path} is damaged: {what}. Prepare the"
-    " set again, or put it back from a copy."
-  )
+      raise _damaged(what, f"{file.name} holds {total} examples, not {count}")

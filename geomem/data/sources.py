@@ -14,16 +14,10 @@ from geomem.data.streamed import streams
 MEMORY_LIMIT = 4.0  # GB of pixels that are held in memory.
 
 
-def _digits(rest: str, split: str) -> Dataset:
-  if rest:
-    raise DatasetError(f"digits takes nothing after a colon, not {rest!r}.")
-  return load_digits(split)
-
-
 # Maps the part of a name before the colon to a function of the part after it
 # and of the split. All other names are those of TFDS sets.
 SOURCES: dict[str, Callable[[str, str], Dataset]] = {
-  "digits": _digits,
+  "digits": load_digits,
   "npz": load_npz,
 }
 

@@ -48,14 +48,9 @@ from geomem.geometry.resampling import (
   shuffled_null,
   subsample,
 )
-from geomem.geometry.separability import (
-  is_separable,
-)
+from geomem.geometry.separability import is_separable
 from geomem.geometry.similarity import label_alignment, linear_cka
-from geomem.geometry.simulation import (
-  SimulatedCapacity,
-  simulated_capacity,
-)
+from geomem.geometry.simulation import SimulatedCapacity, simulated_capacity
 from geomem.geometry.statistics import (
   GramStatistics,
   gram_statistics,

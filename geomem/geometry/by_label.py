@@ -6,13 +6,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Key, Shaped
 
-from geomem.geometry.points import (
-  DLPackArray,
-  as_array,
-  check_count,
-  check_key,
-  check_known,
-)
+from geomem.geometry import checks
+from geomem.geometry.arrays import DLPackArray, as_array
 
 
 def manifolds(
@@ -45,19 +40,10 @@ def manifolds(
       points, are partly masked, traced, or empty; or a class has fewer
       examples.
   """
-  check_key(key)
+  checks.key(key)
   points, labels = as_array(points), as_array(labels)
-  check_known("The draw of manifolds by labels and key", labels, key)
-  if np.ma.is_masked(labels):
-    raise ValueError(
-      "Some labels are hidden by a mask; leave these examples out."
-    )
-  labels = np.asarray(labels)
-  if labels.dtype == object:  # For example columns of pandas.
-    for kind in (str, bool, numbers.Integral):
-      if all(isinstance(x, kind) for x in labels.flat):
-        labels = np.array(labels.tolist())
-        break
+  checks.known("The draw of manifolds by labels and key", labels, key)
+  labels = _on_host(labels)
   if labels.ndim != 1 or points.ndim < 2 or len(labels) != len(points):
     raise ValueError(
       f"The points have shape {tuple(points.shape)} and the labels"
@@ -73,7 +59,7 @@ def manifolds(
   classes, counts = np.unique(labels, return_counts=True)
   if per_class is None:
     per_class = int(counts.min())
-  check_count("per_class", per_class)
+  checks.count("per_class", per_class)
   if per_class > counts.min():
     rarest = counts.argmin()
     raise ValueError(
@@ -88,3 +74,17 @@ def manifolds(
   starts = np.cumsum(counts) - counts
   chosen = order[starts[:, None] + np.arange(per_class)]
   return points.reshape(len(points), -1)[chosen]
+
+
+def _on_host(labels) -> np.ndarray:
+  """Returns labels in the type of their values, unless these are mixed."""
+  if np.ma.is_masked(labels):
+    raise ValueError(
+      "Some labels are hidden by a mask; leave these examples out."
+    )
+  labels = np.asarray(labels)
+  if labels.dtype == object:  # For example columns of pandas.
+    for kind in (str, bool, numbers.Integral):
+      if all(isinstance(x, kind) for x in labels.flat):
+        return np.array(labels.tolist())
+  return labels

@@ -62,13 +62,7 @@ def _widths(largest: int) -> list[int]:
 def _polish(
   V: Float[Array, "P ranks"], rank: Int[Array, ""], X: Float[Array, "P P"]
 ) -> Float[Array, "P ranks"]:
-  """Finishes the descent of K directions, in the smallest arrays that fit.
-
-  Args:
-    V: the directions; columns beyond K are zero.
-    rank: K.
-    X: the centres, as in `center_directions.search`.
-  """
+  """Finishes the descent of K directions, in the smallest arrays that fit."""
   largest = V.shape[1]
 
   def descend(width, V):
@@ -89,32 +83,21 @@ def _polish(
   )
 
 
-def mean_off_diagonal(cosines: Float[Array, "P P"]) -> Float[Array, ""]:
-  """Returns the mean absolute value of the entries off the diagonal."""
+def mean_correlation(cosines: Float[Array, "P P"]) -> Float[Array, ""]:
+  """Returns the mean |cos| of different centres; 0 for a single one."""
   size = cosines.shape[0]
   off = jnp.where(jnp.eye(size, dtype=bool), 0, jnp.abs(cosines))
   return off.sum() / max(size * (size - 1), 1)
 
 
-def remainders(
+def _remainders(
   V: Float[Array, "P K"], X: Float[Array, "P P"]
 ) -> tuple[Float[Array, "P P"], Float[Array, " P"], Float[Array, " P"]]:
-  """Returns the remainders of the rows of X, their squared norms d, and 1/d.
-
-  1/d is 0 where d is zero.
-  """
+  """Returns the remainders of X's rows, their squared norms d, and 1/d or 0."""
   Y = X - matmul(matmul(X, V), V.T)
   d = (Y**2).sum(axis=1)
   positive = d > jnp.finfo(X.dtype).tiny
   return Y, d, jnp.where(positive, 1 / jnp.where(positive, d, 1), 0)
-
-
-def _unit_remainders(
-  V: Float[Array, "P K"], X: Float[Array, "P P"]
-) -> Float[Array, "P P"]:
-  """Returns the remainders of the rows of X, scaled to unit length."""
-  Y, _, inverse = remainders(V, X)
-  return Y * jnp.sqrt(inverse)[:, None]
 
 
 def _barrier(d: Float[Array, " P"]) -> Float[Array, ""]:
@@ -126,7 +109,7 @@ def _barrier(d: Float[Array, " P"]) -> Float[Array, ""]:
 def _evaluate(V: Float[Array, "P K"], X: Float[Array, "P P"]) -> Evaluation:
   """Evaluates the cost and its small barrier at an orthonormal basis V."""
   A = matmul(X, V)
-  Y, d, inverse = remainders(V, X)
+  Y, d, inverse = _remainders(V, X)
   R = matmul(Y, Y.T)
   W = R * (inverse[:, None] * inverse[None, :])
   squares = (R * W).sum(axis=1)
@@ -139,58 +122,58 @@ def _evaluate(V: Float[Array, "P K"], X: Float[Array, "P P"]) -> Evaluation:
   )
 
 
-class SearchResult(NamedTuple):
-  """Result of the search.
+class Remainders(NamedTuple):
+  """What directions leave: the mean |cos| of centres, f, and the least d_μ.
 
-  Attributes:
-    V: the directions of the chosen K; columns beyond K are zero.
-    rank: the chosen K.
-    correlations: mean |cos| of different centres by K = 1, 2, ...; infinite
-      where K was not tried.
-    costs: f by K, likewise.
-    left: the smallest share d_μ of any centre by K; 0 where K was not tried.
-    leading: the largest eigenvalue of the cosines by K, if requested.
+  As curves over K they are infinite, infinite and 0 where K was not tried.
+  """
+
+  correlation: Float[Array, "*n"]
+  cost: Float[Array, "*n"]
+  left: Float[Array, "*n"]
+
+
+class SearchResult(NamedTuple):
+  """The directions V of the chosen K, the rank, with columns of zeros beyond.
+
+  `curves` tell what directions leave, by K = 1, 2, ..., and `leading` the
+  largest eigenvalue of the cosines by K, if requested.
   """
 
   V: Float[Array, "P ranks"]
   rank: Int[Array, ""]
-  correlations: Float[Array, " ranks"]
-  costs: Float[Array, " ranks"]
-  left: Float[Array, " ranks"]
+  curves: Remainders
   leading: Float[Array, " ranks"]
 
 
 class _Chains(NamedTuple):
   V: Float[Array, "chains P K"]
   objective: Float[Array, " chains"]
-  cost: Float[Array, " chains"]
-  correlation: Float[Array, " chains"]
-  left: Float[Array, " chains"]
+  summary: Remainders
 
 
-def summarize(V: Array, X: Array, present: Array) -> _Chains:
-  """Summarizes the remainders that directions V leave of the centres X."""
-  Y, d, inverse = remainders(V, X)
+def summarize(
+  V: Array, X: Array, present: Array
+) -> tuple[Float[Array, ""], Remainders]:
+  """Returns the objective at V, and what V leaves of the centres X."""
+  Y, d, inverse = _remainders(V, X)
   cosines = matmul(Y, Y.T) * jnp.sqrt(inverse[:, None] * inverse[None, :])
   cost = 0.5 * (cosines**2).sum()
-  return _Chains(
-    V,
-    cost + _barrier(d),
-    cost,
-    mean_off_diagonal(cosines),
-    jnp.where(present, d, 1).min(),
-  )
+  left = jnp.where(present, d, 1).min()
+  summary = Remainders(mean_correlation(cosines), cost, left)
+  return cost + _barrier(d), summary
 
 
 def _leading(V: Array, X: Array) -> Array:
   """Returns the largest eigenvalue of the cosines of the remainders."""
-  Y = _unit_remainders(V, X)
+  Y, _, inverse = _remainders(V, X)
+  Y = Y * jnp.sqrt(inverse)[:, None]
   return jnp.linalg.eigvalsh(matmul(Y, Y.T))[-1]
 
 
 def _extend(key, V: Array, k: Array, j: Array, X: Array, norms: Array) -> Array:
   """Adds a direction in the span of the remainders, as column k - 1."""
-  Y, _, inverse = remainders(V, X)
+  Y, _, inverse = _remainders(V, X)
   weights = jnp.where(j % 3 == 0, jnp.sqrt(inverse), norms)
   Y = Y * weights[:, None]
   _, axes = jnp.linalg.eigh(matmul(Y.T, Y))
@@ -220,7 +203,7 @@ def _advance(key, chains: _Chains, k: Array, X: Array, norms: Array) -> _Chains:
       tolerance=_TOLERANCE,
       max_evaluations=_MAX_EVALUATIONS,
     )
-    return summarize(V, X, norms > 0)
+    return _Chains(V, *summarize(V, X, norms > 0))
 
   # Small problems are batched; a single large one fills a core, and a batch
   # would wait for threads: see `linalg.one_by_one`.
@@ -244,11 +227,12 @@ class _Progress(NamedTuple):
   chains: _Chains
   V_kept: Float[Array, "P K"]
   best: Float[Array, ""]
-  curves: tuple[Array, Array, Array, Array]
+  curves: Remainders
+  leading: Float[Array, " ranks"]
   ended: Bool[Array, ""]
 
 
-def _choose(chains: _Chains, stable: bool) -> Array:
+def _choose(chains: Remainders, stable: bool) -> Array:
   """Returns which chain's directions are taken for this K."""
   equal = chains.cost <= (1 + _EQUAL) * chains.cost.min()
   candidates = jnp.ones_like(equal) if stable else equal
@@ -281,50 +265,38 @@ def search(
     key: for the chains that add random directions.
     X: the centres as rows of norm one, about their mean, in axes of their span;
       columns beyond its dimension are zero.
-    norms: the centres' norms; 0, like the row of X, where a centre has no
-      direction.
-    allowed: the largest K to try.
-    largest: a static upper bound on `allowed`.
+    norms: those of the centres; 0, like the row of X, for one at the mean.
+    allowed: the largest K to try, with the static bound `largest`.
+    largest: that bound.
     num_chains: number of chains.
     keep: `least` keeps the K of least correlation, and ends after three rises
       of the correlation in a row from K = 5 on; `last` keeps K = `allowed`.
-    stable: whether to take the chain that leaves most of every centre, whatever
-      its cost.
+    stable: whether to take the chain that leaves most of every centre.
     with_leading: whether to compute the leading eigenvalues.
   """
-  size = len(X)
-  zeros = jnp.zeros((largest,), X.dtype)
-  curves = (zeros + jnp.inf, zeros + jnp.inf, zeros, zeros)
-  zero = jnp.zeros((num_chains,), X.dtype)
-  state = _Progress(
-    jnp.int32(0),
-    _Chains(jnp.zeros((num_chains, size, 0), X.dtype), zero, zero, zero, zero),
-    jnp.zeros((size, 0), X.dtype),
-    jnp.asarray(jnp.inf, X.dtype),
-    curves,
-    jnp.bool_(False),
-  )
+  state = _at_start(X, largest, num_chains)
 
   def step(state: _Progress) -> _Progress:
     k = state.k + 1
     chains = _advance(key, state.chains, k, X, norms)
-    chosen = _choose(chains, stable)
+    chosen = _choose(chains.summary, stable)
     V = chains.V[chosen]
-    correlation = chains.correlation[chosen]
-    leading = _leading(V, X) if with_leading else 0.0
-    values = (correlation, chains.cost[chosen], chains.left[chosen], leading)
-    curves = tuple(
-      curve.at[k - 1].set(value)
-      for curve, value in zip(state.curves, values, strict=True)
+    summary = jax.tree.map(lambda x: x[chosen], chains.summary)
+    curves = jax.tree.map(
+      lambda curve, x: curve.at[k - 1].set(x), state.curves, summary
     )
-    better = (correlation < state.best) | (keep == "last")
+    leading = state.leading
+    if with_leading:
+      leading = leading.at[k - 1].set(_leading(V, X))
+    better = (summary.correlation < state.best) | (keep == "last")
     return _Progress(
       k,
       chains,
       jnp.where(better, V, state.V_kept),
-      jnp.minimum(correlation, state.best),
+      jnp.minimum(summary.correlation, state.best),
       curves,
-      _three_rises(curves[0], k) & (keep == "least"),
+      leading,
+      _three_rises(curves.correlation, k) & (keep == "least"),
     )
 
   for width in _widths(largest):
@@ -335,9 +307,24 @@ def search(
     )
   rank = state.k
   if keep == "least":
-    rank = jnp.where(state.k > 0, state.curves[0].argmin() + 1, 0)
+    rank = jnp.where(state.k > 0, state.curves.correlation.argmin() + 1, 0)
   V = _polish(state.V_kept, rank, X)
-  return SearchResult(V, rank.astype(jnp.int32), *state.curves)
+  return SearchResult(V, rank.astype(jnp.int32), state.curves, state.leading)
+
+
+def _at_start(X, largest: int, num_chains: int) -> _Progress:
+  """Returns the state of a search before its first direction."""
+  zero, zeros = (jnp.zeros((n,), X.dtype) for n in (num_chains, largest))
+  V = jnp.zeros((num_chains, len(X), 0), X.dtype)
+  return _Progress(
+    jnp.int32(0),
+    _Chains(V, zero, Remainders(zero, zero, zero)),
+    jnp.zeros((len(X), 0), X.dtype),
+    jnp.asarray(jnp.inf, X.dtype),
+    Remainders(zeros + jnp.inf, zeros + jnp.inf, zeros),
+    zeros,
+    jnp.bool_(False),
+  )
 
 
 def _wider(state: _Progress, width: int) -> _Progress:

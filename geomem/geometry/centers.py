@@ -5,11 +5,12 @@ lower the capacity, so the directions that the centres share are projected out
 of all points first. Source: Cohen, Chung, Lee and Sompolinsky, Nature
 Communications 2020, methods.
 
-The rules for their number K take three curves over K = 0, 1, ...: the mean
-correlation, which is infinite where K was not tried, the cost, and the leading
-eigenvalue of the matrix of cosines.
+The rules for their number K take curves over K = 0, 1, ...: the mean
+correlation, the cost, and for `null` the leading eigenvalue of the matrix of
+cosines.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -17,15 +18,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
+from geomem.geometry import checks
 from geomem.geometry.center_directions import (
-  SearchResult,
-  mean_off_diagonal,
+  Remainders,
+  mean_correlation,
   search,
   summarize,
 )
 from geomem.geometry.frames import center_gram, eigenvalue_rounding
 from geomem.geometry.linalg import matmul, no_derivative
-from geomem.geometry.points import check_count, check_key, check_reals
 
 _A_SEARCH = (
   "Shared directions come from a search, which has no derivative;"
@@ -40,21 +41,22 @@ def _max_rank(num_manifolds: int) -> int:
   return max(0, num_manifolds - 3)
 
 
-def _argmin(correlations, costs, leading):
-  del costs, leading
-  return correlations.argmin()
+def _argmin(curves: Remainders, leading):
+  del leading
+  return curves.correlation.argmin()
 
 
-def _elbow(correlations, costs, leading):
+def _elbow(curves: Remainders, leading):
   """Finds the K farthest below the line between the curve's ends."""
-  del costs, leading
+  del leading
+  correlations = curves.correlation
   end = jnp.isfinite(correlations).sum() - 1  # K = 0, ..., end were tried.
   share = jnp.arange(len(correlations)) / jnp.maximum(end, 1)
   line = correlations[0] + share * (correlations[end] - correlations[0])
   return (line - correlations).argmax()
 
 
-def _null(correlations, costs, leading):
+def _null(curves: Remainders, leading):
   """Finds the first K at which the centres look independent.
 
   Cosines of independent centres scatter by 1/√n about zero, and the largest
@@ -63,40 +65,29 @@ def _null(correlations, costs, leading):
   estimated at the K of least correlation.
   """
   # The cost includes the cosine of each centre with itself.
-  size = len(correlations) + 2
-  spread = (2 * costs[correlations.argmin()] - size) / (size * (size - 1))
+  size, least = len(leading) + 2, curves.correlation.argmin()
+  spread = (2 * curves.cost[least] - size) / (size * (size - 1))
   root = jnp.sqrt(size * jnp.maximum(spread, 0))
   edge = (1 + root) ** 2
   width = (1 + root) * root ** (1 / 3) * size ** (-2 / 3) * root
-  tried = jnp.isfinite(correlations)
+  tried = jnp.isfinite(curves.correlation)
   independent = tried & (leading <= edge + 2 * width)
   # If no K looks independent, the one of least correlation is taken.
-  return jnp.where(
-    independent.any(), independent.argmax(), correlations.argmin()
-  )
+  return jnp.where(independent.any(), independent.argmax(), least)
 
 
-RULES = {
-  "low_rank": _argmin,
-  "argmin": _argmin,
-  "elbow": _elbow,
-  "null": _null,
-}
+RULES = {"low_rank": _argmin, "argmin": _argmin, "elbow": _elbow, "null": _null}
 
 
 def check_centers(
   rule: int | np.integer | str | None, num_manifolds: int
 ) -> None:
-  """Checks a rule for the centres before they are computed.
-
-  Args:
-    rule: as in `shared_directions`.
-    num_manifolds: P.
+  """Checks a rule, as in `shared_directions`, before centres are computed.
 
   Raises:
     ValueError: the rule is not known, or K is more than P - 3.
   """
-  check_count("num_manifolds", num_manifolds)
+  checks.count("num_manifolds", num_manifolds)
   largest = _max_rank(num_manifolds)
   number = isinstance(rule, int | np.integer) and not isinstance(rule, bool)
   if number and not 0 <= rule <= largest:
@@ -149,8 +140,8 @@ def _norms(gram: Array) -> tuple[Array, Array]:
 
 def _cosines(gram: Array) -> Array:
   norms, present = _norms(gram)
-  both = present[:, None] & present[None, :]
-  return jnp.where(both, gram / (norms[:, None] * norms[None, :]), 0)
+  both = present[:, None] & present[None]
+  return jnp.where(both, gram / (norms[:, None] * norms[None]), 0)
 
 
 def center_correlation(centers: Float[Array, "P P"]) -> Float[Array, ""]:
@@ -163,7 +154,7 @@ def center_correlation(centers: Float[Array, "P P"]) -> Float[Array, ""]:
   """
   _check_square(centers)
   known = jnp.isfinite(centers).all()
-  rho = mean_off_diagonal(_cosines(center_gram(centers)))
+  rho = mean_correlation(_cosines(center_gram(centers)))
   return jnp.where(known, rho, jnp.nan)
 
 
@@ -175,17 +166,14 @@ def _check_square(centers) -> None:
       f"The centres are {what}; their Gram matrix [P, P] was expected, as in"
       " gram_statistics(points).centers."
     )
-  check_reals("The Gram matrix of the centres", centers, scalar=False)
+  checks.reals("The Gram matrix of the centres", centers, scalar=False)
 
 
 class _Axes(NamedTuple):
-  """Unit centres in axes of their span.
+  """Unit centres, the rows of X, in axes of their span of dimension `rank`.
 
-  Attributes:
-    X: one centre a row; columns outside the span are zero.
-    to_coefficients: maps directions in these axes to coefficients A.
-    norms: norms of the centres; 0 where they do not exceed rounding.
-    rank: dimension of the span.
+  Columns of X outside the span are zero, and so are norms of centres that do
+  not exceed rounding. `to_coefficients` maps directions in these axes to A.
   """
 
   X: Float[Array, "P P"]
@@ -235,23 +223,6 @@ def num_chains(num_manifolds: int) -> int:
   return min(P, max(3, 360 // P, 16_000 // P**2))
 
 
-def _chosen(
-  rule, result: SearchResult, curves, cosines, run
-) -> tuple[Array, Array]:
-  """Returns K by the rule, and the directions V."""
-  if isinstance(rule, int):
-    rank, V = result.rank, result.V
-  elif rule in ("elbow", "null"):
-    start = jnp.linalg.eigvalsh(cosines)[-1:]
-    leading = jnp.concatenate([start, result.leading])
-    rank = RULES[rule](*curves[:2], leading).astype(jnp.int32)
-    # Only the whole curve decides on K, so the search is repeated up to it.
-    V = run("last", rank).V
-  else:
-    rank, V = curves[0].argmin().astype(jnp.int32), result.V
-  return rank, jnp.where(rank > 0, V, 0)
-
-
 def shared_directions(
   key: Key[Array, ""],
   centers: Float[Array, "P P"],
@@ -285,15 +256,15 @@ def shared_directions(
     ValueError: the rule is not known, K is too large for P, or the centres are
       not `[P, P]`, or not finite (outside jit).
   """
-  check_key(key)
+  checks.key(key)
   _check_square(centers)
   size = centers.shape[0]
   check_centers(rule, size)
   if isinstance(rule, np.integer):
     rule = int(rule)
   if num_starts is not None:
-    check_count("num_starts", num_starts)
-  known = not isinstance(centers, jax.core.Tracer)
+    checks.count("num_starts", num_starts)
+  known = not checks.is_traced(centers)
   if known and not np.isfinite(np.asarray(centers)).all():
     raise ValueError("The products of the centres are not finite.")
   if select not in ("cost", "stability"):
@@ -301,56 +272,73 @@ def shared_directions(
       f"select={select!r} is not known; use 'cost' or 'stability'."
     )
   gram = center_gram(no_derivative(centers, _A_SEARCH))
-  cosines = _cosines(gram)
-  first = (
-    mean_off_diagonal(cosines)[None],
-    0.5 * (cosines**2).sum()[None],
-    jnp.ones((1,), gram.dtype),
-  )
-  largest = rule if isinstance(rule, int) else _max_rank(size)
   axes = _axes(gram)
-  if rule is None or largest == 0:
-    coefficients = jnp.zeros((size, 1), gram.dtype)
-    complete = jnp.bool_(True)
-    span = axes.rank.astype(jnp.int32)
-    return SharedDirections(coefficients, jnp.int32(0), *first, span, complete)
-  allowed = _num_allowed(gram, axes.rank)
-  if isinstance(rule, int):
-    allowed = jnp.clip(axes.rank - 2, 0, rule)
-
-  def run(keep: str, allowed: Array) -> SearchResult:
-    return search(
-      key,
-      axes.X,
-      axes.norms,
-      allowed,
-      largest=largest,
-      num_chains=num_starts or num_chains(size),
-      keep=keep,
-      stable=select == "stability",
-      with_leading=rule == "null",
-    )
-
-  result = run("last" if isinstance(rule, int) else "least", allowed)
-  return _polished(rule, result, first, axes, cosines, run)
+  if rule is None:
+    rule = 0
+  largest = rule if isinstance(rule, int) else _max_rank(size)
+  if largest == 0:
+    return _none_shared(gram, axes)
+  run = functools.partial(
+    search,
+    key,
+    axes.X,
+    axes.norms,
+    largest=largest,
+    num_chains=num_starts or num_chains(size),
+    stable=select == "stability",
+    with_leading=rule == "null",
+  )
+  return _found(rule, run, gram, axes)
 
 
-def _polished(rule, result: SearchResult, first, axes, cosines, run):
-  """Chooses K and its directions, and summarizes what they leave."""
-  curves = [
-    jnp.concatenate([a, b])
-    for a, b in zip(
-      first, (result.correlations, result.costs, result.left), strict=True
-    )
-  ]
-  rank, V = _chosen(rule, result, curves, cosines, run)
+def _without_removal(cosines: Array) -> Remainders:
+  """Returns the start of the curves, K = 0."""
+  cost = 0.5 * (cosines**2).sum()
+  ones = jnp.ones((1,), cosines.dtype)
+  return Remainders(mean_correlation(cosines)[None], cost[None], ones)
+
+
+def _none_shared(gram: Array, axes: _Axes) -> SharedDirections:
+  return SharedDirections(
+    jnp.zeros((len(gram), 1), gram.dtype),
+    jnp.int32(0),
+    *_without_removal(_cosines(gram)),
+    axes.rank.astype(jnp.int32),
+    jnp.bool_(True),
+  )
+
+
+def _found(rule: int | str, run, gram: Array, axes: _Axes) -> SharedDirections:
+  """Chooses K by the rule and its directions; summarizes what they leave.
+
+  `run` searches with given `allowed` and `keep`; see `center_directions`.
+  """
+  fixed = isinstance(rule, int)
+  if fixed:
+    result = run(jnp.clip(axes.rank - 2, 0, rule), keep="last")
+  else:
+    result = run(_num_allowed(gram, axes.rank))
+  cosines = _cosines(gram)
+  curves = jax.tree.map(
+    lambda *x: jnp.concatenate(x), _without_removal(cosines), result.curves
+  )
+  rank, V = result.rank, result.V
+  if not fixed:
+    leading = None
+    if rule == "null":
+      start = jnp.linalg.eigvalsh(cosines)[-1:]
+      leading = jnp.concatenate([start, result.leading])
+    rank = RULES[rule](curves, leading).astype(jnp.int32)
+    if RULES[rule] is not _argmin:
+      # Only the whole curve decides on K, so the search is repeated up to it.
+      V = run(rank, keep="last").V
+  V = jnp.where(rank > 0, V, 0)
   # The curves predate the polishing of the directions of the chosen K.
-  final = summarize(V, axes.X, axes.norms > 0)
-  polished = (final.correlation, final.cost, final.left)
-  curves = [c.at[rank].set(x) for c, x in zip(curves, polished, strict=True)]
-  coefficients = matmul(axes.to_coefficients, V)
-  complete = curves[0][rank] < _ON_ONE_LINE
-  if isinstance(rule, int):
+  _, polished = summarize(V, axes.X, axes.norms > 0)
+  curves = jax.tree.map(lambda c, x: c.at[rank].set(x), curves, polished)
+  complete = curves.correlation[rank] < _ON_ONE_LINE
+  if fixed:
     complete &= rank == rule
+  coefficients = matmul(axes.to_coefficients, V)
   span = axes.rank.astype(jnp.int32)
   return SharedDirections(coefficients, rank, *curves, span, complete)

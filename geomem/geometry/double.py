@@ -28,11 +28,8 @@ _Function = Callable[[Any, Any], tuple[Any, Any]]
 
 
 def _has_double() -> bool:
-  """Returns whether the devices support float64.
-
-  On TPUs XLA splits a float64 into two numbers, which it does not support for
-  all operations that are used here.
-  """
+  # On TPUs XLA splits a float64 into two numbers, which it does not support for
+  # all operations that are used here.
   return jax.default_backend() != "tpu"
 
 
@@ -57,17 +54,13 @@ def _one_by_one(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
   def mapped(axis_size, in_batched, first, second):
     del axis_size
     arrays, tree = jax.tree.flatten((first, second))
-    batched = jax.tree.leaves(in_batched)
+    moves = jax.tree.leaves(in_batched)
+    moving = {i: x for i, x in enumerate(arrays) if moves[i]}
 
-    def one(moving):
-      moving = iter(moving)
-      leaves = [
-        next(moving) if moves else x
-        for x, moves in zip(arrays, batched, strict=True)
-      ]
+    def one(moved):
+      leaves = [moved.get(i, x) for i, x in enumerate(arrays)]
       return run(*jax.tree.unflatten(tree, leaves))
 
-    moving = [x for x, moves in zip(arrays, batched, strict=True) if moves]
     outputs = jax.lax.map(one, moving)
     return outputs, jax.tree.map(lambda _: True, outputs)
 
@@ -90,10 +83,8 @@ def in_double(function: _Function, dtype) -> _Function:
   do not support float64 inside: argmin and argmax, and before JAX 0.8
   `x[..., -1]`, frexp, ldexp, and integers without an explicit width.
 
-  Args:
-    function: maps a tree of floats and a tree of other arrays to two such
-      trees. Floats among the others keep their type and have no derivative.
-    dtype: type of the floats that the function takes and returns.
+  It maps a tree of floats, of that type outside, and a tree of other arrays to
+  two such trees. Floats among the others keep their type, without derivatives.
   """
   wide = jnp.float64 if _has_double() else dtype
 

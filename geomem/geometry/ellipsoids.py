@@ -14,8 +14,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
+from geomem.geometry import checks
+from geomem.geometry.estimators import dimension_of
 from geomem.geometry.linalg import NO_SECOND, no_derivative
-from geomem.geometry.points import check_count, check_key, check_reals
 
 _NUM_BISECTIONS = 50
 
@@ -35,15 +36,12 @@ class EllipsoidAnchors(NamedTuple):
 
 
 class EllipsoidGeometry(NamedTuple):
-  """Capacity, radius and dimension of an ellipsoid, with standard errors.
+  """The geometry of an ellipsoid; `_stderr` are standard errors over probes.
 
   Attributes:
     capacity: α_M.
-    capacity_stderr: its standard error over the probes.
     radius: R_M, in units of the centre's norm.
-    radius_stderr: its standard error.
     dimension: D_M.
-    dimension_stderr: its standard error.
   """
 
   capacity: Float[Array, ""]
@@ -183,10 +181,10 @@ def ellipsoid_geometry(
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section VI.
   """
-  check_key(key)
-  check_count("num_probes", num_probes)
-  check_reals("kappa", kappa)
-  check_reals("The list of semi-axes", axes, scalar=False)
+  checks.key(key)
+  checks.count("num_probes", num_probes)
+  checks.reals("kappa", kappa)
+  checks.reals("The list of semi-axes", axes, scalar=False)
   axes = jnp.asarray(axes)
   dtype = jnp.promote_types(jnp.result_type(float, axes), jnp.float32)
   axes = axes.astype(dtype)
@@ -202,19 +200,17 @@ def ellipsoid_geometry(
   unit = jnp.where(unit == 0, 1, unit)
   square, square_stderr = _moments(((anchors.anchor / unit) ** 2).sum(axis=1))
   real = axes != 0
-  D = real.sum()
   along = jnp.where(real[None], probes[:, :-1], 0)
-  cosine, cosine_stderr = _moments(jax.vmap(_cosine)(anchors.anchor, along))
+  cosine = _moments(jax.vmap(_cosine)(anchors.anchor, along))
+  dimension, dimension_stderr = dimension_of(real.sum(), *cosine)
   radius = jnp.sqrt(square)
   return EllipsoidGeometry(
     capacity=1 / inverse,
     capacity_stderr=inverse_stderr / inverse**2,
     radius=unit * radius,
     radius_stderr=unit * square_stderr / (2 * jnp.where(radius > 0, radius, 1)),
-    # The square of a sample mean is biased upwards by the variance of the mean.
-    dimension=D
-    * jnp.maximum(cosine**2 - jnp.nan_to_num(cosine_stderr) ** 2, 0),
-    dimension_stderr=2 * D * jnp.abs(cosine) * cosine_stderr,
+    dimension=dimension,
+    dimension_stderr=dimension_stderr,
   )
 
 

@@ -36,12 +36,8 @@ def control_variates(
   Polynomials of the probe's last coordinate and of ‖t‖² of the others;
   Σ (x·t)² over the points x; and the sum of the costs of single points,
   Σ max(b_i / g_i, 0)², and that of their roots, with b = κ − S t, g_i = ‖s_i‖.
-
-  Args:
-    frame: S.
-    probes: standard normal on the span of the frame, one a row.
-    rank: dimension of that span, without the last coordinate.
-    kappa: margin κ.
+  The probes are standard normal on the span of the frame S; without the last
+  coordinate, its dimension is the rank.
   """
   t, last = probes[:, :-1], probes[:, -1]
   norms = jnp.sqrt((frame**2).sum(axis=1))
@@ -110,16 +106,11 @@ def _less_controls(x: Array, controls: Array) -> Array:
 def mean_over_probes(
   x: Float[Array, "T Q"], controls: Float[Array, "T C"] | None = None
 ) -> tuple[Float[Array, " Q"], Float[Array, " Q"]]:
-  """Returns means and standard errors of Q quantities.
+  """Returns means and standard errors of Q quantities; NaN for one probe.
 
-  Args:
-    x: one row for each probe.
-    controls: functions of the probe with mean zero that reduce the errors, the
-      best first; T probes use T / 16 of them. They are ignored where they do
-      not reduce a quantity's error, or turn a mean of positive values negative.
-
-  Returns:
-    The means, and their standard errors: NaN for a single probe.
+  Controls are functions of the probe with mean zero that reduce the errors, the
+  best first; T probes use T / 16 of them. They are ignored where they do not
+  reduce a quantity's error, or turn a mean of positive values negative.
   """
   plain = _mean_and_error(x)
   count = 0 if controls is None else len(x) // _PROBES_A_CONTROL
@@ -131,6 +122,16 @@ def mean_over_probes(
   return tuple(
     jnp.where(use, a, b) for a, b in zip(reduced, plain, strict=True)
   )
+
+
+def dimension_of(
+  rank: Array, cosine: Array, stderr: Array
+) -> tuple[Array, Array]:
+  """Returns D_M = D ⟨t̂ · ŝ⟩² and its error, from the mean cosine and its."""
+  # The square of a sample mean is biased upwards by the variance of the mean.
+  bias = jnp.nan_to_num(stderr) ** 2
+  dimension = rank * jnp.maximum(cosine**2 - bias, 0)
+  return dimension, 2 * rank * jnp.abs(cosine) * stderr
 
 
 def _mean_and_error(x: Array) -> tuple[Array, Array]:

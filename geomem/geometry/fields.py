@@ -48,9 +48,7 @@ def shifted_root(
 ) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
   """Factorizes C + εI with ε as small as possible; returns the root and ε.
 
-  Args:
-    C: positive semidefinite, with unit diagonal.
-    single: whether to start from the ε of products in single precision.
+  C has unit diagonal; `single` starts from the ε of products in float32.
   """
   eye = jnp.eye(len(C), dtype=C.dtype)
   norm = jnp.maximum(jnp.abs(C).sum(axis=1).max(), 1)
@@ -85,17 +83,11 @@ def fields_of(
   With C the correlations of the centred points and their mean, and L Lᵀ =
   C + εI, the fields are C (L Lᵀ)⁻¹ C L⁻ᵀ x. They lie in the span of the points
   at any rank, and their covariance is too small by at most 3 ε. ε is as small
-  as the factorization allows.
+  as the factorization allows. Derivatives are NaN where points coincide: moved
+  apart, they add a direction at once, and the root has a kink.
 
-  Args:
-    products: products of the points, in the precision to compute in.
-    x: standard normal, a column for each probe.
-    single: whether the products were given in single precision.
-
-  Returns:
-    A row for each probe, in the unit of the points. Its derivative is NaN where
-    points coincide: moved apart, they add a direction at once, and the root has
-    a kink.
+  Products are in the precision to compute in; `single` tells whether they were
+  given in single. x is standard normal, a column for each probe.
   """
   A = products.whole
   diagonal = jnp.diagonal(A)

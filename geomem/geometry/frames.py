@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from geomem.geometry.linalg import (
   NO_SECOND,
+  diagonal,
   matmul,
   no_derivative,
   one_by_one,
@@ -111,30 +112,31 @@ def relative_grams(
   # most five times as large.
   size = jnp.sqrt((A**2).sum() * jnp.trace(stats.centers))
   amplified = jnp.maximum(size, 1)
-  squares = jnp.diagonal(stats.within, axis1=1, axis2=2)
+  squares = diagonal(stats.within)
   smallest = eps**2 * squares.max(axis=1, keepdims=True)
-  kept = squares - jnp.diagonal(removed, axis1=1, axis2=2)
+  kept = squares - diagonal(removed)
   lost = amplified * _ratio(squares, kept, smallest)
   points = _ratio(squares.sum(axis=1), kept.sum(axis=1), smallest[:, 0])
   center = jnp.where(has_center, norms / unit, jnp.inf)
   C = center_gram(stats.centers)
-  remaining = jnp.diagonal(C) - (matmul(C, A) ** 2).sum(axis=1)
-  share = remaining / jnp.where(jnp.diagonal(C) > 0, jnp.diagonal(C), 1)
-  error = points_error(stats.within, stats.centers)
+  whole = jnp.diagonal(C)
+  remaining = whole - (matmul(C, A) ** 2).sum(axis=1)
+  share = remaining / jnp.where(whole > 0, whole, 1)
+  error = points_error(stats)
   square = kept.sum(axis=1) / stats.mask.sum(axis=1).clip(1)
   own = jnp.where(error > 0, error / jnp.maximum(square, 0), 0)
   # A coordinate is rounded to a quarter of ε on average, and errors of many are
   # independent. Numbers are right to their error bars up to .02 of the bound.
   own = jnp.sqrt(own) / 8
-  return RelativeGrams(
+  removal = eps * jnp.sqrt(amplified) * jnp.maximum(points, center)
+  errors = RelativeGrams(
     grams,
-    jax.lax.stop_gradient(jnp.where(jnp.isfinite(lost), lost, 1 / eps)),
-    jax.lax.stop_gradient(jnp.clip(share, 0, 1)),
-    jax.lax.stop_gradient(
-      jnp.maximum(eps * jnp.sqrt(amplified) * jnp.maximum(points, center), own)
-    ),
-    jax.lax.stop_gradient(error / unit),
+    jnp.where(jnp.isfinite(lost), lost, 1 / eps),
+    jnp.clip(share, 0, 1),
+    jnp.maximum(removal, own),
+    error / unit,
   )
+  return jax.lax.stop_gradient(errors)._replace(grams=grams)
 
 
 def center_is_lost(
@@ -145,11 +147,6 @@ def center_is_lost(
   """Returns which centres equal the mean of all points up to rounding.
 
   The rounding error of a centre is a few ε times the length of its points.
-
-  Args:
-    within: Gram matrix of each manifold about its own centre.
-    centers: Gram matrix of the centres.
-    mask: which points are present.
   """
   squares = within.diagonal(axis1=1, axis2=2).sum(axis=1)
   size = squares / mask.sum(axis=1).clip(1)
@@ -158,21 +155,15 @@ def center_is_lost(
   return (norms <= tolerance * size) | (norms <= tolerance * norms.max())
 
 
-def points_error(
-  within: Float[Array, "*b P M M"], centers: Float[Array, "*b P P"]
-) -> Float[Array, "*b P"]:
+def points_error(stats: GramStatistics) -> Float[Array, "*b P"]:
   """Bounds the squared rounding error of each manifold's points.
 
   Points are rounded to ε of their distance from the first one, a point of the
   first manifold. If they are so near each other that ε of this is not little,
   they are lost. Points that are all the same have no error.
-
-  Args:
-    within: Gram matrix of each manifold about its own centre.
-    centers: Gram matrix of the centres.
   """
-  squares = jnp.diagonal(within, axis1=-2, axis2=-1).max(axis=-1)
-  norms = jnp.sqrt(jnp.diagonal(centers, axis1=-2, axis2=-1))
+  squares = diagonal(stats.within).max(axis=-1)
+  norms = jnp.sqrt(diagonal(stats.centers))
   error = (jnp.finfo(norms.dtype).eps * (norms + norms[..., :1])) ** 2
   return jnp.where(squares > 0, error, 0)
 
@@ -186,14 +177,10 @@ def center_gram(centers: Float[Array, "P P"]) -> Float[Array, "P P"]:
 def eigenvalue_rounding(
   size: int, largest: Float[Array, "..."]
 ) -> Float[Array, "..."]:
-  """Bounds the rounding error of a zero eigenvalue of a matrix of cosines.
+  """Bounds the rounding error of a zero eigenvalue of M = `size` cosines.
 
   The bound is 2 √M ε times the largest eigenvalue: three times the error
   measured for Gram matrices of rank 1 to 40, M = 10 to 200, N = 5 to 50,000.
-
-  Args:
-    size: M, the number of rows.
-    largest: its largest eigenvalue.
   """
   return 2 * size**0.5 * jnp.finfo(largest.dtype).eps * largest
 
@@ -212,16 +199,13 @@ def roots_and_projections(
 ) -> tuple[Float[Array, "P M M"], Float[Array, "P M M"]]:
   """Returns Gram matrices' symmetric roots X and projections on their ranges.
 
-  Args:
-    grams: positive semidefinite, with entries of order one.
-    lost: error of their entries in units of ε, at least 1.
+  Their entries are of order one, with errors of `lost` ≥ 1 units of ε.
   """
   grams = no_derivative(grams, NO_SECOND)
   roots, vectors, real = _spectrum(grams, lost)
   across = vectors.swapaxes(1, 2)
-  root = matmul(vectors * roots[:, None], across)
   ones = real.astype(grams.dtype)
-  return root, matmul(vectors * ones[:, None], across)
+  return tuple(matmul(vectors * x[:, None], across) for x in (roots, ones))
 
 
 @roots_and_projections.defjvp
@@ -256,23 +240,15 @@ def _roots_and_projections_jvp(primals, tangents):
   return (X, projection), (root_change, turn + turn.swapaxes(1, 2))
 
 
-def make_frames(
-  grams: Float[Array, "P M M"],
-  lost: Float[Array, "P M"],
-  error: Float[Array, " P"],
-  padded: bool = False,
-) -> Frames:
-  """Makes frames from Gram matrices.
+def make_frames(relative: RelativeGrams, padded: bool = False) -> Frames:
+  """Makes frames from Gram matrices and their errors.
 
-  Args:
-    grams: Gram matrices about the centres, from `relative_grams`.
-    lost: their errors, likewise.
-    error: squared errors of the points, likewise.
-    padded: whether axes without variance count as dimensions, so that D = M.
+  If `padded`, axes without variance count as dimensions, so that D = M.
   """
+  grams, lost, error = relative.grams, relative.lost, relative.error
   # Takes the root of the cosines, because one long point or one large feature
   # would hide the axes of the others in the rounding of the largest eigenvalue.
-  squares = jnp.diagonal(grams, axis1=1, axis2=2)
+  squares = diagonal(grams)
   eps, size = jnp.finfo(grams.dtype).eps, grams.shape[-1]
   largest = squares.max(axis=1, keepdims=True)
   # A point closer than this to the centre coincides with it up to rounding.

@@ -32,13 +32,20 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from geomem.geometry import checks
 from geomem.geometry.double import in_double
 from geomem.geometry.estimators import mean_over_probes, ratio_of_means
 from geomem.geometry.fields import draw_normal, fields_of
 from geomem.geometry.glue_doubt import distance_apart, is_lost, surrounds_origin
 from geomem.geometry.labellings import Labels, draw_labels
-from geomem.geometry.linalg import einsum, matmul, pseudo_inverse_shares
-from geomem.geometry.points import Mask, Points, check_count, check_key
+from geomem.geometry.linalg import (
+  diagonal,
+  einsum,
+  matmul,
+  mean_off_diagonal,
+  pseudo_inverse_shares,
+)
+from geomem.geometry.points import Mask, Points
 from geomem.geometry.products import PointProducts, point_products
 from geomem.geometry.qp.signed import default_error, solve_signed
 from geomem.geometry.statistics import GramStatistics, times_power
@@ -50,22 +57,10 @@ _LEAST_CONVERGED = 0.5
 _OF_FORCES = ("capacity", "capacity_stderr", "critical_features")
 
 
-def _off_diagonal(X: Float[Array, "*t P P"]) -> Float[Array, ""]:
-  """Averages over pairs of different manifolds, and over samples."""
-  P = X.shape[-1]
-  off_diagonal = 1 - jnp.eye(P, dtype=X.dtype)
-  total = (X.reshape(-1, P, P) * off_diagonal[None]).sum()
-  return total / (X.size // P * (P - 1))
-
-
 def _cosines(X, rows, columns) -> Array:
   """Divides products by both lengths; 0 where a length is zero."""
   norm = jnp.sqrt(jnp.maximum(rows[..., :, None] * columns[..., None, :], 0))
   return jnp.where(norm > 0, X / jnp.where(norm > 0, norm, 1), 0)
-
-
-def _diagonal(X):
-  return jnp.diagonal(X, axis1=-2, axis2=-1)
 
 
 def _forms(
@@ -77,12 +72,8 @@ def _forms(
 ) -> tuple[Array, Array, tuple[Array, Array, Array]]:
   """Computes b and c by sample and manifold, and the products of s⁰ and s¹.
 
-  Args:
-    mean: weights of the mean anchors s⁰.
-    W: weights of the anchors s = s⁰ + s¹.
-    SS: ⟨s_μ, s_ν⟩.
-    K: products of the points.
-    g: Z t of each sample.
+  `mean` holds weights of the mean anchors s⁰ and W those of s, SS ⟨s_μ, s_ν⟩, K
+  the products of the points, and g the Z t of each sample.
   """
   T, P, M = W.shape
   # In this order K is read as it lies in memory, without a copy.
@@ -114,19 +105,20 @@ def _with_influence(mean, W, SS, K, g):
 
   _, pull, forms = jax.vjp(means, mean, has_aux=True)
   one, zero = jnp.ones((), g.dtype), jnp.zeros((), g.dtype)
-  moves = []
-  for cotangents in ((one, zero), (zero, one)):
+
+  def with_move(shares, cotangents):
     (slope,) = pull(cotangents)
-    moves.append(((W - mean[None]) * slope[None]).sum(axis=(1, 2)))
-  b, c = (
-    shares.sum(axis=1) + move
-    for shares, move in zip(forms[:2], moves, strict=True)
-  )
+    move = ((W - mean[None]) * slope[None]).sum(axis=(1, 2))
+    return shares.sum(axis=1) + move
+
+  b = with_move(forms[0], (one, zero))
+  c = with_move(forms[1], (zero, one))
   return b, c, forms
 
 
-def _parts(strength, SS, S0S0, S1S1) -> dict[str, Array]:
+def _parts(strength, SS, S0S0, mixed, S1S1) -> dict[str, Array]:
   """Computes the shares of ⟨a⟩ = ⟨‖Σ y Λ s‖²⟩ due to centres and axes."""
+  del mixed  # Its share is what is left of 1.
 
   def part(X):
     return einsum("tp,tpq,tq->t", strength, X, strength).mean()
@@ -171,17 +163,10 @@ def numbers_of(
 ) -> dict[str, Array]:
   """Computes the numbers of `Glue`, and their errors.
 
-  Args:
-    K: products of the points.
-    g: Z t of each sample.
-    y: labels of each sample, one for each point.
-    lam: multipliers of each sample.
-    mask: which points are present.
+  K are the products of the points, g the Z t of each sample, y its labels, one
+  for each point, and lam its multipliers.
   """
-  P, M = mask.shape
-  T = len(g)
-  fixed = jax.lax.stop_gradient(lam)
-  signed = y * fixed
+  (P, M), T = mask.shape, len(g)
 
   def shares_of_a(signed):
     terms = 2 * signed * g - signed * matmul(signed, K)
@@ -189,11 +174,10 @@ def numbers_of(
 
   # Equal to λᵀ b at the optimum. The derivative at fixed λ is exact for the
   # sum, but not for a manifold's share, which changes with λ.
-  a = shares_of_a(signed).sum(axis=1)
+  a = shares_of_a(y * jax.lax.stop_gradient(lam)).sum(axis=1)
   a_shares = shares_of_a(y * lam)
   lam = lam.reshape(T, P, M)
   total = lam.sum(axis=2, keepdims=True)
-  active = total[..., 0] > 0
   W = jnp.where(total > 0, lam / jnp.where(total > 0, total, 1), 0)
 
   def products_of(p):
@@ -201,18 +185,28 @@ def numbers_of(
     return (matmul(W[:, p], rows).reshape(T, P, M) * W).sum(axis=2)
 
   # ⟨s_μ, s_ν⟩ by sample, one manifold at a time.
-  SS = jax.lax.map(products_of, jnp.arange(P))
-  SS = SS.swapaxes(0, 1)
-  b, c, forms = _with_influence(W.mean(axis=0), W, SS, K, g)
-  b_shares, c_shares, (S0S0, mixed, S1S1) = forms
+  SS = jax.lax.map(products_of, jnp.arange(P)).swapaxes(0, 1)
+  b, c, (b_shares, c_shares, of_anchors) = _with_influence(
+    W.mean(axis=0), W, SS, K, g
+  )
   strength = y.reshape(T, P, M)[..., 0] * total[..., 0]
+  return {
+    "active": (total[..., 0] > 0).mean(axis=0),
+    **_of_all(a, b, c, P),
+    **_alignments(*of_anchors),
+    **_of_manifolds(a_shares, b_shares, c_shares),
+    **_parts(strength, SS, *of_anchors),
+  }
+
+
+def _of_all(a, b, c, P: int) -> dict[str, Array]:
+  """Computes the numbers of all P manifolds from a, b and c of each sample."""
   ones = jnp.ones_like(a)
   inverse, inverse_error = ratio_of_means(a, ones)
   dimension, dimension_error = ratio_of_means(b, ones)
   squared, squared_error = ratio_of_means(c, b - c)
   radius = jnp.sqrt(squared)
   utility, utility_error = ratio_of_means(c, a)
-  centers, axes = _diagonal(S0S0), _diagonal(S1S1)
   return {
     "capacity": P / inverse,
     "capacity_stderr": P * inverse_error / inverse**2,
@@ -223,32 +217,31 @@ def numbers_of(
     "utility": utility,
     "utility_stderr": utility_error,
     "critical_features": inverse,
-    "center_alignment": _off_diagonal(jnp.abs(S0S0)),
-    "axis_alignment": _off_diagonal(jnp.abs(S1S1)),
-    "center_axis_alignment": _off_diagonal(jnp.abs(mixed)),
-    "center_cosine": _off_diagonal(_cosines(S0S0, centers, centers)),
-    "axis_cosine": _off_diagonal(_cosines(S1S1, axes, axes)),
-    "center_axis_cosine": _off_diagonal(
-      _cosines(mixed, axes, jnp.broadcast_to(centers[None], axes.shape))
-    ),
-    "active": active.mean(axis=0),
-    **_of_manifolds(a_shares, b_shares, c_shares),
-    **_parts(strength, SS, S0S0, S1S1),
   }
 
 
+def _alignments(S0S0, mixed, S1S1) -> dict[str, Array]:
+  """Averages products of centres and axes, and their cosines, over pairs."""
+  centers, axes = diagonal(S0S0), diagonal(S1S1)
+  numbers = {}
+  for name, X, rows, columns in (
+    ("center", S0S0, centers, centers),
+    ("axis", S1S1, axes, axes),
+    ("center_axis", mixed, axes, jnp.broadcast_to(centers[None], axes.shape)),
+  ):
+    numbers[f"{name}_alignment"] = mean_off_diagonal(jnp.abs(X))
+    numbers[f"{name}_cosine"] = mean_off_diagonal(_cosines(X, rows, columns))
+  return numbers
+
+
 class Glue(NamedTuple):
-  """GLUE of P manifolds; numbers with their standard errors over (y, t).
+  """GLUE of P manifolds; `_stderr` are standard errors over (y, t).
 
   Attributes:
     capacity: α.
-    capacity_stderr: its error.
     dimension: D.
-    dimension_stderr: its error.
     radius: R.
-    radius_stderr: its error.
     utility: Ψ.
-    utility_stderr: its error.
     critical_features: P/α, features at which half of the labellings separate.
     center_alignment: mean over pairs of |⟨s⁰_μ, s⁰_ν⟩|, in the points' units.
     axis_alignment: mean over pairs and samples of |⟨s¹_μ, s¹_ν⟩|.
@@ -264,7 +257,6 @@ class Glue(NamedTuple):
     active: share of the samples in which a manifold has an anchor.
     manifold_capacity: α_μ of each manifold, 1 / ⟨its share of F⟩, infinite for
       a manifold that never binds; 1/α is the mean of 1/α_μ.
-    manifold_capacity_stderr: its error.
     manifold_dimension: D_μ, likewise; D is their mean. Shares may be negative,
       and have no errors, because the mean anchors come from the same samples.
     manifold_radius: R_μ; NaN where the share of c or of b − c is not positive.
@@ -339,10 +331,9 @@ def _solve(floats, others, tol, single):
   interior = surrounds_origin(*fixed, signs).mean()
   converged = solution.converged & ~dead
   unsolved = converged.mean() < _LEAST_CONVERGED
+  not_unique = unsolved | (interior > _MOST_INTERIOR)
   for name in values:
-    unknown = unsolved | (
-      (interior > _MOST_INTERIOR) & (name not in _OF_FORCES)
-    )
+    unknown = unsolved if name in _OF_FORCES else not_unique
     # Not by a choice alone, which would make the derivative 0 instead of NaN.
     values[name] = values[name] * jnp.where(unknown, jnp.nan, 1)
   values["interior"] = jnp.where(dead, jnp.nan, interior)
@@ -403,7 +394,7 @@ def glue(
     ValueError: points of the wrong shape, or not finite (outside jit), or
       GramStatistics; unknown labels; fewer than two manifolds or probes.
   """
-  check_key(key)
+  checks.key(key)
   if isinstance(points, GramStatistics):
     raise ValueError(
       "GramStatistics were given, which hold no products of points of different"
@@ -421,7 +412,7 @@ def glue(
     raise ValueError(
       f"There is {num_manifolds} manifold; labels need at least two."
     )
-  check_count("num_probes", num_probes, least=2)
+  checks.count("num_probes", num_probes, least=2)
   probe_key, label_key = jax.random.split(key)
   if isinstance(labels, str) and labels == "pairs":
     if tilt is not None:

@@ -12,12 +12,13 @@ two-loop recursion); Absil, Mahony and Sepulchre, Optimization Algorithms on
 Matrix Manifolds, 2008, section 4.1 (retraction and transport by projection).
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from geomem.geometry.linalg import matmul, repeat_until_done
 
@@ -78,9 +79,7 @@ def orthonormalize(
 ) -> Float[Array, "n K"]:
   """Returns an orthonormal basis of W's span, near W if W nearly is one.
 
-  Args:
-    W: independent columns, or zero where absent.
-    absent: which columns to ignore.
+  Columns of W are independent, or zero where absent.
   """
   return jax.lax.linalg.triangular_solve(
     _factor(matmul(W.T, W), absent),
@@ -156,21 +155,15 @@ def _iterate(evaluate, absent, tolerance, lane: _Lane) -> _Lane:
   accepted = value <= limit + 4 * eps * jnp.abs(lane.value)
   step = _tangent(V, lane.rate * lane.direction)
   change = gradient - _tangent(V, lane.gradient)
-  moved = _aimed(
-    _Lane(
-      V,
-      value,
-      gradient,
-      _inverse(metric, absent),
-      jnp.concatenate([step[None], lane.steps[:-1]]),
-      jnp.concatenate([change[None], lane.changes[:-1]]),
-      lane.direction,
-      lane.slope,
-      lane.rate,
-      lane.done,
-    ),
-    tolerance,
+  moved = lane._replace(
+    V=V,
+    value=value,
+    gradient=gradient,
+    inverse=_inverse(metric, absent),
+    steps=jnp.concatenate([step[None], lane.steps[:-1]]),
+    changes=jnp.concatenate([change[None], lane.changes[:-1]]),
   )
+  moved = _aimed(moved, tolerance)
   rate = lane.rate * _SHORTER
   shorter = lane._replace(rate=rate, done=lane.done | (rate < 1e-6))
   return jax.tree.map(lambda a, b: jnp.where(accepted, a, b), moved, shorter)
@@ -184,7 +177,7 @@ def minimize(
   tolerance: float,
   max_evaluations: int,
 ) -> Float[Array, "n K"]:
-  """Descends from V to a local minimum over subspaces.
+  """Descends from V to a local minimum over subspaces; the value never rises.
 
   Args:
     evaluate: the objective at an orthonormal basis; zero columns add nothing.
@@ -192,9 +185,6 @@ def minimize(
     absent: which columns to ignore, so that one program serves many K.
     tolerance: the relative gain of a further step below which the descent ends.
     max_evaluations: maximum number of evaluations of the objective.
-
-  Returns:
-    The basis of the lowest value found; the value never rises on the way.
   """
   # The first step has length zero: it evaluates at V and is always accepted.
   zeros, pairs = jnp.zeros_like(V), jnp.zeros((_NUM_PAIRS, *V.shape), V.dtype)
@@ -212,12 +202,9 @@ def minimize(
     jnp.bool_(False),
   )
 
-  def unfinished(carry: tuple[_Lane, Int[Array, ""]]):
-    lane, count = carry
-    return ~lane.done & (count < max_evaluations)
-
-  def advance(carry):
-    lane, count = carry
-    return _iterate(evaluate, absent, tolerance, lane), count + 1
-
-  return repeat_until_done(unfinished, advance, (lane, jnp.int32(0)))[0].V
+  return repeat_until_done(
+    lambda lane: ~lane.done,
+    functools.partial(_iterate, evaluate, absent, tolerance),
+    lane,
+    max_evaluations,
+  ).V

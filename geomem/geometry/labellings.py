@@ -8,12 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
-from geomem.geometry.points import (
-  as_array,
-  check_count,
-  check_key,
-  check_reals,
-)
+from geomem.geometry import checks
+from geomem.geometry.arrays import as_array
 
 
 def _balanced(key, num_labellings, num_manifolds):
@@ -77,38 +73,51 @@ def draw_labels(
       (outside jit), a tilt without y*, or one that is no number, or NaN
       (outside jit; under jit the labels are NaN).
   """
-  check_key(key)
-  check_count("num_labellings", num_labellings)
-  check_count("num_manifolds", num_manifolds)
+  checks.key(key)
+  checks.counts(num_labellings=num_labellings, num_manifolds=num_manifolds)
   shape = (num_labellings, num_manifolds)
   if tilt is not None:
-    check_reals("tilt", tilt)
-    if not isinstance(tilt, jax.core.Tracer) and np.isnan(tilt):
+    checks.reals("tilt", tilt)
+    if not checks.is_traced(tilt) and np.isnan(tilt):
       raise ValueError("tilt is NaN; a number was expected.")
   if isinstance(labels, str):
-    if labels == "pairs":
-      raise ValueError(
-        "labels 'pairs' has no labellings of all manifolds: glue draws those of"
-        f" each pair. Choose one of {', '.join(LABELLINGS)}, or give signs."
-      )
-    if labels not in LABELLINGS:
-      raise ValueError(
-        f"labels {labels!r} is not known; choose one of"
-        f" {', '.join(LABELLINGS)}, pairs, or give signs."
-      )
-    if tilt is not None:
-      raise ValueError(
-        f"tilt={tilt} was given with labels {labels!r}; a tilt needs"
-        " one given labelling: give its signs."
-      )
+    _check_name(labels, tilt)
     return _draw(labels, key, *shape)
+  given = jnp.broadcast_to(_signs(labels, num_manifolds), shape)
+  if tilt is None:
+    return given
+  agrees = jax.random.bernoulli(key, jax.nn.sigmoid(2.0 * tilt), shape)
+  given = jnp.where(jnp.isnan(tilt), jnp.nan, given)
+  return jnp.where(agrees, given, -given)
+
+
+def _check_name(labels: str, tilt) -> None:
+  if labels == "pairs":
+    raise ValueError(
+      "labels 'pairs' has no labellings of all manifolds: glue draws those of"
+      f" each pair. Choose one of {', '.join(LABELLINGS)}, or give signs."
+    )
+  if labels not in LABELLINGS:
+    raise ValueError(
+      f"labels {labels!r} is not known; choose one of"
+      f" {', '.join(LABELLINGS)}, pairs, or give signs."
+    )
+  if tilt is not None:
+    raise ValueError(
+      f"tilt={tilt} was given with labels {labels!r}; a tilt needs"
+      " one given labelling: give its signs."
+    )
+
+
+def _signs(labels, num_manifolds: int) -> Float[Array, " P"]:
+  """Returns the signs of one labelling, after a check."""
   labels = as_array(labels)
   if labels.shape != (num_manifolds,):
     raise ValueError(
       f"labels has shape {labels.shape}; one sign for each of {num_manifolds}"
       " manifolds was expected."
     )
-  if not isinstance(labels, jax.core.Tracer):
+  if not checks.is_traced(labels):
     signs = np.asarray(labels)
     if signs.dtype.kind in "bc" or not np.isin(signs, (-1, 1)).all():
       raise ValueError(
@@ -116,9 +125,4 @@ def draw_labels(
         " signs, 1 and -1, were expected."
       )
     labels = signs.astype(np.float64)
-  given = jnp.broadcast_to(jnp.asarray(labels, jnp.result_type(float)), shape)
-  if tilt is None:
-    return given
-  agrees = jax.random.bernoulli(key, jax.nn.sigmoid(2.0 * tilt), shape)
-  given = jnp.where(jnp.isnan(tilt), jnp.nan, given)
-  return jnp.where(agrees, given, -given)
+  return jnp.asarray(labels, jnp.result_type(float))

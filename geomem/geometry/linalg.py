@@ -32,16 +32,22 @@ einsum = functools.partial(jnp.einsum, precision=_HIGHEST)
 
 
 def repeat_until_done(
-  unfinished: Callable[[_T], jax.Array], advance: Callable[[_T], _T], state: _T
+  unfinished: Callable[[_T], jax.Array],
+  advance: Callable[[_T], _T],
+  state: _T,
+  max_steps: int | None = None,
 ) -> _T:
   """Advances a state while it is unfinished, as `jax.lax.while_loop` does.
 
-  Args:
-    unfinished: returns whether to continue.
-    advance: performs one step. Accelerators may run a few more steps than
-      needed, which must not degrade a finished state.
-    state: the initial state.
+  Accelerators may run a few more steps than needed, which must not degrade a
+  finished state.
   """
+  if max_steps is not None:
+    return repeat_until_done(
+      lambda carry: unfinished(carry[0]) & (carry[1] < max_steps),
+      lambda carry: (advance(carry[0]), carry[1] + 1),
+      (state, jnp.int32(0)),
+    )[0]
   if jax.default_backend() == "cpu":
     return jax.lax.while_loop(unfinished, advance, state)
   return jax.lax.while_loop(
@@ -53,11 +59,28 @@ def repeat_until_done(
   )
 
 
-def grams(X: Float[Array, "P m n"]) -> Float[Array, "P m m"]:
-  """Returns X Xᵀ of each of P matrices.
+def diagonal(X: Float[Array, "*b n n"]) -> Float[Array, "*b n"]:
+  """Returns the diagonals of matrices."""
+  return jnp.diagonal(X, axis1=-2, axis2=-1)
 
-  Sequential on CPU, where batched products take three times as long.
-  """
+
+def squared_distances(G: Float[Array, "n n"]) -> Float[Array, "n n"]:
+  """Computes the squared distances of vectors from their Gram matrix."""
+  squares = jnp.diagonal(G)
+  return squares[:, None] + squares[None] - 2 * G
+
+
+def mean_off_diagonal(X: Float[Array, "*b n n"]) -> Float[Array, ""]:
+  """Averages the entries off the diagonals; NaN if there are none."""
+  n = X.shape[-1]
+  off_diagonal = 1 - jnp.eye(n, dtype=X.dtype)
+  total = (X.reshape(-1, n, n) * off_diagonal[None]).sum()
+  return total / (X.size // n * (n - 1))
+
+
+def grams(X: Float[Array, "P m n"]) -> Float[Array, "P m m"]:
+  """Returns X Xᵀ of each of P matrices."""
+  # Sequential on CPU, where batched products take three times as long.
   if jax.default_backend() == "cpu":
     return jax.lax.map(lambda x: matmul(x, x.T), X)
   return einsum("pmn,pkn->pmk", X, X)
@@ -96,15 +119,11 @@ ad.primitive_jvps[_no_derivative] = _refuse
 
 
 def no_derivative(tree: _T, why: str) -> _T:
-  """Returns arrays that cannot be differentiated.
+  """Returns arrays whose derivative raises a TypeError that says why.
 
   Iterations would give wrong derivatives, and JAX ignores the rules of
   `jax.custom_jvp` in second derivatives inside a scan. A primitive cannot be
   ignored.
-
-  Args:
-    tree: arrays.
-    why: the message of the TypeError that a derivative raises.
   """
   return jax.tree.map(lambda x: _no_derivative.bind(x, why=why), tree)
 

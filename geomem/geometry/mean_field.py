@@ -17,7 +17,11 @@ from geomem.geometry.centers import (
   center_correlation,
   shared_directions,
 )
-from geomem.geometry.estimators import control_variates, mean_over_probes
+from geomem.geometry.estimators import (
+  control_variates,
+  dimension_of,
+  mean_over_probes,
+)
 from geomem.geometry.frames import make_frames, relative_grams
 from geomem.geometry.linalg import einsum, matmul, one_by_one
 from geomem.geometry.qp import solve_nonnegative_qp
@@ -96,33 +100,15 @@ def anchors(
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section IV.
   """
-  mask = jnp.ones((1, frame.shape[0]), bool)
+  mask = jnp.ones((1, len(frame)), bool)
   result = _anchors(frame[None], probes[None], kappa, mask)
   return jax.tree.map(lambda x: x[0], result)
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=[
-    "capacity",
-    "capacity_stderr",
-    "radius",
-    "radius_stderr",
-    "dimension",
-    "dimension_stderr",
-    "center_correlation",
-    "rank",
-    "center_left",
-    "interior",
-    "converged",
-    "residual",
-    "rounding",
-  ],
-  meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class ManifoldGeometry:
-  """The geometry of P manifolds, with standard errors over the probes.
+  """The geometry of P manifolds; `_stderr` are standard errors over probes.
 
   A manifold whose centre is at the mean of all points, as in a layer of dead
   units, has no unit of length: its numbers are NaN. So are those of a manifold
@@ -132,12 +118,9 @@ class ManifoldGeometry:
   Attributes:
     capacity: α_M of each manifold; infinite where no probe needs a constraint,
       as at margins far below zero.
-    capacity_stderr: its standard error.
     radius: R_M, in units of the centre's norm.
-    radius_stderr: its standard error, by the jackknife; NaN for fewer than
-      three probes.
+    radius_stderr: by the jackknife; NaN for fewer than three probes.
     dimension: D_M.
-    dimension_stderr: its standard error.
     center_correlation: ρ, before directions are removed.
     rank: K, how many shared directions were removed.
     center_left: the share of each centre's squared norm that is then left.
@@ -236,8 +219,7 @@ def _estimates(frame, probes, rank, anchors, kappa, reduce_variance) -> dict:
   square_error = stderr[1] * (count / (count - 2) if count > 2 else jnp.nan)
   positive = ~(square <= 0)
   radius = jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
-  # The square of a sample mean is biased upwards by the variance of the mean.
-  error = jnp.nan_to_num(stderr[2])
+  dimension, dimension_stderr = dimension_of(rank, mean[2], stderr[2])
   # F cannot be negative; a mean that is, was lost in its control variates.
   force = jnp.where(mean[0] < 0, jnp.nan, mean[0])
   return {
@@ -245,8 +227,8 @@ def _estimates(frame, probes, rank, anchors, kappa, reduce_variance) -> dict:
     "capacity_stderr": stderr[0] / force**2,
     "radius": radius,
     "radius_stderr": square_error / (2 * jnp.where(positive, radius, 1)),
-    "dimension": rank * jnp.maximum(mean[2] ** 2 - error**2, 0),
-    "dimension_stderr": 2 * rank * jnp.abs(mean[2]) * stderr[2],
+    "dimension": dimension,
+    "dimension_stderr": dimension_stderr,
     "interior": anchors.interior.mean(),
     "converged": anchors.converged.all(),
     "residual": anchors.residual.max(),
@@ -256,12 +238,12 @@ def _estimates(frame, probes, rank, anchors, kappa, reduce_variance) -> dict:
 def _draw_probes(key, frames, num_probes) -> Float[Array, "P T D1"]:
   """Draws normal probes on each frame's span, with one key per manifold."""
   num_manifolds, _, width = frames.points.shape
-  keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(
-    jnp.arange(num_manifolds)
-  )
-  normal = jax.vmap(
-    lambda k: jax.random.normal(k, (num_probes, width + 1), frames.points.dtype)
-  )(keys)
+  shape, dtype = (num_probes, width + 1), frames.points.dtype
+
+  def draw(i):
+    return jax.random.normal(jax.random.fold_in(key, i), shape, dtype)
+
+  normal = jax.vmap(draw)(jnp.arange(num_manifolds))
   inside = matmul(normal[..., :-1], frames.projection)
   return jnp.concatenate([inside, normal[..., -1:]], axis=-1)
 
@@ -289,14 +271,13 @@ def _search(key, centers, rule) -> SharedDirections:
 @functools.partial(jax.jit, static_argnames=("num_probes", "padded"))
 def _framed(key, stats, coefficients, num_probes, padded) -> _Framed:
   relative = relative_grams(stats, coefficients)
-  frames = make_frames(relative.grams, relative.lost, relative.error, padded)
+  frames = make_frames(relative, padded)
   ones = jnp.ones((*frames.points.shape[:2], 1), frames.points.dtype)
-  finite = jnp.isfinite(stats.centers).all()
   return _Framed(
     jnp.concatenate([frames.points, ones], axis=-1),
     _draw_probes(key, frames, num_probes),
     frames.rank,
-    jnp.where(finite, center_correlation(stats.centers), jnp.nan),
+    center_correlation(stats.centers),
     relative.center_left,
     relative.rounding,
   )
@@ -325,13 +306,13 @@ def _measured(
       framed.rank,
       anchors,
     )
-    converged = estimates.pop("converged")
+    solved = estimates.pop("converged") & exact
     estimates = {
       name: jnp.where(known, x, jnp.nan) for name, x in estimates.items()
     }
     return ManifoldGeometry(
       **estimates,
-      converged=converged & exact & jnp.isfinite(estimates["capacity"]),
+      converged=solved & jnp.isfinite(estimates["capacity"]),
       center_correlation=framed.center_correlation,
       rank=shared.rank,
       center_left=framed.center_left,

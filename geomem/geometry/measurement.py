@@ -4,24 +4,16 @@ import functools
 import math
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from geomem.geometry import checks
+from geomem.geometry.arrays import as_array
 from geomem.geometry.centers import check_centers
 from geomem.geometry.frames import center_is_lost
 from geomem.geometry.mean_field import ManifoldGeometry, geometry_of
-from geomem.geometry.points import (
-  Mask,
-  Points,
-  as_array,
-  check_count,
-  check_flag,
-  check_key,
-  check_known,
-  check_reals,
-)
+from geomem.geometry.points import Mask, Points
 from geomem.geometry.statistics import GramStatistics, gram_statistics
 
 _MOST_PROBES = 2**16
@@ -88,7 +80,7 @@ def manifold_geometry(
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, equations 16, 17,
   28 and 29; Stephenson et al., ICLR 2021.
   """
-  check_key(key)
+  checks.key(key)
   if not isinstance(points, GramStatistics):
     points = gram_statistics(points, mask=mask)
   elif mask is not None:
@@ -96,27 +88,17 @@ def manifold_geometry(
       "A mask was given with Gram statistics, which have their own; give it to"
       " gram_statistics."
     )
-  check_options(
-    points.centers.shape[-1],
-    num_probes=num_probes,
-    centers=centers,
-    padded=padded,
-    reduce_variance=reduce_variance,
-  )
+  options = {"centers": centers, "padded": padded}
+  options["reduce_variance"] = reduce_variance
+  check_options(points.centers.shape[-1], num_probes=num_probes, **options)
   _check_centers_apart(points)
   kappa = as_margins(kappa, points.within.dtype)
-  measure = functools.partial(
-    geometry_of,
-    key,
-    points,
-    kappa,
-    centers=centers,
-    padded=padded,
-    reduce_variance=reduce_variance,
-  )
+  measure = functools.partial(geometry_of, key, points, kappa, **options)
   if relative_error is None:
     return measure(num_probes=num_probes)
-  check_known("A search for relative_error", relative_error, key, points, kappa)
+  checks.known(
+    "A search for relative_error", relative_error, key, points, kappa
+  )
   return _measure_to(relative_error, measure, num_probes)
 
 
@@ -133,23 +115,18 @@ def check_options(
   They are checked before they are static arguments: those equal to others that
   were given before, as 1.0 is to 1, are not looked at again.
   """
-  check_count("num_probes", num_probes)
+  checks.count("num_probes", num_probes)
   check_centers(centers, num_manifolds)
-  check_flag("padded", padded)
-  check_flag("reduce_variance", reduce_variance)
+  checks.flag("padded", padded)
+  checks.flag("reduce_variance", reduce_variance)
 
 
 def as_margins(
   kappa: float | Sequence[float] | Float[Array | np.ndarray, "..."], dtype
 ) -> Float[Array, "..."]:
-  """Returns one margin or several in a dtype.
-
-  Raises:
-    ValueError: there are none, they have several axes, or one is no real
-      number, or not finite in that dtype (outside jit).
-  """
-  check_reals("kappa", kappa, scalar=False)
-  if not isinstance(kappa, jax.core.Tracer):
+  """Returns margins in a dtype; refuses those that are not finite in it."""
+  checks.reals("kappa", kappa, scalar=False)
+  if not checks.is_traced(kappa):
     given = np.asarray(as_array(kappa))
     with np.errstate(over="ignore"):
       kappa = given.astype(dtype)
@@ -173,12 +150,11 @@ def _check_centers_apart(stats: GramStatistics) -> None:
       " its radius has no unit. Give at least two manifolds; the second may be"
       " all other points of the same space."
     )
-  if isinstance(stats.within, jax.core.Tracer):
+  if checks.is_traced(stats.within):
     return
   # In NumPy, so that it does not become part of a program being traced.
-  within, centers, mask = map(
-    np.asarray, (stats.within, stats.centers, stats.mask)
-  )
+  given = (stats.within, stats.centers, stats.mask)
+  within, centers, mask = map(np.asarray, given)
   size = within.trace(axis1=-2, axis2=-1)
   lost = np.flatnonzero(center_is_lost(within, centers, mask) & (size > 0))
   if lost.size:
@@ -191,7 +167,7 @@ def _check_centers_apart(stats: GramStatistics) -> None:
 
 def _measure_to(relative_error, measure, num_probes) -> ManifoldGeometry:
   """Adds probes until the error is within `relative_error`."""
-  check_reals("relative_error", relative_error)
+  checks.reals("relative_error", relative_error)
   if not relative_error > 0:
     raise ValueError(
       f"relative_error={relative_error} was given; a positive number was"

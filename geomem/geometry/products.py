@@ -8,30 +8,27 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from geomem.geometry import checks
+from geomem.geometry.arrays import host_difference, is_wide
 from geomem.geometry.double import in_double
-from geomem.geometry.linalg import matmul
+from geomem.geometry.linalg import diagonal, matmul
 from geomem.geometry.points import (
   Mask,
   Points,
   as_points,
-  check_count,
   check_finite,
-  host_difference,
-  is_wide,
+  float_type,
   unit_exponent,
 )
 from geomem.geometry.statistics import (
   OF_NOTHING,
   feature_blocks,
+  nan_unless,
   times_power,
 )
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=["gram", "offset", "square", "rest", "mask", "exponent"],
-  meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class PointProducts:
   """Inner products of n = P M points z, about their mean m and about 0.
@@ -66,9 +63,7 @@ class PointProducts:
     """
     masks = self.mask, other.mask
     same = masks[0].shape == masks[1].shape
-    if same and not any(isinstance(mask, jax.core.Tracer) for mask in masks):
-      same = np.array_equal(*masks)
-    if not same:
+    if not (same and (checks.is_traced(*masks) or np.array_equal(*masks))):
       raise ValueError(
         f"Products of points with masks of shapes {masks[0].shape} and"
         f" {masks[1].shape} were given; equal masks were expected, as products"
@@ -87,12 +82,7 @@ class PointProducts:
     return _whole(self.parts)
 
   def of_points(self, chosen: Int[Array, " m"], mask) -> "PointProducts":
-    """Returns the products of a subset of the points, about the same mean.
-
-    Args:
-      chosen: indices of the points, out of n.
-      mask: `[P, M]` of the chosen points.
-    """
+    """Returns the products of chosen points of the n, about the same mean."""
     with_mean = jnp.append(chosen, len(self.offset))
     return dataclasses.replace(
       self,
@@ -106,7 +96,7 @@ class PointProducts:
   def has_spread(self) -> Bool[Array, "*b"]:
     """Whether points differ from their mean by more than its rounding."""
     eps = jnp.finfo(self.gram.dtype).eps
-    largest = jnp.diagonal(self.gram, axis1=-2, axis2=-1).max(axis=-1)
+    largest = diagonal(self.gram).max(axis=-1)
     return largest > (8 * eps) ** 2 * self.square
 
   @property
@@ -121,7 +111,7 @@ class PointProducts:
 
 
 def product_bytes(num_manifolds: int, num_points: int) -> int:
-  """Returns the bytes that the products of P · M points take."""
+  """Returns the bytes that the products of P M points take."""
   itemsize = jnp.dtype(jnp.result_type(float)).itemsize
   return 2 * itemsize * (num_manifolds * num_points) ** 2
 
@@ -140,12 +130,8 @@ def _rounded(whole, dtype) -> tuple[Array, Array, Array, Array]:
   rest = jax.lax.stop_gradient(whole - near)
   # Not by index, which `in_double` does not allow before JAX 0.8.
   offset = near[..., :-1, -1:].squeeze(-1)
-  return (
-    near[..., :-1, :-1],
-    offset,
-    near[..., -1:, -1:].squeeze((-1, -2)),
-    rest,
-  )
+  square = near[..., -1:, -1:].squeeze((-1, -2))
+  return near[..., :-1, :-1], offset, square, rest
 
 
 @jax.jit
@@ -161,11 +147,8 @@ def _add(a: PointProducts, b: PointProducts) -> PointProducts:
     return _rounded(sum(map(_whole, floats)), dtype), ()
 
   parts, _ = in_double(add, dtype)(floats, ())
-  same = (a.mask == b.mask).all(axis=(-2, -1), keepdims=True)
-  flags = same, same[..., 0], same[..., 0, 0], same
-  parts = (
-    jnp.where(flag, x, jnp.nan) for flag, x in zip(flags, parts, strict=True)
-  )
+  same = (a.mask == b.mask).all(axis=(-2, -1))
+  parts = (nan_unless(same, x) for x in parts)
   return PointProducts(*parts, a.mask, exponent)
 
 
@@ -200,10 +183,7 @@ def _products(points, origin, nothing, mask, exponent, dtype) -> PointProducts:
 
 
 def point_products(
-  points: Points,
-  *,
-  mask: Mask = None,
-  block_size: int | None = None,
+  points: Points, *, mask: Mask = None, block_size: int | None = None
 ) -> PointProducts:
   """Computes the products of all points of P manifolds with each other.
 
@@ -219,24 +199,20 @@ def point_products(
     ValueError: the points are of the wrong shape, or not finite (outside jit).
   """
   if block_size is not None:
-    check_count("block_size", block_size)
+    checks.count("block_size", block_size)
   points, mask = as_points(points, mask)
   check_finite(points, mask)
-  size = points.shape[2] if block_size is None else block_size
   if is_wide(points):
+    size = block_size or points.shape[2]
     starts = range(0, points.shape[2], size)
     blocks = (points[:, :, start : start + size] for start in starts)
   else:
-    blocks = feature_blocks(jnp.asarray(points), size)
-  parts = (_block(block, mask) for block in blocks)
-  return functools.reduce(_add, parts)
+    blocks = feature_blocks(jnp.asarray(points), block_size)
+  return functools.reduce(_add, (_block(block, mask) for block in blocks))
 
 
 def _block(points, mask) -> PointProducts:
-  dtype = jnp.promote_types(points.dtype, jnp.float32)
-  if is_wide(points) or not jnp.issubdtype(dtype, jnp.floating):
-    dtype = jnp.result_type(float)
-  dtype = np.dtype(dtype)
+  dtype = np.dtype(float_type(points))
   nothing = jnp.asarray((points == 0).all(axis=2))
   if not is_wide(points):
     origin = jnp.zeros((1, points.shape[2]), dtype)

@@ -11,15 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped
 
-from geomem.geometry.linalg import matmul, no_derivative, one_by_one
+from geomem.geometry import checks
+from geomem.geometry.arrays import as_array
+from geomem.geometry.linalg import diagonal, matmul, no_derivative, one_by_one
 from geomem.geometry.points import (
   Mask,
   Points,
-  as_array,
   as_floats,
   as_points,
   check_finite,
-  check_reals,
   to_device,
 )
 from geomem.geometry.statistics import (
@@ -66,11 +66,7 @@ def _eigenvalues(gram: Array) -> Array:
   return jnp.maximum(values, 0)[..., ::-1]
 
 
-def spectrum(
-  points: Points,
-  *,
-  mask: Mask = None,
-) -> Float[Array, " values"]:
+def spectrum(points: Points, *, mask: Mask = None) -> Float[Array, " values"]:
   """Computes eigenvalues of the covariance of all points.
 
   Uses the smaller of the covariance and the Gram matrix, which share them.
@@ -115,7 +111,7 @@ def _in_units(values: Array, exponent: Array) -> Array:
   scaled = times_power(values, 2 * exponent)
   first = scaled[..., :1]
   lost = (values[..., :1] > 0) & ~(jnp.isfinite(first) & (first > 0))
-  if not isinstance(lost, jax.core.Tracer) and bool(lost.any()):
+  if not checks.is_traced(lost) and bool(lost.any()):
     raise ValueError(
       "The points are so large or so small that their eigenvalues do not fit"
       f" {scaled.dtype}; divide the points by their largest absolute value"
@@ -126,8 +122,8 @@ def _in_units(values: Array, exponent: Array) -> Array:
 
 def rounding_floor(stats: GramStatistics) -> Float[Array, "*b"]:
   """Returns the variance that rounded means may leave where there is none."""
-  within = jnp.diagonal(stats.within, axis1=-2, axis2=-1).max(axis=(-2, -1))
-  centers = jnp.diagonal(stats.centers, axis1=-2, axis2=-1).max(axis=-1)
+  within = diagonal(stats.within).max(axis=(-2, -1))
+  centers = diagonal(stats.centers).max(axis=-1)
   eps = jnp.finfo(within.dtype).eps
   return (8 * eps) ** 2 * jnp.maximum(within, centers)
 
@@ -173,14 +169,14 @@ def _in_any_unit(eigenvalues: Eigenvalues) -> Array:
 
   Outside jit the host scales them: devices take subnormal numbers for zeros.
   """
-  check_reals("The list of eigenvalues", eigenvalues, scalar=False)
+  checks.reals("The list of eigenvalues", eigenvalues, scalar=False)
   eigenvalues = as_array(eigenvalues)
   if eigenvalues.ndim == 0 or eigenvalues.shape[-1] == 0:
     raise ValueError(
       f"The eigenvalues have shape {eigenvalues.shape}; at least one was"
       " expected on the last axis."
     )
-  if not isinstance(eigenvalues, jax.core.Tracer):
+  if not checks.is_traced(eigenvalues):
     values = np.asarray(eigenvalues)
     dtype = jnp.result_type(values, jnp.float32)
     values = values.astype(np.float64)
@@ -202,10 +198,9 @@ def participation_ratio(eigenvalues: Eigenvalues) -> Float[Array, "*b"]:
 
 
 @jax.jit
-def _participation_ratio(eigenvalues):
-  squares = (eigenvalues**2).sum(axis=-1)
-  total = eigenvalues.sum(axis=-1)
-  return total**2 / jnp.where(squares > 0, squares, 1)
+def _participation_ratio(values):
+  squares = (values**2).sum(axis=-1)
+  return values.sum(axis=-1) ** 2 / jnp.where(squares > 0, squares, 1)
 
 
 def explained_variance_dimension(
@@ -223,14 +218,14 @@ def explained_variance_dimension(
     ValueError: the fraction is out of range, or an eigenvalue is not finite
       (under jit, the count is -1).
   """
-  check_reals("fraction", fraction)
+  checks.reals("fraction", fraction)
   if not 0 < fraction <= 1:
     raise ValueError(
       f"fraction is {fraction}; a share of the variance in (0, 1] was expected."
     )
   values = _in_any_unit(eigenvalues)
   finite = jnp.isfinite(values).all(axis=-1)
-  if not isinstance(finite, jax.core.Tracer) and not bool(finite.all()):
+  if not checks.is_traced(finite) and not bool(finite.all()):
     raise ValueError(
       "The eigenvalues are not finite; look for NaN or overflow in what gave"
       " them."

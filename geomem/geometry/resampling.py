@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from geomem.geometry import checks
 from geomem.geometry.mean_field import ManifoldGeometry
 from geomem.geometry.measurement import (
   as_margins,
@@ -22,11 +23,8 @@ from geomem.geometry.points import (
   Mask,
   Points,
   as_points,
-  check_count,
   check_finite,
-  check_key,
-  check_known,
-  check_reals,
+  float_type,
   to_device,
 )
 from geomem.geometry.statistics import GramStatistics, gram_statistics
@@ -83,35 +81,35 @@ def summarize(result: ManifoldGeometry) -> Summary:
   )
 
 
-def _over_samples(samples: Summary) -> Resampled:
-  """Adds the mean and the standard deviation over the leading axis."""
+@functools.partial(jax.jit, static_argnames=("batch_size", "options"))
+def _measure(keys, stats, kappa, *, batch_size, options) -> Resampled:
+  """Measures stacked statistics; compiled once for any number of features."""
+
+  def measure(key_and_stats) -> Summary:
+    return summarize(
+      manifold_geometry(*key_and_stats, kappa=kappa, **dict(options))
+    )
+
+  samples = jax.lax.map(measure, (keys, stats), batch_size=batch_size)
   mean = jax.tree.map(lambda x: x.mean(axis=0), samples)
   # Divided by R - 1, which for one sample is 0 / 0 = NaN, as it should be.
   sd = jax.tree.map(lambda x: x.std(axis=0, ddof=1), samples)
   return Resampled(samples, mean, sd)
 
 
-@functools.partial(jax.jit, static_argnames=("batch_size", "options"))
-def _measure(keys, stats, kappa, *, batch_size, options) -> Resampled:
-  """Measures stacked statistics; compiled once for any number of features."""
+def _resampled(
+  key, points, mask, num_samples, batch_size, options, draw
+) -> Resampled:
+  """Measures samples with the options of `manifold_geometry`.
 
-  def measure(key_and_stats) -> Summary:
-    key, stats = key_and_stats
-    return summarize(
-      manifold_geometry(key, stats, kappa=kappa, **dict(options))
-    )
-
-  return _over_samples(
-    jax.lax.map(measure, (keys, stats), batch_size=batch_size)
-  )
-
-
-def _measured(key, stats, batch_size, options) -> Resampled:
-  """Measures stacked statistics with the options of `manifold_geometry`."""
-  options = dict(options)
-  kappa = as_margins(options.pop("kappa", 0.0), stats.within.dtype)
+  `draw` maps keys, the points on the device, and their mask to statistics.
+  """
+  sample_key, probe_key = jax.random.split(key)
+  kappa = as_margins(options.pop("kappa", 0.0), float_type(points))
+  points, _ = to_device(points, mask)
+  stats = draw(jax.random.split(sample_key, num_samples), points, mask)
   return _measure(
-    jax.random.split(key, len(stats.within)),
+    jax.random.split(probe_key, num_samples),
     stats,
     kappa,
     batch_size=batch_size,
@@ -119,23 +117,23 @@ def _measured(key, stats, batch_size, options) -> Resampled:
   )
 
 
-def _prepared(key, points, mask, num_samples, batch_size, options):
-  """Returns the points on the device, and their mask."""
-  check_key(key)
-  check_count("num_samples", num_samples)
+def _checked(key, points, mask, num_samples, batch_size, options):
+  """Returns points and mask after a check of all arguments."""
+  checks.key(key)
+  checks.count("num_samples", num_samples)
   if batch_size is not None:
-    check_count("batch_size", batch_size)
-  if options.get("relative_error") is not None:
+    checks.count("batch_size", batch_size)
+  if options.pop("relative_error", None) is not None:
     raise ValueError(
       "relative_error was given, which samples cannot have: all are measured"
       " with the same number of probes. Give num_probes."
     )
   points, mask = as_points(points, mask)
   check_finite(points, mask)
-  apart = ("relative_error", "kappa")
-  options = {name: x for name, x in options.items() if name not in apart}
-  check_options(len(points), **options)
-  return to_device(points, mask)[0], mask
+  check_options(
+    len(points), **{name: x for name, x in options.items() if name != "kappa"}
+  )
+  return points, mask
 
 
 def _random_order(key, present: Array) -> Array:
@@ -197,10 +195,10 @@ def shuffled_null(
     ValueError: the points are of the wrong shape or not finite, or an option
       does not fit.
   """
-  points, mask = _prepared(key, points, mask, num_samples, batch_size, options)
-  sample_key, probe_key = jax.random.split(key)
-  stats = _shuffled(jax.random.split(sample_key, num_samples), points, mask)
-  return _measured(probe_key, stats, batch_size, options)
+  points, mask = _checked(key, points, mask, num_samples, batch_size, options)
+  return _resampled(
+    key, points, mask, num_samples, batch_size, options, _shuffled
+  )
 
 
 def subsample(
@@ -234,13 +232,12 @@ def subsample(
     ValueError: the points are of the wrong shape, not finite, or fewer than
       asked for, or an option does not fit.
   """
-  points, mask = _prepared(key, points, mask, num_samples, batch_size, options)
-  check_known("The draw of subsets of masked points", mask)
+  points, mask = _checked(key, points, mask, num_samples, batch_size, options)
+  checks.known("The draw of subsets of masked points", mask)
   fewest = int(np.asarray(mask).sum(axis=1).min())
   num_manifolds = len(points) if num_manifolds is None else num_manifolds
   num_points = fewest if num_points is None else num_points
-  check_count("num_manifolds", num_manifolds)
-  check_count("num_points", num_points)
+  checks.counts(num_manifolds=num_manifolds, num_points=num_points)
   if not (2 <= num_manifolds <= len(points) and num_points <= fewest):
     raise ValueError(
       f"{num_points} points of each of {num_manifolds} manifolds cannot be"
@@ -248,23 +245,14 @@ def subsample(
       " points; at least two manifolds are needed, as one alone has no centre"
       " of its own."
     )
-  sample_key, probe_key = jax.random.split(key)
-  stats = _subsampled(
-    jax.random.split(sample_key, num_samples),
-    points,
-    mask,
-    num_manifolds=num_manifolds,
-    num_points=num_points,
+  draw = functools.partial(
+    _subsampled, num_manifolds=num_manifolds, num_points=num_points
   )
-  return _measured(probe_key, stats, batch_size, options)
+  return _resampled(key, points, mask, num_samples, batch_size, options, draw)
 
 
 def detectable_difference(
-  sd: Any,
-  *,
-  num_samples: int = 1,
-  level: float = 0.05,
-  power: float = 0.8,
+  sd: Any, *, num_samples: int = 1, level: float = 0.05, power: float = 0.8
 ) -> Any:
   """Returns the smallest detectable difference between two conditions.
 
@@ -294,9 +282,9 @@ def detectable_difference(
       not a probability, the power does not exceed the level, or a deviation is
       negative or no real number.
   """
-  check_count("num_samples", num_samples)
+  checks.count("num_samples", num_samples)
   for name, value in (("level", level), ("power", power)):
-    check_reals(name, value)
+    checks.reals(name, value)
     if not 0 < value < 1:
       raise ValueError(
         f"{name} is {value}; a probability in (0, 1) was expected."
@@ -311,8 +299,8 @@ def detectable_difference(
   z = normal.inv_cdf(1 - level / 2) + normal.inv_cdf(power)
 
   def difference(sd):
-    check_reals("sd", sd, scalar=False)
-    if not isinstance(sd, jax.core.Tracer) and (np.asarray(sd) < 0).any():
+    checks.reals("sd", sd, scalar=False)
+    if not checks.is_traced(sd) and (np.asarray(sd) < 0).any():
       raise ValueError(
         f"sd has the value {np.asarray(sd).min()}; standard deviations, which"
         " are not negative, were expected."

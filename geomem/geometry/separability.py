@@ -5,14 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Array, Shaped
 
-from geomem.geometry.points import (
-  DLPackArray,
-  as_array,
-  as_reals,
-  check_flag,
-  check_known,
-  unmasked,
-)
+from geomem.geometry import checks
+from geomem.geometry.arrays import DLPackArray, as_array, as_reals, unmasked
 
 # Bound on the rounding error of products of unit vectors, with room to spare.
 _ROUNDING = 1e-13
@@ -44,24 +38,21 @@ def is_separable(
       values or another length; or they are traced, as it works on the host and
       not under jit.
   """
-  check_known("is_separable", points, labels)
-  check_flag("bias", bias)
+  checks.known("is_separable", points, labels)
+  checks.flag("bias", bias)
   given, points = points, as_array(points)
   if points.ndim != 2:
     raise ValueError(
       f"The points have shape {points.shape}; [n, N] was expected."
     )
   points, shown = unmasked(points)
-  if shown is None:
-    shown = np.ones(len(points), bool)
   labels = _sides(labels, shown)
   A = np.asarray(as_reals(points, given))[shown].astype(np.float64)
   if not np.isfinite(A).all():
     raise ValueError("The points are not finite; look for NaN or overflow.")
   if not len(A):
     return True
-  # The scale does not matter; at this one no square overflows.
-  A = np.ldexp(A, -int(np.frexp(np.abs(A).max(initial=0))[1]))
+  A = in_own_unit(A)
   if bias:
     # The extra feature has the size of the points: no scale is favoured.
     size = np.sqrt((A**2).sum(axis=1).mean()) or 1.0
@@ -74,6 +65,11 @@ def is_separable(
   A = np.where(labels[:, None], A, -A)
   answer = _by_least_squares(A)
   return _by_linear_programme(A) if answer is None else answer
+
+
+def in_own_unit(X: np.ndarray) -> np.ndarray:
+  """Scales points, which changes no answer, so that no square overflows."""
+  return np.ldexp(X, -int(np.frexp(np.abs(X).max(initial=0))[1]))
 
 
 def _sides(labels, shown: np.ndarray) -> np.ndarray:
@@ -117,9 +113,7 @@ def _by_least_squares(A: np.ndarray) -> bool | None:
   size = np.sqrt((w**2).sum())
   if (A @ w).min() > _ROUNDING * size:
     return True
-  if size < _ROUNDING * num_features * lam.sum():
-    return False
-  return None
+  return False if size < _ROUNDING * num_features * lam.sum() else None
 
 
 def _by_linear_programme(A: np.ndarray) -> bool:

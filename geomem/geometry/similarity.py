@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from geomem.geometry.points import check_flag
+from geomem.geometry import checks
 from geomem.geometry.products import PointProducts
 from geomem.geometry.representation import unit_free
 
@@ -83,7 +83,7 @@ def linear_cka(
     ValueError: the numbers of points differ, or products were not given.
   """
   _check_products(a, b)
-  check_flag("unbiased", unbiased)
+  checks.flag("unbiased", unbiased)
   if a.mask.shape != b.mask.shape:
     raise ValueError(
       f"Products of {a.mask.shape} and {b.mask.shape} points were given; those"

@@ -7,18 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Int, Key
 
-from geomem.geometry.points import (
-  Mask,
-  Points,
-  as_points,
-  check_count,
-  check_finite,
-  check_flag,
-  check_key,
-  check_known,
-)
+from geomem.geometry import checks
+from geomem.geometry.points import Mask, Points, as_points, check_finite
 from geomem.geometry.products import PointProducts
-from geomem.geometry.separability import is_separable
+from geomem.geometry.separability import in_own_unit, is_separable
 from geomem.geometry.statistics import GramStatistics
 
 # Offsets of the draws from the middle of the transition, in its widths: each
@@ -138,10 +130,10 @@ def simulated_capacity(
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section V; Cohen
   et al., Nature Communications 2020, methods.
   """
-  check_known("simulated_capacity", key, points, mask)
-  check_key(key)
-  check_count("num_draws", num_draws, least=FEWEST_DRAWS)
-  check_flag("bias", bias)
+  checks.known("simulated_capacity", key, points, mask)
+  checks.key(key)
+  checks.count("num_draws", num_draws, least=FEWEST_DRAWS)
+  checks.flag("bias", bias)
   X, owner = _checked(points, mask)
   num_manifolds, num_features = int(owner.max()) + 1, X.shape[1]
   with jax.ensure_compile_time_eval():
@@ -149,11 +141,11 @@ def simulated_capacity(
   transition = _Transition(num_features)
   features, separable = [], []
   for draw in range(num_draws):
-    features.append(transition.next_features(draw))
-    separable.append(
-      _is_draw_separable([*seed, draw], X, owner, features[-1], bias)
-    )
-    transition.add(features[-1], separable[-1])
+    n = transition.next_features(draw)
+    answer = _is_draw_separable([*seed, draw], X, owner, n, bias)
+    transition.add(n, answer)
+    features.append(n)
+    separable.append(answer)
   critical, critical_stderr = transition.moments(lambda n, s: n)
   if transition.quantile(0.5) > num_features:
     critical = critical_stderr = np.nan
@@ -185,10 +177,7 @@ def _checked(points, mask) -> tuple[np.ndarray, np.ndarray]:
   check_finite(points, mask)
   dtype = points.dtype
   mask = np.asarray(mask)
-  flat = np.asarray(points)[mask].astype(np.float64)
-  # The scale does not matter; at this one no square overflows.
-  largest = np.abs(flat).max()
-  flat = np.ldexp(flat, -int(np.frexp(largest)[1]))
+  flat = in_own_unit(np.asarray(points)[mask].astype(np.float64))
   # Gaussian directions look alike in any orthonormal basis. The basis of the
   # span has as many axes as the rank, which dead features and projections hide.
   left, values, _ = np.linalg.svd(flat, full_matrices=False)

@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from geomem.geometry import checks
 from geomem.geometry.linalg import einsum, grams
 from geomem.geometry.points import (
   Mask,
   Points,
   as_floats,
   as_points,
-  check_count,
   check_finite,
   refuse_not_finite,
   to_device,
@@ -27,11 +27,7 @@ from geomem.geometry.points import (
 OF_NOTHING = -2000
 
 
-@functools.partial(
-  jax.tree_util.register_dataclass,
-  data_fields=["within", "cross", "centers", "mask", "exponent"],
-  meta_fields=[],
-)
+@jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class GramStatistics:
   """Inner products of P manifolds of M points, about the mean of all points.
@@ -69,45 +65,43 @@ class GramStatistics:
         " add up; two blocks of features of the same points were expected."
       )
     same = (self.mask == other.mask).all(axis=(-2, -1))
-    if isinstance(same, jax.core.Tracer):
-      return _where(same, _added(self, other))
+    total = _added(self, other)
+    if checks.is_traced(same):
+      return _map_products(lambda x: nan_unless(same, x), total)
     if not np.asarray(same).all():
       raise ValueError(
         "Statistics with different masks do not add up; two blocks of features"
         " of the same points were expected."
       )
-    return _added(self, other)
+    return total
+
+
+def _map_products(function, *stats: GramStatistics) -> GramStatistics:
+  """Applies a function to each kind of products."""
+  names = ("within", "cross", "centers")
+  products = {
+    name: function(*(getattr(x, name) for x in stats)) for name in names
+  }
+  return dataclasses.replace(stats[0], **products)
 
 
 def _added(a: GramStatistics, b: GramStatistics) -> GramStatistics:
   """Adds up the statistics of two blocks of features of the same points."""
   exponent = jnp.maximum(a.exponent, b.exponent)
-  x, y = (2 * (stats.exponent - exponent) for stats in (a, b))
-  return dataclasses.replace(
-    a,
-    within=times_power(a.within, x) + times_power(b.within, y),
-    cross=times_power(a.cross, x) + times_power(b.cross, y),
-    centers=times_power(a.centers, x) + times_power(b.centers, y),
-    exponent=exponent,
+  m, n = (2 * (stats.exponent - exponent) for stats in (a, b))
+  total = _map_products(
+    lambda x, y: times_power(x, m) + times_power(y, n), a, b
   )
-
-
-def _where(known: Array, stats: GramStatistics) -> GramStatistics:
-  """Returns statistics whose products are NaN unless they are known."""
-
-  def choose(x):
-    return jnp.where(_broadcastable(known, x), x, jnp.nan)
-
-  return dataclasses.replace(
-    stats,
-    within=choose(stats.within),
-    cross=choose(stats.cross),
-    centers=choose(stats.centers),
-  )
+  return dataclasses.replace(total, exponent=exponent)
 
 
 def _broadcastable(x: Array, like: Array) -> Array:
   return x.reshape(x.shape + (1,) * (like.ndim - x.ndim))
+
+
+def nan_unless(known: Bool[Array, "*b"], x: Array) -> Array:
+  """Returns entries `[*b, ...]` of x that are known, and NaN for all others."""
+  return jnp.where(_broadcastable(known, x), x, jnp.nan)
 
 
 def times_power(x: Array, exponent: Array) -> Array:
@@ -117,22 +111,22 @@ def times_power(x: Array, exponent: Array) -> Array:
   return x * jnp.ldexp(one, half) * jnp.ldexp(one, exponent - half)
 
 
-def zero_without_spread(
-  points: Float[Array, "P M N"], mask: Bool[Array, "P M"], *products: Array
+def products_about_means(
+  points: Float[Array, "P M N"],
+  mask: Bool[Array, "P M"],
+  means: Float[Array, "P N"],
+  centers: Float[Array, "Q N"],
 ) -> list[Array]:
-  """Sets products of manifolds to 0 whose points are all the same.
+  """Computes the products `within` of deviations from the means, and `cross`.
 
-  The mean of such points has a rounding error, which would count as spread.
-  Derivatives remain.
-
-  Args:
-    points: of the manifolds.
-    mask: which of them are present.
-    *products: of deviations from the mean, with a leading axis of manifolds.
+  The mean of points that are all the same has a rounding error, which would
+  count as spread: their products are set to 0, but keep their derivatives.
   """
+  x = (points - means[:, None]) * mask[..., None].astype(points.dtype)
   first = jnp.take_along_axis(points, mask.argmax(axis=1)[:, None, None], 1)
   same = ((points == first) | ~mask[..., None]).all(axis=(1, 2))[:, None, None]
-  return [x - jnp.where(same, jax.lax.stop_gradient(x), 0) for x in products]
+  products = grams(x), einsum("pmn,qn->pmq", x, centers)
+  return [y - jnp.where(same, jax.lax.stop_gradient(y), 0) for y in products]
 
 
 @jax.jit
@@ -140,8 +134,7 @@ def _gram(points, mask):
   """Computes the statistics, and whether points and products are finite."""
   finite = ~mask | jnp.isfinite(points).all(axis=2)
   points = as_floats(points, mask)
-  present = mask[..., None].astype(points.dtype)
-  counts = present.sum(axis=1)
+  counts = mask.sum(axis=1)[:, None].astype(points.dtype)
   largest = jax.lax.stop_gradient(jnp.abs(points).max())
   # Below its smallest normal number, a dtype has hardly any digits. NaN is not
   # below it, and stays.
@@ -153,33 +146,25 @@ def _gram(points, mask):
   means = points.sum(axis=1) / counts
   origin = (means * counts).sum(axis=0) / counts.sum()
   centers = means - origin[None]
-  x = (points - means[:, None]) * present
-  within, cross = zero_without_spread(
-    points, mask, grams(x), einsum("pmn,qn->pmq", x, centers)
-  )
-  stats = GramStatistics(
-    within=within,
-    cross=cross,
-    centers=einsum("pn,qn->pq", centers, centers),
-    mask=mask,
-    exponent=exponent,
-  )
+  within, cross = products_about_means(points, mask, means, centers)
+  gram = einsum("pn,qn->pq", centers, centers)
+  stats = GramStatistics(within, cross, gram, mask, exponent)
   return stats, (finite, jnp.isfinite(stats.within).all(axis=(1, 2)))
 
 
-def feature_blocks(points: Array, size: int) -> Iterator[Array]:
+def feature_blocks(points: Array, size: int | None) -> Iterator[Array]:
   """Yields blocks of features; blocks of one size share a program."""
   count = points.shape[2]
+  if size is None or size >= count:
+    yield points
+    return
   for start in range(0, count, size):
     length = min(size, count - start)
     yield jax.lax.dynamic_slice_in_dim(points, start, length, 2)
 
 
 def gram_statistics(
-  points: Points,
-  *,
-  mask: Mask = None,
-  block_size: int | None = None,
+  points: Points, *, mask: Mask = None, block_size: int | None = None
 ) -> GramStatistics:
   """Computes the Gram statistics of P manifolds.
 
@@ -198,17 +183,13 @@ def gram_statistics(
       the products of the latter are NaN.
   """
   if block_size is not None:
-    check_count("block_size", block_size)
+    checks.count("block_size", block_size)
   points, mask = as_points(points, mask)
   if isinstance(points, np.ndarray):
     check_finite(points, mask)
   points, exponent = to_device(points, mask)
   mask = jnp.asarray(mask)
-  if block_size is None or block_size >= points.shape[2]:
-    blocks = [points]
-  else:
-    blocks = feature_blocks(points, block_size)
-  results = [_gram(block, mask) for block in blocks]
+  results = [_gram(x, mask) for x in feature_blocks(points, block_size)]
   for _, flags in results:
     _check_flags(*flags, points.dtype)
   stats = functools.reduce(_added, (stats for stats, _ in results))
@@ -249,7 +230,7 @@ def check_statistics(given: Any) -> None:
 
 def _check_flags(points: Array, products: Array, dtype) -> None:
   """Raises, outside jit, unless all points and products are finite."""
-  if isinstance(points, jax.core.Tracer):
+  if checks.is_traced(points):
     return
   refuse_not_finite(np.asarray(points))
   finite = np.asarray(products)

@@ -12,22 +12,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, Shaped
 
-from geomem.geometry.linalg import einsum, grams
-from geomem.geometry.points import (
+from geomem.geometry import checks
+from geomem.geometry.arrays import (
   DLPackArray,
   as_array,
-  as_floats,
-  as_points,
   as_reals,
-  check_count,
-  check_finite,
-  check_key,
-  check_known,
   host_difference,
   is_wide,
+)
+from geomem.geometry.linalg import einsum
+from geomem.geometry.points import (
+  as_floats,
+  as_points,
+  check_finite,
   unit_exponent,
 )
-from geomem.geometry.statistics import GramStatistics, zero_without_spread
+from geomem.geometry.statistics import GramStatistics, products_about_means
 
 
 class _Blocks:
@@ -79,7 +79,7 @@ class _Blocks:
         " [m, M, N] of manifolds were expected, in a list or a generator."
       )
     for block in map(as_array, blocks):
-      check_known("statistics_by_manifold", block)
+      checks.known("statistics_by_manifold", block)
       shapes.add(np.shape(block)[1:])
       if len(shapes) > 1 or np.ndim(block) != 3:
         raise ValueError(
@@ -136,13 +136,8 @@ def _products(points, origin, centers, start):
   size = sum(jnp.abs(x).max() for x in (points, origin, block_centers))
   rounding = (points.shape[1] + 8) * jnp.finfo(points.dtype).eps * size
   same = jnp.abs(means - before).max() <= rounding
-  x = points - means[:, None]
-  within, cross = zero_without_spread(
-    points,
-    jnp.ones(points.shape[:2], bool),
-    grams(x),
-    einsum("pmn,qn->pmq", x, centers),
-  )
+  mask = jnp.ones(points.shape[:2], bool)
+  within, cross = products_about_means(points, mask, means, centers)
   return within, cross, same
 
 
@@ -221,9 +216,8 @@ def project_points(
     ValueError: d or the block is not positive, or the points are not real
       numbers, have no features, or are hidden in part.
   """
-  check_key(key)
-  check_count("num_features", num_features)
-  check_count("block_size", block_size)
+  checks.key(key)
+  checks.counts(num_features=num_features, block_size=block_size)
   array = as_array(points)
   if np.ma.is_masked(array):
     raise ValueError(
@@ -252,6 +246,5 @@ def project_points(
     A = jax.random.normal(jax.random.fold_in(key, start), shape, dtype)
     projected += einsum("...n,dn->...d", block, A)
     squares += (A**2).sum(axis=1)
-  return projected * jax.lax.rsqrt(squares).reshape(
-    (1,) * (points.ndim - 1) + (-1,)
-  )
+  scale = jax.lax.rsqrt(squares)
+  return projected * scale.reshape((1,) * (points.ndim - 1) + (-1,))

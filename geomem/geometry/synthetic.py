@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Key
 
-from geomem.geometry.points import check_count, check_key, check_reals
+from geomem.geometry import checks
 
 
 def _point(key, num_points, dimension):
@@ -21,9 +21,12 @@ def _segment(key, num_points, dimension):
   return jnp.concatenate([ends, jnp.zeros((num_points, dimension - 1))], 1)
 
 
-def _sphere(key, num_points, dimension):
-  x = jax.random.normal(key, (num_points, dimension))
+def _normalize(x: Array) -> Array:
   return x / jnp.sqrt((x**2).sum(axis=1, keepdims=True))
+
+
+def _sphere(key, num_points, dimension):
+  return _normalize(jax.random.normal(key, (num_points, dimension)))
 
 
 def _ball(key, num_points, dimension):
@@ -60,7 +63,8 @@ def independent_centers(
   Raises:
     ValueError: there are no manifolds or features.
   """
-  _check(key, num_manifolds=num_manifolds, num_features=num_features)
+  checks.key(key)
+  checks.counts(num_manifolds=num_manifolds, num_features=num_features)
   return _normalize(jax.random.normal(key, (num_manifolds, num_features)))
 
 
@@ -87,14 +91,17 @@ def correlated_centers(
   Raises:
     ValueError: the rank or the strength is out of range.
   """
-  _check(key, num_manifolds=num_manifolds, num_features=num_features, rank=rank)
-  check_reals("strength", strength)
+  checks.key(key)
+  checks.counts(
+    num_manifolds=num_manifolds, num_features=num_features, rank=rank
+  )
+  checks.reals("strength", strength)
   if rank > num_features:
     raise ValueError(
       f"rank is {rank}; from 1 to num_features = {num_features} directions"
       " can be shared."
     )
-  if not isinstance(strength, jax.core.Tracer) and not 0 <= strength <= 1:
+  if not checks.is_traced(strength) and not 0 <= strength <= 1:
     raise ValueError(
       f"strength is {strength}; it is a share of the variance, from 0 to 1."
     )
@@ -104,16 +111,6 @@ def correlated_centers(
   z = jax.random.normal(shared_key, (num_manifolds, rank))
   noise = jnp.sqrt((1 - strength) / num_features) * noise
   return _normalize(noise + jnp.sqrt(strength / rank) * z @ V.T)
-
-
-def _check(key, **counts) -> None:
-  check_key(key)
-  for name, count in counts.items():
-    check_count(name, count)
-
-
-def _normalize(x: Array) -> Array:
-  return x / jnp.sqrt((x**2).sum(axis=1, keepdims=True))
 
 
 def synthetic_manifolds(
@@ -146,9 +143,10 @@ def synthetic_manifolds(
   Raises:
     ValueError: the shape is unknown, or the sizes do not fit.
   """
-  sizes = {"num_manifolds": num_manifolds, "num_points": num_points}
-  _check(key, **sizes, num_features=num_features, dimension=dimension)
-  check_reals("radius", radius, scalar=False)
+  checks.key(key)
+  checks.counts(num_manifolds=num_manifolds, num_points=num_points)
+  checks.counts(num_features=num_features, dimension=dimension)
+  checks.reals("radius", radius, scalar=False)
   if not isinstance(shape, str) or shape not in SHAPES:
     raise ValueError(f"shape {shape!r} is not known; use one of {[*SHAPES]}.")
   if dimension >= num_features:
@@ -159,7 +157,7 @@ def synthetic_manifolds(
   center_key, axes_key, point_key = jax.random.split(key, 3)
   if centers is None:
     centers = independent_centers(center_key, num_manifolds, num_features)
-  check_reals("The array of centres", centers, scalar=False)
+  checks.reals("The array of centres", centers, scalar=False)
   centers = jnp.asarray(centers)
   if centers.shape != (num_manifolds, num_features):
     raise ValueError(

@@ -19,7 +19,8 @@ from jax.scipy.stats import norm
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from geomem.geometry.points import as_array, check_reals
+from geomem.geometry import checks
+from geomem.geometry.arrays import as_array
 
 _NUM_NODES = 1024
 # exp(-40) is below the rounding of float64.
@@ -34,7 +35,7 @@ _NORMAL_END = 12.0
 
 def _floating(*values: ArrayLike) -> list[Array]:
   for value in values:
-    check_reals("An argument", value, scalar=False)
+    checks.reals("An argument", value, scalar=False)
   values = [as_array(x) if isinstance(x, list | tuple) else x for x in values]
   dtype = jnp.promote_types(jnp.result_type(float, *values), jnp.float32)
   return [jnp.asarray(value, dtype) for value in values]

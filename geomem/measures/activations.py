@@ -23,10 +23,9 @@ Forward = Callable[[Any, Array], dict[str, Array]]
 
 @functools.lru_cache(maxsize=256)
 def _compiled(forward: Forward, layers: tuple[str, ...]):
-  """Compiles one program per group of layers; jit drops the other layers.
+  """Compiles what writes a block's activations into rows of donated arrays.
 
-  It writes the activations of a block of images into their rows of donated
-  arrays, whose features are sharded over the devices.
+  These are sharded by features; jit drops all layers that are not asked for.
   """
 
   def run(held, state, images, start):
@@ -61,10 +60,8 @@ def _compiled_manifolds(forward: Forward, layer: str, shape: tuple[int, int]):
 
 
 def feature_block() -> int | None:
-  """Returns how many features the statistics take at a time; None for all.
-
-  Blocks let one program serve layers of all widths on an accelerator.
-  """
+  """Returns how many features the statistics take at a time; None for all."""
+  # Blocks let one program serve layers of all widths on an accelerator.
   if jax.default_backend() == "cpu" or parallel.mesh().size > 1:
     return None
   return _FEATURE_BLOCK
@@ -86,10 +83,7 @@ def layer_bytes(
 
 
 def group_layers(sizes: dict[str, int], max_size: int) -> list[tuple[str, ...]]:
-  """Groups consecutive layers whose sizes add up to at most `max_size`.
-
-  A layer larger than that forms a group of its own.
-  """
+  """Groups consecutive layers of at most `max_size` in all, or single ones."""
   groups, total = [], 0
   for name, size in sizes.items():
     if not groups or total + size > max_size:
@@ -159,27 +153,16 @@ def manifold_blocks(
 ) -> Iterator[Float[Array, "m M N"]]:
   """Yields one layer's activations, a few manifolds at a time.
 
-  Args:
-    forward: as in `layer_blocks`.
-    state: first argument of `forward`.
-    images: `[P, M, ...]`.
-    layer: name of the layer.
-    batch_size: images per device in a batch; one manifold at least.
-    max_bytes: bound on a batch's activations on each device; likewise.
-
-  Yields:
-    Points of m manifolds, sharded over the devices by features and possibly
-    padded with features of zeros.
+  Takes the images `[P, M, ...]` of one layer, and otherwise what `layer_blocks`
+  takes; `max_bytes` bounds a batch's activations on each device. A batch has at
+  least one manifold. Points are sharded and padded likewise.
   """
   num_manifolds, num_points = images.shape[:2]
   each = layer_bytes(forward, state, images[0])[layer]
   most = min(batch_size, max_bytes // each) * parallel.mesh().size // num_points
   # A divisor of P, so that one program serves all blocks.
-  size = next(
-    m
-    for m in range(num_manifolds, 0, -1)
-    if num_manifolds % m == 0 and m <= max(most, 1)
-  )
+  divisors = (m for m in range(1, num_manifolds + 1) if num_manifolds % m == 0)
+  size = max(m for m in divisors if m <= max(most, 1))
   run = _compiled_manifolds(forward, layer, (size, num_points))
   for start in range(0, num_manifolds, size):
     block = images[start : start + size].reshape(-1, *images.shape[2:])

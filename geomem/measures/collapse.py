@@ -13,7 +13,12 @@ Sources: Papyan, Han and Donoho, PNAS 2020; Galanti, György and Hutter, ICLR
 import jax.numpy as jnp
 
 from geomem.geometry.frames import points_error
-from geomem.geometry.linalg import einsum
+from geomem.geometry.linalg import (
+  diagonal,
+  einsum,
+  mean_off_diagonal,
+  squared_distances,
+)
 from geomem.geometry.representation import rounding_floor
 from geomem.measures.measure import Measure, Metric
 
@@ -54,48 +59,46 @@ def compute(key, stats, options):
   has_centers = values[-1] / num_manifolds > rounding_floor(stats)
 
   norms = jnp.sqrt(jnp.diagonal(C))
-  off_diagonal = 1 - jnp.eye(num_manifolds, dtype=C.dtype)
-  num_pairs = off_diagonal.sum()
   cosines = C / (norms[:, None] * norms[None])
-  # A single manifold has no angles: 0 / 0.
   angles = jnp.abs(cosines + 1 / max(1, num_manifolds - 1))
 
-  squares = jnp.diagonal(C)[:, None] + jnp.diagonal(C)[None] - 2 * C
-  v = jnp.trace(stats.within, axis1=-2, axis2=-1) / counts
-  far = jnp.where(off_diagonal > 0, squares, 1)
-  ratios = (v[:, None] + v[None]) / (2 * far)
-  # A variance below this may have more than a 64th from rounding.
-  floor = 64 * points_error(stats.within, stats.centers)
-  floors = (floor[:, None] + floor[None]) / (2 * far)
-  cdnv, least_cdnv = (
-    (x * off_diagonal).sum() / num_pairs for x in (ratios, floors)
-  )
+  distances = squared_distances(C)
+  far = jnp.where(jnp.eye(num_manifolds, dtype=bool), 1, distances)
 
-  r = jnp.diagonal(stats.within, axis1=-2, axis2=-1)
-  to_own = jnp.diagonal(stats.cross, axis1=0, axis2=2).T[..., None]
-  distances = r[..., None] + squares[:, None] + 2 * (to_own - stats.cross)
-  is_own = jnp.eye(num_manifolds, dtype=bool)[:, None]
-  nearest_other = jnp.where(is_own, jnp.inf, distances).min(-1)
-  scale = counts / (counts - 1)
-  is_right = (r * scale[:, None] ** 2 < nearest_other) * mask
+  def mean_cdnv(v):
+    return mean_off_diagonal((v[:, None] + v[None]) / (2 * far))
+
+  v = jnp.trace(stats.within, axis1=-2, axis2=-1) / counts
+  # A variance below this may have more than a 64th from rounding.
+  floor = 64 * points_error(stats)
+  cdnv, least_cdnv = mean_cdnv(v), mean_cdnv(floor)
+
+  is_right = _is_nearest(stats, distances, counts / (counts - 1)) * mask
   all_vary = counts.min() > 1
+  nc1_known = (counts * v).sum() >= (counts * floor).sum()
+  nc1_known &= counts.max() > 1
   metrics = {
-    "nc1": jnp.where(
-      (counts.max() > 1) & ((counts * v).sum() >= (counts * floor).sum()),
-      nc1,
-      jnp.nan,
-    ),
+    "nc1": jnp.where(nc1_known, nc1, jnp.nan),
     "nc2_norms": jnp.std(norms) / jnp.mean(norms),
-    "nc2_angles": (angles * off_diagonal).sum() / num_pairs,
+    "nc2_angles": mean_off_diagonal(angles),
     "cdnv": jnp.where(all_vary & (cdnv >= least_cdnv), cdnv, jnp.nan),
     "ncm_accuracy": jnp.where(all_vary, is_right.sum() / mask.sum(), jnp.nan),
   }
   return {k: jnp.where(has_centers, v, jnp.nan) for k, v in metrics.items()}
 
 
-def summarize(values) -> dict:
-  """Returns the metrics by name, without standard errors."""
-  return {name: (value, None) for name, value in values.items()}
+def _is_nearest(stats, distances, scale):
+  """Tells which points are nearest to the mean of their own manifold's others.
+
+  `distances` are those of the centres, squared; that of a point to its own is
+  larger without the point, by the `scale` of its manifold.
+  """
+  r = diagonal(stats.within)
+  to_own = jnp.diagonal(stats.cross, axis1=0, axis2=2).T[..., None]
+  to_others = r[..., None] + distances[:, None] + 2 * (to_own - stats.cross)
+  is_own = jnp.eye(len(distances), dtype=bool)[:, None]
+  nearest_other = jnp.where(is_own, jnp.inf, to_others).min(-1)
+  return r * scale[:, None] ** 2 < nearest_other
 
 
-COLLAPSE = Measure("collapse", METRICS, compute, summarize)
+COLLAPSE = Measure("collapse", METRICS, compute)

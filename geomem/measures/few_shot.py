@@ -16,7 +16,7 @@ Source: Sorscher, Ganguli and Sompolinsky, PNAS 2022, equation 3.
 import jax
 import jax.numpy as jnp
 
-from geomem.geometry.linalg import einsum
+from geomem.geometry.linalg import einsum, mean_off_diagonal, squared_distances
 from geomem.geometry.representation import unit_free
 from geomem.measures.measure import Measure, Metric
 
@@ -58,13 +58,12 @@ def compute(key, products, options):
   X = X * mask[:, :, None, None] * mask[None, None]
   overlap = (X**2).sum(axis=(1, 3)) / (counts[:, None] * counts[None])
   V = einsum("pmpm->p", X) / counts
-  squares = jnp.diagonal(centers)
-  distance = squares[:, None] + squares[None] - 2 * centers
+  distance = squared_distances(centers)
   # Δ·x for each deviation x of a and each b, with Δ = c_a − c_b.
   to_own = jnp.diagonal(to_centers, axis1=0, axis2=2).T
   along = (to_own[:, :, None] - to_centers) * mask[:, :, None]
   spread = (along**2).sum(axis=1) / counts[:, None]
-  off_diagonal = 1 - jnp.eye(P, dtype=G.dtype)
+  is_pair = ~jnp.eye(P, dtype=bool)
   # The deviation of a product by rounding is about an eighth of this.
   floor = (8 * jnp.finfo(G.dtype).eps * jnp.abs(G).max()) ** 2
   averages = {}
@@ -72,23 +71,17 @@ def compute(key, products, options):
     signal = (distance + (V[None] - V[:, None]) / m) / 2
     noise = jnp.diagonal(overlap)[:, None] / m + spread.T / m
     noise = noise + spread + overlap / m
-    snr = signal / jnp.sqrt(jnp.where(off_diagonal > 0, noise, 1))
+    snr = signal / jnp.sqrt(jnp.where(is_pair, noise, 1))
     error = jax.scipy.special.erfc(snr / jnp.sqrt(2.0)) / 2
-    lost = (noise < floor) & (off_diagonal > 0)
+    lost = (noise < floor) & is_pair
     snr = jnp.where(lost, jnp.nan, snr)
     error = jnp.where(lost & (error > 0), jnp.nan, error)
-    total = P * (P - 1)
-    averages[f"snr_{m}_shot"] = (snr * off_diagonal).sum() / total
-    averages[f"error_{m}_shot"] = (error * off_diagonal).sum() / total
+    averages[f"snr_{m}_shot"] = mean_off_diagonal(snr)
+    averages[f"error_{m}_shot"] = mean_off_diagonal(error)
   return {
     name: jnp.where(counts.min() > 1, average, jnp.nan)
     for name, average in averages.items()
   }
 
 
-def summarize(values) -> dict:
-  """Returns the metrics by name, without standard errors."""
-  return {name: (value, None) for name, value in values.items()}
-
-
-FEW_SHOT = Measure("few_shot", METRICS, compute, summarize, statistic="points")
+FEW_SHOT = Measure("few_shot", METRICS, compute, statistic="points")

@@ -23,10 +23,7 @@ METRICS = (
 def compute(key, products, options):
   """Computes GLUE of one subset."""
   return geometry.glue(
-    key,
-    products,
-    labels=options.labels,
-    num_probes=max(2, options.num_probes),
+    key, products, labels=options.labels, num_probes=max(2, options.num_probes)
   )
 
 

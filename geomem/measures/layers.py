@@ -79,39 +79,26 @@ def measure(
 ) -> dict[str, Any]:
   """Computes measures from `[layers, subsets, ...]` statistics by kind.
 
-  Returns:
-    By the name of each measure, the result of its `summarize`, of shape
-    `[layers, subsets]`, on the host. Nothing else leaves the devices.
+  Returns by the name of each measure what its `summarize` gives, of the same
+  leading shape, on the host. Nothing else leaves the devices.
   """
   leading = jax.tree.leaves(stats)[0].shape[:2]
   entries = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), stats)
   devices = shares.devices_for(entries)
-  results = _measure(
-    measures,
-    devices,
-    key,
-    shares.place(entries, devices),
-    kappa=options.kappa,
-    num_probes=options.num_probes,
-    centers=options.centers,
-    labels=options.labels,
-  )
+  # A margin is traced: another one runs the same program.
+  static = options._replace(kappa=None)
+  placed = shares.place(entries, devices)
+  results = _measure(measures, devices, static, key, placed, options.kappa)
   count = leading[0] * leading[1]
   return jax.tree.map(
     lambda x: x[:count].reshape(leading), parallel.fetch(results)
   )
 
 
-@functools.partial(
-  jax.jit,
-  static_argnums=(0, 1),
-  static_argnames=("num_probes", "centers", "labels"),
-)
-def _measure(
-  measures, devices, key, entries, *, kappa, num_probes, centers, labels
-):
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _measure(measures, devices, options, key, entries, kappa):
   """Computes the measures, with the entries divided among the devices."""
-  options = Options(kappa, num_probes, centers, labels)
+  options = options._replace(kappa=kappa)
 
   # Each device averages its own entries: any number of cores rounds alike.
   def measure_set(entry):

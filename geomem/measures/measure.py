@@ -64,6 +64,11 @@ STATISTICS: dict[str, Callable[..., Any]] = {
 Values = tuple[Any, Any]
 
 
+def without_errors(values: dict[str, Any]) -> dict[str, Values]:
+  """Gives metrics that a measure computed by their names no errors."""
+  return {name: (value, None) for name, value in values.items()}
+
+
 class Measure(NamedTuple):
   """A function of a layer's manifolds, and the metrics that it computes.
 
@@ -73,30 +78,30 @@ class Measure(NamedTuple):
     compute: `(key, statistics, options) -> arrays`, for the manifolds of one
       subset; jax traces it.
     summarize: from those arrays, of one subset or with leading axes, to the
-      values and standard errors of each metric; jax traces it, too.
+      values and standard errors of each metric; jax traces it, too. By default
+      the arrays are the metrics, and have no errors.
     statistic: the kind of `STATISTICS` that `compute` takes.
   """
 
   name: str
   metrics: tuple[Metric, ...]
   compute: Callable[[Any, Any, Options], Any]
-  summarize: Callable[[Any], dict[str, Values]]
+  summarize: Callable[[Any], dict[str, Values]] = without_errors
   statistic: str = "manifolds"
 
   def rows(
     self, values: dict[str, Values], subsets: Sequence[str]
   ) -> list[dict[str, Any]]:
     """Makes the rows of a layer from the values of its subsets."""
-    rows = []
-    for i, subset in enumerate(subsets):
-      for metric in self.metrics:
-        value, stderr = values[metric.name]
-        rows.append(
-          {
-            "subset": subset,
-            "metric": metric.name,
-            "value": float(value[i]),
-            "stderr": None if stderr is None else float(stderr[i]),
-          }
-        )
-    return rows
+
+    def row(i, subset, name):
+      value, stderr = values[name]
+      error = None if stderr is None else float(stderr[i])
+      numbers = {"value": float(value[i]), "stderr": error}
+      return {"subset": subset, "metric": name} | numbers
+
+    return [
+      row(i, subset, metric.name)
+      for i, subset in enumerate(subsets)
+      for metric in self.metrics
+    ]

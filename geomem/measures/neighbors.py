@@ -12,6 +12,7 @@ Maennel and Neyshabur, NeurIPS 2021, for nearest neighbours in layers (k = 30).
 import jax
 import jax.numpy as jnp
 
+from geomem.geometry.linalg import squared_distances
 from geomem.measures.measure import Measure, Metric
 
 MOST_NEIGHBORS = 30
@@ -27,7 +28,7 @@ def neighbor_distances(products):
   """Returns squared distances and indices of each point's neighbours."""
   present = products.mask.reshape(-1)
   squares = jnp.diagonal(products.gram)
-  distances = squares[:, None] + squares[None] - 2 * products.gram
+  distances = squared_distances(products.gram)
   # Distances are differences of large numbers; below rounding they are zero.
   scale = squares[:, None] + squares[None]
   rounding = 8 * jnp.finfo(distances.dtype).eps * scale
@@ -84,11 +85,4 @@ def compute(key, products, options):
   }
 
 
-def summarize(values) -> dict:
-  """Returns the metrics by name, without standard errors."""
-  return {name: (value, None) for name, value in values.items()}
-
-
-NEIGHBORS = Measure(
-  "neighbors", METRICS, compute, summarize, statistic="points"
-)
+NEIGHBORS = Measure("neighbors", METRICS, compute, statistic="points")

@@ -12,11 +12,9 @@ The trained probe of recent literature (AdamW, 200 epochs, weight decay 1)
 detects less than ridge regression does, and is not offered.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array
 
 from geomem.geometry import PointProducts
 from geomem.geometry.linalg import matmul
@@ -48,18 +46,17 @@ def compute(key, products, options):
     key, jnp.tile(jnp.arange(M), (P, 1)), axis=1, independent=True
   )
   positions = order + M * jnp.arange(P)[:, None]
-  parts = [
+  fitted, choosing, held_out = (
     part.reshape(-1)
     for part in jnp.split(positions, [first, first + second], axis=1)
-  ]
-  fitted, choosing, held_out = parts
+  )
   strengths = jnp.asarray(STRENGTHS, products.gram.dtype)
-  system = _system(products, fitted, choosing)
-  errors = jax.lax.map(lambda strength: _scores(system, strength)[0], strengths)
+  scores = _fitted(products, fitted, choosing)
+  errors = jax.lax.map(lambda strength: scores(strength)[0], strengths)
   # The error of a numerically singular system is not finite.
   best = jnp.where(jnp.isfinite(errors), errors, jnp.inf).argmin()
-  system = _system(products, jnp.concatenate([fitted, choosing]), held_out)
-  _, accuracy, count = _scores(system, strengths[best])
+  scores = _fitted(products, jnp.concatenate([fitted, choosing]), held_out)
+  _, accuracy, count = scores(strengths[best])
   # Of a mean over points: 0 / 0, NaN, for a single one.
   stderr = jnp.sqrt(accuracy * (1 - accuracy) / (count - 1))
   return {
@@ -69,32 +66,17 @@ def compute(key, products, options):
   }
 
 
-class _System(NamedTuple):
-  """The fitted points and the new ones, independent of λ.
+def _fitted(products: PointProducts, fitted: Array, new: Array):
+  """Prepares the fit to some points, given by their indices, for all λ.
 
-  Attributes:
-    K: products of the fitted points, about their mean.
-    across: products of the fitted points with the new ones, about that mean.
-    Y: labels of the fitted points, about their mean.
-    bias: the mean of these labels.
-    truth: manifolds of the new points, or P for masked ones.
-    count: number of fitted points.
+  Returns:
+    A function of λ: the mean square error, accuracy and number of new points.
   """
-
-  K: Float[Array, "f f"]
-  across: Float[Array, "f v"]
-  Y: Float[Array, "f P"]
-  bias: Float[Array, " P"]
-  truth: Int[Array, " v"]
-  count: Int[Array, ""]
-
-
-def _system(products: PointProducts, fitted, new) -> _System:
-  """Makes the system from the indices of the fitted and the new points."""
   P, M = products.mask.shape
   present = products.mask.reshape(-1)
   dtype = products.gram.dtype
-  weight = present[fitted].astype(dtype) / present[fitted].sum()
+  num_fitted = present[fitted].sum()
+  weight = present[fitted].astype(dtype) / num_fitted
   rows = products.gram[fitted]
   K, across = rows[:, fitted], rows[:, new]
   # Centre the points about the mean of the fitted ones.
@@ -102,36 +84,32 @@ def _system(products: PointProducts, fitted, new) -> _System:
   square = matmul(offset, weight)
   across = across - offset[:, None] - matmul(weight, across)[None] + square
   K = K - offset[:, None] - offset[None] + square
-  keep = present[fitted][:, None]
   labels = jnp.arange(P * M) // M
   Y = jax.nn.one_hot(labels[fitted], P, dtype=dtype)
   bias = matmul(weight, Y)
-  return _System(
-    jnp.where(keep & keep.T, K, 0),
-    jnp.where(keep, across, 0),
-    jnp.where(keep, Y - bias[None], 0),
-    bias,
-    jnp.where(present[new], labels[new], P),
-    present[fitted].sum(),
-  )
+  # Masked points do not fit, and belong to no manifold.
+  keep = present[fitted][:, None]
+  K = jnp.where(keep & keep.T, K, 0)
+  across, Y = jnp.where(keep, across, 0), jnp.where(keep, Y - bias[None], 0)
+  truth = jnp.where(present[new], labels[new], P)
 
+  def scores(strength) -> tuple[Array, Array, Array]:
+    ridge = strength * jnp.trace(K) / num_fitted
+    factor = jax.scipy.linalg.cho_factor(
+      K + ridge * jnp.eye(len(K), dtype=dtype), lower=True
+    )
+    solution = jax.scipy.linalg.cho_solve(factor, Y)
+    values = matmul(across.T, solution) + bias[None]
+    counts = truth < P
+    count = counts.sum()
+    error = (values - jax.nn.one_hot(truth, P, dtype=dtype)) ** 2
+    error = jnp.where(counts[:, None], error, 0).sum() / count
+    right = (values.argmax(axis=1) == truth) & counts
+    # A system that could not be solved has no accuracy.
+    accuracy = jnp.where(jnp.isfinite(error), right.sum() / count, jnp.nan)
+    return error, accuracy, count
 
-def _scores(system: _System, strength) -> tuple[Array, Array, Array]:
-  """Returns the mean square error, accuracy and number of new points."""
-  K, across, Y, bias, truth, num_fitted = system
-  ridge = strength * jnp.trace(K) / num_fitted
-  factor = jax.scipy.linalg.cho_factor(
-    K + ridge * jnp.eye(len(K), dtype=K.dtype), lower=True
-  )
-  values = matmul(across.T, jax.scipy.linalg.cho_solve(factor, Y)) + bias[None]
-  present = truth < len(bias)
-  count = present.sum()
-  error = (values - jax.nn.one_hot(truth, len(bias), dtype=K.dtype)) ** 2
-  error = jnp.where(present[:, None], error, 0).sum() / count
-  right = (values.argmax(axis=1) == truth) & present
-  # A system that could not be solved has no accuracy.
-  accuracy = jnp.where(jnp.isfinite(error), right.sum() / count, jnp.nan)
-  return error, accuracy, count
+  return scores
 
 
 def summarize(values) -> dict:

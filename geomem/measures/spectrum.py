@@ -40,9 +40,4 @@ def compute(key, stats, options):
   }
 
 
-def summarize(values) -> dict:
-  """Returns the metrics by name, without standard errors."""
-  return {name: (value, None) for name, value in values.items()}
-
-
-SPECTRUM = Measure("spectrum", METRICS, compute, summarize)
+SPECTRUM = Measure("spectrum", METRICS, compute)

@@ -60,7 +60,7 @@ def layer_statistics(
     ValueError: points are not finite, naming the layer and the subset; or the
       products of all points, or the points that they need, exceed `max_bytes`.
   """
-  names, arrays = list(images), list(images.values())
+  arrays = list(images.values())
   # Arrays on the host may be larger than a device's memory.
   on_host = isinstance(arrays[0], np.ndarray)
   stacked = np.stack(arrays) if on_host else jnp.stack(arrays)
@@ -73,11 +73,15 @@ def layer_statistics(
     layers, lambda name: count * image_bytes[name] <= max_bytes
   ):
     gather = _in_one_pass if fits else _in_two_passes
-    for layer, makers in gather(forward, state, stacked, tuple(group), kinds):
-      stats = [
-        _made(make, layer, name)
-        for make, name in zip(makers, names, strict=True)
-      ]
+    for layer, make in gather(forward, state, stacked, tuple(group), kinds):
+      stats = []
+      for i, name in enumerate(images):
+        try:
+          stats.append(make(i))
+        except ValueError as error:
+          raise ValueError(
+            f"layer {layer}, {name} examples: {error}"
+          ) from error
       yield layer, jax.tree.map(lambda *xs: jnp.stack(xs), *stats)
 
 
@@ -93,48 +97,41 @@ def _check_room(each, layers, shape, max_bytes: int) -> None:
       " manifold, or fewer subsets."
     )
   for name in layers:
-    if num_subsets * P * M * each[name] > max_bytes:
+    needed = num_subsets * P * M * each[name]
+    if needed > max_bytes:
       raise ValueError(
-        f"Layer {name} takes {num_subsets * P * M * each[name] / 1e9:.1f} GB,"
+        f"Layer {name} takes {needed / 1e9:.1f} GB,"
         f" more than the {max_bytes / 1e9:.1f} GB that are held, and the"
         " products of all its points need it whole: name the other layers with"
         " --layers, or measure fewer points of each manifold."
       )
 
 
-def _made(make, layer: str, name: str) -> dict[str, Any]:
-  """Computes the statistics of a subset; errors name it and the layer."""
-  try:
-    return make()
-  except ValueError as error:
-    raise ValueError(f"layer {layer}, {name} examples: {error}") from error
-
-
 def _in_one_pass(forward, state, images, layers, kinds):
+  """Yields layers with a function from a subset's index to its statistics."""
   flat = images.reshape(-1, *images.shape[3:])
-
-  def make(points):
-    size = activations.feature_block()
-    return {kind: STATISTICS[kind](points, block_size=size) for kind in kinds}
-
+  size = activations.feature_block()
   for layer, points in activations.layer_blocks(forward, state, flat, layers):
-    points = points.reshape(*images.shape[:3], -1)
     # Padding features are zero, and add nothing to any product. By index, as
     # arrays that several processes share cannot be iterated over.
+    points = points.reshape(*images.shape[:3], -1)
     yield (
       layer,
-      [functools.partial(make, points[i]) for i in range(len(points))],
+      lambda i, points=points: {
+        kind: STATISTICS[kind](points[i], block_size=size) for kind in kinds
+      },
     )
 
 
 def _in_two_passes(forward, state, images, layers, kinds):
-  del kinds  # Two passes give only those of manifolds.
+  """Yields the same; two passes give only the statistics of manifolds."""
+  del kinds
 
-  def make(subset, layer):
+  def make(layer, i):
     blocks = functools.partial(
-      activations.manifold_blocks, forward, state, subset, layer
+      activations.manifold_blocks, forward, state, images[i], layer
     )
     return {"manifolds": geometry.statistics_by_manifold(blocks)}
 
   for layer in layers:
-    yield layer, [functools.partial(make, x, layer) for x in images]
+    yield layer, functools.partial(make, layer)

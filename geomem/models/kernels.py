@@ -42,14 +42,9 @@ def convolve(
   padding: Sequence[tuple[int, int]],
   **options,
 ) -> Float[Array, "n h2 w2 O"]:
-  """Convolves, as `jax.lax.conv_general_dilated` does.
+  """Convolves, as `jax.lax.conv_general_dilated` does for `nnx.Conv`.
 
-  Args:
-    x: images.
-    kernel: filters.
-    strides: strides along height and width.
-    padding: padding before and after, for height and width.
-    **options: options that `nnx.Conv` passes; no dilation and no groups.
+  There is no dilation, and there are no groups.
   """
   sides = [
     (x.shape[1 + i] + sum(padding[i]) - kernel.shape[i]) // strides[i] + 1

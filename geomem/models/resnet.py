@@ -1,8 +1,8 @@
 """Residual networks."""
 
-from geomem.models.layers import mean_pool, stem_pool
+from geomem.models.layers import Block, mean_pool, stem_pool
 from geomem.models.network import LayerSpec
-from geomem.models.spec import ModelSpec, block, conv, function, logits
+from geomem.models.spec import ModelSpec, conv, function, layer, logits
 
 
 def resnet(
@@ -27,10 +27,11 @@ def resnet(
   for stage, depth in enumerate(depths):
     for index in range(depth):
       layers.append(
-        block(
+        layer(
           f"block{stage + 1}_{index + 1}",
+          Block,
           spec.width * 2**stage,
-          2 if stage and not index else 1,
+          stride=2 if stage and not index else 1,
           bottleneck=bottleneck,
           dtype=spec.dtype,
         )

@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from geomem.models.layers import Block, Conv, Dense, Function
+from flax import nnx
+
+from geomem.models.layers import Conv, Dense, Function
 from geomem.models.network import LayerSpec
 
 LARGE = 64  # From this side on, images get ImageNet's stems and heads.
@@ -31,31 +33,21 @@ class ModelSpec(NamedTuple):
     return min(self.image_shape[:2]) >= LARGE
 
 
+def layer(name: str, kind: type[nnx.Module], *args, **options) -> LayerSpec:
+  """Makes a layer of a kind whose first argument is the number of channels."""
+  return name, lambda shape, rngs: kind(shape[-1], *args, rngs=rngs, **options)
+
+
 def conv(name: str, outputs: int, **options) -> LayerSpec:
   """Makes a convolution; see `layers.Conv`."""
-
-  def make(shape, rngs):
-    return Conv(shape[-1], outputs, rngs=rngs, **options)
-
-  return name, make
+  return layer(name, Conv, outputs, **options)
 
 
 def dense(name: str, outputs: int, **options) -> LayerSpec:
   """Makes a dense layer; see `layers.Dense`."""
-
-  def make(shape, rngs):
-    return Dense(math.prod(shape), outputs, rngs=rngs, **options)
-
-  return name, make
-
-
-def block(name: str, channels: int, stride: int, **options) -> LayerSpec:
-  """Makes a residual block; see `layers.Block`."""
-
-  def make(shape, rngs):
-    return Block(shape[-1], channels, stride=stride, rngs=rngs, **options)
-
-  return name, make
+  return name, lambda shape, rngs: Dense(
+    math.prod(shape), outputs, rngs=rngs, **options
+  )
 
 
 def function(name: str, apply: Callable) -> LayerSpec:

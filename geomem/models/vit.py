@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from geomem.models.network import LayerSpec
-from geomem.models.spec import ModelSpec, logits
+from geomem.models.spec import ModelSpec, layer, logits
 
 PATCH = 4
 DEPTH = 4
@@ -102,18 +102,13 @@ def vit(spec: ModelSpec) -> list[LayerSpec]:
       f" expected, or at most {_HEAD_SIZE}."
     )
 
-  def layer(name: str, kind: type[nnx.Module]) -> LayerSpec:
-    def make(shape, rngs):
-      return kind(shape[-1], rngs=rngs, dtype=spec.dtype)
-
-    return name, make
-
   def patches(shape, rngs):
     return Patches(shape, spec.width, patch, rngs=rngs, dtype=spec.dtype)
 
   blocks = [
-    layer(f"{name}{index}", kind)
+    layer(f"{name}{index}", kind, dtype=spec.dtype)
     for index in range(1, DEPTH + 1)
     for name, kind in (("attention", Attention), ("mlp", Mlp))
   ]
-  return [("patches", patches), *blocks, layer("pool", Pool), logits(spec)]
+  pool = layer("pool", Pool, dtype=spec.dtype)
+  return [("patches", patches), *blocks, pool, logits(spec)]

@@ -12,19 +12,14 @@ _CHANCE = "chance = 2/M"
 _MARKERS = "osD^vP"
 
 
-def _groups(rows: runs.Rows) -> list[str]:
-  """Lists a run's subsets in the paper's order, or families of manifolds."""
-  return rows.subsets or rows.distinct("subset")
-
-
-def _look(groups: list[str]) -> dict[str, dict]:
-  """Returns the colour and marker of each group."""
+def _looks(rows: runs.Rows) -> dict[str, dict]:
+  """Returns the colour and marker of each subset, or family of manifolds."""
   return {
     group: {
       "color": style.COLORS.get(group, style.CYCLE[i % len(style.CYCLE)]),
       "marker": style.MARKERS.get(group, _MARKERS[i % len(_MARKERS)]),
     }
-    for i, group in enumerate(groups)
+    for i, group in enumerate(rows.subsets or rows.distinct("subset"))
   }
 
 
@@ -81,33 +76,19 @@ def _points(rows) -> list[int]:
   return [int(m) for m in rows.where("manifold_points").distinct("value")]
 
 
-def _draw_chance(ax, rows) -> None:
-  """Draws the capacity of points without structure."""
-  for m in _points(rows):
-    style.draw_level(ax, 2 / m, _CHANCE)
-
-
-def _draw_scatter(ax, rows, look, line) -> None:
+def _draw_scatter(ax, rows, looks, line) -> None:
   """Draws simulation against theory, with the line of equality."""
-  ax.fill_between(
-    line,
-    line / 1.1,
-    line * 1.1,
-    color="0.9",
-    lw=0,
-    zorder=0,
-    label="within 10 %",
-  )
+  band = {"color": "0.9", "lw": 0, "zorder": 0, "label": "within 10 %"}
+  ax.fill_between(line, line / 1.1, line * 1.1, **band)
   ax.plot(line, line, color="0.5", lw=0.8, zorder=1)
   if len(_points(rows)) == 1:
-    _draw_chance(ax, rows)
-    ax.axvline(2 / _points(rows)[0], color="0.4", lw=0.9, ls=":", zorder=0)
-  for group, kind in look.items():
-    of_group = rows.where(subset=group)
-    x, dx, y, dy = _pairs(of_group).T
-    ax.errorbar(
-      x, y, dy, dx, ls="", lw=0.8, ms=4, alpha=0.8, label=group, **kind
-    )
+    (chance,) = 2 / np.array(_points(rows))
+    style.draw_level(ax, chance, _CHANCE)
+    ax.axvline(chance, color="0.4", lw=0.9, ls=":", zorder=0)
+  for group, look in looks.items():
+    x, dx, y, dy = _pairs(rows.where(subset=group)).T
+    look = look | {"ls": "", "lw": 0.8, "ms": 4, "alpha": 0.8}
+    ax.errorbar(x, y, dy, dx, label=group, **look)
   for axis in (ax.xaxis, ax.yaxis):
     style.log_axis(axis)
   ax.set(xlim=line, ylim=line, box_aspect=1)
@@ -125,32 +106,31 @@ def plot_capacity(rows) -> Figure | None:
   everything = _pairs(rows)[:, [0, 2]]
   if not everything.size:
     return None
-  treatments = rows.distinct("centers")
-  look = _look(_groups(rows))
+  treatments, looks = rows.distinct("centers"), _looks(rows)
   figure = style.new_figure(3.6 * len(treatments) + 0.2, 4.4)
   axes = figure.subplots(1, len(treatments), squeeze=False)[0]
   line = np.array([everything.min() / 1.3, everything.max() * 1.3])
   for ax, centers in zip(axes, treatments, strict=True):
-    treated = rows.where(centers=centers)
-    _draw_scatter(ax, treated, look, line)
+    _draw_scatter(ax, rows.where(centers=centers), looks, line)
     ax.set_title(_TITLES[centers])
-  style.explain(figure, axes, ncols=3 if len(look) > 4 else 6)
+  style.explain(figure, axes, ncols=3 if len(looks) > 4 else 6)
   return figure
 
 
-def _draw_series(ax, rows, along: str, kind) -> None:
+def _draw_series(ax, rows, along: str, look) -> None:
   """Draws theory as a line, simulation as markers, the null as dash-dots.
 
   A mean of the seeds that are separable alone would be too large: where one is
   not, there is no marker.
   """
   x, mean, _ = rows.where("capacity").series(along)
-  ax.plot(x, mean, color=kind["color"])
+  ax.plot(x, mean, color=look["color"])
   x, mean, error = rows.where("simulated_capacity").series(along)
-  ax.errorbar(x, mean, error, ls="", lw=0.8, **kind)
+  ax.errorbar(x, mean, error, ls="", lw=0.8, **look)
   x, mean, _ = rows.where("null_capacity").series(along)
-  ax.plot(x, mean, color=kind["color"], ls="-.", lw=0.9)
-  _draw_chance(ax, rows)
+  ax.plot(x, mean, color=look["color"], ls="-.", lw=0.9)
+  for m in _points(rows):
+    style.draw_level(ax, 2 / m, _CHANCE)
   style.log_axis(ax.yaxis)
 
 
@@ -170,29 +150,25 @@ def plot_capacity_by_layer(rows) -> Figure:
   A column for each subset; a row for each epoch of a seed, earlier first.
   """
   rows = rows.where(centers="low_rank")
-  groups, layers = _groups(rows), rows.layers
-  look = _look(groups)
+  looks = _looks(rows)
   ranked = {
     seed: sorted(measured.distinct("epoch"))
     for seed, measured in rows.split("seed").items()
   }
   count = max(map(len, ranked.values()))
   points = "".join(f", M = {m}" for m in _points(rows))
-  figure = style.new_figure(2.5 * len(groups) + 0.4, 2.3 * count + 0.9)
+  figure = style.new_figure(2.5 * len(looks) + 0.4, 2.3 * count + 0.9)
   axes = figure.subplots(
-    count, len(groups), sharex=True, sharey=True, squeeze=False
+    count, len(looks), sharex=True, sharey=True, squeeze=False
   )
   for number, row_of_axes in enumerate(axes):
     chosen = {s: e[min(number, len(e) - 1)] for s, e in ranked.items()}
     measured = runs.Rows(r for r in rows if r["epoch"] == chosen[r["seed"]])
-    for group, ax in zip(groups, row_of_axes, strict=True):
-      of_group = measured.where(subset=group)
-      _draw_series(ax, of_group, "layer_index", look[group])
-      epochs = style.name_epochs(chosen.values())
+    epochs = style.name_epochs(chosen.values())
+    for (group, look), ax in zip(looks.items(), row_of_axes, strict=True):
+      _draw_series(ax, measured.where(subset=group), "layer_index", look)
       ax.set_title(f"{group}, {epochs}{points}")
-      ax.set_xticks(
-        list(layers), list(layers.values()), rotation=90, fontsize=7
-      )
+      style.layer_axis(ax, rows.layers)
     row_of_axes[0].set_ylabel(style.label_of("capacity"))
   _explain(figure)
   return figure
@@ -200,16 +176,15 @@ def plot_capacity_by_layer(rows) -> Figure:
 
 def plot_capacity_by_radius(rows) -> Figure:
   """Draws theory and simulation of synthetic manifolds by radius."""
-  groups = [group for group in _groups(rows) if group != "points"]
-  look = _look(_groups(rows))
-  figure = style.new_figure(2.1 * len(groups) + 0.4, 3.1)
-  axes = figure.subplots(1, len(groups), sharey=True, squeeze=False)[0]
-  for group, ax in zip(groups, axes, strict=True):
+  looks = _looks(rows)
+  looks.pop("points", None)
+  figure = style.new_figure(2.1 * len(looks) + 0.4, 3.1)
+  axes = figure.subplots(1, len(looks), sharey=True, squeeze=False)[0]
+  for (group, look), ax in zip(looks.items(), axes, strict=True):
     of_group = rows.where(subset=group)
     # If both treatments exist, this is `low_rank`: shared directions removed.
-    treatment = min(of_group.distinct("centers"))
-    of_group = of_group.where(centers=treatment)
-    _draw_series(ax, of_group, "manifold_radius", look[group])
+    of_group = of_group.where(centers=min(of_group.distinct("centers")))
+    _draw_series(ax, of_group, "manifold_radius", look)
     style.log_axis(ax.xaxis)
     ax.set_title(", ".join([group, *(f"M = {m}" for m in _points(of_group))]))
     ax.set_xlabel("radius (centre norms)")

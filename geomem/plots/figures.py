@@ -25,13 +25,6 @@ def epoch_axis(ax, last: float | int) -> None:
   ax.set_xlabel("epoch")
 
 
-def _draw_subsets(ax, scores: runs.Rows) -> None:
-  """Draws a curve over epochs for each subset."""
-  for subset in scores.subsets:
-    series = scores.where(subset=subset).series("epoch")
-    style.draw_series(ax, series, **style.look_of(subset), label=subset)
-
-
 def plot_accuracy(rows: runs.Rows) -> Figure | None:
   """Draws the accuracy of the subsets by epoch, and marks the best epochs."""
   scores = rows.where("accuracy")
@@ -39,11 +32,10 @@ def plot_accuracy(rows: runs.Rows) -> Figure | None:
     return None
   figure = style.new_figure(5.4, 3.6)
   ax = figure.subplots()
-  _draw_subsets(ax, scores)
+  style.draw_subsets(ax, scores, "epoch")
   style.mark_best(ax, rows)
-  style.draw_chance_accuracy(ax, rows)
+  style.accuracy_axis(ax, rows)
   epoch_axis(ax, float(max(scores.distinct("epoch"))))
-  ax.set_ylim(-0.02, 1.02)
   ax.set_ylabel("accuracy")
   style.explain(figure, [ax], ncols=3)
   return figure
@@ -59,7 +51,7 @@ def plot_loss(rows: runs.Rows) -> Figure | None:
     return None
   figure = style.new_figure(5.4, 3.6)
   ax = figure.subplots()
-  _draw_subsets(ax, scores)
+  style.draw_subsets(ax, scores, "epoch")
   steps = rows.where("training_loss")  # Old runs have none.
   if steps:
     x, mean, _ = steps.series("epoch")
@@ -133,13 +125,10 @@ def _draw_rows(axes, rows: runs.Rows, at, metrics) -> None:
   for (name, at_epoch), row_of_axes in zip(at.items(), axes, strict=True):
     for metric, ax, above in zip(metrics, row_of_axes, axes[0], strict=True):
       measured = at_epoch.where(metric)
-      for subset in measured.subsets:
-        if ax is not above:
-          x, mean, _ = first.where(metric, subset=subset).series("layer_index")
-          ax.plot(x, mean, color=style.COLORS[subset], **_FAINT)
-        series = measured.where(subset=subset).series("layer_index")
-        look = style.look_of(subset)
-        style.draw_series(ax, series, **look, label=subset)
+      for subset in measured.subsets if ax is not above else ():
+        x, mean, _ = first.where(metric, subset=subset).series("layer_index")
+        ax.plot(x, mean, color=style.COLORS[subset], **_FAINT)
+      style.draw_subsets(ax, measured, "layer_index")
       style.metric_axis(ax, metric, rows)
       step = max(1, len(layers) // 24)
       ax.set_xticks(places[::step], layers[::step])
@@ -187,16 +176,9 @@ def plot_capacity_heatmaps(rows: runs.Rows) -> Figure | None:
   low, high = np.nanmin(ratios, initial=0.8), np.nanmax(ratios, initial=1.25)
   farthest = max(high, 1 / low)
   for ax, (subset, grid) in zip(axes, grids.items(), strict=True):
-    image = ax.imshow(
-      grid,
-      aspect="auto",
-      cmap=style.DIVERGING,
-      norm=colors.LogNorm(1 / farthest, farthest),
-    )
-    ax.set_title(subset)
-    style.epoch_columns(ax, epochs)
-    ax.set_xlabel("epoch")
-    style.mark_best(ax, rows, epochs)
+    norm = colors.LogNorm(1 / farthest, farthest)
+    image = style.draw_heatmap(ax, grid, epochs, rows, norm=norm)
+    ax.set(title=subset, xlabel="epoch")
   axes[0].set_yticks(range(len(layers)), layers)
   bar = figure.colorbar(
     image, ax=list(axes), label=rf"{style.label_of('capacity')} / chance"

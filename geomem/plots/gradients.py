@@ -1,5 +1,7 @@
 """Figures of the gradients and of their n^-1/2 law, drawn from rows alone."""
 
+import itertools
+
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -17,6 +19,7 @@ _LABELS = {"centered": "centred", "raw": "raw"}
 _WITHOUT_NOISE, _LAW = "unpermuted, without noise", "slope $-1/2$"
 _LAST = (_WITHOUT_NOISE, _LAW)
 _GUIDE = {"color": "0.5", "lw": 1.2, "ls": (0, (6, 3)), "zorder": 0}
+_LEVEL = {"color": "0.6", "lw": 0.8, "zorder": 0}
 _SUBSETS = ("unpermuted", "permuted")
 # Colours and lines of the parts; no subset has one of these colours.
 _PARTS = {
@@ -42,17 +45,13 @@ def plot_gradient_law(rows: runs.Rows) -> Figure:
   rows = rows.known()
   figure = style.new_figure(9, 3.6)
   left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
-  for drawn in _DRAWN:
-    for labels in _LABELS:
-      _draw_norms(left, rows, drawn, labels)
+  for drawn, labels in itertools.product(_DRAWN, _LABELS):
+    _draw_norms(left, rows, drawn, labels)
+    _draw_slopes(right, rows, drawn, labels)
   _draw_unbiased(left, rows)
   _draw_guide(left, rows.where("law_norm", labels="centered"))
   _log_axes(left, rows.where("law_norm"))
-  left.set_xlabel("examples $n$")
-  left.set_ylabel("norm of the label part")
-  for drawn in _DRAWN:
-    for labels in _LABELS:
-      _draw_slopes(right, rows, drawn, labels)
+  left.set(xlabel="examples $n$", ylabel="norm of the label part")
   right.axhline(-0.5, **_GUIDE)
   right.axhline(0, color="0.4", lw=0.9, ls=":")
   right.set_ylabel("slope")
@@ -96,9 +95,8 @@ def _draw_norms(ax, rows, drawn: str, labels: str) -> None:
   fit = rows.where("law_slope", layer=None, drawn=drawn, labels=labels)
   slope = np.mean([row["value"] for row in fit])
   middle = [np.exp(np.log(values).mean()) for values in (x, mean)]
-  color = _DRAWN[drawn][1]
-  line = "-" if labels == "centered" else ":"
   fitted = middle[1] * (x / middle[0]) ** slope
+  color, line = _DRAWN[drawn][1], "-" if labels == "centered" else ":"
   ax.plot(x, fitted, color=color, ls=line, lw=1)
   if labels == "centered":
     # The two fits of random labels end close to each other.
@@ -114,13 +112,12 @@ def _draw_norms(ax, rows, drawn: str, labels: str) -> None:
 
 
 def _draw_unbiased(ax, rows) -> None:
-  metric = "law_squared_norm_unbiased"
-  squares = rows.where(metric, drawn="own", labels="centered")
+  own = rows.where(drawn="own", labels="centered")
+  squares = own.where("law_squared_norm_unbiased")
   if squares:
     x, mean, _ = squares.series("num_examples")
     root = np.sqrt(np.where(mean > 0, mean, np.nan))
-    color = _DRAWN["own"][1]
-    ax.plot(x, root, "x", color=color, label=_WITHOUT_NOISE, ms=6)
+    ax.plot(x, root, "x", color=_DRAWN["own"][1], label=_WITHOUT_NOISE, ms=6)
 
 
 def _draw_guide(ax, rows: runs.Rows) -> None:
@@ -139,10 +136,9 @@ def _draw_slopes(ax, rows, drawn: str, labels: str) -> None:
     for row in slopes.where(drawn=drawn, labels=labels)
     if row["layer"] is not None
   )
-  if not of_labels:
-    return
-  ax.errorbar(*of_labels.series("place"), **_look(drawn, labels))
-  ax.set_xticks(range(len(layers)), layers, rotation=90, fontsize=7)
+  if of_labels:
+    ax.errorbar(*of_labels.series("place"), **_look(drawn, labels))
+    style.layer_axis(ax, dict(enumerate(layers)))
 
 
 def _groups(rows) -> list[list[str]]:
@@ -158,14 +154,12 @@ def _group_rows(rows, metric: str, group, mode, subset, part) -> runs.Rows:
   Squared norms add up; a projection is an inner product with the total,
   divided by the total's norm.
   """
-  chosen = {"mode": mode, "subset": subset}
+  rows = rows.where(mode=mode, subset=subset, layer=group)
 
   def by_layer(metric, **columns):
-    selected = rows.where(metric, **chosen, **columns)
     return {
-      (r["seed"], r["epoch"], r["layer"]): r["value"]
-      for r in selected
-      if r["layer"] in group
+      (row["seed"], row["epoch"], row["layer"]): row["value"]
+      for row in rows.where(metric, **columns)
     }
 
   totals = by_layer("norm", part="total")
@@ -195,30 +189,27 @@ def plot_gradient_parts(rows) -> Figure:
   shape = (2 * len(modes), len(groups))
   figure = style.new_figure(2.6 * shape[1] + 0.6, 2.2 * shape[0] + 0.6)
   axes = figure.subplots(*shape, sharex=True, sharey="row", squeeze=False)
-  for row, (mode, metric) in enumerate(
-    (mode, metric) for mode in modes for metric in ("norm", "projection")
+  names = {"norm": "norm", "projection": "projection on total"}
+  for (mode, metric), row_of_axes in zip(
+    itertools.product(modes, names), axes, strict=True
   ):
-    for ax, group in zip(axes[row], groups, strict=True):
-      for subset in _SUBSETS:
-        for part in ("label", "independent"):
-          combined = _group_rows(rows, metric, group, mode, subset, part)
-          series = combined.series("epoch")
-          look = {"color": style.COLORS[subset], "ls": _PARTS[part][1]}
-          label = f"{subset}, {part}"
-          style.draw_series(ax, series, **look, label=label)
+    for ax, group in zip(row_of_axes, groups, strict=True):
+      for subset, part in itertools.product(_SUBSETS, ("label", "independent")):
+        combined = _group_rows(rows, metric, group, mode, subset, part)
+        look = {"color": style.COLORS[subset], "ls": _PARTS[part][1]}
+        label = f"{subset}, {part}"
+        style.draw_series(ax, combined.series("epoch"), **look, label=label)
       if metric == "norm":
         ax.set_yscale("log")
       else:
         # The projection at the first epoch is far larger than later ones.
         ax.set_yscale("symlog", linthresh=1)
-        ax.axhline(0, color="0.6", lw=0.8, zorder=0)
-      if row == 0:
-        ends = group if len(group) == 1 else (group[0], group[-1])
-        ax.set_title(" to ".join(ends))
+        ax.axhline(0, **_LEVEL)
       style.mark_best(ax, rows)
     where = f"\n({mode} mode)" if len(modes) > 1 else ""
-    what = "norm" if metric == "norm" else "projection on total"
-    axes[row][0].set_ylabel(what + where)
+    row_of_axes[0].set_ylabel(names[metric] + where)
+  for ax, group in zip(axes[0], groups, strict=True):
+    ax.set_title(" to ".join(dict.fromkeys((group[0], group[-1]))))
   for ax in axes[-1]:
     epoch_axis(ax, float(max(rows.where("norm").distinct("epoch"))))
   style.explain(figure, axes[0][:1])
@@ -245,32 +236,27 @@ def plot_gradient_comparison(rows) -> Figure:
     look = {"color": _PARTS["label"][0], "marker": "o", "mfc": fill}
     _draw(axes[0], values, **look, label=f"label part, {name}")
   for level in (0, 1):
-    axes[0].axhline(level, color="0.6", lw=0.8, zorder=0)
+    axes[0].axhline(level, **_LEVEL)
   axes[0].set_ylabel("norm, permuted / unpermuted")
   for part, (color, line) in _PARTS.items():
-    labels = None if part == "total" else "centered"
-    name = part if part == "total" else f"{part} part"
+    labels, name = "centered", f"{part} part"
+    if part == "total":
+      labels, name = None, part
     values = rows.where("cosine", **at, part=part, labels=labels)
     _draw(axes[1], values, color=color, ls=line, label=name, marker="o")
   axes[1].set_ylabel("cosine, permuted with unpermuted")
   axes[1].set_ylim(-1.05, 1.05)
-  axes[1].axhline(0, color="0.6", lw=0.8, zorder=0)
-  for subset in _SUBSETS:
-    values = rows.where("cancellation", **at, subset=subset, labels="centered")
-    _draw(axes[2], values, label=subset, **style.look_of(subset))
+  axes[1].axhline(0, **_LEVEL)
+  values = rows.where("cancellation", **at, labels="centered")
+  style.draw_subsets(axes[2], values, "epoch")
   axes[2].set_ylabel("cancellation of the two parts")
   axes[2].set_ylim(-0.02, 1.02)
   last = max(rows.where("ratio", **at, **label).distinct("epoch"))
   for ax in axes:
     style.mark_best(ax, rows)
     epoch_axis(ax, last)
-    ax.legend(
-      loc="lower center",
-      bbox_to_anchor=(0.5, 1.0),
-      ncols=2,
-      fontsize=7.5,
-      columnspacing=1,
-    )
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
+    ax.legend(**place, fontsize=7.5, columnspacing=1)
   return figure
 
 

@@ -1,5 +1,8 @@
 """Figures of a sweep over model sizes: figure 4C-E of the paper."""
 
+import functools
+import operator
+
 import numpy as np
 from matplotlib import colormaps, ticker
 from matplotlib.figure import Figure
@@ -11,6 +14,20 @@ _MOST_CURVES = 6
 _CHANGES = {
   "dimension": {"marker": "v", "ls": "-"},
   "radius": {"marker": "^", "ls": "--"},
+}
+_MARKS = {
+  "interpolation_threshold": {
+    "label": "99 % of labels fitted",
+    "color": "0.4",
+    "lw": 0.9,
+    "ls": "--",
+  },
+  "dip_parameters": {
+    "label": "dip of test accuracy",
+    "color": style.CYCLE[0],
+    "lw": 3,
+    "alpha": 0.5,
+  },
 }
 _PAPERS = ("radius", "dimension", "capacity")
 # Drawn where they are measured, beside the paper's three.
@@ -25,36 +42,33 @@ def _by_size(rows: runs.Rows) -> dict[int, runs.Rows]:
   return sizes
 
 
-def _band(ax, x, pairs, **style_of) -> None:
-  """Draws a line with a band of one standard error, without missing pairs."""
-  drawn = [(a, *pair) for a, pair in zip(x, pairs, strict=True) if pair]
-  if drawn:
-    style.draw_band(ax, *np.array(drawn).T, **style_of)
+def _band(ax, sizes, choose, **look) -> None:
+  """Draws a line over the sizes that have chosen rows, if there are any."""
+  series = style.series_of_cells(sizes, choose)
+  if len(series.x):
+    style.draw_series(ax, series, **look)
 
 
-def _size_axis(ax, rows) -> None:
-  """Makes an axis of parameter counts, and marks the threshold and the dip."""
-  style.log_axis(ax.xaxis)
-  ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
-  ax.set_xlabel("parameters")
+def _finish(figure: Figure, axes: np.ndarray, rows: runs.Rows) -> None:
+  """Makes axes of parameter counts, marks threshold and dip, and explains."""
   facts = {row["metric"]: row["value"] for row in rows.where(seed=None).known()}
-  at = facts.get("interpolation_threshold")
-  if at is not None:
-    label = "99 % of labels fitted"
-    ax.axvline(at, color="0.4", lw=0.9, ls="--", zorder=0, label=label)
-  at = facts.get("dip_parameters")
-  if at is not None:
-    label = "dip of test accuracy"
-    look = {"color": style.CYCLE[0], "lw": 3, "alpha": 0.5}
-    ax.axvline(at, **look, zorder=0, label=label)
+  for ax in axes.ravel():
+    style.log_axis(ax.xaxis)
+    ax.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
+    for metric, look in _MARKS.items():
+      if metric in facts:
+        ax.axvline(facts[metric], **look, zorder=0)
+  for ax in axes[-1]:
+    ax.set_xlabel("parameters")
+  further = style.epoch_handles(marker="o")
+  style.explain(figure, axes.ravel(), further=further, ncols=5)
 
 
 def _draw(ax, sizes, metric: str, subset: str) -> None:
   """Draws a metric over sizes, at the best and the last epoch."""
-  for which in ("best", "last"):
-    pairs = [_mean(r.of_network(metric, subset, which)) for r in sizes.values()]
-    look = style.look_of(subset) | style.EPOCHS[which]
-    _band(ax, list(sizes), pairs, **look)
+  for which, drawn in style.EPOCHS.items():
+    at_epoch = operator.methodcaller("of_network", metric, subset, which)
+    _band(ax, sizes, at_epoch, **style.look_of(subset) | drawn)
   rows = next(iter(sizes.values()))
   style.metric_axis(ax, metric, rows)
   if metric == "accuracy":
@@ -65,45 +79,36 @@ def _draw(ax, sizes, metric: str, subset: str) -> None:
 def _draw_training(ax, sizes) -> None:
   """Draws training accuracy of clean and permuted examples."""
   for subset in ("unpermuted", "permuted"):
-    pairs = [
-      _mean(r.of_network("accuracy", subset, "last")) for r in sizes.values()
-    ]
-    _band(ax, list(sizes), pairs, **style.look_of(subset), label=subset)
+    at_last = operator.methodcaller("of_network", "accuracy", subset, "last")
+    _band(ax, sizes, at_last, **style.look_of(subset), label=subset)
   ax.set_ylabel("training accuracy, last epoch")
 
 
 def _draw_change(ax, sizes) -> None:
   """Draws the ratios of radius and dimension, last over best epoch."""
   for metric, look in _CHANGES.items():
-    pairs = [_change(rows, metric) for rows in sizes.values()]
+    look = look | {"color": style.COLORS["test"]}
     name = f"test {style.label_of(metric).split(' (')[0]}"
-    _band(
-      ax, list(sizes), pairs, color=style.COLORS["test"], **look, label=name
-    )
+    change = functools.partial(_change, metric=metric)
+    _band(ax, sizes, change, **look, label=name)
   # On a linear axis, one nearly dead network would take all the space.
   style.log_axis(ax.yaxis)
   style.draw_level(ax, 1)
   ax.set_ylabel("last epoch / best epoch")
 
 
-def _change(rows: runs.Rows, metric: str) -> tuple[float, float] | None:
-  """Averages each seed's ratio of a metric, last epoch over best epoch."""
+def _change(rows: runs.Rows, metric: str) -> runs.Rows:
+  """Returns each seed's ratio of a metric, last epoch over best epoch."""
   last, best = (
     rows.of_network(metric, "test", which).split("seed")
     for which in ("last", "best")
   )
-  change = runs.Rows(
+  return runs.Rows(
     {"value": last[seed].values[0] / before.values[0]}
     for seed, before in best.items()
     # A dead network has no dimension, and an epoch may be missing.
     if before.values[0] and seed in last
   )
-  return _mean(change)
-
-
-def _mean(rows: runs.Rows) -> tuple[float, float] | None:
-  """Returns mean and error over seeds, or None where there are no rows."""
-  return rows.mean() if rows else None
 
 
 def plot_model_size(rows) -> Figure:
@@ -121,13 +126,7 @@ def plot_model_size(rows) -> Figure:
     _draw_change(axes[0, 2], sizes)
     for metric, ax in zip(_PAPERS, axes[1], strict=True):
       _draw(ax, sizes, metric, "test")
-  for ax in axes.ravel():
-    _size_axis(ax, rows)
-  for ax in axes[0]:
-    ax.set_xlabel("")
-  style.explain(
-    figure, axes.ravel(), further=style.epoch_handles(marker="o"), ncols=5
-  )
+  _finish(figure, axes, rows)
   return figure
 
 
@@ -146,12 +145,7 @@ def plot_geometry_by_size(rows) -> Figure:
   for subset, row_of_axes in zip(subsets, axes, strict=True):
     for metric, ax in zip(metrics, row_of_axes, strict=True):
       _draw(ax, sizes, metric, subset)
-      _size_axis(ax, rows)
-  for ax in axes[:-1].ravel():
-    ax.set_xlabel("")
-  style.explain(
-    figure, axes.ravel(), further=style.epoch_handles(marker="o"), ncols=5
-  )
+  _finish(figure, axes, rows)
   return figure
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import operator
 
 from matplotlib.figure import Figure
 
@@ -28,15 +29,12 @@ def _groups(rows, column: str | None) -> dict:
   return {"": rows} if column is None else rows.split(column)
 
 
-def _points(rows, x_column: str, value_of) -> tuple[list, list, list]:
-  """Returns x, mean and error of the cells that have a value."""
-  drawn = []
-  for position, item in enumerate(rows.split(x_column).items()):
-    x, cell = item
-    pair = value_of(cell)
-    if pair:
-      drawn.append((position if isinstance(x, str) else x, *pair))
-  return tuple(map(list, zip(*drawn, strict=True))) if drawn else ([], [], [])
+def _cells(rows, x_column: str) -> dict[float, runs.Rows]:
+  """Returns the cells by x, or by their position where x is a name."""
+  return {
+    position if isinstance(x, str) else x: cell
+    for position, (x, cell) in enumerate(rows.split(x_column).items())
+  }
 
 
 def _x_axis(ax, rows, column: str) -> None:
@@ -72,22 +70,14 @@ def plot_last_layer(rows) -> Figure:
 
 
 def _draw_subsets(ax, rows, x_column: str, metric: str) -> None:
+  cells = _cells(rows, x_column)
   for subset in rows.where(metric).subsets:
-    for which in ("best", "last"):
-      x, mean, error = _points(
-        rows,
-        x_column,
-        lambda cell, which=which, subset=subset: _mean(
-          cell.of_network(metric, subset, which)
-        ),
-      )
-      ax.errorbar(
-        x,
-        mean,
-        error,
-        **(style.look_of(subset) | style.EPOCHS[which]),
-        label=subset if which == "last" else None,
-      )
+    for which, drawn in style.EPOCHS.items():
+      look = style.look_of(subset) | drawn
+      at_epoch = operator.methodcaller("of_network", metric, subset, which)
+      series = style.series_of_cells(cells, at_epoch)
+      label = subset if which == "last" else None
+      ax.errorbar(*series, **look, label=label)
   style.metric_axis(ax, metric, rows)
 
 
@@ -106,18 +96,15 @@ def plot_departure(rows) -> Figure:
     line, marker = next(looks)
     look = {"color": style.COLORS["permuted"], "ls": line, "marker": marker}
     look["label"] = str(group) or "permuted"
-    left.errorbar(*_points(of_group, x_column, _departure), **look)
+    cells = _cells(of_group, x_column)
+    left.errorbar(*style.series_of_cells(cells, _departure), **look)
     for of_seed in of_group.split("seed").values():
-      x, depth, _ = _points(of_seed, x_column, _departure)
+      x, depth, _ = style.series_of_cells(_cells(of_seed, x_column), _departure)
       left.plot(x, depth, **look | {"ls": "", "alpha": 0.4, "label": None})
-    right.errorbar(
-      *_points(
-        of_group,
-        x_column,
-        lambda cell: _mean(cell.of_network("capacity", "permuted", "last")),
-      ),
-      **look,
+    at_last = operator.methodcaller(
+      "of_network", "capacity", "permuted", "last"
     )
+    right.errorbar(*style.series_of_cells(cells, at_last), **look)
   left.set_ylabel("layer of departure from chance")
   left.set_yticks([0, 0.5, 1], ["first\nhidden", "middle", "last\nhidden"])
   top = 2 * NO_DEPARTURE - _DEEPEST
@@ -132,17 +119,12 @@ def plot_departure(rows) -> Figure:
   return figure
 
 
-def _departure(cell: runs.Rows) -> tuple[float, float] | None:
+def _departure(cell: runs.Rows) -> runs.Rows:
+  """Returns the depths of all seeds, or NaN where only some of them depart."""
   depths = cell.where("departure_depth")
   departs = depths.values < NO_DEPARTURE
-  if 0 < departs.sum() < len(departs):
-    return math.nan, math.nan
-  return _mean(depths)
-
-
-def _mean(rows: runs.Rows) -> tuple[float, float] | None:
-  """Returns mean and error over seeds, or None where there are no rows."""
-  return rows.mean() if rows else None
+  some = 0 < departs.sum() < len(departs)
+  return runs.Rows([{"value": math.nan}]) if some else depths
 
 
 MEMORIZATION_SWEEP = {

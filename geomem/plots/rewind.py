@@ -20,29 +20,21 @@ _TITLES = {
 }
 
 
-def _sets(rows: runs.Rows, kind: str | None) -> dict[str | None, runs.Rows]:
-  """Groups rows of whole networks by the rewound layers, in row order."""
-  sets: dict[str | None, runs.Rows] = {}
-  for row in rows.where(layer=None, kind=kind):
-    if row["subset"]:
-      sets.setdefault(row.get("rewound"), runs.Rows()).append(row)
-  return sets
-
-
-def _by_kind(rows) -> dict[str, dict[str, list[dict]]]:
+def _by_kind(rows: runs.Rows) -> dict[str, dict[str, runs.Rows]]:
   """Groups rows by kind, and by the layer at the border of the rewind.
 
   All are in the network's order; the rows have suffixes in reverse order.
   """
   by_kind = {}
   for kind in _TITLES:
+    of_kind = rows.where(layer=None, kind=kind, subset=runs.SUBSETS)
     border = {"suffix": 0, "prefix": -1}.get(kind)
-    named = [
-      (rewound if border is None else rewound.split("+")[border], chosen)
-      for rewound, chosen in _sets(rows, kind).items()
-    ]
-    if named:
-      by_kind[kind] = dict(named[::-1] if kind == "suffix" else named)
+    sets = {}
+    for rewound in of_kind.distinct("rewound"):
+      name = rewound if border is None else rewound.split("+")[border]
+      sets[name] = of_kind.where(rewound=rewound)
+    if sets:
+      by_kind[kind] = dict(reversed(sets.items())) if border == 0 else sets
   return by_kind
 
 
@@ -56,7 +48,8 @@ def plot_rewind_accuracy(rows) -> Figure:
 
   Each kind has a row of panels. The dashed line is the epoch's own network.
   """
-  kinds, networks = _by_kind(rows), _sets(rows, None)[None]
+  kinds = _by_kind(rows)
+  networks = rows.where(layer=None, kind=None, subset=runs.SUBSETS)
   panels = _panels(networks)
   figure = style.new_figure(8.6, 2.5 * len(kinds) + 0.5)
   axes = figure.subplots(
@@ -72,9 +65,8 @@ def plot_rewind_accuracy(rows) -> Figure:
         series = chosen.where("accuracy", subset=subset).series("epoch")
         look = {"color": color, "marker": ".", "label": name}
         style.draw_series(ax, series, **look)
-      style.draw_chance_accuracy(ax, rows)
+      style.accuracy_axis(ax, rows)
       epoch_axis(ax, last)
-      ax.set_ylim(-0.02, 1.02)
       ax.set_title(f"{subset}, {_TITLES[kind]}")
     row_of_axes[0].set_ylabel("accuracy")
     ax.legend(
@@ -116,18 +108,11 @@ def plot_rewind_heatmaps(rows) -> Figure:
         ).series("epoch")
         for chosen in sets.values()
       ]
-      epochs = curves[0][0]
-      image = ax.imshow(
-        np.stack([mean for _, mean, _ in curves]),
-        aspect="auto",
-        cmap=style.DIVERGING,
-        vmin=-1,
-        vmax=1,
-      )
+      grid = np.stack([mean for _, mean, _ in curves])
+      limits = {"vmin": -1, "vmax": 1}
+      image = style.draw_heatmap(ax, grid, curves[0].x, rows, **limits)
       ax.set_yticks(range(len(sets)), sets, fontsize=7)
-      style.epoch_columns(ax, epochs)
       ax.set_title(f"{subset}, {_TITLES[kind]}")
-      style.mark_best(ax, rows, epochs)
     row_of_axes[0].set_ylabel("layer")
   for ax in axes[-1]:
     ax.set_xlabel("epoch that layers are put back to")
@@ -174,8 +159,7 @@ def plot_recovered(rows) -> Figure:
   axes[1].set_ylabel("permuted accuracy")
   style.draw_level(axes[0], 0, "last epoch (0) and best epoch (1)")
   style.draw_level(axes[0], 1)
-  style.draw_chance_accuracy(axes[1], rows)
-  axes[1].set_ylim(-0.02, 1.02)
+  style.accuracy_axis(axes[1], rows)
   place = "the best epoch"
   if any(epoch != best[seed] for seed, epoch in epochs):
     place = f"{style.name_epochs(e for _, e in epochs)}, not the best"

@@ -1,9 +1,8 @@
 """The style of all figures: colours, axes, legends, and saving."""
 
-import contextlib
 import io
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 
 import matplotlib
 import numpy as np
@@ -34,9 +33,6 @@ EPOCHS = {
 }
 # Choices of ticks within a decade; the first with enough ticks is used.
 _FACTORS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
-# Diverging about a reference: white there, blue below, red above.
-DIVERGING = "RdBu_r"
-_ON_COLORS = (patheffects.withStroke(linewidth=3, foreground="w", alpha=0.8),)
 _STYLE = {
   "font.size": 9,
   "axes.spines.top": False,
@@ -74,6 +70,27 @@ def label_of(metric: str) -> str:
 def draw_series(ax, series: runs.Series, **look) -> None:
   """Draws a series as a line with a band of one standard error."""
   draw_band(ax, *series, **look)
+
+
+def draw_subsets(ax, rows: runs.Rows, along: str) -> None:
+  """Draws a curve along a column for each subset."""
+  for subset in rows.subsets:
+    series = rows.where(subset=subset).series(along)
+    draw_series(ax, series, **look_of(subset), label=subset)
+
+
+def series_of_cells(
+  cells: dict[float, runs.Rows], choose: Callable[[runs.Rows], runs.Rows]
+) -> runs.Series:
+  """Averages chosen rows of the cells of a sweep; leaves out cells without any.
+
+  Args:
+    cells: the rows of each cell, by its place on the x-axis.
+    choose: selects from the rows of a cell those to average, one a seed.
+  """
+  chosen = {x: choose(cell) for x, cell in cells.items()}
+  drawn = [(x, *rows.mean()) for x, rows in chosen.items() if rows]
+  return runs.Series(*np.array(drawn, float).reshape(-1, 3).T)
 
 
 def name_epochs(epochs: Iterable[float | int]) -> str:
@@ -156,34 +173,60 @@ def draw_chance_accuracy(ax, rows: runs.Rows) -> None:
     draw_level(ax, chance, f"chance {chance:.3g}")
 
 
-def mark_best(ax, rows: runs.Rows, epochs=None) -> None:
+def accuracy_axis(ax, rows: runs.Rows) -> None:
+  """Limits a y-axis to shares from 0 to 1, and draws chance accuracy."""
+  draw_chance_accuracy(ax, rows)
+  ax.set_ylim(-0.02, 1.02)
+
+
+def layer_axis(ax, layers: dict[int, str], fontsize: int = 7) -> None:
+  """Labels an x-axis by layer, given the layers' names by place."""
+  ax.set_xticks(
+    list(layers), list(layers.values()), rotation=90, fontsize=fontsize
+  )
+
+
+def mark_best(ax, rows: runs.Rows, places=None, **look) -> None:
   """Draws a vertical line at the best epoch of each seed.
 
   Args:
-    ax: axes over epochs, or a heatmap with a column for each epoch.
+    ax: axes over epochs, or over columns that each are an epoch.
     rows: rows with the best epoch of each seed.
-    epochs: the epochs of a heatmap's columns; others are not marked.
+    places: the columns' places by epoch; other epochs are not marked.
+    **look: how the line is drawn.
   """
+  look = {"color": "0.5", "lw": 0.8, "ls": "--", "zorder": 0} | look
   label = "best epoch"
   for best in sorted(set(rows.fact("best_epoch").values())):
-    if epochs is None:
-      ax.axvline(best, color="0.5", lw=0.8, ls="--", label=label, zorder=0)
-    elif best in epochs:
-      place = list(epochs).index(best)
-      # Dark with a light outline is visible on every colour.
-      ax.axvline(
-        place, color="k", ls="--", lw=1.2, label=label, path_effects=_ON_COLORS
-      )
-    else:
-      continue
-    label = None
+    if places is None or best in places:
+      place = best if places is None else places[best]
+      ax.axvline(place, label=label, **look)
+      label = None
 
 
-def epoch_columns(ax, epochs) -> None:
-  """Labels the columns of a heatmap by epoch, always including the last."""
+def draw_heatmap(ax, grid, epochs, rows: runs.Rows, **scale):
+  """Draws a grid with a column for each epoch, and marks the best ones.
+
+  Args:
+    ax: the axes.
+    grid: the values; a row of the grid is a layer, say.
+    epochs: the epochs of the columns; the last one is always labelled.
+    rows: rows with the best epoch of each seed.
+    **scale: the limits or the norm of the diverging colours.
+
+  Returns:
+    The image, for a colour bar.
+  """
+  image = ax.imshow(grid, aspect="auto", cmap="RdBu_r", **scale)
   step = -(-len(epochs) // 14)
-  places = list(range(len(epochs) - 1, -1, -step))[::-1]
-  ax.set_xticks(places, [f"{epochs[i]:g}" for i in places], fontsize=7)
+  labelled = list(range(len(epochs) - 1, -1, -step))[::-1]
+  ax.set_xticks(labelled, [f"{epochs[i]:g}" for i in labelled], fontsize=7)
+  places = {epoch: place for place, epoch in enumerate(epochs)}
+  # Dark with a light outline is visible on every colour.
+  outline = patheffects.withStroke(linewidth=3, foreground="w", alpha=0.8)
+  look = {"color": "k", "lw": 1.2, "zorder": 2, "path_effects": (outline,)}
+  mark_best(ax, rows, places, **look)
+  return image
 
 
 def explain(figure: Figure, axes, *, further=(), ncols: int = 5) -> None:
@@ -225,26 +268,15 @@ def save_figure(
   with disk.explained(path.parent):
     path.parent.mkdir(parents=True, exist_ok=True)
   disk.remove_partial(path.parent)
-  written = []
-  with _laid_out(figure):
-    for suffix in suffixes:
-      # Drawn in memory first: on a full disk, Matplotlib raises various errors.
-      buffer = io.BytesIO()
-      figure.savefig(buffer, format=suffix[1:], dpi=160)
-      target = path.with_suffix(suffix)
-      disk.write_whole(target, buffer.getvalue())
-      written.append(target)
-  return written
-
-
-@contextlib.contextmanager
-def _laid_out(figure: Figure) -> Iterator[None]:
-  """Lays the panels out once for all files: this takes longer than drawing."""
+  # Laid out once for all files, as this takes longer than drawing.
   engine = figure.get_layout_engine()
   if engine is not None:
     engine.execute(figure)
   figure.set_layout_engine("none")
-  try:
-    yield
-  finally:
-    figure.set_layout_engine(engine)
+  for suffix in suffixes:
+    # Drawn in memory first: on a full disk, Matplotlib raises various errors.
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix[1:], dpi=160)
+    disk.write_whole(path.with_suffix(suffix), buffer.getvalue())
+  figure.set_layout_engine(engine)
+  return [path.with_suffix(suffix) for suffix in suffixes]

@@ -79,8 +79,7 @@ def plot_task(rows: runs.Rows) -> Figure:
     style.mark_best(ax, rows)
     epoch_axis(ax, last)
   for ax in (fitted, readouts):
-    style.draw_chance_accuracy(ax, rows)
-    ax.set_ylim(-0.02, 1.02)
+    style.accuracy_axis(ax, rows)
   style.explain(figure, axes, ncols=4)
   return figure
 
@@ -108,10 +107,9 @@ def _draw_by_layer(ax, rows: runs.Rows) -> None:
       growth.pop(i, None)
     factors, errors = zip(*growth.values(), strict=True) if growth else ((), ())
     style.draw_band(ax, list(growth), factors, errors, **_look(metric))
-  names = rows.where("capacity").layers
   ax.set_title("permuted, last epoch", fontsize=9)
   ax.set_ylabel("capacity / at the first epoch")
-  ax.set_xticks(list(names), list(names.values()), rotation=90, fontsize=6)
+  style.layer_axis(ax, rows.where("capacity").layers, fontsize=6)
   style.draw_level(ax, GROWN)
 
 

@@ -20,6 +20,10 @@ function draw(tag, attributes = {}, ...children) {
   return node;
 }
 
+function write(svg, x, y, text, anchor = "middle") {
+  svg.append(draw("text", { x, y, "text-anchor": anchor }, text));
+}
+
 const SHAPES = {
   o: (r) => `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0`,
   s: (r) => `M${-r},${-r}h${2 * r}v${2 * r}h${-2 * r}z`,
@@ -101,7 +105,6 @@ function placeOf(axis) {
 }
 
 function drawXAxis(svg, axis, place, bottom) {
-  const middle = (SIZE.left + SIZE.width - SIZE.right) / 2;
   svg.append(draw("path", {
     class: "axis", d: `M${SIZE.left},${bottom}H${SIZE.width - SIZE.right}` }));
   if (axis.layers) {
@@ -115,21 +118,16 @@ function drawXAxis(svg, axis, place, bottom) {
     return;
   }
   for (const t of [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]) {
-    if (t <= axis.last) {
-      svg.append(draw("text", { x: place(t), y: bottom + 14,
-        "text-anchor": "middle" }, String(t)));
-    }
+    if (t <= axis.last) write(svg, place(t), bottom + 14, String(t));
   }
-  svg.append(draw("text", { x: middle, y: bottom + 30,
-    "text-anchor": "middle" }, "epoch"));
+  write(svg, (SIZE.left + SIZE.width - SIZE.right) / 2, bottom + 30, "epoch");
 }
 
 function drawYAxis(svg, axis, height, bottom) {
   svg.append(draw("path", {
     class: "axis", d: `M${SIZE.left},${SIZE.top}V${bottom}` }));
   for (const t of ticks(...axis.domain, axis.log)) {
-    svg.append(draw("text", { x: SIZE.left - 6, y: height(t) + 4,
-      "text-anchor": "end" }, tick(t)));
+    write(svg, SIZE.left - 6, height(t) + 4, tick(t), "end");
     svg.append(draw("path", {
       class: "axis", d: `M${SIZE.left - 3},${height(t)}h3` }));
   }

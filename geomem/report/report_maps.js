@@ -35,8 +35,9 @@ function colorOf(value, { ends, log, colors }) {
   return heatColor((v - low) / (high - low), colors);
 }
 
-// A map of rows by epochs; `marks` are epochs to draw dashed lines at.
-function heatmap({ title, names, epochs, value, scale, marks = [] }) {
+// A map of rows by epochs; `cells` has for each row a Map from epoch to value,
+// and at `marks`, which are epochs, there are dashed lines.
+function heatmap({ title, names, epochs, cells }, scale, marks) {
   const longest = Math.max(...names.map((name) => name.length));
   const [left, top, cell] = [Math.max(64, 10 + 7 * longest), 20, 15];
   const wide = (SIZE.width - left - 8) / epochs.length;
@@ -45,10 +46,9 @@ function heatmap({ title, names, epochs, value, scale, marks = [] }) {
     role: "img", "aria-label": title });
   svg.append(draw("text", { x: left, y: 13 }, title));
   names.forEach((name, i) => {
-    svg.append(draw("text", { x: left - 5, y: top + i * cell + 11,
-      "text-anchor": "end" }, name));
+    write(svg, left - 5, top + i * cell + 11, name, "end");
     epochs.forEach((epoch, j) => {
-      const found = value(i, epoch);
+      const found = cells[i].get(epoch);
       if (found === undefined) return;
       svg.append(draw("rect", { x: left + j * wide, y: top + i * cell,
         fill: colorOf(found, scale), width: wide + 0.4, height: cell + 0.4 },
@@ -59,11 +59,9 @@ function heatmap({ title, names, epochs, value, scale, marks = [] }) {
   epochs.forEach((epoch, j) => {
     // The last one always.
     if ((epochs.length - 1 - j) % every) return;
-    svg.append(draw("text", { x: left + (j + 0.5) * wide, y: bottom + 14,
-      "text-anchor": "middle" }, String(epoch)));
+    write(svg, left + (j + 0.5) * wide, bottom + 14, String(epoch));
   });
-  svg.append(draw("text", { x: (left + SIZE.width) / 2, y: bottom + 28,
-    "text-anchor": "middle" }, "epoch"));
+  write(svg, (left + SIZE.width) / 2, bottom + 28, "epoch");
   for (const mark of marks.filter((epoch) => epochs.includes(epoch))) {
     const d = `M${left + (epochs.indexOf(mark) + 0.5) * wide},${top}V${bottom}`;
     // Dark about light is seen on every colour.
@@ -73,6 +71,15 @@ function heatmap({ title, names, epochs, value, scale, marks = [] }) {
     draw("title", {}, `best epoch ${mark}`)));
   }
   return make("figure", {}, svg);
+}
+
+// Maps on one scale, and the bar of their colours.
+function heatmaps(grids, label, marks, options) {
+  const all = grids.flatMap(({ cells }) =>
+    cells.flatMap((row) => [...row.values()]));
+  const scale = scaleOf(all, options);
+  return [...grids.map((grid) => heatmap(grid, scale, marks)),
+    make("figure", {}, colorBar(label, scale))];
 }
 
 // The colours of a map, with the values that they stand for.
@@ -89,7 +96,7 @@ function colorBar(label, scale) {
   }
   for (const t of ticks(...shown, log)) {
     const x = 64 + ((warp(t) - low) / (high - low)) * wide;
-    svg.append(draw("text", { x, y: 33, "text-anchor": "middle" }, tick(t)));
+    write(svg, x, 33, tick(t));
   }
   svg.append(draw("text", { x: 64, y: 10 }, label));
   return svg;

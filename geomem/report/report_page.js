@@ -53,18 +53,23 @@ function trainingLoss(rows) {
 
 function accuracyCharts(rows, hidden) {
   const last = Math.max(...levels(rows, "epoch"));
-  const known = ["accuracy", "loss"];
-  return known.filter((m) => subsetsOf(rows, m).length).map((metric) => {
+  const known = ["accuracy", "loss"].filter((m) => subsetsOf(rows, m).length);
+  return known.map((metric) => {
     const lines = subsetsOf(rows, metric).map((subset) =>
       lineOf(select(rows, { metric, subset, layer: null }), subset, "epoch"));
     if (metric === "loss") lines.push(trainingLoss(rows));
     const points = lines.flatMap((line) => line.points);
-    const y = { label: LABELS[metric],
-      domain: metric === "accuracy" ? [-0.02, 1.02] : domain(points) };
-    const marks = [...bestMarks(rows), ...chanceMarks(rows, metric)];
     return lineChart({ lines: lines.filter((l) => !hidden.has(l.name)),
-      x: { last }, y, marks });
+      x: { last }, y: yAxis(metric, points),
+      marks: [...bestMarks(rows), ...chanceMarks(rows, metric)] });
   });
+}
+
+// The axis of a metric, with room for all points and marks.
+function yAxis(metric, points, marks = []) {
+  const log = LOG.includes(metric);
+  return { label: LABELS[metric], log, domain: metric === "accuracy"
+    ? [-0.02, 1.02] : domain(points, log, marks.map((mark) => mark.y)) };
 }
 
 // Chance: what points without structure have, 2/M without a margin.
@@ -93,7 +98,6 @@ function chanceSentence(rows) {
 function geometryChart(rows, metric, epoch, hidden) {
   const layers = layersOf(rows);
   const places = [...layers.keys()];
-  const log = LOG.includes(metric);
   const marks = chanceMarks(rows, metric);
   const names = Object.fromEntries(layers);
   const many = layers.size > 1;
@@ -102,46 +106,35 @@ function geometryChart(rows, metric, epoch, hidden) {
     const here = select(rows, { metric, subset });
     const byLayer = (found) => series(found, "layer_index")
       .map((p) => ({ ...p, x: places.indexOf(p.x) }));
-    const at = (e) => byLayer(select(here, { epoch: e }));
-    for (const e of levels(here, "epoch")) points.push(...at(e));
+    const atEpoch = (e) => byLayer(select(here, { epoch: e }));
+    for (const e of levels(here, "epoch")) points.push(...atEpoch(e));
     if (hidden.has(subset)) return [];
     if (!many) return [lineOf(here, subset, "epoch")];
     const look = { name: subset, ...DATA.looks[subset],
       names: places.map((i) => names[i]) };
-    return [{ ...look, points: byLayer(atBest(here, rows)), faint: true },
-      { ...look, points: at(epoch) }];
+    return [{ ...look, points: byLayer(at("best", here, rows)), faint: true },
+      { ...look, points: atEpoch(epoch) }];
   });
-  const y = { label: LABELS[metric], log,
-    domain: domain(points, log, marks.map((mark) => mark.y)) };
   const x = many ? { layers: [...layers.values()] }
     : { last: Math.max(...levels(rows, "epoch")) };
-  return lineChart({ lines, x, y, marks });
+  return lineChart({ lines, x, y: yAxis(metric, points, marks), marks });
 }
 
-function heatmaps(rows, metric) {
+// A map for each subset, by layer and epoch, relative to chance where that is
+// known.
+function layerMaps(rows, metric) {
   const layers = layersOf(rows);
-  const log = LOG.includes(metric);
   const epochs = levels(select(rows, { metric }), "epoch");
   const chance = chanceOf(rows, metric);
-  const about = Number.isFinite(chance);
-  const grids = subsetsOf(rows, metric).map((subset) => {
-    const grid = new Map();
-    for (const epoch of epochs) {
-      for (const p of series(select(rows, { metric, subset, epoch }),
-        "layer_index")) {
-        grid.set(`${p.x} ${epoch}`, about ? p.mean / chance : p.mean);
-      }
-    }
-    return [subset, grid];
-  });
-  const all = grids.flatMap(([, grid]) => [...grid.values()]);
-  const scale = scaleOf(all, { log, about: about ? 1 : undefined });
-  const places = [...layers.keys()];
-  return [...grids.map(([subset, grid]) => heatmap({ title: subset, epochs,
-    names: [...layers.values()], scale, marks: bestEpochs(rows),
-    value: (i, epoch) => grid.get(`${places[i]} ${epoch}`) })),
-  make("figure", {}, colorBar(about ? `${LABELS[metric]} / chance`
-    : LABELS[metric], scale))];
+  const about = Number.isFinite(chance) ? 1 : undefined;
+  const names = [...layers.values()];
+  const turn = (mean) => (about ? mean / chance : mean);
+  const grids = subsetsOf(rows, metric).map((subset) => ({ title: subset, names,
+    epochs, cells: [...layers.keys()].map((place) =>
+      byEpoch(select(rows, { metric, subset, layer_index: place }), turn)) }));
+  const label = about ? `${LABELS[metric]} / chance` : LABELS[metric];
+  return heatmaps(grids, label, bestEpochs(rows),
+    { log: LOG.includes(metric), about });
 }
 
 // Every layer and subset at an epoch, a column for each metric.
@@ -152,8 +145,7 @@ function geometryTable(rows, epoch) {
   const cells = [...layers].flatMap(([index, layer]) => {
     const here = select(now, { layer_index: index });
     return levels(here, "subset").map((subset) => [layer, subset,
-      ...metrics.map((metric) =>
-        series(select(here, { metric, subset }), "metric")[0]?.mean)]);
+      ...metrics.map((metric) => meanOf(here, { metric, subset }))]);
   });
   return table(["layer", "subset", ...metrics], cells,
     { caption: `Geometry at epoch ${epoch}, mean over seeds.` });
@@ -161,12 +153,11 @@ function geometryTable(rows, epoch) {
 
 function accuracyTable(rows) {
   const whole = select(rows, { layer: null });
-  const of = (metric, subset, epoch) =>
-    series(select(whole, { metric, subset, epoch }), "metric")[0]?.mean;
+  const metrics = ["accuracy", "loss"];
   const cells = levels(select(whole, { metric: "accuracy" }), "epoch").flatMap(
     (epoch) => subsetsOf(whole, "accuracy").map((subset) => [epoch, subset,
-      of("accuracy", subset, epoch), of("loss", subset, epoch)]));
-  return table(["epoch", "subset", "accuracy", "loss"], cells,
+      ...metrics.map((metric) => meanOf(whole, { metric, subset, epoch }))]));
+  return table(["epoch", "subset", ...metrics], cells,
     { caption: "Mean over seeds." });
 }
 
@@ -226,16 +217,11 @@ function geometrySection(rows, hidden) {
       + " one seed. Open triangles: beyond the axis." + chanceSentence(rows)),
     charts, make("details", {}, make("summary", {}, "As a table"),
       many ? "" : make("div", { class: "controls" }, ...controls), tables));
-  if (many) node.append(...mapSection(rows, metrics));
+  if (many) {
+    node.append(make("h3", {}, "By layer and epoch"), ...chooser("metric",
+      metrics, "grid maps", (metric) => layerMaps(rows, metric)));
+  }
   return { node, redraw, controls: many ? controls : [] };
-}
-
-function mapSection(rows, metrics) {
-  const maps = make("div", { class: "grid maps" });
-  const show = (metric) => maps.replaceChildren(...heatmaps(rows, metric));
-  show(metrics[0]);
-  return [make("h3", {}, "By layer and epoch"),
-    make("div", { class: "controls" }, choice("metric", metrics, show)), maps];
 }
 
 // Training and geometry of a run, or of one cell of a sweep.
@@ -285,11 +271,10 @@ function sweep(rows, axes) {
 function rewinds(rows) {
   const whole = rows.filter((row) => row.layer === null && row.subset !== null);
   // Accuracies are shown against those of the last epoch's own network.
-  const last = fact(rows, "last_epoch");
-  const own = (subset) => series(select(whole, { metric: "accuracy", subset,
-    kind: null, epoch: last[0] }), "epoch")[0]?.mean ?? 0;
-  const maps = make("div", { class: "grid maps" });
-  const show = (metric) => {
+  const [epoch] = fact(rows, "last_epoch");
+  const own = (subset) => meanOf(whole, { metric: "accuracy", subset,
+    kind: null, epoch }) ?? 0;
+  const drawn = (metric) => {
     const scored = select(whole, { metric });
     const kinds = levels(scored, "kind");
     const grids = kinds.flatMap((kind) => subsetsOf(scored, metric).map(
@@ -299,30 +284,24 @@ function rewinds(rows) {
         if (kind === "suffix") sets.reverse();
         const border = (set) => set.split("+").at(kind === "suffix" ? 0 : -1);
         const before = metric === "accuracy" ? own(subset) : 0;
-        const cells = new Map(sets.flatMap((rewound) =>
-          series(select(here, { rewound }), "epoch").map((p) =>
-            [`${rewound} ${p.x}`, p.mean - before])));
-        return { title: `${subset}, ${KINDS[kind] ?? kind}`, sets, cells,
+        return { title: `${subset}, ${KINDS[kind] ?? kind}`,
           names: kind === "custom" ? sets : sets.map(border),
-          epochs: levels(here, "epoch") };
+          epochs: levels(here, "epoch"),
+          cells: sets.map((rewound) => byEpoch(
+            select(here, { rewound }), (mean) => mean - before)) };
       }));
-    const all = grids.flatMap(({ cells }) => [...cells.values()]);
-    const scale = scaleOf(all, metric === "loss" ? {} : { about: 0 });
     const label = metric === "accuracy"
       ? "accuracy, less that of the last epoch" : LABELS[metric] ?? metric;
-    maps.replaceChildren(...grids.map(({ sets, cells, ...rest }) => heatmap({
-      ...rest, scale, value: (i, epoch) => cells.get(`${sets[i]} ${epoch}`),
-      marks: bestEpochs(rows) })),
-    make("figure", {}, colorBar(label, scale)));
+    return heatmaps(grids, label, bestEpochs(rows),
+      metric === "loss" ? {} : { about: 0 });
   };
   const known = ["accuracy", "recovered", "loss"].filter((metric) =>
     select(whole, { metric }).some((row) => row.kind));
   if (!known.length) return make("p", {}, "There are no rewinds yet.");
-  show(known[0]);
   return make("div", {},
     make("p", { class: "soft" }, "Rows: the layer at the border of what is put"
       + " back; columns: the epoch that it is put back to; dashed: the best."),
-    make("div", { class: "controls" }, choice("metric", known, show)), maps);
+    ...chooser("metric", known, "grid maps", drawn));
 }
 
 function charts(part) {
@@ -338,7 +317,7 @@ function settings(part) {
   const rowsOf = (fields) => Object.entries(fields)
     .filter(([, value]) => value !== null)
     .map(([name, value]) => [name,
-      typeof value === "number" ? value : [value].flat().join(", ")]);
+      typeof value === "number" ? value : textOf(value)]);
   return make("details", {}, make("summary", {}, "Config and versions"),
     make("div", { class: "grid" },
       table(["setting", "value"], rowsOf(part.config)),

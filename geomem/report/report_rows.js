@@ -1,10 +1,5 @@
 // Rows as arrays: the one way from results to charts, as `runs.Rows` has it.
 
-const COLUMNS = [
-  "seed", "epoch", "layer", "layer_index", "subset", "metric", "value",
-  "stderr",
-];
-
 // Records from columns, whose repeated values are written once.
 function unpackRows({ count, columns }) {
   const names = Object.keys(columns);
@@ -35,12 +30,13 @@ function bestEpochs(rows) {
   return [...new Set(fact(rows, "best_epoch"))].sort((a, b) => a - b);
 }
 
-// The rows of each seed's own best epoch; none where that was not measured.
-function atBest(rows, facts) {
-  const best = new Map(select(facts, { metric: "best_epoch" })
+// The rows of each seed's own best or last epoch; none where that was not
+// measured.
+function at(which, rows, facts) {
+  const epochs = new Map(select(facts, { metric: `${which}_epoch` })
     .map((row) => [row.seed, row.value]));
   return rows.filter((row) => row.epoch !== null
-    && row.epoch === best.get(row.seed));
+    && row.epoch === epochs.get(row.seed));
 }
 
 function levels(rows, column) {
@@ -80,6 +76,16 @@ function series(rows, along) {
     return { x, mean: middle, error, n };
   });
   return points.sort((a, b) => a.x - b.x);
+}
+
+// The means over seeds by epoch, each as a function turns it.
+function byEpoch(rows, turn) {
+  return new Map(series(rows, "epoch").map((p) => [p.x, turn(p.mean)]));
+}
+
+// The mean over seeds of rows that share all else.
+function meanOf(rows, wanted = {}) {
+  return series(select(rows, wanted), "metric")[0]?.mean;
 }
 
 // The deepest layer but the logits, or these where they are alone.

@@ -26,19 +26,14 @@ function metricOf(rows, metric, subset) {
 }
 
 function numbersOf(run, metrics) {
-  const last = new Map(select(run.rows, { metric: "last_epoch" })
-    .map((row) => [row.seed, row.value]));
-  const at = { best: (rows) => atBest(rows, run.rows),
-    last: (rows) => rows.filter((row) => row.epoch === last.get(row.seed)) };
-  return Object.entries(at).flatMap(([which, chosen]) =>
+  return ["best", "last"].flatMap((which) =>
     subsetsOf(run.rows, "accuracy").map((subset) => [run.name, which, subset,
-      ...metrics.map((metric) => series(
-        chosen(metricOf(run.rows, metric, subset)), "metric")[0]?.mean)]));
+      ...metrics.map((metric) =>
+        meanOf(at(which, metricOf(run.rows, metric, subset), run.rows)))]));
 }
 
 function runCharts(runs, metrics, subset) {
   return metrics.map((metric) => {
-    const log = LOG.includes(metric);
     const lines = runs.map((run, i) => ({ name: run.name, ...lookOfRun(i),
       points: series(metricOf(run.rows, metric, subset), "epoch") }));
     const points = lines.flatMap((line) => line.points);
@@ -47,10 +42,9 @@ function runCharts(runs, metrics, subset) {
       .map((mark) => [mark.y, mark]));
     // Runs of another M, or of other classes, have another chance.
     const marks = levels.size === 1 ? [...levels.values()] : [];
-    const ends = domain(points, log, marks.map((mark) => mark.y));
+    const y = yAxis(metric, points, marks);
     return points.length ? lineChart({ lines, x: { last }, marks,
-      y: { label: `${subset} ${LABELS[metric]}`, log,
-        domain: metric === "accuracy" ? [-0.02, 1.02] : ends } }) : "";
+      y: { ...y, label: `${subset} ${y.label}` } }) : "";
   });
 }
 
@@ -64,11 +58,7 @@ function comparison(all) {
     && runs.some((run) => subsetsOf(run.rows, metric).length))];
   const subsets = SUBSETS.filter((subset) => runs.some((run) =>
     subsetsOf(run.rows, "accuracy").includes(subset)));
-  const charts = make("div", { class: "grid" });
-  const show = (subset) =>
-    charts.replaceChildren(...runCharts(runs, metrics, subset));
   const first = subsets.includes("permuted") ? "permuted" : subsets[0];
-  show(first);
   const names = runs.map((run, i) => {
     const { color, marker: shape } = lookOfRun(i);
     return make("span", {}, sampleOf(color, shape), " ", run.name);
@@ -76,8 +66,8 @@ function comparison(all) {
   return make("section", {}, make("h2", {}, "Side by side"),
     make("p", { class: "soft" }, "Accuracy is the network's, geometry that of"
       + " its last hidden layer; means over seeds, bands of one standard error."),
-    make("div", { class: "controls" }, choice("subset", subsets, show, first),
-      ...names), charts,
+    ...chooser("subset", subsets, "grid",
+      (subset) => runCharts(runs, metrics, subset), first, names),
     table(["run", "epoch", "subset", ...metrics],
       runs.flatMap((run) => numbersOf(run, metrics)),
       { caption: "At each seed's own best and last epoch." }),

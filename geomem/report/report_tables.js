@@ -57,6 +57,15 @@ function choice(label, options, change, chosen = options[0]) {
   return make("label", {}, label, " ", list);
 }
 
+// A choice, and below it what is drawn of it.
+function chooser(label, options, kind, drawn, first = options[0], beside = []) {
+  const place = make("div", { class: kind });
+  const show = (chosen) => place.replaceChildren(...drawn(chosen));
+  show(first);
+  return [make("div", { class: "controls" },
+    choice(label, options, show, first), ...beside), place];
+}
+
 // All rows, by choices of what the columns hold.
 function explorer(rows) {
   const known = Object.keys(rows[0]);

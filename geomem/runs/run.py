@@ -24,6 +24,11 @@ def _content(file: pathlib.Path) -> bytes:
   return file.read_bytes() if file.exists() else b""
 
 
+def _unit(key: units.Key, lines: list[bytes]) -> dict[str, tuple[str, ...]]:
+  """Returns the checksums of a unit's lines, by its name."""
+  return {units.name_of(key): tuple(map(units.checksum, lines))}
+
+
 class Run:
   """An open run directory, held by one process at a time."""
 
@@ -137,9 +142,7 @@ class Run:
       if left[units.checksum(line)]:
         left[units.checksum(line)] -= 1
         kept.append(line)
-    journal = units.join(
-      [units.encode(name, sums) for name, sums in self._units.items()]
-    )
+    journal = units.journal(self._units)
     directory.unmark(self.path)
     # A torn last line of the journal would spoil the next one as well.
     if units.join(kept) == content and journal == _content(journal_file):
@@ -174,17 +177,15 @@ class Run:
     if self.has(key):
       return
     lines = [table.encode(row) for row in rows]
-    name, sums = units.name_of(key), tuple(map(units.checksum, lines))
-    file = table.rows_file(self.path)
+    unit, file = _unit(key, lines), table.rows_file(self.path)
     length = file.stat().st_size if file.exists() else 0
     disk.append_whole(file, units.join(lines))
     try:
-      journal = units.join([units.encode(name, sums)])
-      disk.append_whole(units.units_file(self.path), journal)
+      disk.append_whole(units.units_file(self.path), units.journal(unit))
     except BaseException:
       os.truncate(file, length)
       raise
-    self._units[name] = sums
+    self._units |= unit
 
   def replace(self, rows: Iterable[table.Row]) -> bool:
     """Replaces all rows by rows that are derived from other runs.
@@ -196,11 +197,10 @@ class Run:
     if file.exists() and file.read_bytes() == units.join(lines):
       return False
     directory.unmark(self.path)
-    name, sums = units.name_of({}), tuple(map(units.checksum, lines))
-    journal = units.join([units.encode(name, sums)])
-    disk.write_whole(units.units_file(self.path), journal)
+    unit = _unit({}, lines)
+    disk.write_whole(units.units_file(self.path), units.journal(unit))
     disk.write_whole(file, units.join(lines))
-    self._units = {name: sums}
+    self._units = unit
     return True
 
   @property

@@ -1,15 +1,25 @@
 """A run directory that several processes share, of which the first writes."""
 
+import functools
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
 
 from geomem import parallel
-from geomem.runs import units
-from geomem.runs.rows import Row, Rows
+from geomem.runs.rows import Rows
 from geomem.runs.run import Run
+
+
+def _in_first(method: Callable) -> Callable:
+  """Makes a method of `SharedRun` of one of `Run`."""
+
+  @functools.wraps(method)
+  def call(self, *arguments):
+    return parallel.from_first(lambda: method(self._run, *arguments))
+
+  return call
 
 
 class SharedRun:
@@ -43,21 +53,9 @@ class SharedRun:
     """As `Run.is_done`."""
     return parallel.from_first(lambda: self._run.is_done)
 
-  def has(self, key: units.Key) -> bool:
-    """Calls `Run.has` in the first process."""
-    return parallel.from_first(lambda: self._run.has(key))
-
-  def commit(self, key: units.Key, rows: Iterable[Row] = ()) -> None:
-    """Calls `Run.commit` in the first process."""
-    parallel.from_first(lambda: self._run.commit(key, rows))
-
-  def replace(self, rows: Iterable[Row]) -> bool:
-    """Calls `Run.replace` in the first process."""
-    return parallel.from_first(lambda: self._run.replace(rows))
-
-  def finish(self) -> None:
-    """Calls `Run.finish` in the first process."""
-    parallel.from_first(lambda: self._run.finish())
+  has, commit, replace, finish = map(
+    _in_first, (Run.has, Run.commit, Run.replace, Run.finish)
+  )
 
   def close(self) -> None:
     """Releases the directory for other jobs."""

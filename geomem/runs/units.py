@@ -32,9 +32,12 @@ def checksum(line: bytes) -> str:
   return hashlib.blake2b(line, digest_size=6).hexdigest()
 
 
-def encode(name: str, sums: Iterable[str]) -> bytes:
-  """Encodes a unit's line of the journal from its name and checksums."""
-  return json.dumps({"unit": json.loads(name), "rows": [*sums]}).encode()
+def journal(units: dict[str, tuple[str, ...]]) -> bytes:
+  """Encodes units as lines of the journal, from the checksums by name."""
+  return join(
+    json.dumps({"unit": json.loads(name), "rows": [*sums]}).encode()
+    for name, sums in units.items()
+  )
 
 
 def read_units(path: pathlib.Path | str) -> dict[str, tuple[str, ...]]:

@@ -1,42 +1,60 @@
 """Mean-field capacity against simulated capacity, on the same manifolds.
 
-Theory and simulation get the same points. The directions that the centres share
-are either kept, or projected out of all points first.
+Theory and simulation get the same points, of synthetic manifolds or of layers
+of a run, built lazily: only one layer is in memory at a time. The directions
+that the centres share are either kept, or projected out of all points first.
 """
 
 import dataclasses
 import functools
-import pathlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool
 
-from geomem import geometry, plots, runs
+from geomem import geometry, measures, plots, runs
 from geomem.geometry.simulation import FEWEST_DRAWS
-from geomem.studies.capacity_sets import (
-  ManifoldSet,
-  layer_sets,
-  synthetic_sets,
-)
-from geomem.studies.fields import check_least, check_seeds, check_types
+from geomem.studies import experiment as experiments
+from geomem.studies.fields import Fields, check_seeds
 from geomem.studies.finding import doubts
 from geomem.studies.measure_config import parse_centers
-from geomem.studies.study import Stage, Step, Unit
-from geomem.studies.trained import TrainedRun
+from geomem.studies.study import Stage, at_once
+from geomem.studies.trained import OfRun, TrainedRun
 
 _EPS = np.finfo(np.float32).eps
 # The largest relative rounding of a centre, as in the mean-field geometry.
 _MOST_ROUNDING = 1e-3
-_SYNTHETIC = ("num_manifolds", "manifold_points", "num_features", "dimension")
+# The fields that do not apply to a run, and to synthetic manifolds.
+_SYNTHETIC = (
+  "num_manifolds",
+  "manifold_points",
+  "num_features",
+  "dimension",
+  "seed",
+  "num_seeds",
+)
+_OF_RUNS = ("epochs",)
 _REMOVED = {"none": "centres as they are", "low_rank": "directions removed"}
+CENTERS = tuple(_REMOVED)
+RADII = (0.1, 0.3, 1.0, 3.0)
+FAMILIES = (
+  "points",
+  "segments",
+  "spheres",
+  "ellipsoids",
+  "clouds",
+  "correlated centres",
+)
+# Correlated centres have a third of their variance in a few directions.
+_SHARED = {"rank": 3, "strength": 0.35}
 _shared_directions = jax.jit(geometry.shared_directions, static_argnums=2)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CapacityConfig:
+class CapacityConfig(Fields):
   """Config of the comparison of theory and simulation.
 
   Attributes:
@@ -53,6 +71,12 @@ class CapacityConfig:
     num_seeds: number of seeds of the synthetic manifolds; a run has its own.
   """
 
+  _least: ClassVar = {
+    "num_draws": FEWEST_DRAWS,
+    "num_probes": 1,
+    "num_shuffles": 1,
+    "num_seeds": 1,
+  }
   epochs: str = "best,last"
   num_draws: int = 100
   num_probes: int = 300
@@ -66,9 +90,7 @@ class CapacityConfig:
   num_seeds: int = 1
 
   def __post_init__(self):
-    check_types(self)
-    names = ("num_probes", "num_shuffles", "num_seeds")
-    check_least(self, dict.fromkeys(names, 1) | {"num_draws": FEWEST_DRAWS})
+    super().__post_init__()
     check_seeds(self.seed, self.num_seeds)
     names = self.epochs.split(",")
     if not set(names) <= {"best", "last"} or len(set(names)) < len(names):
@@ -87,24 +109,132 @@ class CapacityConfig:
       )
 
 
-def _ignored_fields(of_run: bool) -> tuple[str, ...]:
-  """Lists the fields that do not apply, to a run or to synthetic manifolds."""
-  return (*_SYNTHETIC, "seed", "num_seeds") if of_run else ("epochs",)
+class ManifoldSet(NamedTuple):
+  """One set of manifolds on which theory and simulation are compared.
+
+  Attributes:
+    key: PRNG key of the simulation and the probes.
+    columns: columns that its rows share.
+    points: function that builds the points, `[P, M, N]`.
+    exact: closed-form capacity, if there is one.
+  """
+
+  key: jax.Array
+  columns: dict[str, Any]
+  points: Callable[[], np.ndarray]
+  exact: float | None = None
+
+  @property
+  def name(self) -> str:
+    """The name of the set in figures and sentences."""
+    return plots.name_of_set(self.columns)
 
 
-def _check_applies(config: CapacityConfig, of_run: bool) -> None:
-  """Raises if a field that does not apply has another value than by default."""
-  defaults = {f.name: f.default for f in dataclasses.fields(config)}
-  for name in _ignored_fields(of_run):
-    if getattr(config, name) != defaults[name]:
-      advice = "leave it out" if of_run else "give a run with it"
-      raise ValueError(
-        f"{name} is {getattr(config, name)}, but it applies to"
-        f" {'synthetic manifolds' if of_run else 'runs'} alone; {advice}."
-      )
+def _build(config, family: str, radius: float, key) -> np.ndarray:
+  """Builds the `[P, M, N]` points of one family."""
+  center_key, key = jax.random.split(key)
+  sizes = {
+    "num_manifolds": config.num_manifolds,
+    "num_points": config.manifold_points,
+    "num_features": config.num_features,
+    "dimension": config.dimension,
+    "radius": radius,
+  }
+  shape = family
+  if family == "points":
+    sizes |= {"num_points": 1, "dimension": 1}
+  elif family == "segments":
+    sizes |= {"num_points": 2, "dimension": 1}
+  elif family == "ellipsoids":
+    shape = "spheres"
+    # The semi-axes go with 1/i, and their root mean square is the radius.
+    axes = 1 / np.arange(1, config.dimension + 1, dtype=np.float32)
+    sizes["radius"] = radius * (axes / np.sqrt((axes**2).mean()))
+  elif family == "correlated centres":
+    shape = "clouds"
+    sizes["centers"] = geometry.correlated_centers(
+      center_key, config.num_manifolds, config.num_features, **_SHARED
+    )
+  return np.asarray(geometry.synthetic_manifolds(key, shape, **sizes))
 
 
-class Capacity:
+def _closed_form(config, family: str, radius: float) -> float | None:
+  if family == "points":
+    return float(geometry.point_capacity(0.0))
+  if family == "segments":
+    # Subtracting the mean of the P centres reduces their norm from 1.
+    norm = np.sqrt(1 - 1 / config.num_manifolds)
+    return float(geometry.segment_capacity(radius / norm))
+  return None
+
+
+def synthetic_sets(config) -> list[ManifoldSet]:
+  """Lists the synthetic sets: every family at every radius, for each seed."""
+  sets = []
+  for seed in range(config.seed, config.seed + config.num_seeds):
+    for index, family in enumerate(FAMILIES):
+      family_key = jax.random.fold_in(jax.random.key(seed), index)
+      for number, radius in enumerate(RADII[:1] if index == 0 else RADII):
+        key = jax.random.fold_in(family_key, number)
+        points = functools.partial(_build, config, family, radius, key)
+        exact = _closed_form(config, family, radius)
+        shared = family == "correlated centres"
+        for centers in CENTERS if shared else CENTERS[:1]:
+          columns = {
+            "seed": seed,
+            "subset": family,
+            "manifold_radius": radius,
+            "centers": centers,
+          }
+          sets.append(ManifoldSet(key, columns, points, exact))
+  return sets
+
+
+def layer_sets(trained: TrainedRun, which: Sequence[str]) -> list[ManifoldSet]:
+  """Lists each layer of a run at its `best` or `last` epoch, by subset.
+
+  Manifolds and images are those on which the run itself was measured.
+  """
+  sets = []
+  names = trained.experiment.network.layer_names
+  for seed in trained.seeds:
+    epochs = {getattr(trained, w)(seed.number) for w in which}
+    for epoch in sorted(epochs):
+      points_of = _layer_points(trained, seed, epoch)
+      for (index, layer), subset, centers in itertools.product(
+        enumerate(names), seed.manifolds, CENTERS
+      ):
+        columns = {
+          "seed": seed.number,
+          "epoch": epoch,
+          "layer": layer,
+          "layer_index": index,
+          "subset": subset,
+          "centers": centers,
+        }
+        points = functools.partial(points_of, layer, subset)
+        sets.append(ManifoldSet(seed.geometry_key, columns, points))
+  return sets
+
+
+def _layer_points(trained: TrainedRun, seed, epoch: int):
+  """Returns a function from a layer and a subset to points; caches a layer."""
+
+  @functools.lru_cache(maxsize=1)
+  def by_subset(layer: str) -> dict[str, np.ndarray]:
+    images = experiments.manifold_images(trained.experiment, seed)
+    stacked = np.stack(list(images.values()))
+    flat = stacked.reshape(-1, *stacked.shape[3:])
+    forward = experiments.measuring_forward(trained.experiment)
+    state = trained.state(seed.number, epoch)
+    ((_, points),) = measures.layer_blocks(forward, state, flat, [layer])
+    points = np.asarray(points).reshape(*stacked.shape[:3], -1)
+    return dict(zip(images, points, strict=True))
+
+  return lambda layer, subset: by_subset(layer)[subset]
+
+
+class Capacity(OfRun):
   """The capacity study: theory against simulation (figure 1B).
 
   It uses the layers of a finished run, or synthetic manifolds.
@@ -120,18 +250,20 @@ class Capacity:
     Raises:
       ValueError: a field is given that does not apply.
     """
-    _check_applies(config, trained is not None)
-    self.config = config
-    self.trained = trained
-    self.origin = trained.origin if trained else None
-    directory = trained.path if trained else pathlib.Path("runs")
-    self.directory = directory / "capacity"
+    super().__init__(config, trained)
+    self.ignored = _SYNTHETIC if trained else _OF_RUNS
+    for field in dataclasses.fields(config):
+      value = getattr(config, field.name)
+      if field.name in self.ignored and value != field.default:
+        advice = "leave it out" if trained else "give a run with it"
+        raise ValueError(
+          f"{field.name} is {value}, but it applies to"
+          f" {'synthetic manifolds' if trained else 'runs'} alone; {advice}."
+        )
 
   def as_dict(self) -> dict[str, Any]:
     """Returns the fields that apply, as a run directory stores them."""
-    left_out = _ignored_fields(self.trained is not None)
-    fields = {k: v for k, v in vars(self.config).items() if k not in left_out}
-    return {"experiment": self.name} | fields
+    return {k: v for k, v in super().as_dict().items() if k not in self.ignored}
 
   def sets(self) -> list[ManifoldSet]:
     """Lists the sets of manifolds; their points are built lazily."""
@@ -144,13 +276,12 @@ class Capacity:
     """Yields one stage, with a unit for each set of manifolds."""
     del run
     units = [
-      Unit(manifolds.columns, functools.partial(self._work, manifolds))
-      for manifolds in self.sets()
+      at_once(
+        one.columns, functools.partial(compare, one, self.config), done=one.name
+      )
+      for one in self.sets()
     ]
     yield Stage("capacity", units)
-
-  def _work(self, one: ManifoldSet) -> Iterator[Step]:
-    yield Step(compare(one, self.config), facts={"done": one.name})
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
@@ -164,12 +295,6 @@ class Capacity:
       if centers not in {each.centers for each in found}
     ]
     return [*doubts(rows), *found, *missing]
-
-  @staticmethod
-  def table(rows: runs.Rows) -> str:
-    """Returns nothing: the study has no table."""
-    del rows
-    return ""
 
 
 def _without_shared_directions(key, points: np.ndarray, rule) -> np.ndarray:
@@ -266,22 +391,22 @@ class Agreement(NamedTuple):
 
   def __str__(self) -> str:
     low, likely_low, middle, likely_high, high = self.ratios
-    sentence = (
+    said = [
       f"{_REMOVED[self.centers]}: simulated over theory has median"
       f" {middle:.3f}, {likely_low:.3f} to {likely_high:.3f} in 90 % of"
       f" {self.count} sets, {low:.3f} to {high:.3f} in all (the farthest:"
       f" {self.farthest})"
-    )
+    ]
     if self.correlation is not None:
-      sentence += f"; correlation {self.correlation:.3f}"
+      said.append(f"correlation {self.correlation:.3f}")
     if self.unknown:
-      sentence += f"; {self.unknown} more are not separable in all features"
+      said.append(f"{self.unknown} more are not separable in all features")
     if self.doubted:
-      sentence += (
-        f"; {self.doubted} more are left out, as they are not to be believed"
+      said.append(
+        f"{self.doubted} more are left out, as they are not to be believed"
         " (converged below 1)"
       )
-    return sentence + "."
+    return "; ".join(said) + "."
 
 
 def agreements(rows: runs.Rows) -> list[Agreement]:

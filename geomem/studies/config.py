@@ -1,15 +1,15 @@
 """Configs of training runs; every field is a flag of the binaries."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from geomem import data, training
-from geomem.studies.fields import check_least, check_seeds, check_types
+from geomem.studies.fields import Fields, check_seeds
 from geomem.studies.measure_config import MeasureConfig, check_saved
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Fields):
   """The images and their labels.
 
   Attributes:
@@ -29,6 +29,12 @@ class DataConfig:
       `file` and `cifar_n` have their own.
   """
 
+  _least: ClassVar = {
+    "image_size": 1,
+    "memory_limit": 0,
+    "num_classes": 2,
+    "examples_per_class": 1,
+  }
   dataset: str = "digits"
   data_dir: str | None = None
   image_size: int | None = None
@@ -39,7 +45,7 @@ class DataConfig:
   permuted_fraction: float | None = 0.5
 
   def __post_init__(self):
-    check_types(self)
+    super().__post_init__()
     if data.has_own_fraction(self.labels):
       object.__setattr__(self, "permuted_fraction", None)
     elif self.permuted_fraction is None:
@@ -47,7 +53,7 @@ class DataConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Fields):
   """The network.
 
   Attributes:
@@ -57,16 +63,14 @@ class ModelConfig:
       float32.
   """
 
+  _least: ClassVar = {"width": 1}
   model: str
   width: int | None = None
   dtype: str = "float32"
 
-  def __post_init__(self):
-    check_types(self)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Fields):
   """The training recipe and the seeds.
 
   Attributes:
@@ -85,6 +89,7 @@ class TrainConfig:
     num_seeds: number of seeds, trained together.
   """
 
+  _least: ClassVar = {"seed": 0, "num_seeds": 1}
   epochs: int
   batch_size: int
   optimizer: str = "sgd"
@@ -97,9 +102,6 @@ class TrainConfig:
   stop_when_memorized: bool = False
   seed: int = 0
   num_seeds: int = 1
-
-  def __post_init__(self):
-    check_types(self)
 
   @property
   def seeds(self) -> range:
@@ -118,18 +120,6 @@ _GROUPS = {
   "model": ModelConfig,
   "training": TrainConfig,
   "measure": MeasureConfig,
-}
-# Lower bounds. The recipe checks its own numbers.
-_LEAST = {
-  "data": {
-    "image_size": 1,
-    "memory_limit": 0,
-    "num_classes": 2,
-    "examples_per_class": 1,
-  },
-  "model": {"width": 1},
-  "training": {"seed": 0, "num_seeds": 1},
-  "measure": {"manifold_points": 2},
 }
 
 
@@ -152,8 +142,6 @@ class ExperimentConfig:
   measure: MeasureConfig
 
   def __post_init__(self):
-    for name, least in _LEAST.items():
-      check_least(getattr(self, name), least)
     check_seeds(self.training.seed, self.training.num_seeds)
     saved = training.checkpoint_epochs(self.training.epochs)
     check_saved(self.measure.measure_epochs, saved)

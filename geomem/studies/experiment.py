@@ -4,7 +4,6 @@ A config that does not fit in memory is refused before any work.
 """
 
 import functools
-import math
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -38,37 +37,32 @@ def _available_bytes() -> int:
 def _check_memory(config, network, num_classes: int) -> None:
   """Raises ValueError if probes or training exceed the available memory."""
   measure, recipe = config.measure, config.training
-  shape = (num_classes, measure.num_probes, measure.manifold_points + 1)
-  _expect_room(
-    _PER_PROBE * _FLOAT * math.prod(shape),
-    f"{measure.num_probes:,} probes of {num_classes} manifolds of"
-    f" {measure.manifold_points} points",
-    "num_probes or manifold_points",
-  )
-  numbers = _PER_PARAMETER * network.num_parameters
-  numbers += _PER_ACTIVATION * recipe.batch_size * _num_activations(network)
-  _expect_room(
-    _FLOAT * numbers * recipe.num_seeds,
-    f"{recipe.num_seeds} network(s) of {network.num_parameters:,} parameters"
-    f" trained on batches of {recipe.batch_size} examples",
-    "width, batch_size or num_seeds",
-  )
-
-
-def _num_activations(network) -> int:
-  """Returns the number of activations of all layers for one example."""
+  probes = num_classes * measure.num_probes * (measure.manifold_points + 1)
   image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
-  output = jax.eval_shape(network.apply, network.abstract_state, image)
-  return sum(math.prod(x.shape) for x in output.activations.values())
-
-
-def _expect_room(needed: int, what: str, advice: str) -> None:
+  layers = jax.eval_shape(network.apply, network.abstract_state, image)
+  activations = sum(x.size for x in layers.activations.values())
+  numbers = _PER_PARAMETER * network.num_parameters
+  numbers += _PER_ACTIVATION * recipe.batch_size * activations
   available = _available_bytes()
-  if needed > available:
-    raise ValueError(
-      f"{what} take {needed / 1e9:,.0f} GB of memory, and there are"
-      f" {available / 1e9:,.0f} GB; lower {advice}."
-    )
+  for needed, what, advice in (
+    (
+      _PER_PROBE * _FLOAT * probes,
+      f"{measure.num_probes:,} probes of {num_classes} manifolds of"
+      f" {measure.manifold_points} points",
+      "num_probes or manifold_points",
+    ),
+    (
+      _FLOAT * numbers * recipe.num_seeds,
+      f"{recipe.num_seeds} network(s) of {network.num_parameters:,} parameters"
+      f" trained on batches of {recipe.batch_size} examples",
+      "width, batch_size or num_seeds",
+    ),
+  ):
+    if needed > available:
+      raise ValueError(
+        f"{what} take {needed / 1e9:,.0f} GB of memory, and there are"
+        f" {available / 1e9:,.0f} GB; lower {advice}."
+      )
 
 
 class Experiment(NamedTuple):
@@ -101,6 +95,11 @@ class Experiment(NamedTuple):
   def origin(self) -> dict[str, Any]:
     """The origin of its runs, as a run directory stores it."""
     return {"data": self.fingerprint}
+
+  @property
+  def splits(self) -> dict[str, data.Images]:
+    """The images by split."""
+    return {"train": self.train.images, "test": self.test.images}
 
   @property
   def num_classes(self) -> int:
@@ -157,7 +156,12 @@ def prepare(config: ExperimentConfig) -> Experiment:
     dtype=models.dtype_named(config.model.dtype),
   )
   _check_memory(config, network, num_classes)
-  _check_crop(recipe.crop, train.images.shape[1:3])
+  height, width = train.images.shape[1:3]
+  if recipe.crop >= min(height, width):
+    raise ValueError(
+      f"crop is {recipe.crop}; less than the images' side was expected, and"
+      f" they are {height} x {width} pixels."
+    )
   measured_layers(config.measure.layers, network.layer_names)
   geometry.check_centers(config.measure.options.centers, num_classes)
   training.steps_per_epoch(len(train.labels), recipe.batch_size)
@@ -168,14 +172,6 @@ def prepare(config: ExperimentConfig) -> Experiment:
     for split in (train, test)
   )
   return Experiment(config, train, test, network, *moments, fingerprint)
-
-
-def _check_crop(crop: int, size: tuple[int, int]) -> None:
-  if crop >= min(size):
-    raise ValueError(
-      f"crop is {crop}; less than the images' side was expected, and they are"
-      f" {size[0]} x {size[1]} pixels."
-    )
 
 
 def _load(config, split: str) -> data.Dataset:
@@ -229,15 +225,12 @@ def prepare_seeds(
   seeds = [prepare_seed(experiment, number) for number in numbers]
   if run_path is not None:
     for seed in seeds:
-      _check_labels(_labels_file(run_path, seed), seed)
+      _check_labels(run_path, seed)
   return seeds
 
 
-def _labels_file(path: pathlib.Path | str, seed: Seed) -> pathlib.Path:
-  return pathlib.Path(path) / f"labels_seed{seed.number}.npz"
-
-
-def _check_labels(file: pathlib.Path, seed: Seed) -> None:
+def _check_labels(path: pathlib.Path | str, seed: Seed) -> None:
+  file = pathlib.Path(path) / f"labels_seed{seed.number}.npz"
   if not file.exists():
     return
   stored = data.PermutedLabels.load(file)
@@ -255,10 +248,10 @@ def keep_labels(path: pathlib.Path | str, seed: Seed) -> None:
   Raises:
     RunError: the labels in the directory differ.
   """
-  file = _labels_file(path, seed)
+  file = pathlib.Path(path) / f"labels_seed{seed.number}.npz"
   if not parallel.from_first(file.exists):
     parallel.from_first(functools.partial(seed.labels.save, file))
-  _check_labels(file, seed)
+  _check_labels(path, seed)
 
 
 def training_data(experiment: Experiment, seed: Seed) -> training.TrainingData:
@@ -286,6 +279,12 @@ def manifold_images(
     name: np.asarray(images) if data.streams(images) else images
     for name, images in chosen.items()
   }
+
+
+def spread_images(images: data.Images, most: int) -> data.Images:
+  """Chooses at most `most` images, spread evenly over all."""
+  indices = np.linspace(0, len(images), min(len(images), most), False)
+  return images[indices.astype(int)]
 
 
 def measuring_forward(experiment: Experiment):

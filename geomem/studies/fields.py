@@ -5,7 +5,7 @@ import math
 import numbers
 import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -74,12 +74,18 @@ def _check(name: str, value: Any, known: type) -> None:
     raise ValueError(f"{name} is {value}; a finite number was expected.")
 
 
-def check_least(config: Any, least: dict[str, int]) -> None:
-  """Raises ValueError for a field below its lower bound."""
-  for name, bound in least.items():
-    value = getattr(config, name)
-    if value is not None and not value >= bound:
-      raise ValueError(f"{name} is {value}; at least {bound} was expected.")
+class Fields:
+  """A config whose fields have their types and are not too low."""
+
+  # Lower bounds, by field.
+  _least: ClassVar[dict[str, int]] = {}
+
+  def __post_init__(self):
+    check_types(self)
+    for name, bound in self._least.items():
+      value = getattr(self, name)
+      if value is not None and not value >= bound:
+        raise ValueError(f"{name} is {value}; at least {bound} was expected.")
 
 
 def check_seeds(first: int, count: int | None) -> None:

@@ -50,6 +50,29 @@ def with_error(value: float, error: float, spec: str = ".3f") -> str:
   return f"{text} ± {error:{spec.removeprefix('+')}}"
 
 
+def apart(first: tuple[float, float], second: tuple[float, float]) -> bool:
+  """Tells whether two values differ by more than twice their joint error.
+
+  Each is a pair of a value and its error. A NaN error leaves them together.
+  """
+  (a, a_error), (b, b_error) = first, second
+  return abs(a - b) > 2 * math.hypot(a_error, b_error)
+
+
+def grouped(rows: Iterable[runs.Row], *columns: str) -> dict[tuple, runs.Rows]:
+  """Groups rows by the values of several columns, in the order of the rows."""
+  groups: dict[tuple, runs.Rows] = {}
+  for row in rows:
+    place = tuple(row.get(column) for column in columns)
+    groups.setdefault(place, runs.Rows()).append(row)
+  return groups
+
+
+def places(rows: Iterable[runs.Row], *columns: str) -> set[tuple]:
+  """Returns the values of several columns that occur together."""
+  return set(grouped(rows, *columns))
+
+
 def doubts(rows: runs.Rows) -> list[str]:
   """Names the layers, subsets and epochs whose geometry is in doubt.
 
@@ -57,21 +80,16 @@ def doubts(rows: runs.Rows) -> list[str]:
   their problems were not solved: `converged` or `glue_converged` of the rows is
   less than 1, or a capacity is missing.
   """
-
-  def places(selected) -> set[tuple]:
-    names = ("layer_index", "layer", "subset", "epoch")
-    return {
-      tuple(row[name] for name in names)
-      for row in selected
-      if row["layer"] is not None
-    }
-
-  capacities = rows.where(_CAPACITIES)
-  solved = rows.where(_CONVERGED)
-  bad = places(r for r in solved if not (runs.has_value(r) and r["value"] >= 1))
-  bad |= places(row for row in capacities if not runs.has_value(row))
+  capacities, solved = (
+    [row for row in rows.where(metrics) if row["layer"] is not None]
+    for metrics in (_CAPACITIES, _CONVERGED)
+  )
+  bad = [r for r in solved if not (runs.has_value(r) and r["value"] >= 1)]
+  bad += [row for row in capacities if not runs.has_value(row)]
   if not bad:
     return []
+  columns = ("layer_index", "layer", "subset", "epoch")
+  measured, bad = (places(r, *columns) for r in (capacities, bad))
   named = [
     f"{layer} of {subset} examples at epoch {epoch}"
     for _, layer, subset, epoch in sorted(bad)[:_MOST_NAMED]
@@ -79,7 +97,7 @@ def doubts(rows: runs.Rows) -> list[str]:
   rest = len(bad) - len(named)
   ending = f" and {rest} more" if rest else ""
   return [
-    f"Not to be believed: {len(bad)} of {len(places(capacities))} layers"
+    f"Not to be believed: {len(bad)} of {len(measured)} layers"
     " measured hold manifolds whose points or centres are lost in rounding, or"
     f" whose problems were not solved (converged below 1): {', '.join(named)}"
     f"{ending}."

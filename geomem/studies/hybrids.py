@@ -162,17 +162,10 @@ def hybrid_logits(
   mean: Float[np.ndarray, " C"],
   std: Float[np.ndarray, " C"],
 ) -> Iterator[Float[Array, "masks b classes"]]:
-  """Yields the logits of all hybrids, for successive blocks of images.
+  """Yields the logits of hybrids for successive blocks of images.
 
-  Args:
-    hybrids: the parts of the hybrids.
-    masks: the hybrids to run.
-    images: all images.
-    mean: mean of the pixels, by channel.
-    std: standard deviation of the pixels, by channel.
-
-  Yields:
-    The logits of the next block, replicated on every device.
+  They are replicated on every device. The moments are those of the pixels, by
+  channel.
   """
   masks = tuple(masks)
   run = _compiled_logits(hybrids.network, masks)

@@ -11,7 +11,7 @@ from typing import Any
 from geomem import geometry, measures, parallel, plots, runs
 from geomem.studies import experiment as experiments
 from geomem.studies.experiment import Experiment, Seed
-from geomem.studies.finding import doubts
+from geomem.studies.finding import grouped
 from geomem.studies.measure_config import (
   MeasuringConfig,
   SavedEpochs,
@@ -56,13 +56,7 @@ def geometry_stage(
   """Returns the stage that measures the chosen epochs of all seeds.
 
   All seeds share one stage, so that the epochs that figure 3 needs come first.
-
-  Args:
-    experiment: the experiment of the run.
-    seeds: the seeds.
-    epochs: the epochs of each seed.
-    load: function from a seed and an epoch to the network's state.
-    measure: the measures, layers and epochs to measure.
+  The function `load` takes a seed and an epoch to the state of the network.
   """
   layers = measured_layers(measure.layers, experiment.network.layer_names)
   by_number = {seed.number: seed for seed in seeds}
@@ -125,8 +119,14 @@ class Measuring(OfRun):
       self.trained.state,
       self.config,
     )
-    measured = self._known()
-    yield stage._replace(units=[_of(unit, measured) for unit in stage.units])
+    known = self._known()
+
+    def copied(unit: Unit) -> Unit:
+      rows = known.get((unit.key["seed"], unit.key["epoch"]))
+      step = Step(rows or (), size=unit.size, done_before=True)
+      return unit._replace(work=lambda: iter([step])) if rows else unit
+
+    yield stage._replace(units=list(map(copied, stage.units)))
 
   def facts(self) -> runs.Rows:
     """Returns the run's facts, with the chance capacity at this study's κ."""
@@ -153,30 +153,17 @@ class Measuring(OfRun):
 
     It must be complete, with the same settings and revision of geomem.
     """
-    names = [field.name for field in dataclasses.fields(MeasuringConfig)]
-    names.remove("measure_epochs")
-    config, run_config = self.config, self.trained.experiment.config.measure
+    path, run_config = self.trained.path, self.trained.experiment.config.measure
+    names = {field.name for field in dataclasses.fields(MeasuringConfig)}
     if any(
-      getattr(config, name) != getattr(run_config, name) for name in names
-    ):
-      return {}
-    path = self.trained.path
-    if not parallel.from_first(
+      getattr(self.config, name) != getattr(run_config, name)
+      for name in names - {"measure_epochs"}
+    ) or not parallel.from_first(
       lambda: runs.is_complete(path) and runs.is_of_this_revision(path)
     ):
       return {}
-    measured = runs.Rows(r for r in self.trained.rows if r["layer"] is not None)
-    return {
-      (seed, epoch): rows
-      for seed, of_seed in measured.split("seed").items()
-      for epoch, rows in of_seed.split("epoch").items()
-    }
-
-  @staticmethod
-  def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
-    """Returns the doubts about the rows."""
-    del config
-    return doubts(rows)
+    measured = (r for r in self.trained.rows if r["layer"] is not None)
+    return grouped(measured, "seed", "epoch")
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
@@ -203,12 +190,3 @@ class Measuring(OfRun):
         ]
         lines.append(f"  {metric:{width - 2}}" + "".join(cells))
     return "\n".join(lines)
-
-
-def _of(unit: Unit, known: dict[tuple[int, int], runs.Rows]) -> Unit:
-  """Returns a unit that copies its rows if they are known."""
-  rows = known.get((unit.key["seed"], unit.key["epoch"]))
-  if rows is None:
-    return unit
-  step = Step(rows, size=unit.size, done_before=True)
-  return unit._replace(work=lambda: iter([step]))

@@ -3,11 +3,11 @@
 import dataclasses
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from geomem.geometry import LABELLINGS
 from geomem.measures import MEASURES, Measure, Options
-from geomem.studies.fields import check_least, check_types
+from geomem.studies.fields import Fields
 
 # In the order of measuring: figure 3 needs the first two.
 WORDS = ("best", "last", "first")
@@ -32,13 +32,9 @@ class SavedEpochs(NamedTuple):
 
 
 def normalized(text: str | None, name: str = "measure_epochs") -> str | None:
-  """Returns a choice of epochs in canonical form.
+  """Returns the choice of epochs of a field in canonical form.
 
   Words come first, in the order of measuring, then numbers; `all` is None.
-
-  Args:
-    text: the choice.
-    name: name of its field, for error messages.
 
   Raises:
     ValueError: an item is neither a known word nor a number.
@@ -62,12 +58,7 @@ def normalized(text: str | None, name: str = "measure_epochs") -> str | None:
 def check_saved(
   text: str | None, saved: Collection[int], name: str = "measure_epochs"
 ) -> None:
-  """Checks that the epochs chosen by number are saved.
-
-  Args:
-    text: the normalized choice.
-    saved: the epochs that at least one seed has saved.
-    name: name of the field with the choice.
+  """Checks a normalized choice: at least one seed has saved each number.
 
   Raises:
     ValueError: an epoch is not saved; the message lists those that are.
@@ -86,14 +77,8 @@ def places_to_measure(
   """Lists seeds and epochs in the order of measuring.
 
   The best epochs of all seeds come first, then their last and first epochs,
-  then the others, so that an early end of the work costs the least.
-
-  Args:
-    text: the normalized choice; epochs that a seed has not saved are left out.
-    seeds: the epochs of each seed.
-
-  Returns:
-    Pairs of a seed and an epoch.
+  then the others, so that an early end of the work costs the least. Epochs of
+  the normalized choice that a seed has not saved are left out.
   """
   chosen = None if text is None else text.split(",")
 
@@ -112,7 +97,7 @@ def places_to_measure(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class MeasuringConfig:
+class MeasuringConfig(Fields):
   """The measures of every layer, and the epochs to measure.
 
   Attributes:
@@ -130,6 +115,7 @@ class MeasuringConfig:
       best, last, first, others.
   """
 
+  _least: ClassVar = {"num_probes": 1}
   measures: str = "mean_field"
   num_probes: int = 300
   kappa: float = 0.0
@@ -139,10 +125,9 @@ class MeasuringConfig:
   measure_epochs: str | None = None
 
   def __post_init__(self):
-    check_types(self)
+    super().__post_init__()
     # Normalized, so that equal choices give equal configs.
     object.__setattr__(self, "measure_epochs", normalized(self.measure_epochs))
-    check_least(self, {"num_probes": 1})
     _ = self.chosen, self.options
 
   @property
@@ -172,6 +157,7 @@ class MeasureConfig(MeasuringConfig):
     subsets: subsets to measure, comma-separated; all by default.
   """
 
+  _least: ClassVar = MeasuringConfig._least | {"manifold_points": 2}
   manifold_points: int
   subsets: str | None = None
 

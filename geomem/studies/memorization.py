@@ -7,23 +7,18 @@ Source: Stephenson et al., ICLR 2021, figure 3 and its text.
 
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from geomem import geometry, plots, runs
 from geomem.studies.config import ExperimentConfig
 from geomem.studies.experiment import keep_labels, prepare, prepare_seeds
-from geomem.studies.finding import Finding, doubts, name_seeds
+from geomem.studies.finding import Finding, doubts, name_seeds, places
 from geomem.studies.measure import geometry_stage
 from geomem.studies.measure_config import SavedEpochs
-from geomem.studies.study import Stage, Step, Unit
-from geomem.studies.train import (
-  lost_losses,
-  score_subsets,
-  scores_key,
-  train_seeds,
-)
+from geomem.studies.study import Stage, Unit, at_once
+from geomem.studies.train import lost_rows, train_seeds
 from geomem.studies.trained import checkpoints
 
 TOLERANCE = 0.25  # Relative, for values that are equal in the paper.
@@ -38,19 +33,6 @@ _CLAIMS = {
 }
 # Whether a claim holds, and a sentence with its numbers.
 _Judged = tuple[bool, str]
-
-
-class _Layers(NamedTuple):
-  """Capacities of the hidden layers by subset, at the best and last epoch."""
-
-  best: dict[str, np.ndarray]
-  last: dict[str, np.ndarray]
-  chance: float
-
-  @property
-  def early(self) -> int:
-    """The number of layers in the first half; 0 of a single layer."""
-    return len(self.best["permuted"]) // 2
 
 
 def find(rows: runs.Rows) -> list[Finding]:
@@ -69,16 +51,14 @@ def find(rows: runs.Rows) -> list[Finding]:
   undecided = "the best epoch of every seed is its last; train longer"
   if changed:
     undecided = _lacks(changed, "best") or _lacks(changed, "last")
-  at_best = by_layer(rows, "capacity", "best")
+  at_best, chance = by_layer(rows, "capacity", "best"), rows.chance_capacity()
   capacity, *sizes = (
     [by_layer(changed, metric, which) for which in _EPOCHS]
     for metric in _METRICS
   )
-  chance = rows.chance_capacity()
-  layers = _Layers(*capacity, chance)
-  no_half = undecided
-  if not no_half and not layers.early:
-    no_half = "of one hidden layer there is no first half"
+  early = 0 if undecided else len(capacity[0]["permuted"]) // 2
+  no_half = "" if early else "of one hidden layer there is no first half"
+  no_half = undecided or no_half
 
   def judge(name, nothing, test: Callable, *of) -> Finding:
     holds, sentence = (None, nothing) if nothing else test(*of)
@@ -88,10 +68,10 @@ def find(rows: runs.Rows) -> list[Finding]:
 
   return [
     judge("F3.1", no_best, _permuted_at_chance, at_best, chance),
-    judge("F3.2", no_half, _permuted_rises_late, layers),
-    judge("F3.3", undecided, _restored_falls, layers),
+    judge("F3.2", no_half, _permuted_rises_late, *capacity, early),
+    judge("F3.3", undecided, _restored_falls, *capacity, chance),
     judge("F3.4", undecided, _permuted_shrinks, *sizes),
-    judge("F3.5", no_half, _early_layers_stay, layers),
+    judge("F3.5", no_half, _early_layers_stay, *capacity, early),
   ]
 
 
@@ -111,21 +91,17 @@ def incomplete(rows: runs.Rows, which: str) -> dict[int, str]:
 
   Needed are the hidden layers, subsets and metrics that any epoch has.
   """
-  numbers = rows.where(_METRICS)
-  hidden = tuple(numbers.layers)[1:-1]
-
-  def places(selected) -> set[tuple]:
-    names = ("layer_index", "subset", "metric")
-    selected = selected.where(layer_index=hidden)
-    return {tuple(row[name] for name in names) for row in selected}
-
-  at_epoch, needed = rows.at(which).where(_METRICS), places(numbers)
-  lacking = {}
+  hidden = tuple(rows.where(_METRICS).layers)[1:-1]
+  numbers, at_epoch = (
+    selected.where(_METRICS, layer_index=hidden)
+    for selected in (rows, rows.at(which))
+  )
+  columns, lacking = ("layer_index", "subset", "metric"), {}
   for seed in rows.seeds:
     of_seed = at_epoch.where(seed=seed)
-    if not places(of_seed):
+    if not of_seed:
       lacking[seed] = "was not measured in hidden layers"
-    elif places(of_seed.known()) != needed:
+    elif places(of_seed.known(), *columns) != places(numbers, *columns):
       lacking[seed] = "lacks numbers"
   return lacking
 
@@ -170,25 +146,25 @@ def _permuted_at_chance(best: dict[str, np.ndarray], chance: float) -> _Judged:
   )
 
 
-def _permuted_rises_late(layers: _Layers) -> _Judged:
-  rise = layers.last["permuted"] / layers.best["permuted"]
-  early = rise[: layers.early].max()
+def _permuted_rises_late(best, last, early: int) -> _Judged:
+  rise = last["permuted"] / best["permuted"]
+  most = rise[:early].max()
   return (
-    bool(rise[-1] > 1.5 and early < 1 + TOLERANCE),
+    bool(rise[-1] > 1.5 and most < 1 + TOLERANCE),
     f"last epoch: permuted capacity rises to {rise[-1]:.2f} times its best-"
-    f"epoch value in the last hidden layer, at most {early:.2f} times in the"
-    f" first {layers.early}",
+    f"epoch value in the last hidden layer, at most {most:.2f} times in the"
+    f" first {early}",
   )
 
 
-def _restored_falls(layers: _Layers) -> _Judged:
-  before, after = (at["restored"][-1] for at in (layers.best, layers.last))
-  apart = after / layers.chance - 1
+def _restored_falls(best, last, chance: float) -> _Judged:
+  before, after = best["restored"][-1], last["restored"][-1]
+  apart = after / chance - 1
   return (
     bool(after < before and abs(apart) < TOLERANCE),
     f"last epoch: restored capacity of the last hidden layer goes from"
     f" {before:.3f} to {after:.3f}, {apart:+.0%} from chance, test from"
-    f" {layers.best['test'][-1]:.3f} to {layers.last['test'][-1]:.3f}",
+    f" {best['test'][-1]:.3f} to {last['test'][-1]:.3f}",
   )
 
 
@@ -203,15 +179,11 @@ def _permuted_shrinks(radii, dimensions) -> _Judged:
   )
 
 
-def _early_layers_stay(layers: _Layers) -> _Judged:
-  count = layers.early
-  change = max(
-    _farthest(layers.last[subset][:count], layers.best[subset][:count])
-    for subset in layers.best
-  )
+def _early_layers_stay(best, last, early: int) -> _Judged:
+  change = max(_farthest(last[s][:early], best[s][:early]) for s in best)
   return (
     change < TOLERANCE,
-    f"the first {count} hidden layers change by at most {change:.0%} in"
+    f"the first {early} hidden layers change by at most {change:.0%} in"
     " capacity between best and last epoch, over all subsets",
   )
 
@@ -245,58 +217,38 @@ class Memorization:
     """Yields the stages that train, score and measure all seeds."""
     for seed in self.seeds:
       keep_labels(run.path, seed)
-    yield self._training(run)
-    for seed in self.seeds:
-      yield self._scores(run, seed)
-    yield lost_losses(run, self.experiment)
-    yield self._facts(run)
-    yield geometry_stage(
-      self.experiment,
-      self.seeds,
-      _epochs_of(run.rows),
-      lambda seed, epoch: self._load(run, seed, epoch),
-      self.config.measure,
-    )
 
-  def _training(self, run) -> Stage:
-    """Returns the stage that trains all seeds together."""
+    def load(seed: int, epoch: int):
+      with checkpoints(run.path, seed) as saved:
+        return saved.load(epoch, self.experiment.network.abstract_state)
+
     first, last = self.seeds[0].number, self.seeds[-1].number
-    which = f"seed {first}" if first == last else f"seeds {first} to {last}"
-    epochs = self.config.training.epochs
+    named = f"seed {first}" if first == last else f"seeds {first} to {last}"
     unit = Unit(
       {"stage": "training"},
       lambda: train_seeds(run, self.experiment, self.seeds),
-      epochs,
+      self.config.training.epochs,
     )
-    return Stage(f"training, {which}", [unit])
-
-  def _scores(self, run, seed) -> Stage:
-    """Returns the stage that recomputes committed scores that were lost."""
-
-    def work(epoch):
-      state = self._load(run, seed.number, epoch)
-      rows = score_subsets(self.experiment, seed, state)
-      yield Step(runs.tagged(rows, seed=seed.number, epoch=epoch))
-
-    with checkpoints(run.path, seed.number) as saved:
-      epochs = saved.epochs
-    units = [
-      Unit(scores_key(seed.number, epoch), lambda epoch=epoch: work(epoch))
-      for epoch in epochs
-    ]
-    lost = [unit for unit in units if not run.has(unit.key)]
-    return Stage("", lost)
-
-  def _facts(self, run) -> Stage:
-    """Returns the stage with the facts that figures and findings need."""
-    units = [
-      Unit(
+    yield Stage(f"training, {named}", [unit])
+    yield lost_rows(run, self.experiment, self.seeds, load)
+    facts = [
+      at_once(
         {"stage": "facts", "seed": seed.number},
-        lambda seed=seed: iter([Step(self._facts_of(run.rows, seed))]),
+        lambda seed=seed: self._facts_of(run.rows, seed),
       )
       for seed in self.seeds
     ]
-    return Stage("", units)
+    yield Stage("", facts)
+    rows = run.rows
+    best, last = (rows.epochs(which) for which in _EPOCHS)
+    # The saved epochs are those with scores.
+    epochs = {
+      seed: SavedEpochs(sorted(of.distinct("epoch")), best[seed], last[seed])
+      for seed, of in rows.where("accuracy").split("seed").items()
+    }
+    yield geometry_stage(
+      self.experiment, self.seeds, epochs, load, self.config.measure
+    )
 
   def _facts_of(self, rows: runs.Rows, seed) -> list[runs.Row]:
     test = {
@@ -321,11 +273,6 @@ class Memorization:
       {"seed": seed.number, "metric": metric, "value": value}
       for metric, value in facts.items()
     ]
-
-  def _load(self, run, seed: int, epoch: int):
-    like = self.experiment.network.abstract_state
-    with checkpoints(run.path, seed) as saved:
-      return saved.load(epoch, like)
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
@@ -365,12 +312,3 @@ class Memorization:
           line += "   was not measured"
         lines.append(line)
     return "\n".join(lines)
-
-
-def _epochs_of(rows: runs.Rows) -> dict[int, SavedEpochs]:
-  """Returns the saved epochs of each seed: those with scores."""
-  best, last = rows.epochs("best"), rows.epochs("last")
-  return {
-    seed: SavedEpochs(sorted(of.distinct("epoch")), best[seed], last[seed])
-    for seed, of in rows.where("accuracy").split("seed").items()
-  }

@@ -46,13 +46,8 @@ def find_dip(accuracy: Float[np.ndarray, "sizes seeds"]) -> Dip | None:
 
   Both differences are paired by seed, as a seed has the same labels at every
   size. Peak and dip are chosen on the same means, which biases the depth
-  upwards; `stderr` does not include this bias.
-
-  Args:
-    accuracy: accuracy, sizes ascending.
-
-  Returns:
-    The dip, or None if accuracy never falls.
+  upwards; `stderr` does not include this bias. If accuracy never falls, there
+  is no dip. Sizes ascend.
   """
   mean = accuracy.mean(axis=1)
   falls = mean[:, None] - mean[None, :]
@@ -90,12 +85,8 @@ class Sizes:
     self, which: str, metric: str, subset: str
   ) -> Float[np.ndarray, "sizes seeds"]:
     """Returns a metric at the `best` or the `last` epoch."""
-    return self._array(
-      [
-        rows.of_network(metric, subset, which)
-        for rows in self._by_width.values()
-      ]
-    )
+    of_widths = self._by_width.values()
+    return self._array([r.of_network(metric, subset, which) for r in of_widths])
 
   def has(self, which: str, metric: str, subset: str) -> bool:
     """Returns whether a metric is known for every width and seed."""
@@ -125,37 +116,34 @@ def threshold(sizes: Sizes) -> float | None:
       correct = correct + count * sizes.at("last", "accuracy", subset)
       total = total + count
   share = (correct / total).mean(axis=1)
-  parameters = sizes.fact("num_parameters")[:, 0]
   fitted = np.flatnonzero(~(share < FITTED))
   if not fitted.size:
     return None
-  return (
-    math.nan if np.isnan(share[fitted[0]]) else float(parameters[fitted[0]])
-  )
+  parameters = sizes.fact("num_parameters")[fitted[0], 0]
+  return math.nan if np.isnan(share[fitted[0]]) else float(parameters)
 
 
 def summarize_sizes(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
   """Returns summary rows of a sweep over widths, and sentences on them."""
   sizes = Sizes(rows)
-  parameters = sizes.fact("num_parameters")[:, 0].astype(int)
-  at_threshold = threshold(sizes)
-  further = [{"metric": "interpolation_threshold", "value": at_threshold}]
+  fitted = threshold(sizes)
+  further = [{"metric": "interpolation_threshold", "value": fitted}]
   sentences = [
     f"width {width}: {doubt}"
     for width, of_width in rows.split("width").items()
     for doubt in doubts(of_width)
   ]
-  if at_threshold is None:
+  if fitted is None:
     sentences.append(f"No network fits {FITTED:.0%} of its training labels.")
-  elif math.isnan(at_threshold):
+  elif math.isnan(fitted):
     sentences.append(
       f"From where on {FITTED:.0%} of the training labels are fitted cannot be"
       " told: accuracies are missing."
     )
   else:
     sentences.append(
-      f"From {at_threshold:,.0f} parameters on, {FITTED:.0%} of the training"
-      " labels are fitted."
+      f"From {fitted:,.0f} parameters on, {FITTED:.0%} of the training labels"
+      " are fitted."
     )
   accuracy = sizes.at("last", "accuracy", "test")
   if np.isnan(accuracy).any():
@@ -163,47 +151,52 @@ def summarize_sizes(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
       "Whether test accuracy at the last epoch falls with size cannot be told:"
       " accuracies are missing."
     )
-    return further, sentences
-  dip = find_dip(accuracy)
-  if dip is None:
+  elif dip := find_dip(accuracy):
+    of_dip, said = _summarize_dip(sizes, dip)
+    further += of_dip
+    sentences.append(said)
+    if all(sizes.has(which, "dimension", "test") for which in ("best", "last")):
+      sentences += _geometry_sentences(sizes, dip)
+    elif "test" in rows.where("dimension").subsets:
+      sentences.append(
+        "How test geometry changes from the best to the last epoch cannot be"
+        " told: one of them was not measured."
+      )
+    if sizes.has("last", "probe_accuracy", "test"):
+      sentences.append(_readout_sentence(sizes, dip))
+  else:
     sentences.append("Test accuracy at the last epoch never falls with size.")
-    return further, sentences
-  further += [
+  return further, sentences
+
+
+def _summarize_dip(sizes: Sizes, dip: Dip) -> tuple[list[runs.Row], str]:
+  """Returns the rows of a dip, and a sentence on it."""
+  widths = sizes.widths
+  parameters = sizes.fact("num_parameters")[:, 0].astype(int)
+  further = [
     {"metric": "dip_parameters", "value": parameters[dip.at]},
     {"metric": "dip_depth", "value": dip.depth, "stderr": dip.stderr},
   ]
-  if dip.at < len(parameters) - 1:
+  end = "the largest: whether it rises again is not seen"
+  if dip.at < len(widths) - 1:
     rise = {"value": dip.rise, "stderr": dip.rise_stderr}
     further.append({"metric": "dip_rise", **rise})
-  end = f"and rises by {with_error(dip.rise, dip.rise_stderr)} to"
-  end += f" {parameters[-1]:,}"
-  if dip.at == len(parameters) - 1:
-    end = "the largest: whether it rises again is not seen"
-  sentences.append(
+    rises = with_error(dip.rise, dip.rise_stderr)
+    end = f"and rises by {rises} to {parameters[-1]:,}"
+  sentence = (
     f"Test accuracy at the last epoch falls by"
     f" {with_error(dip.depth, dip.stderr)} from"
-    f" {parameters[dip.before]:,} parameters (width"
-    f" {sizes.widths[dip.before]}) to {parameters[dip.at]:,} (width"
-    f" {sizes.widths[dip.at]}), {end}."
+    f" {parameters[dip.before]:,} parameters (width {widths[dip.before]}) to"
+    f" {parameters[dip.at]:,} (width {widths[dip.at]}), {end}."
   )
-  if all(sizes.has(which, "dimension", "test") for which in ("best", "last")):
-    sentences += _geometry_sentences(sizes, dip)
-  elif "test" in rows.where("dimension").subsets:
-    sentences.append(
-      "How test geometry changes from the best to the last epoch cannot be"
-      " told: one of them was not measured."
-    )
-  if sizes.has("last", "probe_accuracy", "test"):
-    sentences.append(_readout_sentence(sizes, dip))
-  return further, sentences
+  return further, sentence
 
 
 def _geometry_sentences(sizes: Sizes, dip: Dip) -> list[str]:
   """Compares the last epoch with the best, in the dip and at both ends."""
-  sentences = []
-  places = {"smallest": 0, "dip": dip.at, "largest": len(sizes.widths) - 1}
   # Keyed by index, so that a dip at an end is listed once.
-  places = {i: name for name, i in places.items()}
+  last, sentences = len(sizes.widths) - 1, []
+  places = {0: "smallest", dip.at: "dip", last: "largest"}
   for metric in ("dimension", "radius"):
     best = sizes.at("best", metric, "test")
     change = sizes.at("last", metric, "test") - best
@@ -215,9 +208,8 @@ def _geometry_sentences(sizes: Sizes, dip: Dip) -> list[str]:
         number = f"{with_error(mean, error, '+.3f')} ({mean / before:+.0%})"
       parts.append(f"{number} in the {name}")
     sentences.append(
-      f"Test {metric} of the last hidden layer, last epoch less best: "
-      + ", ".join(parts)
-      + "."
+      f"Test {metric} of the last hidden layer, last epoch less best:"
+      f" {', '.join(parts)}."
     )
   return sentences
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from geomem import plots, runs
 from geomem.plots.noise import NO_DEPARTURE
-from geomem.studies.finding import doubts
+from geomem.studies.finding import doubts, grouped
 from geomem.studies.presets import make_config
 from geomem.studies.sweep import Sweep, make_axes, of_cells
 
@@ -17,21 +17,13 @@ from geomem.studies.sweep import Sweep, make_axes, of_cells
 DEPARTED = 1.25
 
 
-def departure_layer(
-  capacity: np.ndarray, chance: float, departed: float = DEPARTED
-) -> int | float | None:
-  """Returns the first layer from which capacity stays above chance.
+def departure_layer(capacity: np.ndarray, chance: float) -> int | float | None:
+  """Returns the index of the layer from which capacity stays above chance.
 
-  Args:
-    capacity: `[layers]` of the hidden layers, in order; NaN where unknown.
-    chance: capacity of points without structure.
-    departed: the multiple of chance that counts as a departure.
-
-  Returns:
-    Its index in `capacity`, None if the last layer is at chance, or NaN if that
-    depends on an unknown layer.
+  It is None if the last layer is at chance, and NaN if it depends on a layer
+  whose capacity is unknown (NaN). The layers are the hidden ones, in order.
   """
-  below = np.flatnonzero(capacity < departed * chance)
+  below = np.flatnonzero(capacity < DEPARTED * chance)
   first = int(below[-1]) + 1 if below.size else 0
   if np.isnan(capacity[first:]).any():
     return math.nan
@@ -48,10 +40,7 @@ def summarize_noise(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
     each cell, and its doubts.
   """
   axes = [name for name in rows[0] if name not in runs.COLUMNS]
-  cells: dict[tuple, runs.Rows] = {}
-  for row in rows:
-    cell = tuple(row[axis] for axis in axes)
-    cells.setdefault(cell, runs.Rows()).append(row)
+  cells = grouped(rows, *axes)
   further, sentences = [], []
   for values, cell in cells.items():
     columns = dict(zip(axes, values, strict=True))
@@ -69,39 +58,29 @@ def summarize_noise(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
 
 def _departure(rows: runs.Rows) -> list[runs.Row]:
   """Finds the departure of one seed at its last epoch, if it was measured."""
-  capacity = rows.at("last").where("capacity", subset="permuted")
-  layers = rows.layers
-  hidden = [i for i, n in layers.items() if n not in ("input", "logits")]
+  last = rows.at("last").where(subset="permuted")
+  capacity = last.where("capacity")
   if not capacity:
     return []
-  solved = rows.at("last").where("converged", subset="permuted")
-  in_doubt = {row["layer_index"] for row in solved if not row["value"] >= 1}
-  by_index = {
-    row["layer_index"]: row["value"]
-    for row in capacity
-    if row["layer_index"] not in in_doubt
-  }
-  found = departure_layer(
-    np.array([by_index.get(i, math.nan) for i in hidden], float),
-    chance=rows.chance_capacity(),
+  layers = rows.layers
+  hidden = [i for i, n in layers.items() if n not in ("input", "logits")]
+  values = {row["layer_index"]: row["value"] for row in capacity}
+  for row in last.where("converged"):
+    if not row["value"] >= 1:
+      values[row["layer_index"]] = math.nan
+  departure = departure_layer(
+    np.array([values.get(i, math.nan) for i in hidden], float),
+    rows.chance_capacity(),
   )
-  departure, depth = None, math.nan
-  if found is None:
+  index, depth = None, math.nan
+  if departure is None:
     depth = NO_DEPARTURE
-  elif not math.isnan(found):
-    departure = int(found)
+  elif not math.isnan(departure):
+    index = hidden[departure]
     depth = departure / (len(hidden) - 1) if len(hidden) > 1 else 1.0
-  return [
-    {
-      "seed": capacity[0]["seed"],
-      "epoch": capacity[0]["epoch"],
-      "layer": None if departure is None else layers[hidden[departure]],
-      "layer_index": None if departure is None else hidden[departure],
-      "subset": "permuted",
-      "metric": "departure_depth",
-      "value": depth,
-    }
-  ]
+  place = {name: capacity[0][name] for name in ("seed", "epoch", "subset")}
+  place |= {"layer": layers.get(index), "layer_index": index}
+  return [place | {"metric": "departure_depth", "value": depth}]
 
 
 def _sentence(cell: runs.Rows, departures: list[runs.Row]) -> str:

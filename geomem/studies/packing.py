@@ -74,9 +74,7 @@ def pack(
     raise ValueError(
       f"dtype {dtype!r} is not known; choose from {', '.join(DTYPES)}."
     )
-  chosen = "none"
-  if networks != "none":
-    chosen = normalized(networks, "networks")
+  chosen = networks if networks == "none" else normalized(networks, "networks")
   if out.exists() or path.resolve() in out.resolve().parents:
     raise runs.RunError(
       f"{out} exists already, or is within {path}; choose another directory"
@@ -85,13 +83,7 @@ def pack(
   trainings = sorted(
     d for d, names, _ in runs.walk(path) if "checkpoints" in names
   )
-  if dtype != "float32":
-    for training_run in trainings:
-      _expect_complete(training_run)
-  if chosen != "none":
-    saved = {e for run in trainings for of in _all_saved(run) for e in of}
-    if saved:
-      check_saved(chosen, saved, "networks")
+  _check(trainings, chosen, dtype)
   for left_behind in out.parent.glob(f".{out.name}.*.copy"):
     shutil.rmtree(left_behind, ignore_errors=True)
   new = out.with_name(f".{out.name}.{os.getpid()}.copy")
@@ -108,13 +100,26 @@ def pack(
   return packed
 
 
-def _expect_complete(training_run: pathlib.Path) -> None:
-  for directory, _, files in runs.walk(training_run):
+def _check(trainings: list[pathlib.Path], chosen: str | None, dtype: str):
+  """Raises if runs to round are not complete, or an epoch is not saved."""
+  places = (place for run in trainings for place in runs.walk(run))
+  for directory, _, files in places if dtype != "float32" else ():
     if "config.json" in files and not runs.is_complete(directory):
       raise runs.RunError(
         f"{directory} is not complete, and the rest of its numbers would be"
         " those of rounded networks. Finish it first, or give --dtype=float32."
       )
+  if chosen == "none":
+    return
+  saved = {
+    epoch
+    for run in trainings
+    for seed in _seeds(run)
+    if (run / "checkpoints" / f"seed{seed}").exists()  # Training has begun.
+    for epoch in _saved(run, seed)
+  }
+  if saved:
+    check_saved(chosen, saved, "networks")
 
 
 def _copy(path: pathlib.Path, new: pathlib.Path) -> None:
@@ -150,8 +155,10 @@ def _pack_training(
     places = sorted(places_to_measure(chosen, saved))
   for seed, epoch in places:
     _copy_network(run, target, seed, epoch, dtype)
-  if dtype != "float32":
-    _mark(target, dtype)
+  if dtype != "float32":  # Known to the runs that are derived from it.
+    content = runs.read_content(target) | {"networks": dtype}
+    text = json.dumps(content, indent=2) + "\n"
+    disk.write_whole(target / "config.json", text.encode())
   epochs = {seed: [e for s, e in places if s == seed] for seed in seeds}
   return Packed(name, epochs, True)
 
@@ -160,15 +167,6 @@ def _seeds(run: pathlib.Path) -> range:
   config = runs.flat_config(runs.read_config(run))
   first = config.get("seed", 0)
   return range(first, first + config["num_seeds"])
-
-
-def _all_saved(run: pathlib.Path) -> list[list[int]]:
-  """Lists the saved epochs of the seeds whose training has begun."""
-  return [
-    _saved(run, seed)
-    for seed in _seeds(run)
-    if (run / "checkpoints" / f"seed{seed}").exists()
-  ]
 
 
 def _saved(run: pathlib.Path, seed: int) -> list[int]:
@@ -184,13 +182,6 @@ def _copy_network(run, target, seed: int, epoch: int, dtype: str) -> None:
     network: Any = saved.load(epoch, saved.shapes(epoch))
   with checkpoints(target, seed) as copied:
     copied.save(epoch, jax.tree.map(rounded, network))
-
-
-def _mark(target: pathlib.Path, dtype: str) -> None:
-  """Records the networks' dtype in config.json, for runs derived from them."""
-  content = runs.read_content(target) | {"networks": dtype}
-  text = json.dumps(content, indent=2) + "\n"
-  disk.write_whole(target / "config.json", text.encode())
 
 
 def size_of(path: pathlib.Path | str) -> int:

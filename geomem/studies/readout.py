@@ -12,7 +12,6 @@ M − 1); Papyan, Han and Donoho, PNAS 2020.
 """
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterator
 from typing import Any, ClassVar
@@ -27,10 +26,10 @@ from geomem.geometry.linalg import einsum, matmul
 from geomem.measures.neighbors import neighbor_distances, voted_manifold
 from geomem.plots import figures, style
 from geomem.studies.experiment import Seed, manifold_images, measuring_forward
-from geomem.studies.fields import check_types
-from geomem.studies.finding import Finding, with_error
+from geomem.studies.fields import Fields
+from geomem.studies.finding import Finding, apart, with_error
 from geomem.studies.measure_config import measured_layers
-from geomem.studies.study import Stage, Step, Unit
+from geomem.studies.study import Stage, Step
 from geomem.studies.trained import OfRun, TrainedRun
 
 _LABELS = {
@@ -43,7 +42,7 @@ _AFFINE = 0.03
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ReadoutConfig:
+class ReadoutConfig(Fields):
   """What is measured at every saved epoch.
 
   Attributes:
@@ -51,9 +50,6 @@ class ReadoutConfig:
   """
 
   layers: str | None = None
-
-  def __post_init__(self):
-    check_types(self)
 
 
 def plot_readout(rows: runs.Rows):
@@ -96,15 +92,8 @@ class Readout(OfRun):
     del run
     yield self.facts_stage()
     for seed in self.trained.seeds:
-      units = [
-        Unit(
-          {"stage": "readout", "seed": seed.number, "epoch": epoch},
-          functools.partial(self._work, seed, epoch),
-          len(self.layers),
-        )
-        for epoch in self.epochs[seed.number]
-      ]
-      yield Stage(f"readout, seed {seed.number}", units)
+      epochs, size = self.epochs[seed.number], len(self.layers)
+      yield self.stage_of(seed, "readout", self._work, size, epoch=epochs)
 
   def _work(self, seed: Seed, epoch: int) -> Iterator[Step]:
     experiment = self.trained.experiment
@@ -114,8 +103,7 @@ class Readout(OfRun):
       subset: self._outputs(state, of_subset)
       for subset, of_subset in images.items()
     }
-    decisions = {subset: results for subset, (_, results) in outputs.items()}
-    depths = {s: np.zeros(d.shape) for s, d in decisions.items()}
+    depths = {s: np.zeros(len(decided)) for s, (_, decided) in outputs.items()}
     results = measures.layer_statistics(
       measuring_forward(experiment),
       state,
@@ -130,19 +118,19 @@ class Readout(OfRun):
         # The depth is one past the last layer whose vote disagrees. Where that
         # layer may be one without votes, it is unknown.
         depth = np.where(votes < 0, np.nan, index + 1)
-        agrees = votes == decisions[subset]
+        agrees = votes == outputs[subset][1]
         depths[subset] = np.where(agrees, depths[subset], depth)
       yield Step(facts={"epoch": epoch, "layer": layer})
     rows = []
     for subset, of_subset in depths.items():
       error = of_subset.std(ddof=1) / np.sqrt(len(of_subset))
-      rows.append(_row(subset, "prediction_depth", of_subset.mean(), error))
-      values = self._collapse(state, *outputs[subset])
-      for metric, (value, error) in values.items():
-        rows.append(_row(subset, metric, value, error))
-    columns = {"layer": None, "layer_index": None}
-    columns |= {"seed": seed.number, "epoch": epoch}
-    yield Step(runs.tagged(rows, **columns), size=0)
+      values = {"prediction_depth": (of_subset.mean(), error)}
+      values |= self._collapse(state, *outputs[subset])
+      rows += [
+        {"subset": subset, "metric": metric, "value": value, "stderr": stderr}
+        for metric, (value, stderr) in values.items()
+      ]
+    yield Step(runs.tagged(rows, seed=seed.number, epoch=epoch), size=0)
 
   def _outputs(self, state, images) -> tuple[Array, np.ndarray]:
     """Returns `[P, M, ...]` points of the last hidden layer, and decisions."""
@@ -171,12 +159,9 @@ class Readout(OfRun):
 
     In a dead layer all means coincide, and both are NaN.
     """
-    count = len(decisions)
-    W = _readout_weights(
-      self.trained.experiment.network,
-      state,
-      points.reshape(count, *points.shape[2:]),
-    )
+    count, network = len(decisions), self.trained.experiment.network
+    flat = points.reshape(count, *points.shape[2:])
+    W = _readout_weights(network, state, flat)
     points = points.reshape(*points.shape[:2], -1)
     # Means of equal points differ by their rounding.
     eps = jnp.finfo(points.dtype).eps
@@ -204,28 +189,24 @@ class Readout(OfRun):
     last = rows.at("last").where("prediction_depth")
     if not {"unpermuted", "permuted"} <= set(last.subsets):
       return []
-    (right, right_error), (wrong, wrong_error) = (
+    right, wrong = (
       last.where(subset=subset).mean() for subset in ("unpermuted", "permuted")
     )
-    if not np.isfinite([right, wrong]).all():
+    if not np.isfinite([right[0], wrong[0]]).all():
       nothing = (
         "a depth at the last epoch is unknown: in a layer all points coincide,"
         " or a manifold has one point, so that no neighbours vote"
       )
       return [Finding(name, None, nothing)]
-    holds, caveat = wrong > right, ""
-    # Written so that a NaN error leaves the claim undecided.
-    if not abs(wrong - right) > 2 * math.hypot(right_error, wrong_error):
+    holds, caveat = wrong[0] > right[0], ""
+    if not apart(wrong, right):
       holds, caveat = None, ": which is later cannot be known within two errors"
-    return [
-      Finding(
-        name,
-        holds,
-        "at the last epoch permuted examples are decided at layer"
-        f" {with_error(wrong, wrong_error, '.1f')} on average, unpermuted ones"
-        f" at {with_error(right, right_error, '.1f')}{caveat}",
-      )
-    ]
+    sentence = (
+      "at the last epoch permuted examples are decided at layer"
+      f" {with_error(*wrong, '.1f')} on average, unpermuted ones at"
+      f" {with_error(*right, '.1f')}{caveat}"
+    )
+    return [Finding(name, holds, sentence)]
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
@@ -243,16 +224,6 @@ class Readout(OfRun):
             f"  {metric:18}" + "".join(f"{value:12.3f}" for value in means)
           )
     return "\n".join(lines)
-
-
-def _row(subset: str, metric: str, value, error) -> runs.Row:
-  stderr = None if error is None else float(error)
-  return {
-    "subset": subset,
-    "metric": metric,
-    "value": float(value),
-    "stderr": stderr,
-  }
 
 
 @jax.jit

@@ -6,17 +6,15 @@ Maini et al., "Can neural network memorization be localized?", ICML 2023.
 
 import collections
 import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 
 from geomem import measures, models, plots, runs
 from geomem.studies import hybrids as mixing
-from geomem.studies.experiment import Seed
-from geomem.studies.fields import check_types
+from geomem.studies.experiment import Seed, spread_images
+from geomem.studies.fields import Fields
 from geomem.studies.finding import doubts
 from geomem.studies.measure import measure_network
 from geomem.studies.rewind_findings import (
@@ -24,12 +22,13 @@ from geomem.studies.rewind_findings import (
   find_rewinds,
   rewind_table,
 )
-from geomem.studies.study import Stage, Step, Unit
+from geomem.studies.study import Stage, Step
 from geomem.studies.train import score_logits
-from geomem.studies.trained import TrainedRun
+from geomem.studies.trained import OfRun, TrainedRun
 
 KINDS = ("single", "suffix", "prefix")
 READINGS = ("together", "parameters", "reestimated")
+_FACTS = ("best_epoch", "last_epoch", "chance_accuracy")
 # Largest size of the one batch that batch statistics are re-estimated on.
 _MAX_IMAGES = 2048
 # Largest size of the logits held at once, in bytes.
@@ -37,7 +36,7 @@ _MAX_BYTES = 2**30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class RewindConfig:
+class RewindConfig(Fields):
   """What is rewound, and how.
 
   Attributes:
@@ -55,9 +54,6 @@ class RewindConfig:
   epochs: tuple[int, ...] = ()
   batch_norm: str = "together"
   geometry: bool = False
-
-  def __post_init__(self):
-    check_types(self)
 
   @property
   def directory(self) -> str:
@@ -83,11 +79,6 @@ class Rewind(NamedTuple):
 
   kind: str
   layers: tuple[str, ...]
-
-  @property
-  def columns(self) -> dict[str, str]:
-    """The columns that identify it in rows."""
-    return {"kind": self.kind, "rewound": "+".join(self.layers)}
 
 
 def make_rewinds(network: models.Network, config: RewindConfig) -> list[Rewind]:
@@ -127,53 +118,25 @@ def make_rewinds(network: models.Network, config: RewindConfig) -> list[Rewind]:
   ]
 
 
-def _epochs_to_rewind(
-  trained: TrainedRun, config: RewindConfig, seed: int
-) -> list[int]:
-  """Lists the saved epochs that a config asks for.
-
-  Raises:
-    ValueError: an epoch is not saved; the message names those that are.
-  """
-  epochs = trained.epochs(seed)
-  for epoch in config.epochs:
-    if epoch not in epochs:
-      raise ValueError(
-        f"Epoch {epoch} of seed {seed} is not saved; there are"
-        f" {', '.join(map(str, epochs))}."
-      )
-  return [epoch for epoch in epochs if epoch in (config.epochs or epochs)]
-
-
-class _Networks(NamedTuple):
-  """The hybrid networks of a run; several rewinds may give the same network.
-
-  Attributes:
-    masks: for each rewind, the layers that come from the earlier epoch.
-    distinct: the distinct masks, sorted to bring shared first layers together.
-    layers: for each mask, the layers that depend on parameters of both epochs.
-  """
-
-  masks: dict[Rewind, mixing.Mask]
-  distinct: list[mixing.Mask]
-  layers: dict[mixing.Mask, list[str]]
-
-
-def list_networks(network, config: RewindConfig) -> _Networks:
-  """Lists the hybrid networks that a config asks for."""
-  masks = {
+def masks_of(
+  network: models.Network, config: RewindConfig
+) -> dict[Rewind, mixing.Mask]:
+  """Returns for each rewind which layers come from the earlier epoch."""
+  return {
     rewind: mixing.mask_of(network, rewind.layers)
     for rewind in make_rewinds(network, config)
   }
-  distinct = sorted(set(masks.values()))
-  layers = {mask: mixing.mixed_layers(network, mask) for mask in distinct}
-  return _Networks(masks, distinct, layers)
 
 
-class LayerRewind:
+class LayerRewind(OfRun):
   """The rewind study: scores of the last network with layers of earlier epochs.
 
   Reproduces the paper's figure 4A-B. Nothing is trained.
+
+  Attributes:
+    masks: for each rewind, the layers that come from the earlier epoch.
+    mixed: for each network, by its mask, the layers that depend on parameters
+      of both epochs.
   """
 
   name = "rewind"
@@ -185,63 +148,59 @@ class LayerRewind:
     Raises:
       ValueError: a layer, kind, epoch or reading does not exist.
     """
-    self.config = config
-    self.trained = trained
-    self.networks = list_networks(trained.experiment.network, config)
-    numbers = [seed.number for seed in trained.seeds]
-    self.epochs = {n: _epochs_to_rewind(trained, config, n) for n in numbers}
-    self.origin = trained.origin
+    super().__init__(config, trained)
+    network = trained.experiment.network
+    self.masks = masks_of(network, config)
+    # Several rewinds may give the same network. Sorted, networks with the same
+    # first layers come together.
+    distinct = sorted(set(self.masks.values()))
+    self.mixed = {mask: mixing.mixed_layers(network, mask) for mask in distinct}
     self.directory = trained.path / config.directory
-
-  def as_dict(self) -> dict[str, Any]:
-    """Returns the config as stored in a run directory."""
-    return {"experiment": self.name} | vars(self.config)
+    self.epochs = self.saved_epochs()
+    for seed, saved in self.epochs.items():
+      for epoch in config.epochs:
+        if epoch not in saved:
+          raise ValueError(
+            f"Epoch {epoch} of seed {seed} is not saved; there are"
+            f" {', '.join(map(str, saved))}."
+          )
+      chosen = config.epochs or saved
+      self.epochs[seed] = [epoch for epoch in saved if epoch in chosen]
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
-    """Scores every hybrid network, and measures its geometry if asked to."""
+    """Scores every hybrid network, and measures its geometry if asked to.
+
+    Measured are the layers that depend on parameters of both epochs. The others
+    are those of one epoch's network, which the finished run has measured. A
+    rewind to the last epoch changes no layer.
+    """
     del run
     for seed in self.trained.seeds:
-      yield self._facts(seed)
-      yield self._scores(seed)
-      if self.config.geometry:
-        yield self._geometry(seed)
-
-  def _facts(self, seed: Seed) -> Stage:
-    key = {"stage": "facts", "seed": seed.number}
-    return Stage(
-      "", [Unit(key, lambda: iter([Step(_facts_of(self.trained, seed))]))]
-    )
-
-  def _scores(self, seed: Seed) -> Stage:
-    units = [
-      Unit(
-        {"stage": "scores", "seed": seed.number, "epoch": epoch},
-        functools.partial(self._score, seed, epoch),
-        len(self.networks.distinct),
+      epochs, last = self.epochs[seed.number], self.trained.last(seed.number)
+      changed = [epoch for epoch in epochs if epoch != last]
+      yield self.facts_stage(seed=seed.number)
+      yield self.stage_of(
+        seed, "scores", self._score, len(self.mixed), "networks", epoch=epochs
       )
-      for epoch in self.epochs[seed.number]
-    ]
-    return Stage(f"networks, seed {seed.number}", units)
+      if self.config.geometry:
+        size = sum(map(len, self.mixed.values()))
+        yield self.stage_of(
+          seed, "geometry", self._measure, size, epoch=changed
+        )
+
+  def facts(self) -> runs.Rows:
+    """Returns the facts, and the scores of the networks without a rewind."""
+    facts = self.trained.rows.where(_FACTS)
+    return runs.Rows([*facts, *self.trained.rows.where(("accuracy", "loss"))])
 
   def _score(self, seed: Seed, epoch: int) -> Iterator[Step]:
     """Scores every distinct network of an epoch once."""
-    by_mask: dict[mixing.Mask, list[runs.Row]] = {}
-    yield from self._score_networks(seed, self._hybrids(seed, epoch), by_mask)
-    rows = []
-    for rewind, mask in self.networks.masks.items():
-      recovered = self.trained.recovered(seed.number, by_mask[mask])
-      scores = by_mask[mask] + recovered
-      rows += self._tagged(scores, seed, epoch, rewind)
-    yield Step(rows, size=0)
-
-  def _score_networks(self, seed, hybrids, scores) -> Iterator[Step]:
-    """Fills `scores` with scores by mask; step sizes are in networks."""
-    experiment = self.trained.experiment
-    splits = {s: getattr(experiment, s).images for s in ("train", "test")}
+    experiment, by_mask = self.trained.experiment, {}
+    hybrids, splits = self._hybrids(seed, epoch), experiment.splits
     total, classes = sum(map(len, splits.values())), experiment.num_classes
     size = max(1, _MAX_BYTES // (4 * total * classes))
-    for start in range(0, len(self.networks.distinct), size):
-      masks = self.networks.distinct[start : start + size]
+    for start in range(0, len(self.mixed), size):
+      masks = list(self.mixed)[start : start + size]
       blocks = collections.defaultdict(list)
       for split, images in splits.items():
         for logits in mixing.hybrid_logits(
@@ -251,31 +210,15 @@ class LayerRewind:
           yield Step(size=len(masks) * logits.shape[1] / total)
       logits = {s: jnp.concatenate(blocks[s], axis=1) for s in splits}
       for i, mask in enumerate(masks):
-        scores[mask] = score_logits(seed, {s: logits[s][i] for s in splits})
-
-  def _geometry(self, seed: Seed) -> Stage:
-    """Makes the stage that measures the layers changed by a rewind.
-
-    These depend on parameters of both epochs. The other layers are identical to
-    those of one epoch's network, which the finished run has measured. A rewind
-    to the last epoch changes no layer.
-    """
-    last = self.trained.last(seed.number)
-    units = [
-      Unit(
-        {"stage": "geometry", "seed": seed.number, "epoch": epoch},
-        functools.partial(self._measure, seed, epoch),
-        sum(map(len, self.networks.layers.values())),
-      )
-      for epoch in self.epochs[seed.number]
-      if epoch != last
-    ]
-    return Stage(f"geometry, seed {seed.number}", units)
+        scores = score_logits(seed, {s: logits[s][i] for s in splits})
+        recovered = self.trained.recovered(seed.number, scores)
+        by_mask[mask] = scores + recovered
+    yield self._step(seed, epoch, by_mask)
 
   def _measure(self, seed: Seed, epoch: int) -> Iterator[Step]:
     experiment = self.trained.experiment
     hybrids, by_mask = self._hybrids(seed, epoch), {}
-    for mask, layers in self.networks.layers.items():
+    for mask, layers in self.mixed.items():
       by_mask[mask] = []
       for step in measure_network(
         experiment,
@@ -287,26 +230,28 @@ class LayerRewind:
       ):
         by_mask[mask] += step.rows
         yield Step(facts={"epoch": epoch})
-    rows = []
-    for rewind, mask in self.networks.masks.items():
-      rows += self._tagged(by_mask[mask], seed, epoch, rewind)
-    yield Step(rows, size=0)
+    yield self._step(seed, epoch, by_mask)
 
-  def _tagged(self, rows, seed, epoch, rewind) -> list[runs.Row]:
-    return runs.tagged(
-      rows,
-      seed=seed.number,
-      epoch=epoch,
-      **rewind.columns,
-      batch_norm=self.config.batch_norm,
-    )
+  def _step(self, seed: Seed, epoch: int, by_mask: dict) -> Step:
+    """Makes the step with the rows of all rewinds, from those of networks."""
+    rows = []
+    for rewind, mask in self.masks.items():
+      rows += runs.tagged(
+        by_mask[mask],
+        seed=seed.number,
+        epoch=epoch,
+        kind=rewind.kind,
+        rewound="+".join(rewind.layers),
+        batch_norm=self.config.batch_norm,
+      )
+    return Step(rows, size=0)
 
   def _hybrids(self, seed: Seed, epoch: int) -> mixing.Hybrids:
     """Loads the last network, and the rewound layers of an earlier one."""
     trained, experiment = self.trained, self.trained.experiment
     network = experiment.network
     last = trained.state(seed.number, trained.last(seed.number))
-    rewound = {name for rewind in self.networks.masks for name in rewind.layers}
+    rewound = {name for rewind in self.masks for name in rewind.layers}
     other = trained.state(seed.number, epoch, rewound)
     if self.config.batch_norm == "parameters":
       kept = {name: last[name] for name in rewound}
@@ -314,11 +259,9 @@ class LayerRewind:
     hybrids = mixing.Hybrids(network, last, other, {})
     if self.config.batch_norm != "reestimated":
       return hybrids
-    images = experiment.train.images
-    indices = np.linspace(0, len(images), min(len(images), _MAX_IMAGES), False)
-    images = images[indices.astype(int)]
+    images = spread_images(experiment.train.images, _MAX_IMAGES)
     return mixing.reestimate(
-      hybrids, self.networks.distinct, images, experiment.mean, experiment.std
+      hybrids, list(self.mixed), images, experiment.mean, experiment.std
     )
 
   @staticmethod
@@ -328,19 +271,3 @@ class LayerRewind:
     return doubtful + best_rewinds(rows) + find_rewinds(rows)
 
   table = staticmethod(rewind_table)
-
-
-def _facts_of(trained: TrainedRun, seed: Seed) -> list[runs.Row]:
-  """Collects the rows of the finished run that figures and findings need."""
-  facts = [
-    {"metric": "best_epoch", "value": trained.best(seed.number)},
-    {"metric": "last_epoch", "value": trained.last(seed.number)},
-    {"metric": "chance_accuracy", "value": 1 / trained.experiment.num_classes},
-  ]
-  # Scores of the saved networks, without any rewind.
-  columns = ("epoch", "subset", "metric", "value", "stderr")
-  facts += [
-    {column: row[column] for column in columns}
-    for row in trained.rows.where(("accuracy", "loss"), seed=seed.number)
-  ]
-  return runs.tagged(facts, seed=seed.number)

@@ -11,7 +11,7 @@ import numpy as np
 
 from geomem import runs
 from geomem.plots import style
-from geomem.studies.finding import Finding, name_seeds
+from geomem.studies.finding import Finding, grouped, name_seeds
 
 # The largest standard error at which recovered shares are informative.
 _VAGUE = 0.25
@@ -37,6 +37,9 @@ class RewindScores:
     chance: 1 / classes.
     has_lost: whether any seed has lost test accuracy.
     without: names the seeds that are left out, in parentheses; empty if none.
+    best: the best epoch of each seed.
+    last: its last epoch.
+    nearest: the epoch nearest to its best that it is rewound to.
   """
 
   def __init__(self, rows: runs.Rows):
@@ -52,19 +55,16 @@ class RewindScores:
     if others:
       names = name_seeds(others)
       self.without = f" (left out, as no test accuracy is lost: {names})"
-    best, last = rows.epochs("best"), rows.epochs("last")
-    self._best = {seed: best[seed] for seed in self._seeds}
-    self._last = {seed: last[seed] for seed in self._seeds}
-    self._by_set: dict[tuple, runs.Rows] = {}
-    rewound = runs.Rows()
-    for row in rows.where(layer=None, seed=tuple(self._seeds)):
-      key = (row.get("kind"), row.get("rewound"))
-      self._by_set.setdefault(key, runs.Rows()).append(row)
-      if row.get("kind") is not None:
-        rewound.append(row)
+    self.best, self.last = (
+      {seed: rows.epochs(which)[seed] for seed in self._seeds}
+      for which in ("best", "last")
+    )
+    of_networks = rows.where(layer=None, seed=tuple(self._seeds))
+    self._by_set = grouped(of_networks, "kind", "rewound")
+    rewound = of_networks.where(kind=tuple(self.kinds))
     self._epochs = sorted(rewound.distinct("epoch"))
-    nearest = rewound.nearest(self._best)
-    self._nearest = {row["seed"]: row["epoch"] for row in nearest}
+    nearest = rewound.nearest(self.best)
+    self.nearest = {row["seed"]: row["epoch"] for row in nearest}
 
   @property
   def tell_shares(self) -> bool:
@@ -94,15 +94,7 @@ class RewindScores:
 
   def at_best(self, kind, rewound, subset, metric="accuracy") -> np.ndarray:
     """Returns values by seed, at its best epoch; NaN if not rewound to it."""
-    return self.at(self._best, kind, rewound, subset, metric)
-
-  def at_last(self, subset: str) -> np.ndarray:
-    """Returns accuracies of the last networks without any rewind, by seed."""
-    return self.at(self._last, None, None, subset)
-
-  def near_best(self, kind, rewound, subset, metric="accuracy") -> float:
-    """Returns the mean over seeds, at the epoch nearest to each one's best."""
-    return float(self.at(self._nearest, kind, rewound, subset, metric).mean())
+    return self.at(self.best, kind, rewound, subset, metric)
 
   def places(self) -> dict[str, dict[int, int]]:
     """Returns the epochs that layers are put back to: a name, one of each seed.
@@ -111,22 +103,15 @@ class RewindScores:
     own epoch is left out: it rewinds nothing.
     """
     places = {f"epoch {e}": dict.fromkeys(self._seeds, e) for e in self._epochs}
-    best = list(self._best.values())
+    best = list(self.best.values())
     if len(set(best)) > 1:
       name = f"each seed's best epoch ({', '.join(map(str, best))})"
-      places[name] = self._best
+      places[name] = self.best
     return {
       name: place
       for name, place in places.items()
-      if all(place[seed] != last for seed, last in self._last.items())
+      if all(place[seed] != last for seed, last in self.last.items())
     }
-
-  @property
-  def heading(self) -> str:
-    """Names the epochs of `near_best`."""
-    if self._nearest == self._best:
-      return "to the best epoch"
-    return f"to {style.name_epochs(self._nearest.values())}"
 
   def undecided(self, kind: str) -> str:
     """Says why shares recovered at the best epochs cannot be told, if so."""
@@ -137,8 +122,8 @@ class RewindScores:
       return "no test accuracy is lost after the best epoch"
     if missing := {
       seed: best
-      for seed, best in self._best.items()
-      if self._nearest.get(seed) != best
+      for seed, best in self.best.items()
+      if self.nearest.get(seed) != best
     }:
       seeds, epochs = name_seeds(missing), style.name_epochs(missing.values())
       return f"no rewind of {seeds} goes to the best epoch ({epochs})"
@@ -196,33 +181,30 @@ def _side(scores: RewindScores, kind: str) -> Finding:
   if reason := scores.undecided(kind):
     return Finding(name, None, reason + scores.without, claim)
 
-  def says(rewound):
-    recovered = scores.at_best(kind, rewound, "test", "recovered")
-    permuted = scores.at_best(kind, rewound, "permuted").mean()
-    if np.isnan(permuted):
-      return _share(recovered)
-    return f"{_share(recovered)}, with permuted accuracy {permuted:.3f}"
-
   sets = scores.rewound(kind)
-  means = [
-    scores.at_best(kind, rewound, "test", "recovered").mean()
-    for rewound in sets
-  ]
-  few = len(sets) // 2
+  recovered = [scores.at_best(kind, s, "test", "recovered") for s in sets]
+
+  def says(index):
+    permuted = scores.at_best(kind, sets[index], "permuted").mean()
+    text = _share(recovered[index])
+    if np.isnan(permuted):
+      return text
+    return f"{text}, with permuted accuracy {permuted:.3f}"
+
+  half = len(sets) // 2
   # With batch statistics of the last epoch not even all layers may be enough.
-  enough = next(
-    (i for i, mean in enumerate(means, 1) if mean >= ENOUGH), len(sets) + 1
-  )
+  enough = [i for i, of in enumerate(recovered) if of.mean() >= ENOUGH]
   takes = f"no number of layers gives {ENOUGH:.0%}"
-  if enough <= len(sets):
-    named = _set_name(kind, sets[enough - 1])
-    takes = f"{ENOUGH:.0%} takes {named}: {says(sets[enough - 1])}"
+  if enough:
+    named = _set_name(kind, sets[enough[0]])
+    takes = f"{ENOUGH:.0%} takes {named}: {says(enough[0])}"
   sentence = (
-    f"at the best epoch {_set_name(kind, sets[few - 1])} of {len(sets)} recover"
-    f" {says(sets[few - 1])} (chance {scores.chance:.3f}), of the test accuracy"
-    f" that was lost; {takes}{scores.without}"
+    f"at the best epoch {_set_name(kind, sets[half - 1])} of {len(sets)}"
+    f" recover {says(half - 1)} (chance {scores.chance:.3f}), of the test"
+    f" accuracy that was lost; {takes}{scores.without}"
   )
-  return Finding(name, (enough <= few) == (kind == "suffix"), sentence, claim)
+  few_do = bool(enough) and enough[0] < half
+  return Finding(name, few_do == (kind == "suffix"), sentence, claim)
 
 
 def best_rewinds(rows: runs.Rows) -> list[str]:
@@ -265,7 +247,10 @@ def _selective(scores: RewindScores) -> Finding:
   the epoch where it is largest for the layer.
   """
   layers = scores.rewound("single")
-  before = {s: scores.at_last(s).mean() for s in ("permuted", "unpermuted")}
+  before = {
+    subset: scores.at(scores.last, None, None, subset).mean()
+    for subset in ("permuted", "unpermuted")
+  }
   outcomes = {}
   for layer in layers:
     for place, epochs in scores.places().items():
@@ -275,18 +260,38 @@ def _selective(scores: RewindScores) -> Finding:
       )
       if gain > outcomes.get(layer, (-math.inf,))[0]:
         outcomes[layer] = gain, place, after
-  if reason := _not_selective(scores, before["permuted"], outcomes):
-    holds, sentence = None, reason
-  else:
-    late = layers[-math.ceil(len(layers) / 3) :]
-    first, rival = (
-      max(chosen, key=lambda layer: outcomes[layer][0])
-      for chosen in (layers, late)
-    )
-    holds = first not in late
-    sentence = _forgetting(first, rival, late, before, outcomes)
   claim = "by Maini et al.: the memory is not in the last layers"
-  return Finding("F4.3", holds, sentence + scores.without, claim)
+  if reason := _not_selective(scores, before["permuted"], outcomes):
+    return Finding("F4.3", None, reason + scores.without, claim)
+
+  def says(layer):
+    _, place, after = outcomes[layer]
+    changes = (
+      f"{subset} accuracy {before[subset]:.3f} to {mean:.3f}"
+      for subset, mean in after.items()
+    )
+    return f"{layer} at {place} ({', '.join(changes)})"
+
+  late = layers[-math.ceil(len(layers) / 3) :]
+  first, rival = (
+    max(chosen, key=lambda layer: outcomes[layer][0])
+    for chosen in (layers, late)
+  )
+  last_third = f"the last third ({', '.join(late)})"
+  comparison = (
+    f"In {last_third} it is {says(rival)}: the last layers do not hold the"
+    " memory singly, as Maini et al. find"
+  )
+  if first in late:
+    comparison = (
+      f"It is one of {last_third}, where by Maini et al. the memory generally"
+      " is not"
+    )
+  sentence = (
+    "of all single layers, the one whose rewind forgets most at the least loss"
+    f" is {says(first)}. {comparison}{scores.without}"
+  )
+  return Finding("F4.3", first not in late, sentence, claim)
 
 
 def _not_selective(scores: RewindScores, fitted: float, outcomes) -> str:
@@ -316,32 +321,6 @@ def _not_selective(scores: RewindScores, fitted: float, outcomes) -> str:
   return ""
 
 
-def _forgetting(first, rival, late, before, outcomes) -> str:
-  """Compares the layer that forgets most selectively with the last layers."""
-
-  def says(layer):
-    _, place, after = outcomes[layer]
-    changes = (
-      f"{subset} accuracy {before[subset]:.3f} to {mean:.3f}"
-      for subset, mean in after.items()
-    )
-    return f"{layer} at {place} ({', '.join(changes)})"
-
-  sentence = (
-    "of all single layers, the one whose rewind forgets most at the least loss"
-    f" is {says(first)}. "
-  )
-  if first in late:
-    return sentence + (
-      f"It is one of the last third ({', '.join(late)}), where by Maini et al."
-      " the memory generally is not"
-    )
-  return sentence + (
-    f"In the last third ({', '.join(late)}) it is {says(rival)}: the last"
-    " layers do not hold the memory singly, as Maini et al. find"
-  )
-
-
 def find_rewinds(rows: runs.Rows) -> list[Finding]:
   """Tests both claims; each sentence quotes means and standard deviations."""
   scores = RewindScores(rows)
@@ -354,24 +333,23 @@ def find_rewinds(rows: runs.Rows) -> list[Finding]:
 def rewind_table(rows: runs.Rows) -> str:
   """Lists the scores of every rewind near the best epoch, mean over seeds."""
   scores = RewindScores(rows)
+  heading = f"to {style.name_epochs(scores.nearest.values())}"
+  if scores.nearest == scores.best:
+    heading = "to the best epoch"
+  width = max(24, len(heading))
   subsets = "".join(f"{subset:>11}" for subset in scores.subsets)
-  width = max(24, len(scores.heading))
-  lines = [f"{scores.heading:{width}}{'recovered':>10}{subsets}"]
+  lines = [f"{heading:{width}}{'recovered':>10}{subsets}"]
   for kind in scores.kinds:
     for rewound in scores.rewound(kind):
-      line = f"{kind:8}{_short_name(kind, rewound):{width - 8}}"
-      recovered = scores.near_best(kind, rewound, "test", "recovered")
+      names = rewound.split("+")
+      short = {"suffix": f"{names[0]} ...", "prefix": f"... {names[-1]}"}
+      of_set = scores.nearest, kind, rewound
+      recovered = scores.at(*of_set, "test", "recovered").mean()
+      line = f"{kind:8}{short.get(kind, rewound):{width - 8}}"
       line += f"{recovered:10.2f}" if scores.tell_shares else f"{'':10}"
       for subset in scores.subsets:
-        line += f"{scores.near_best(kind, rewound, subset):11.3f}"
+        line += f"{scores.at(*of_set, subset).mean():11.3f}"
       lines.append(line)
   if scores.without:
     lines.append(scores.without.strip())
   return "\n".join(lines)
-
-
-def _short_name(kind: str, rewound: str) -> str:
-  names = rewound.split("+")
-  return {"suffix": f"{names[0]} ...", "prefix": f"... {names[-1]}"}.get(
-    kind, rewound
-  )

@@ -24,14 +24,15 @@ from geomem.studies.experiment import (
   manifold_images,
   measuring_forward,
 )
-from geomem.studies.fields import check_least, check_types
+from geomem.studies.fields import Fields
+from geomem.studies.finding import grouped
 from geomem.studies.measure_config import measured_layers
 from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.trained import OfRun, TrainedRun
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SimilarityConfig:
+class SimilarityConfig(Fields):
   """What is compared.
 
   Attributes:
@@ -43,15 +44,12 @@ class SimilarityConfig:
     layers: comma-separated names, or `last` (hidden); all by default.
   """
 
+  _least: ClassVar = {"num_images": 4}
   other: str | None = None
   subset: str = "test"
   num_images: int = 500
   unbiased: bool = True
   layers: str | None = None
-
-  def __post_init__(self):
-    check_types(self)
-    check_least(self, {"num_images": 4})
 
 
 def _matrix(rows: runs.Rows, row: str, column: str) -> tuple[list, list, Any]:
@@ -61,14 +59,11 @@ def _matrix(rows: runs.Rows, row: str, column: str) -> tuple[list, list, Any]:
   epochs, the average is over those that have a cell.
   """
   vertical, horizontal = (
-    sorted(values) if name.endswith("epoch") else values
-    for name, values in ((n, rows.distinct(n)) for n in (row, column))
+    sorted(rows.distinct(n)) if n.endswith("epoch") else rows.distinct(n)
+    for n in (row, column)
   )
-  means = {
-    (a, b): cell.mean()[0]
-    for a, of_a in rows.split(row).items()
-    for b, cell in of_a.split(column).items()
-  }
+  cells = grouped(rows, row, column).items()
+  means = {place: cell.mean()[0] for place, cell in cells}
   matrix = [[means.get((a, b), np.nan) for b in horizontal] for a in vertical]
   return vertical, horizontal, np.asarray(matrix, float)
 
@@ -76,17 +71,16 @@ def _matrix(rows: runs.Rows, row: str, column: str) -> tuple[list, list, Any]:
 def plot_similarity(rows: runs.Rows):
   """Draws CKA between layers, epochs of the last hidden layer, and two runs."""
   cka = rows.where("cka")
-  panels = []
-  for which in ("best", "last"):
-    selected = rows.at(which).where("cka", kind="layers")
-    panels.append((f"layers, {which} epoch", selected, "layer", "other_layer"))
-  epochs = cka.where(kind="epochs").last_hidden()
-  for layer in epochs.layers.values():
-    panels.append((f"epochs, {layer}", epochs, "epoch", "other_epoch"))
-  runs_two = cka.where(kind="runs")
-  panels.append(
-    ("this run against the other", runs_two, "layer", "other_layer")
-  )
+  layers, epochs = ("layer", "other_layer"), ("epoch", "other_epoch")
+  panels = [
+    (f"layers, {w} epoch", rows.at(w).where("cka", kind="layers"), *layers)
+    for w in ("best", "last")
+  ]
+  of_epochs = cka.where(kind="epochs").last_hidden()
+  for layer in of_epochs.layers.values():
+    panels.append((f"epochs, {layer}", of_epochs, *epochs))
+  of_runs = cka.where(kind="runs")
+  panels.append(("this run against the other", of_runs, *layers))
   panels = [panel for panel in panels if panel[1]]
   figure = style.new_figure(3.6 * len(panels), 3.6)
   axes = np.atleast_1d(figure.subplots(1, len(panels)))
@@ -124,12 +118,13 @@ class Similarity(OfRun):
       )
     self.other = TrainedRun(config.other) if config.other else None
     if self.other:
-      trained_runs = trained, self.other
-      shapes = [run.experiment.network.image_shape for run in trained_runs]
-      if shapes[0] != shapes[1]:
+      ours, theirs = (
+        run.experiment.network.image_shape for run in (trained, self.other)
+      )
+      if ours != theirs:
         raise ValueError(
-          f"The images of {trained.path} have the shape {shapes[0]}, those of"
-          f" {config.other} {shapes[1]}; one shape was expected."
+          f"The images of {trained.path} have the shape {ours}, those of"
+          f" {config.other} {theirs}; one shape was expected."
         )
     self.epochs = self.saved_epochs()
     self._check_room()
@@ -169,25 +164,22 @@ class Similarity(OfRun):
   def _images(self, seed: Seed) -> Any:
     """Returns `[n, ...]` images, spread evenly over the manifolds."""
     images = manifold_images(self.trained.experiment, seed)[self.config.subset]
-    per_manifold = max(1, self.config.num_images // images.shape[0])
-    return images[:, :per_manifold].reshape(-1, *images.shape[2:])[
-      : self.config.num_images
-    ]
+    number = self.config.num_images
+    images = images[:, : max(1, number // len(images))]
+    return images.reshape(-1, *images.shape[2:])[:number]
 
   def _kernels(
     self, trained: TrainedRun, seed: int, epoch: int, images, layers
   ) -> Float[np.ndarray, "layers n2"]:
     """Computes centred kernels of unit norm; NaN for a dead layer."""
-    forward = measuring_forward(trained.experiment)
-    statistics = measures.layer_statistics(
-      forward,
+    kernels = []
+    for _, stats in measures.layer_statistics(
+      measuring_forward(trained.experiment),
       trained.state(seed, epoch),
       {self.config.subset: images[None]},
       layers,
       kinds=("points",),
-    )
-    kernels = []
-    for _, stats in statistics:
+    ):
       products = jax.tree.map(lambda x: x[0], stats["points"])
       kernel = similarity.centered_kernel(
         products, unbiased=self.config.unbiased
@@ -196,56 +188,46 @@ class Similarity(OfRun):
     return np.stack(kernels)
 
   def _work(self, seed: Seed) -> Iterator[Step]:
-    images, names = self._images(seed), list(self.layers)
-    index_of = self.trained.experiment.network.layer_names.index
-    epochs = self.epochs[seed.number]
-    kernels = []
-    for epoch in epochs:
-      kernels.append(
-        self._kernels(self.trained, seed.number, epoch, images, names)
+    images, place = self._images(seed), {"seed": seed.number}
+    place |= {"subset": self.config.subset, "metric": "cka"}
+    by_epoch = {}
+    for epoch in self.epochs[seed.number]:
+      by_epoch[epoch] = self._kernels(
+        self.trained, seed.number, epoch, images, self.layers
       )
       yield Step(facts={"epoch": epoch})
-    common = {"metric": "cka", "stderr": None, "seed": seed.number}
-    common["subset"] = self.config.subset
 
     def rows_of(kind, first, second, a, b):
       """Makes one row per pair; `first` and `second` are lists of columns."""
       values = np.asarray(matmul(jnp.asarray(a), jnp.asarray(b).T))
       return [
-        common | {"kind": kind} | x | y | {"value": float(values[i, j])}
+        place | {"kind": kind} | x | y | {"value": float(values[i, j])}
         for i, x in enumerate(first)
         for j, y in enumerate(second)
       ]
 
-    layer_columns = [{"layer": n, "layer_index": index_of(n)} for n in names]
+    index_of = self.trained.experiment.network.layer_names.index
+    layers = [{"layer": n, "layer_index": index_of(n)} for n in self.layers]
+    others = [{"other_layer": name} for name in self.layers]
     rows = []
-    for epoch, kernel in zip(epochs, kernels, strict=True):
-      first = [{"epoch": epoch} | columns for columns in layer_columns]
-      rows += rows_of(
-        "layers", first, [{"other_layer": n} for n in names], kernel, kernel
-      )
-    for i, columns in enumerate(layer_columns):
-      stack = np.stack([kernel[i] for kernel in kernels])
-      first = [columns | {"epoch": epoch} for epoch in epochs]
-      second = [{"other_epoch": epoch} for epoch in epochs]
-      rows += rows_of("epochs", first, second, stack, stack)
+    for epoch, kernels in by_epoch.items():
+      first = runs.tagged(layers, epoch=epoch)
+      rows += rows_of("layers", first, others, kernels, kernels)
+    for i, columns in enumerate(layers):
+      kernels = np.stack([of_epoch[i] for of_epoch in by_epoch.values()])
+      first = [columns | {"epoch": epoch} for epoch in by_epoch]
+      second = [{"other_epoch": epoch} for epoch in by_epoch]
+      rows += rows_of("epochs", first, second, kernels, kernels)
     if self.other:
-      network = self.other.experiment.network
-      theirs = list(measured_layers(None, network.layer_names))
+      names = self.other.experiment.network.layer_names
       number = self.other.seeds[0].number
       last = self.other.last(number)
-      kernel = self._kernels(self.other, number, last, images, theirs)
-      first = [{"epoch": epochs[-1]} | columns for columns in layer_columns]
-      rows += rows_of(
-        "runs", first, [{"other_layer": n} for n in theirs], kernels[-1], kernel
-      )
+      theirs = self._kernels(self.other, number, last, images, names)
+      epoch, ours = by_epoch.popitem()
+      first = runs.tagged(layers, epoch=epoch)
+      others = [{"other_layer": name} for name in names]
+      rows += rows_of("runs", first, others, ours, theirs)
     yield Step(rows)
-
-  @staticmethod
-  def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
-    """Returns no findings: there is no threshold to test similarity against."""
-    del config, rows
-    return []
 
   @staticmethod
   def table(rows: runs.Rows) -> str:

@@ -45,6 +45,13 @@ class Unit(NamedTuple):
   size: float = 1
 
 
+def at_once(
+  key: dict[str, Any], rows: Callable[[], Sequence[runs.Row]], **facts: Any
+) -> Unit:
+  """Makes a unit of a single step, whose rows a function computes."""
+  return Unit(key, lambda: iter([Step(rows(), facts=facts)]))
+
+
 class Stage(NamedTuple):
   """Units that share a progress bar.
 
@@ -55,11 +62,6 @@ class Stage(NamedTuple):
 
   title: str
   units: Sequence[Unit]
-
-  @property
-  def size(self) -> float | int:
-    """The sum of the sizes of the units."""
-    return sum(unit.size for unit in self.units)
 
 
 @runtime_checkable
@@ -128,11 +130,9 @@ Watch = Callable[
 ]
 
 
-@contextlib.contextmanager
-def unwatched(path: pathlib.Path) -> Iterator[Callable[[], None]]:
+def unwatched(_: pathlib.Path) -> contextlib.nullcontext:
   """Watches nothing: a context whose function does nothing."""
-  del path
-  yield lambda: None
+  return contextlib.nullcontext(lambda: None)
 
 
 def run(
@@ -183,7 +183,8 @@ def _do_stage(stage: Stage, out: runs.Run, progress, step_done) -> None:
   show = progress if stage.title and stage.units else silent
   # Compilation comes first; the facts of the first step replace this text.
   facts = {} if all(done) else {"postfix": "compiling"}
-  with show(total=stage.size, desc=stage.title, **facts) as bar:
+  size = sum(unit.size for unit in stage.units)
+  with show(total=size, desc=stage.title, **facts) as bar:
     for unit, is_done in zip(stage.units, done, strict=True):
       if is_done:
         bar.initial += unit.size

@@ -27,13 +27,27 @@ from geomem.plots.task import (
   mean_by_epoch,
   plot_task,
 )
-from geomem.studies.finding import Finding, doubts, with_error
+from geomem.studies.finding import (
+  Finding,
+  apart,
+  doubts,
+  places,
+  with_error,
+)
 from geomem.studies.measure import Measuring
 from geomem.studies.measure_config import MeasuringConfig
 from geomem.studies.trained import TrainedRun
 
 # GLUE is earlier if its epoch is below this fraction of the mean-field one.
 _EARLIER = 0.9
+_CLAIMS = {
+  "Task 1": "GLUE tells memorization earlier",
+  "Task 2": "GLUE tells memorization in other layers",
+  "Task 3": "permuted labels are separable before they are fitted",
+  "Task 4": "the fall of test accuracy is the representation's",
+}
+# Whether a claim holds, None if undecided, and a sentence with its numbers.
+_Answer = tuple[bool | None, str]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,53 +98,31 @@ class TaskCapacity(Measuring):
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
     """Answers the four questions; one that lacks epochs is left undecided."""
-    missing = _unmeasured(rows)
-    return [
-      *doubts(rows),
-      *(
-        finding._replace(holds=None, sentence=missing[finding.name])
-        if finding.name in missing
-        else finding
-        for finding in (
-          _earlier(rows),
-          _layers(rows),
-          _separable(rows, config.get("glue_labels")),
-          _representation(rows),
-        )
-      ),
-    ]
+    best, last = (set(rows.epochs(w).items()) for w in ("best", "last"))
+    scored = rows.where("accuracy", layer=None)
+    every = places(scored, "seed", "epoch")
+    first = {
+      (seed, min(of_seed.distinct("epoch")))
+      for seed, of_seed in scored.split("seed").items()
+    }
+    measured = places(rows.where("capacity"), "seed", "epoch")
+    tasks = {
+      "Task 1": (_earlier(rows), every),
+      "Task 2": (_layers(rows), first | last),
+      "Task 3": (_separable(rows, config.get("glue_labels")), every),
+      "Task 4": (_representation(rows), best | last),
+    }
+    found: list[Any] = doubts(rows)
+    for name, ((holds, sentence), needed) in tasks.items():
+      if missing := sorted({epoch for _, epoch in needed - measured}):
+        named = ", ".join(f"{epoch:g}" for epoch in missing)
+        holds = None
+        sentence = f"this needs epochs that are not measured: {named}"
+      found.append(Finding(name, holds, sentence, _CLAIMS[name]))
+    return found
 
 
-def _unmeasured(rows: runs.Rows) -> dict[str, str]:
-  """Returns, for each task that lacks measured epochs, a sentence on them."""
-  scored = rows.where("accuracy", layer=None)
-
-  def places(selected) -> set[tuple[int, int]]:
-    return {(row["seed"], row["epoch"]) for row in selected}
-
-  best, last = (set(rows.epochs(w).items()) for w in ("best", "last"))
-  first = {
-    (seed, min(of_seed.distinct("epoch")))
-    for seed, of_seed in scored.split("seed").items()
-  }
-  every = places(scored)
-  needed = {
-    "Task 1": every,
-    "Task 2": first | last,
-    "Task 3": every,
-    "Task 4": best | last,
-  }
-  sentences = {}
-  for name, needs in needed.items():
-    epochs = sorted({e for _, e in needs - places(rows.where("capacity"))})
-    if epochs:
-      named = ", ".join(f"{epoch:g}" for epoch in epochs)
-      sentences[name] = f"this needs epochs that are not measured: {named}"
-  return sentences
-
-
-def _earlier(rows: runs.Rows) -> Finding:
-  name, claim = "Task 1", "GLUE tells memorization earlier"
+def _earlier(rows: runs.Rows) -> _Answer:
   permuted = rows.last_hidden().where(subset="permuted")
   curves = {
     metric: permuted.where(metric).series("epoch") for metric in THEORIES
@@ -141,38 +133,32 @@ def _earlier(rows: runs.Rows) -> Finding:
     if (epochs := curve.x[np.isnan(curve.mean)]).size
   ]
   if unknown:
-    nothing = f"capacity is unknown {' and '.join(unknown)}"
-    return Finding(name, None, nothing, claim)
-  (glue, glue_error), (mean_field, mean_field_error) = (
+    return None, f"capacity is unknown {' and '.join(unknown)}"
+  glue, mean_field = (
     half_rise_with_error(curves[metric])
     for metric in ("glue_capacity", "capacity")
   )
-  if not np.isfinite([glue, mean_field]).all():
-    return Finding(name, None, "a capacity never rises by half", claim)
-  ahead = _EARLIER * mean_field - glue
-  holds, caveat = ahead > 0, ""
-  # Written so that a NaN error leaves the claim undecided.
-  if not abs(ahead) > 2 * math.hypot(glue_error, _EARLIER * mean_field_error):
+  if not np.isfinite([glue[0], mean_field[0]]).all():
+    return None, "a capacity never rises by half"
+  bound = _EARLIER * mean_field[0], _EARLIER * mean_field[1]
+  holds, caveat = glue[0] < bound[0], ""
+  if not apart(glue, bound):
     holds, caveat = None, ", which cannot be known within two errors"
-  return Finding(
-    name,
-    holds,
+  return holds, (
     "in the last hidden layer the capacity of permuted examples is half way up"
-    f" at epoch {with_error(glue, glue_error, '.1f')} by GLUE and"
-    f" {with_error(mean_field, mean_field_error, '.1f')} by mean-field theory;"
-    f" {1 - _EARLIER:.0%} earlier was expected{caveat}",
-    claim,
+    f" at epoch {with_error(*glue, '.1f')} by GLUE and"
+    f" {with_error(*mean_field, '.1f')} by mean-field theory;"
+    f" {1 - _EARLIER:.0%} earlier was expected{caveat}"
   )
 
 
-def _layers(rows: runs.Rows) -> Finding:
-  name, claim = "Task 2", "GLUE tells memorization in other layers"
+def _layers(rows: runs.Rows) -> _Answer:
   if len(rows.layers) < 2:
-    return Finding(name, None, "one layer was measured", claim)
-  factors, at_bound = {}, inseparable(rows)
+    return None, "one layer was measured"
+  at_bound = inseparable(rows)
   if len(rows.layers) - len(at_bound) < 2:
-    too_few = "labellings are separable in fewer than two layers"
-    return Finding(name, None, too_few, claim)
+    return None, "labellings are separable in fewer than two layers"
+  factors, tells, named, in_doubt = {}, {}, {}, set()
   for metric in THEORIES:
     last = rows.at("last").where(metric, subset="permuted")
     growth = grown(last, at_first(rows).where(metric))
@@ -181,47 +167,31 @@ def _layers(rows: runs.Rows) -> Finding:
       for i, layer in rows.layers.items()
       if i not in at_bound
     }
-  tells = {
-    metric: [name for name in each if each[name][0] > GROWN]
-    for metric, each in factors.items()
-  }
-  unknown = {
-    metric: [name for name in each if math.isnan(each[name][0])]
-    for metric, each in factors.items()
-  }
-  named = {
-    metric: (", ".join(tells[metric]) or "no layer")
-    + (f" (unknown in {', '.join(names)})" if names else "")
-    for metric, names in unknown.items()
-  }
+    of_layers = factors[metric].items()
+    tells[metric] = [name for name, (of, _) in of_layers if of > GROWN]
+    unknown = [name for name, (of, _) in of_layers if math.isnan(of)]
+    named[metric] = ", ".join(tells[metric]) or "no layer"
+    if unknown:
+      named[metric] += f" (unknown in {', '.join(unknown)})"
+      in_doubt |= set(unknown)
   caveat = ""
   if at_bound:
     names = ", ".join(at_bound.values())
     caveat = f"; left out: {names}, where most labellings are inseparable"
-  in_doubt = set().union(*unknown.values())
   differ = set.symmetric_difference(*map(set, tells.values())) - in_doubt
-  holds = any(_apart(*(each[x] for each in factors.values())) for x in differ)
+  holds = any(apart(*(of[x] for of in factors.values())) for x in differ)
   if differ and not holds:
     holds, caveat = None, f"{caveat}; where they differ it is within two errors"
   elif in_doubt and not holds:
     holds = None
-  return Finding(
-    name,
-    holds,
+  return holds, (
     f"capacity of permuted examples grows by {GROWN - 1:.0%} in"
     f" {named['glue_capacity']} by GLUE, in {named['capacity']} by mean-field"
-    f" theory{caveat}",
-    claim,
+    f" theory{caveat}"
   )
 
 
-def _apart(first: tuple[float, float], second: tuple[float, float]) -> bool:
-  """Tells whether two values differ by more than twice their joint error."""
-  (a, a_error), (b, b_error) = first, second
-  return abs(a - b) > 2 * math.hypot(a_error, b_error)
-
-
-def _separable(rows: runs.Rows, labels: str | None) -> Finding:
+def _separable(rows: runs.Rows, labels: str | None) -> _Answer:
   permuted = rows.last_hidden().where(subset="permuted")
   epochs, inside = mean_by_epoch(permuted.where("glue_interior"))
   accuracy = rows.where("accuracy", layer=None, subset="permuted")
@@ -236,13 +206,10 @@ def _separable(rows: runs.Rows, labels: str | None) -> Finding:
   unfitted = np.isnan(fitted[fitted_epochs < half]).any()
   if math.isinf(half) or unfitted or (not holds and (unknown < half).any()):
     holds = None
-  return Finding(
-    "Task 3",
-    holds,
+  return holds, (
     f"in the last hidden layer half of the labellings ({labels}) of permuted"
     f" examples are separable {_at(separable)}{caveat}; half of the examples"
-    f" are fitted {_at(half)}",
-    "permuted labels are separable before they are fitted",
+    f" are fitted {_at(half)}"
   )
 
 
@@ -255,29 +222,25 @@ def _at(epoch: float) -> str:
   return f"first at epoch {epoch:g}" if np.isfinite(epoch) else "at no epoch"
 
 
-def _representation(rows: runs.Rows) -> Finding:
-  name = "Task 4"
-  claim = "the fall of test accuracy is the representation's"
-  network, net_error = _fall(rows, "accuracy")
-  probe, probe_error = _fall(rows, "probe_accuracy")
-  if np.isnan(network):
-    return Finding(name, None, "a test accuracy is unknown", claim)
-  if not network > 0:
-    return Finding(name, None, "no test accuracy was lost", claim)
-  if not np.isfinite(probe):
-    nothing = "there are too few points for a probe, or they coincide"
-    return Finding(name, None, nothing, claim)
+def _representation(rows: runs.Rows) -> _Answer:
+  network, probe = (_fall(rows, m) for m in ("accuracy", "probe_accuracy"))
+  if np.isnan(network[0]):
+    return None, "a test accuracy is unknown"
+  if not network[0] > 0:
+    return None, "no test accuracy was lost"
+  if not np.isfinite(probe[0]):
+    return None, "there are too few points for a probe, or they coincide"
   sentence = (
     "from the best to the last epoch the network loses"
-    f" {with_error(network, net_error)} of its test accuracy, a new readout of"
-    f" its last hidden layer {with_error(probe, probe_error)}"
+    f" {with_error(*network)} of its test accuracy, a new readout of its last"
+    f" hidden layer {with_error(*probe)}"
   )
-  beyond, error = probe - network / 2, math.hypot(probe_error, net_error / 2)
+  half = network[0] / 2, network[1] / 2
   # Written so that a NaN error leaves the claim undecided.
-  if not (network > 2 * net_error and abs(beyond) > 2 * error):
+  if not (network[0] > 2 * network[1] and apart(probe, half)):
     caveat = "more or less than half cannot be known within two errors"
-    return Finding(name, None, f"{sentence}; {caveat}", claim)
-  return Finding(name, beyond > 0, sentence, claim)
+    return None, f"{sentence}; {caveat}"
+  return probe[0] > half[0], sentence
 
 
 def _fall(rows: runs.Rows, metric: str) -> tuple[float, float]:

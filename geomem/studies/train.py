@@ -6,12 +6,14 @@ the networks in `losses.npz`, from which lost rows are rebuilt.
 """
 
 import contextlib
+import functools
 import io
 import logging
 import pathlib
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,16 +23,11 @@ from jaxtyping import Float
 from geomem import data, disk, parallel, runs, training
 from geomem.studies import experiment as experiments
 from geomem.studies.experiment import Experiment, Seed
-from geomem.studies.study import Stage, Step, Unit
+from geomem.studies.study import Stage, Step, at_once
 from geomem.studies.trained import checkpoints
 
 _LOG = logging.getLogger(__name__)
 MEMORIZED = 0.99
-
-
-def _losses_key(seed: int, epoch: int) -> dict:
-  """Returns the unit key of a seed's losses up to a saved epoch."""
-  return {"stage": "losses", "seed": seed, "epoch": epoch}
 
 
 class Losses:
@@ -96,67 +93,60 @@ class Losses:
     )
     self._kept = len(self._means)
 
-  def of_epochs(self, seed: int) -> dict[int, float]:
-    """Returns a seed's mean loss in every epoch that is complete."""
+  def rows(self, seed: int, epoch: int) -> list[runs.Row]:
+    """Returns a seed's rows for whole epochs since the previous saved one."""
+    last = max((e for e in self._chosen if e < epoch), default=0)
     index, steps = self._seeds.index(seed), self.steps_per_epoch
     counts, sums, before = Counter(), Counter(), 0
     for step, means in self._means.items():
       # Epochs count from 1, like the states at their ends.
-      epoch = -(-step // steps)
-      counts[epoch] += step - before
-      sums[epoch] += (step - before) * float(means[index])
+      at = -(-step // steps)
+      counts[at] += step - before
+      sums[at] += (step - before) * float(means[index])
       before = step
-    return {
-      epoch: total / steps
-      for epoch, total in sums.items()
-      if counts[epoch] == steps and total == total
-    }
-
-  def rows(self, seed: int, epoch: int) -> list[runs.Row]:
-    """Returns a seed's rows for the epochs since the previous saved one."""
-    last = max((e for e in self._chosen if e < epoch), default=0)
+    row = {"seed": seed, "metric": "training_loss"}
     return [
-      {"seed": seed, "epoch": e, "metric": "training_loss", "value": loss}
-      for e, loss in self.of_epochs(seed).items()
-      if last < e <= epoch
+      row | {"epoch": at, "value": total / steps}
+      for at, total in sums.items()
+      if last < at <= epoch and counts[at] == steps and total == total
     ]
 
 
-def lost_losses(run: runs.Run, experiment: Experiment) -> Stage:
-  """Returns the stage that rebuilds committed losses that were lost."""
-  losses = Losses(run.path, experiment)
-  units = []
-  for seed in experiment.config.training.seeds:
-    with checkpoints(run.path, seed) as saved:
+def lost_rows(
+  run: runs.Run,
+  experiment: Experiment,
+  seeds: Sequence[Seed],
+  load: Callable[[int, int], Any],
+) -> Stage:
+  """Returns the stage that rebuilds committed scores and losses that were lost.
+
+  The function `load` takes a seed and an epoch to the state of the network.
+  """
+
+  def rescore(seed, epoch):
+    scores = score_subsets(experiment, seed, load(seed.number, epoch))
+    return runs.tagged(scores, seed=seed.number, epoch=epoch)
+
+  history = Losses(run.path, experiment)
+  scores, losses = [], []
+  for seed in seeds:
+    with checkpoints(run.path, seed.number) as saved:
       epochs = saved.epochs
     for epoch in epochs:
-      key, rows = _losses_key(seed, epoch), losses.rows(seed, epoch)
-      if rows and not run.has(key):
-        units.append(Unit(key, lambda rows=rows: iter([Step(rows)])))
-  return Stage("", units)
-
-
-def training_key(seed: int) -> dict:
-  """Returns the key of the unit of work that trains a seed."""
-  return {"stage": "training", "seed": seed}
-
-
-def scores_key(seed: int, epoch: int) -> dict:
-  """Returns the key of the unit of work that scores a seed's network."""
-  return {"stage": "scores", "seed": seed, "epoch": epoch}
+      place = {"seed": seed.number, "epoch": epoch}
+      work = functools.partial(rescore, seed, epoch)
+      scores.append(at_once({"stage": "scores"} | place, work))
+      if rows := history.rows(**place):
+        losses.append(at_once({"stage": "losses"} | place, lambda r=rows: r))
+  return Stage("", [u for u in scores + losses if not run.has(u.key)])
 
 
 def score_subsets(experiment: Experiment, seed: Seed, state) -> list[runs.Row]:
   """Computes accuracy and loss of a network on the subsets."""
+  network, moments = experiment.network, (experiment.mean, experiment.std)
   logits = {
-    split: training.predict_logits(
-      experiment.network,
-      state,
-      getattr(experiment, split).images,
-      experiment.mean,
-      experiment.std,
-    )
-    for split in ("train", "test")
+    split: training.predict_logits(network, state, images, *moments)
+    for split, images in experiment.splits.items()
   }
   return score_logits(seed, logits)
 
@@ -185,12 +175,7 @@ def train_seeds(
   losses since the previous checkpoint are committed, then the states to resume
   from are saved. Interrupted work is therefore repeated, with the same result.
   If the training set is streamed, states to resume from are saved in every
-  epoch, and within long epochs.
-
-  Args:
-    run: the run that checkpoints and scores are stored in.
-    experiment: from `prepare`.
-    seeds: from `prepare_seeds`, the same in every start of a run.
+  epoch, and within long epochs. The seeds are the same in every start of a run.
 
   Yields:
     A step for each epoch, with the mean loss over the seeds.
@@ -200,15 +185,16 @@ def train_seeds(
   first, last = seeds[0].number, seeds[-1].number
   resume_path = run.path / "resume" / f"seeds{first}-{last}"
   # A seed that has memorized its labels may stop while the others continue.
-  active = [
-    i for i, s in enumerate(seeds) if not run.has(training_key(s.number))
-  ]
+  ends = [{"stage": "training", "seed": seed.number} for seed in seeds]
+  active = [i for i, end in enumerate(ends) if not run.has(end)]
   if not active:
     _forget(resume_path)
     return
   streams = data.streams(experiment.train.images)
   history = Losses(run.path, experiment)
   steps = history.steps_per_epoch
+  labels = jnp.stack([jnp.asarray(seed.labels.labels) for seed in seeds])
+  of_first = experiments.training_data(experiment, seeds[0])
   # Saved states are numbered by steps where data stream, else by epochs.
   unit = steps if streams else 1
   epoch = 0
@@ -216,7 +202,7 @@ def train_seeds(
     for states, losses in training.train_seeds(
       jnp.stack([seed.training_key for seed in seeds]),
       experiment.network,
-      _training_data(experiment, seeds),
+      of_first._replace(labels=labels),
       experiment.recipe,
       resume=lambda states: _resume(resumable, states, unit),
     ):
@@ -253,12 +239,6 @@ def _forget(path) -> None:
   parallel.from_first(remove)
 
 
-def _training_data(experiment, seeds) -> training.TrainingData:
-  of_first = experiments.training_data(experiment, seeds[0])
-  labels = jnp.stack([jnp.asarray(seed.labels.labels) for seed in seeds])
-  return of_first._replace(labels=labels)
-
-
 def _record(run, experiment, seed, state: training.TrainState, losses) -> bool:
   """Saves and scores a network; returns whether its training has ended.
 
@@ -274,18 +254,18 @@ def _record(run, experiment, seed, state: training.TrainState, losses) -> bool:
     )
   is_last = state.epoch == config.epochs
   if config.stop_when_memorized:
-    is_last |= _memorized(rows)
+    accuracy = runs.Rows(rows).where("accuracy", subset="permuted").values
+    is_last |= bool((accuracy >= MEMORIZED).any())
   if is_last or state.epoch in training.checkpoint_epochs(config.epochs):
     with checkpoints(run.path, seed.number) as saved:
       saved.save(state.epoch, state.network)
-    rows = runs.tagged(rows, seed=seed.number, epoch=state.epoch)
-    run.commit(scores_key(seed.number, state.epoch), rows)
+    place = {"seed": seed.number, "epoch": state.epoch}
+    run.commit({"stage": "scores"} | place, runs.tagged(rows, **place))
     losses.save()
-    loss_rows = losses.rows(seed.number, state.epoch)
-    if loss_rows:  # None before the first epoch.
-      run.commit(_losses_key(seed.number, state.epoch), loss_rows)
+    if loss_rows := losses.rows(**place):  # None before the first epoch.
+      run.commit({"stage": "losses"} | place, loss_rows)
   if is_last:
-    run.commit(training_key(seed.number))
+    run.commit({"stage": "training", "seed": seed.number})
   return is_last
 
 
@@ -311,8 +291,3 @@ def _resume_tree(states) -> dict:
     tree[f"network{i}"] = state.network
     tree[f"optimizer{i}"] = jax.tree.leaves(state.optimizer)
   return tree
-
-
-def _memorized(rows) -> bool:
-  accuracy = runs.Rows(rows).where("accuracy", subset="permuted").values
-  return bool((accuracy >= MEMORIZED).any())

@@ -3,13 +3,15 @@
 import functools
 import logging
 import pathlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, SupportsIndex
 
 from geomem import runs, training
 from geomem.studies.config import ExperimentConfig
 from geomem.studies.experiment import Experiment, Seed, prepare, prepare_seeds
 from geomem.studies.fields import sequence
-from geomem.studies.study import Stage, Step, Unit
+from geomem.studies.finding import doubts
+from geomem.studies.study import Stage, Step, Unit, at_once
 
 _LOG = logging.getLogger(__name__)
 
@@ -199,18 +201,20 @@ class OfRun:
 
   Attributes:
     name: the name of the study and of its directory.
+    needs_run: whether there must be a run.
     config: the settings of the study.
     trained: the finished run.
   """
 
   name: str
+  needs_run = True
 
-  def __init__(self, config: Any, trained: TrainedRun):
+  def __init__(self, config: Any, trained: TrainedRun | None):
     """Stores both; subclasses reject invalid settings."""
-    self.config = config
-    self.trained = trained
-    self.origin = trained.origin
-    self.directory = trained.path / self.name
+    self.config, self.trained = config, trained
+    self.origin = trained.origin if trained else None
+    above = trained.path if trained else pathlib.Path("runs")
+    self.directory = above / self.name
 
   def as_dict(self) -> dict[str, Any]:
     """Returns the config as stored in a run directory."""
@@ -224,7 +228,40 @@ class OfRun:
     """Returns the rows of the run to copy beside the study's own."""
     return self.trained.rows.where(layer=None, epoch=None)
 
-  def facts_stage(self) -> Stage:
-    """Makes the stage that copies the rows of `facts`, without a bar."""
-    key = {"stage": "facts"}
-    return Stage("", [Unit(key, lambda: iter([Step(self.facts())]))])
+  def facts_stage(self, **seed: int) -> Stage:
+    """Makes the stage that copies `facts`, all or of a seed, without a bar."""
+    key = {"stage": "facts"} | seed
+    return Stage("", [at_once(key, lambda: self.facts().where(**seed))])
+
+  def stage_of(
+    self,
+    seed: Seed,
+    name: str,
+    work: Callable[[Seed, Any], Iterator[Step]],
+    size: int = 1,
+    title: str | None = None,
+    **places: Sequence[Any],
+  ) -> Stage:
+    """Makes a seed's stage, whose units do `work` at each place of a column."""
+    ((column, values),) = places.items()
+    units = [
+      Unit(
+        {"stage": name, "seed": seed.number, column: value},
+        functools.partial(work, seed, value),
+        size,
+      )
+      for value in values
+    ]
+    return Stage(f"{title or name}, seed {seed.number}", units)
+
+  @staticmethod
+  def findings(config: dict[str, Any], rows: runs.Rows) -> Sequence[Any]:
+    """Returns the doubts about the rows."""
+    del config
+    return doubts(rows)
+
+  @staticmethod
+  def table(rows: runs.Rows) -> str:
+    """Returns an empty string: the study has no table."""
+    del rows
+    return ""

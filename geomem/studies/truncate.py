@@ -20,12 +20,12 @@ from jaxtyping import Array, Float
 from geomem import data, models, parallel, runs, training
 from geomem.geometry.linalg import matmul
 from geomem.plots import style
-from geomem.studies.experiment import Seed
-from geomem.studies.fields import check_types
-from geomem.studies.finding import Finding
+from geomem.studies.experiment import Seed, spread_images
+from geomem.studies.fields import Fields
+from geomem.studies.finding import Finding, grouped
 from geomem.studies.measure_config import measured_layers
 from geomem.studies.rewind_findings import ENOUGH, too_vague
-from geomem.studies.study import Stage, Step, Unit
+from geomem.studies.study import Stage, Step
 from geomem.studies.train import score_logits
 from geomem.studies.trained import OfRun, TrainedRun
 
@@ -34,7 +34,7 @@ _MAX_IMAGES = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TruncateConfig:
+class TruncateConfig(Fields):
   """What is truncated.
 
   Attributes:
@@ -46,7 +46,7 @@ class TruncateConfig:
   layers: str | None = None
 
   def __post_init__(self):
-    check_types(self)
+    super().__post_init__()
     if min(self.dimensions, default=0) < 1:
       raise ValueError(
         f"dimensions is {self.dimensions}; positive numbers were expected."
@@ -90,13 +90,8 @@ def plot_truncation(rows: runs.Rows):
 
 def _of_all_seeds(rows: runs.Rows) -> runs.Rows:
   """Selects the layers and numbers of components that all seeds have."""
-  cells = {}
-  for row in rows:
-    cells.setdefault((row["layer_index"], row["kept"]), runs.Rows()).append(row)
-  seeds = rows.seeds
-  return runs.Rows(
-    row for cell in cells.values() if cell.seeds == seeds for row in cell
-  )
+  cells, seeds = grouped(rows, "layer_index", "kept").values(), rows.seeds
+  return runs.Rows(row for cell in cells if cell.seeds == seeds for row in cell)
 
 
 class Truncate(OfRun):
@@ -126,14 +121,9 @@ class Truncate(OfRun):
     del run
     yield self.facts_stage()
     for seed in self.trained.seeds:
-      units = [
-        Unit(
-          {"stage": "truncated", "seed": seed.number, "layer": layer},
-          functools.partial(self._work, seed, layer),
-        )
-        for layer in self.layers
-      ]
-      yield Stage(f"layers, seed {seed.number}", units)
+      yield self.stage_of(
+        seed, "truncated", self._work, title="layers", layer=self.layers
+      )
 
   def _work(self, seed: Seed, layer: str) -> Iterator[Step]:
     experiment, trained = self.trained.experiment, self.trained
@@ -145,8 +135,8 @@ class Truncate(OfRun):
       if kept > truncated.num_components:
         continue
       logits = {
-        split: truncated.logits(getattr(experiment, split).images, kept)
-        for split in ("train", "test")
+        split: truncated.logits(images, kept)
+        for split, images in experiment.splits.items()
       }
       scores = score_logits(seed, logits)
       scores = [*scores, *trained.recovered(seed.number, scores)]
@@ -171,30 +161,23 @@ class Truncate(OfRun):
       return [Finding(name, None, "recovered shares are unknown")]
     if reason := too_vague(recovered):
       return [Finding(name, None, reason)]
-    shares = [
-      (of_layer.mean()[0], kept, index)
-      for kept, of_kept in _of_all_seeds(recovered).split("kept").items()
-      for index, of_layer in of_kept.split("layer_index").items()
-    ]
+    cells = grouped(_of_all_seeds(recovered), "kept", "layer_index")
+    shares = [(cell.mean()[0], *place) for place, cell in cells.items()]
     if not shares:
       return [Finding(name, None, "no number of components is of all seeds")]
     share, kept, index = max(shares)
-    at = {"layer_index": index, "kept": kept, "seed": tuple(recovered.seeds)}
-    accuracy = {
-      subset: rows.where("accuracy", subset=subset, **at).mean()[0]
+    accuracy = rows.where("accuracy", layer_index=index, kept=kept)
+    numbers = ", ".join(
+      f"{subset} accuracy {of_subset.mean()[0]:.3f}"
       for subset in ("test", "permuted")
-      if rows.where("accuracy", subset=subset, **at)
-    }
-    numbers = ", ".join(f"{s} accuracy {v:.3f}" for s, v in accuracy.items())
-    return [
-      Finding(
-        name,
-        share >= ENOUGH,
-        f"of the test accuracy that was lost at most {share:.0%} come back, by"
-        f" keeping {kept} components of {rows.layers[index]} ({numbers});"
-        f" {ENOUGH:.0%} was expected",
-      )
-    ]
+      if (of_subset := accuracy.where(subset=subset, seed=recovered.seeds))
+    )
+    sentence = (
+      f"of the test accuracy that was lost at most {share:.0%} come back, by"
+      f" keeping {kept} components of {rows.layers[index]} ({numbers});"
+      f" {ENOUGH:.0%} was expected"
+    )
+    return [Finding(name, share >= ENOUGH, sentence)]
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
@@ -221,9 +204,7 @@ class _Truncated:
     self._experiment = experiment
     self._state = state
     self._head, self._tail = _compiled(experiment.network, layer)
-    images = experiment.train.images
-    indices = np.linspace(0, len(images), min(len(images), _MAX_IMAGES), False)
-    chosen = images[indices.astype(int)]
+    chosen = spread_images(experiment.train.images, _MAX_IMAGES)
     activations = np.concatenate(
       [
         parallel.fetch(self._activate(block))[:count].reshape(count, -1)

@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from geomem.geometry.linalg import matmul
-from geomem.geometry.qp.projected_cg import product
 
 _STEPS_A_POINT = 6
 _RIDGE = 4  # In units of ε.
@@ -38,18 +37,14 @@ def _solve_on(G: Array, b: Array, support: Array) -> Array:
   if size <= _MOST_SLOTS:
     return _solve_masked(G, b, support)
 
-  def on_few(_):
+  def on_few():
     _, few = jax.lax.top_k(support.astype(b.dtype), _MOST_SLOTS)
     active = support[few]
     values = _solve_masked(G[few[:, None], few[None, :]], b[few], active)
     return jnp.zeros_like(b).at[few].set(values, unique_indices=True)
 
-  return jax.lax.cond(
-    support.sum() <= _MOST_SLOTS,
-    on_few,
-    lambda _: _solve_masked(G, b, support),
-    None,
-  )
+  fits = support.sum() <= _MOST_SLOTS
+  return jax.lax.cond(fits, on_few, lambda: _solve_masked(G, b, support))
 
 
 def _solve_masked(G: Array, b: Array, support: Array) -> Array:
@@ -101,13 +96,9 @@ def _step(G: Array, b: Array, state: _State) -> _State:
 
 
 def violation(
-  G: Float[Array, "M M"],
-  b: Float[Array, "*t M"],
-  lam: Float[Array, "*t M"],
-  signs: Float[Array, "*t M"] | None = None,
+  lam: Float[Array, "*t M"], gradient: Float[Array, "*t M"]
 ) -> Float[Array, "*t"]:
-  """Returns the largest violation of the optimality conditions."""
-  gradient = b - product(G, lam, signs)
+  """Returns the largest violation of optimality, with gradient = b − Gλ."""
   return jnp.abs(jnp.minimum(lam, -gradient)).max(axis=-1)
 
 
@@ -121,13 +112,8 @@ def finish(
 ) -> Float[Array, "t M"]:
   """Solves the waiting lanes, starting from their feasible λ.
 
-  Args:
-    G: the matrix that all lanes share, with unit diagonal.
-    b: one vector per lane.
-    lam: feasible; lanes that do not wait keep it.
-    waiting: which lanes are not solved.
-    maxiter: upper bound on the steps of a lane; a few times M are enough.
-    signs: of the rows and columns of G, per lane; all + by default.
+  G has unit diagonal and, up to the signs of a lane's rows and columns, is that
+  of all lanes. `maxiter` bounds the steps of each; a few times M are enough.
   """
   max_steps = jnp.minimum(_STEPS_A_POINT * len(G), maxiter)
 
@@ -145,7 +131,9 @@ def finish(
     )
 
     # Where points are dependent to rounding, the new λ may be worse.
-    after, before = (violation(matrix, b[lane], x) for x in (state.lam, start))
+    after, before = (
+      violation(x, b[lane] - matmul(x, matrix)) for x in (state.lam, start)
+    )
     better = after <= before
     best = jnp.where(better, state.lam, start)
     return lam.at[lane].set(best), waiting.at[lane].set(False)

@@ -19,17 +19,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from geomem.geometry.qp.projected_cg import product
 from geomem.geometry.qp.working_set import solve_on
 
 # Precision and slots of the rounds, in order. Measured on two cores for 250 to
 # 5,000 points: more slots overflow a core's cache, and take 20 times as long.
-_TIERS = (
-  ("float32", (64, 320)),
-  ("float64", (128, 320)),
-)
+_TIERS = (("float32", (64, 320)), ("float64", (128, 320)))
 _MAX_ROUNDS = 12
 # Tableau entries that are swept together on a core.
 _CACHED = 2**18
@@ -71,14 +68,8 @@ def solved(
   2λ per unit of a constraint. This Σλ is that of the optimum, which λ may miss,
   and by the more the less points of different labels are apart, as far from the
   origin: r must be small beside that distance. Lack of complementarity counts
-  likewise.
-
-  Args:
-    lam: feasible.
-    gradient: b − Gλ.
-    b: one vector per lane.
-    tol: relative error of F.
-    apart: least distance of points that may have different labels, at most 1.
+  likewise. `apart` is the least distance of points that may have different
+  labels, at most 1.
   """
   violation = jnp.maximum(gradient, 0).max(axis=-1)
   lacking = jnp.abs(lam * gradient).sum(axis=-1)
@@ -100,14 +91,10 @@ def solve_on_growing_set(
 ) -> Float[Array, "t n"]:
   """Returns a feasible λ, exact where up to 320 points support it.
 
-  Args:
-    G: the matrix that all lanes share, with unit diagonal, in double precision.
-    b: one vector per lane.
-    signs: of the rows and columns of G, per lane.
-    tol: as in `solved`.
-    apart: likewise.
+  G has unit diagonal and double precision; see `solved` for `tol` and `apart`.
   """
-  lam, gradient, no_lane = jnp.zeros_like(b), b, jnp.zeros(len(b), bool)
+  no_lane = jnp.zeros(len(b), bool)
+  lanes = Lanes(jnp.zeros_like(b), b, no_lane)
   # Devices without double precision have b in single, and do that tier alone.
   tiers = [tier for tier in _TIERS if tier[0] in ("float32", b.dtype.name)]
 
@@ -115,7 +102,7 @@ def solve_on_growing_set(
     return solved(lanes.lam, lanes.gradient, b, tol, apart)
 
   for kind, sizes in tiers:
-    lanes, tried = Lanes(lam, gradient, no_lane), 0
+    lanes, tried = lanes._replace(stalled=no_lane), 0
     for slots in sizes:
       if b.shape[1] > tried:
         # Only lanes that ran out of slots get more.
@@ -123,48 +110,20 @@ def solve_on_growing_set(
         slots = min(slots, b.shape[1])
         lanes = _solve_in_rounds(G, b, signs, lanes, slots, kind, tol, judge)
         tried = slots
-    lam, gradient, _ = lanes
-  return lam
+  return lanes.lam
 
 
 def _solve_in_rounds(G, b, signs, lanes, num_slots, kind, tol, judge) -> Lanes:
   """Runs rounds until every lane is solved, stalled or out of slots."""
-  # A core sweeps as many lanes at once as its cache holds.
-  on_cpu = jax.default_backend() == "cpu"
-  at_once = min(max(1, _CACHED // num_slots**2), len(b)) if on_cpu else len(b)
-  padding = -len(b) % at_once
 
   def waiting(lanes):
     fits = (lanes.lam > 0).sum(axis=-1) < num_slots
     return ~judge(lanes) & fits & ~lanes.stalled
 
-  def solve_some(lanes, which: Int[Array, " c"], present: Bool[Array, " c"]):
-    lam, gradient = lanes.lam[which], lanes.gradient[which]
-    # Supporting points rank above all others. The search is fast in single
-    # precision only.
-    key = jnp.where(lam > 0, 1e9, gradient).astype(jnp.float32)
-    _, slots = jax.lax.top_k(key, num_slots)
-    # Padding lanes have a negative b, so they converge immediately.
-    target = jnp.where(present[:, None], b[which], -1)
-    return solve_on(G, target, signs[which], slots, 3 * num_slots, kind)
-
   def advance(carry):
     lanes, count = carry
     wait = waiting(lanes)
-    order = jnp.pad(jnp.argsort(~wait).astype(jnp.int32), (0, padding))
-    wanted = wait.sum(dtype=jnp.int32)
-
-    def chunk(carry):
-      start, lam = carry
-      which = jax.lax.dynamic_slice_in_dim(order, start, at_once)
-      present = start + jnp.arange(at_once, dtype=jnp.int32) < wanted
-      solution = solve_some(lanes, which, present)
-      rows = jnp.where(present, which, len(b))
-      return start + jnp.int32(at_once), lam.at[rows].set(solution, mode="drop")
-
-    _, lam = jax.lax.while_loop(
-      lambda carry: carry[0] < wanted, chunk, (jnp.int32(0), lanes.lam)
-    )
+    lam = _solve_waiting(G, b, signs, lanes, wait, num_slots, kind)
     gradient = b - product(G, lam, signs)
     new_value = value(lam, gradient, b)
     gains = new_value > value(lanes.lam, lanes.gradient, b)
@@ -184,3 +143,31 @@ def _solve_in_rounds(G, b, signs, lanes, num_slots, kind, tol, judge) -> Lanes:
     (lanes, jnp.int32(0)),
   )
   return lanes
+
+
+def _solve_waiting(G, b, signs, lanes, wait, num_slots, kind) -> Array:
+  """Returns λ, solved anew in waiting lanes, as many at once as fit a cache."""
+  on_cpu = jax.default_backend() == "cpu"
+  at_once = min(max(1, _CACHED // num_slots**2), len(b)) if on_cpu else len(b)
+  order = jnp.argsort(~wait).astype(jnp.int32)
+  order = jnp.pad(order, (0, -len(b) % at_once))
+  wanted = wait.sum(dtype=jnp.int32)
+
+  def chunk(carry):
+    start, lam = carry
+    which = jax.lax.dynamic_slice_in_dim(order, start, at_once)
+    present = start + jnp.arange(at_once, dtype=jnp.int32) < wanted
+    # Supporting points rank above all others. The search is fast in single
+    # precision only.
+    rank = jnp.where(lanes.lam[which] > 0, 1e9, lanes.gradient[which])
+    _, slots = jax.lax.top_k(rank.astype(jnp.float32), num_slots)
+    # Padding lanes have a negative b, so they converge immediately.
+    target = jnp.where(present[:, None], b[which], -1)
+    found = solve_on(G, target, signs[which], slots, 3 * num_slots, kind)
+    rows = jnp.where(present, which, len(b))
+    return start + jnp.int32(at_once), lam.at[rows].set(found, mode="drop")
+
+  _, lam = jax.lax.while_loop(
+    lambda carry: carry[0] < wanted, chunk, (jnp.int32(0), lanes.lam)
+  )
+  return lam

@@ -7,7 +7,6 @@ when its method is chosen.
 import warnings
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
@@ -53,9 +52,8 @@ class NonnegativeQP(IterativeSolver):
     unit, target, g = _scaled(G, b)
     lam = jnp.maximum(init_params * g, 0)
     step = projected_cg.step_length(unit)
-    zero = jnp.int32(0)
-    lane = projected_cg.start(unit, target, lam, step, zero)
-    return QPState(zero, projected_cg.error(lane), lane)
+    lane = projected_cg.start(unit, target, lam, step)
+    return QPState(lane.num_iters, projected_cg.error(lane), lane)
 
   def update(self, params, state: QPState, G, b) -> OptStep:
     """Does one iteration."""
@@ -76,21 +74,6 @@ class NonnegativeQP(IterativeSolver):
     """Returns λ − max(λ + b − Gλ, 0), which is zero at the solution."""
     w = b - matmul(G, params)
     return params - jnp.maximum(params + w, 0)
-
-
-def solve_one_by_one(G, b, maxiter):
-  """Solves P · T problems by `NonnegativeQP`, each on its own.
-
-  `maxiter` is ignored: the solver's own bound holds.
-  """
-  del maxiter
-  solver = NonnegativeQP()
-
-  def solve(G, b):
-    result = solver.run(None, G, b)
-    return result.params, result.state.iter_num
-
-  return jax.vmap(jax.vmap(solve, (None, 0)))(G, b)
 
 
 def _scaled(G, b):

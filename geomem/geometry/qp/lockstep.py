@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from geomem.geometry.linalg import repeat_until_done
+from geomem.geometry.linalg import matmul, repeat_until_done
 from geomem.geometry.qp import projected_cg
 from geomem.geometry.qp.active_set import finish, violation
 from geomem.geometry.qp.working_set import solve_on_working_set
@@ -82,17 +82,11 @@ def iterate_in_blocks(
 ) -> projected_cg.Lanes:
   """Iterates by conjugate gradients until no lane is pending.
 
-  Args:
-    G: the matrix that all lanes share, with unit diagonal.
-    b: one vector per lane.
-    lam: a feasible start.
-    maxiter: upper bound on the iterations.
-    signs: of the rows and columns of G, per lane; all + by default.
-    wanted: as in `projected_cg.pending`.
+  G has unit diagonal and, up to the signs of a lane's rows and columns, is that
+  of all lanes; λ is feasible, and `wanted` as in `projected_cg.pending`.
   """
   step = projected_cg.step_length(G)
-  num_iters = jnp.zeros((len(b),), jnp.int32)
-  lanes = projected_cg.start(G, b, lam, step, num_iters, signs)
+  lanes = projected_cg.start(G, b, lam, step, signs)
   for size, allowed in _blocks(len(b)):
     lanes = _finish_by_blocks(G, step, lanes, size, allowed, maxiter, wanted)
   return lanes
@@ -101,8 +95,8 @@ def iterate_in_blocks(
 def _solve_manifold(G, b, maxiter):
   """Solves for the t probes `[t, M]` of one manifold, with unit diagonal."""
   lanes = iterate_in_blocks(G, b, solve_on_working_set(G, b), maxiter)
-  violations = violation(G, b, lanes.lam)
-  unsolved = violations > _CLOSE * jnp.finfo(b.dtype).eps
+  gradient = b - matmul(lanes.lam, G)
+  unsolved = violation(lanes.lam, gradient) > _CLOSE * jnp.finfo(b.dtype).eps
   return finish(G, b, lanes.lam, unsolved, maxiter), lanes.num_iters
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from geomem.geometry.linalg import NO_SECOND, einsum, no_derivative, one_by_one
+from geomem.geometry.qp.active_set import violation
 from geomem.geometry.qp.lockstep import scales, solve_in_chunks
 
 Method = Callable[[Array, Array, Array], tuple[Array, Array]]
@@ -69,10 +70,17 @@ def _implicit(solve: Method) -> Method:
 
 
 def _by_jaxopt(G, b, maxiter):
-  """Solves each problem on its own, by `NonnegativeQP`."""
-  from geomem.geometry.qp.jaxopt_solver import solve_one_by_one
+  """Solves each problem on its own, within the bound of `NonnegativeQP`."""
+  from geomem.geometry.qp.jaxopt_solver import NonnegativeQP
 
-  return solve_one_by_one(G, b, maxiter)
+  del maxiter
+  solver = NonnegativeQP()
+
+  def solve(G, b):
+    result = solver.run(None, G, b)
+    return result.params, result.state.iter_num
+
+  return jax.vmap(jax.vmap(solve, (None, 0)))(G, b)
 
 
 # Each maps G `[P, M, M]`, b `[P, T, M]` and a bound on the iterations to λ and
@@ -112,7 +120,7 @@ def kkt_residual(
   """Computes the violation of the optimality conditions; see `QPSolution`."""
   g = scales(G)[:, None]
   w = b - einsum("pij,ptj->pti", G, lam)
-  return jnp.abs(jnp.minimum(lam * g, -w / g)).max(axis=-1)
+  return violation(lam * g, w / g)
 
 
 @jax.custom_jvp

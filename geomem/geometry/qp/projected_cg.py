@@ -74,11 +74,12 @@ def product(
   return matmul(x, G) if signs is None else signs * matmul(signs * x, G)
 
 
-def start(G, b, lam, step, num_iters, signs=None) -> Lanes:
+def start(G, b, lam, step, signs=None) -> Lanes:
   """Returns lanes at a feasible λ, with the gradient computed afresh."""
   gradient = b - product(G, lam, signs)
   norms = _split_gradient(lam, gradient, step)
   zero = jnp.zeros_like(lam)
+  num_iters = jnp.zeros(lam.shape[:-1], jnp.int32)
   return Lanes(
     lam, gradient, zero, zero, zero[..., :1] - 1, *norms, num_iters, signs
   )
@@ -94,10 +95,8 @@ def error(lanes: Lanes) -> Float[Array, "*t"]:
 def pending(lanes: Lanes, wanted: float = 0.0) -> Bool[Array, "*t"]:
   """Tells which lanes are not at the optimum; NaN lanes are given up.
 
-  Args:
-    lanes: in progress.
-    wanted: tolerance of the objective's error, taken as the norm of the
-      projected gradient times 1 + Σλ; by default only rounding ends a lane.
+  `wanted` is a tolerance of the objective's error, taken as the norm of the
+  projected gradient times 1 + Σλ; without it only rounding ends a lane.
   """
   norm = jnp.sqrt(lanes.free + lanes.chopped)[..., 0]
   far = norm * (1 + lanes.lam.sum(axis=-1)) > wanted

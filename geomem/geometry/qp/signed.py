@@ -8,12 +8,8 @@ from jaxtyping import Array, Float
 
 from geomem.geometry.double import in_double
 from geomem.geometry.linalg import matmul
-from geomem.geometry.qp.active_set import finish
-from geomem.geometry.qp.growing_set import (
-  solve_on_growing_set,
-  solved,
-  value,
-)
+from geomem.geometry.qp.active_set import finish, violation
+from geomem.geometry.qp.growing_set import solve_on_growing_set, solved, value
 from geomem.geometry.qp.lockstep import iterate_in_blocks, scales
 from geomem.geometry.qp.nonnegative import QPSolution
 from geomem.geometry.qp.projected_cg import product
@@ -22,7 +18,18 @@ from geomem.geometry.qp.projected_cg import product
 _WANTED = 1e-3
 
 
-def _solve(G, b, signs, apart, maxiter, tol) -> QPSolution:
+def _solve(
+  G: Float[Array, "M M"],
+  b: Float[Array, "T M"],
+  signs: Float[Array, "T M"],
+  apart: Float[Array, ""],
+  maxiter: int,
+  tol: float,
+) -> QPSolution:
+  """Solves as `solve_signed_qp` does, with arguments in double precision.
+
+  Also takes how far points of different labels are apart; see `solved`.
+  """
   g = scales(G)
   unit, target = G / (g[:, None] * g[None]), b / g[None]
   lam = solve_on_growing_set(unit, target, signs, tol, apart)
@@ -48,24 +55,11 @@ def _solve(G, b, signs, apart, maxiter, tol) -> QPSolution:
   # What the rounding of G itself does to F.
   error = jnp.finfo(b.dtype).eps * lam.sum(axis=-1) ** 2
   converged &= error <= tol * value(lam, gradient, target) + tol**2
-  residual = jnp.abs(jnp.minimum(lam, -gradient)).max(axis=-1)
+  residual = violation(lam, gradient)
   return QPSolution(lam / g[None], residual, converged, lanes.num_iters)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def solve_signed(
-  G: Float[Array, "M M"],
-  b: Float[Array, "T M"],
-  signs: Float[Array, "T M"],
-  apart: Float[Array, ""],
-  maxiter: int,
-  tol: float,
-) -> QPSolution:
-  """Solves as `solve_signed_qp` does, with arguments in double precision.
-
-  Also takes how far points of different labels are apart; see `solved`.
-  """
-  return _solve(G, b, signs, apart, maxiter, tol)
+solve_signed = jax.custom_vjp(_solve, nondiff_argnums=(4, 5))
 
 
 def _forward(G, b, signs, apart, maxiter, tol):
@@ -147,9 +141,6 @@ def solve_signed_qp(
 
 
 def default_error(dtype) -> float:
-  """Returns the relative error of F that counts as solved.
-
-  It is 3e-4 in float32, else 1e-6: with multipliers of 10⁵, rounding in double
-  precision leaves 1e-7.
-  """
+  """Returns the relative error of F that counts as solved."""
+  # With multipliers of 10⁵, rounding in double precision leaves 1e-7.
   return 3e-4 if jnp.finfo(dtype).bits <= 32 else 1e-6

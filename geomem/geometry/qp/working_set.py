@@ -116,23 +116,17 @@ def _solve_small(G: Array, b: Array, num_sweeps: int) -> _Tableau:
   """Sweeps at most `num_sweeps` times; λ stays feasible."""
   zero = jnp.zeros_like(b)
   diagonal = jnp.diagonal(G, axis1=1, axis2=2) + zero
-  lanes = _Tableau(G, b, diagonal, zero, zero > 1, (zero > 1)[:, 0])
-
-  def unfinished(carry):
-    lanes, count = carry
-    return ~lanes.done.all() & (count < num_sweeps)
-
-  lanes, _ = repeat_until_done(
-    unfinished,
-    lambda carry: (_sweep(carry[0]), carry[1] + 1),
-    (lanes, jnp.int32(0)),
+  lanes = repeat_until_done(
+    lambda lanes: ~lanes.done.all(),
+    _sweep,
+    _Tableau(G, b, diagonal, zero, zero > 1, (zero > 1)[:, 0]),
+    num_sweeps,
   )
   # Unfinished lanes keep their last feasible λ; no support, no refinement.
   target = jnp.where(lanes.support, lanes.target, 0)
   feasible = (target >= 0).all(axis=-1, keepdims=True)
   return lanes._replace(
-    lam=jnp.where(feasible, target, lanes.lam),
-    support=lanes.support & feasible,
+    lam=jnp.where(feasible, target, lanes.lam), support=lanes.support & feasible
   )
 
 
@@ -145,12 +139,7 @@ def _scatter(slots: Int[Array, " K"], values: Array, size: int) -> Array:
 def solve_on_working_set(
   G: Float[Array, "M M"], b: Float[Array, "t M"]
 ) -> Float[Array, "t M"]:
-  """Returns a feasible λ, exact where the K chosen points support it.
-
-  Args:
-    G: the matrix that all lanes share, with unit diagonal.
-    b: one vector per lane.
-  """
+  """Returns a feasible λ, exact where the K chosen points support it."""
   num_points = b.shape[-1]
   num_slots, num_sweeps = NUM_SLOTS, NUM_SWEEPS
   if num_points >= _MANY_POINTS and jax.default_backend() == "cpu":
@@ -168,16 +157,10 @@ def solve_on(
   kind: str,
   num_refinements: int = _REFINEMENTS,
 ) -> Float[Array, "t M"]:
-  """Returns a feasible λ from the problem on the chosen points.
+  """Returns a feasible λ from the problem on the chosen points of each lane.
 
-  Args:
-    G: the matrix that all lanes share, with unit diagonal.
-    b: one vector per lane.
-    signs: of the rows and columns of G, per lane; all + by default.
-    slots: the chosen points, per lane.
-    num_sweeps: upper bound on the sweeps.
-    kind: name of the dtype of the tableau.
-    num_refinements: steps of iterative refinement, in the precision of G.
+  G has unit diagonal; `kind` is the dtype of the tableau. Refinement is
+  iterative, in the precision of G.
   """
   size = b.shape[-1]
   small = G[slots[:, :, None], slots[:, None, :]]

@@ -17,7 +17,7 @@ Source: Stephenson et al., ICLR 2021, eq. 25 and figure A.1.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -30,17 +30,12 @@ from geomem import data, models
 # p − e_y, 1/C − e_y, 1/C, and ē − 1/C for the class frequencies ē of a block.
 BASIS = ("total", "label", "mean", "frequencies")
 BATCH_SIZE = 64
+# Upper bound on the blocks of a set.
+_NUM_BLOCKS = 8
 
 
 class Examples(NamedTuple):
-  """Images and their training labels, in the order of the batches.
-
-  Attributes:
-    images: `[n, H, W, C]` uint8.
-    labels: `[n]`.
-    mean: `[C]` mean of the training pixels.
-    std: `[C]` standard deviation of the training pixels.
-  """
+  """Images and labels in the order of the batches; moments of all pixels."""
 
   images: UInt8[data.Images, "n H W C"]
   labels: Int[np.ndarray, " n"]
@@ -82,17 +77,10 @@ def pull_back(
   *,
   train: bool = False,
 ) -> dict[str, Float[Array, "k P"]]:
-  """Applies Jᵀ to several cotangents of one forward pass.
+  """Applies Jᵀ to several cotangents, which depend on the logits.
 
-  Args:
-    network: the network.
-    state: its state.
-    images: normalized images.
-    cotangents: maps the logits to the cotangents.
-    train: whether batch norm uses the batch's own statistics.
-
-  Returns:
-    By layer, one row per cotangent with the parameters flattened.
+  Returns, by layer, one row per cotangent with the parameters flattened. With
+  `train`, batch norm uses the batch's own statistics.
   """
   parameters, statistics = network.split(state)
 
@@ -103,14 +91,14 @@ def pull_back(
   logits, pull = jax.vjp(logits_of, parameters)
   # Unrolled: with vmap, VGG16 takes half as long again on CPU.
   parts = [pull(cotangent)[0] for cotangent in cotangents(logits)]
+
+  def flat(tree):
+    return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
+
   return {
-    layer: jnp.stack([_flat(part[layer]) for part in parts])
+    layer: jnp.stack([flat(part[layer]) for part in parts])
     for layer in network.parameter_layers
   }
-
-
-def _flat(tree) -> Array:
-  return jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)])
 
 
 @functools.cache
@@ -128,15 +116,16 @@ def _compiled(network: models.Network, train: bool):
   return jax.jit(add)
 
 
-def padded_batch(
-  examples: Examples, start: int, batch_size: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Returns images, labels and weights of a batch; padding has weight 0."""
-  indices = start + np.arange(batch_size)
-  weights = (indices < len(examples.labels)).astype(np.float32)
-  indices = np.minimum(indices, len(examples.labels) - 1)
-  images = np.asarray(examples.images[indices])
-  return images, examples.labels[indices], weights
+def padded_batches(
+  examples: Examples, starts: Iterable[int], batch_size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+  """Yields images, indices and weights of batches; padding has weight 0."""
+  last = len(examples.labels) - 1
+  for start in starts:
+    indices = start + np.arange(batch_size)
+    weights = (indices <= last).astype(np.float32)
+    indices = np.minimum(indices, last)
+    yield np.asarray(examples.images[indices]), indices, weights
 
 
 def block_sums(
@@ -144,22 +133,15 @@ def block_sums(
   state: dict[str, Any],
   examples: Examples,
   *,
-  num_blocks: int = 8,
   batch_size: int = BATCH_SIZE,
   train: bool = False,
 ) -> BlockSums:
   """Sums the basis gradients over blocks of a set, in float32.
 
-  Memory holds at most `num_blocks` sums, and no gradients of single examples.
-
-  Args:
-    network: the network.
-    state: its state.
-    examples: the set, in random order where blocks must be exchangeable.
-    num_blocks: upper bound on the blocks; each consists of whole batches.
-    batch_size: examples per batch.
-    train: whether batch norm uses each batch's own statistics; the remainder
-      after the last full batch is then left out.
+  Each block consists of whole batches; memory holds the sums of all blocks, and
+  no gradients of single examples. Blocks are exchangeable if the examples are
+  in random order. With `train`, batch norm uses each batch's own statistics,
+  and the remainder after the last full batch is left out.
 
   Raises:
     ValueError: in training mode, the set is smaller than a batch.
@@ -171,26 +153,24 @@ def block_sums(
       f" {num_examples}; train with a smaller --batch_size, or measure in"
       " evaluation mode only."
     )
-  num_batches = num_examples // batch_size
-  if not train:
-    num_batches = -(-num_examples // batch_size)
-  batches = np.arange(num_batches)
-  blocks, counts = [], []
-  for block in np.array_split(batches, min(num_blocks, num_batches)):
-    starts = batch_size * block
-    stop = min(starts[-1] + batch_size, num_examples)
-    sums = _block_sum(network, state, examples, starts, stop, batch_size, train)
-    blocks.append(sums)
-    counts.append(int(stop - starts[0]))
-  stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *blocks)
+  starts = np.arange(0, num_examples, batch_size)
+  if train:
+    starts = starts[: num_examples // batch_size]
+  sums, counts = [], []
+  for of_block in np.array_split(starts, min(_NUM_BLOCKS, len(starts))):
+    stop = min(of_block[-1] + batch_size, num_examples)
+    labels = examples.labels[of_block[0] : stop]
+    batches = padded_batches(examples, of_block.tolist(), batch_size)
+    sums.append(_block_sum(network, state, examples, labels, batches, train))
+    counts.append(len(labels))
+  stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *sums)
   return BlockSums(stacked, np.array(counts))
 
 
-def _block_sum(network, state, examples, starts, stop, batch_size, train):
+def _block_sum(network, state, examples, labels, batches, train):
   """Sums the basis gradients of one block, `[4, P]` by layer."""
   add = _compiled(network, train)
   num_classes = jax.tree.leaves(network.abstract_state["logits"])[0].shape[-1]
-  labels = examples.labels[starts[0] : stop]
   counts = np.bincount(labels, minlength=num_classes)
   frequencies = (counts / len(labels)).astype(np.float32)
   parameters, _ = network.split(network.abstract_state)
@@ -198,7 +178,8 @@ def _block_sum(network, state, examples, starts, stop, batch_size, train):
     layer: jnp.zeros((len(BASIS), sum(x.size for x in jax.tree.leaves(tree))))
     for layer, tree in parameters.items()
   }
-  for start in starts.tolist():
-    batch = padded_batch(examples, start, batch_size)
-    sums = add(sums, state, *batch, frequencies, examples.mean, examples.std)
+  moments = examples.mean, examples.std
+  for images, indices, weights in batches:
+    batch = images, examples.labels[indices], weights
+    sums = add(sums, state, *batch, frequencies, *moments)
   return sums

@@ -16,6 +16,7 @@ EARLY_RATIO = 0.25
 LATE_RATIO = (0.75, 1.33)
 CANCELLED = 0.5
 _SUBSETS = ("unpermuted", "permuted")
+_LABEL = {"part": "label", "labels": "centered"}
 
 
 def _judge(holds, *numbers) -> bool | None:
@@ -38,10 +39,6 @@ def _at(rows, by_seed, which: str) -> float:
     epoch = 0 if which == "first" else rows.epochs(which)[seed]
     values.append(by_epoch.get(epoch, np.nan))
   return float(np.mean(values))
-
-
-def _label(labels: str) -> dict:
-  return {"part": "label", "labels": labels}
 
 
 def _slope(rows, **columns) -> tuple[float, float]:
@@ -127,8 +124,8 @@ def _closed_form(rows) -> Finding:
 
 
 def _ratio(rows) -> Finding:
-  ratio = _whole(rows, "ratio", **_label("centered"))
-  unbiased = _whole(rows, "ratio_unbiased", **_label("centered"))
+  ratio = _whole(rows, "ratio", **_LABEL)
+  unbiased = _whole(rows, "ratio_unbiased", **_LABEL)
   early, late = [], []
   for seed, by_epoch in ratio.items():
     best = rows.epochs("best")[seed]
@@ -136,8 +133,10 @@ def _ratio(rows) -> Finding:
     late.append(by_epoch[rows.epochs("last")[seed]])
   early, late = float(np.mean(early)), float(np.mean(late))
   holds = early < EARLY_RATIO and LATE_RATIO[0] < late < LATE_RATIO[1]
-  values = [f"{_at(rows, ratio, w):.3f}" for w in ("first", "best", "last")]
-  clean = [f"{_at(rows, unbiased, w):.3f}" for w in ("first", "best", "last")]
+  values, clean = (
+    [f"{_at(rows, by_seed, w):.3f}" for w in ("first", "best", "last")]
+    for by_seed in (ratio, unbiased)
+  )
   number = min(r["value"] for r in rows.where("examples_used"))
   return Finding(
     "G4",
@@ -157,7 +156,7 @@ def _ratio(rows) -> Finding:
 def _floor(rows) -> float:
   """Computes the initial ratio that the noise of n examples alone gives."""
   values = []
-  columns = {"epoch": 0, **_label("centered")}
+  columns = {"epoch": 0, **_LABEL}
   norm = {s: _whole(rows, "norm", subset=s, **columns) for s in _SUBSETS}
   square = _whole(rows, "squared_norm_unbiased", subset="permuted", **columns)
   for seed, by_epoch in norm["unpermuted"].items():
@@ -171,11 +170,10 @@ def _cancellation(rows) -> Finding:
     s: _whole(rows, "cancellation", subset=s, labels="centered")
     for s in _SUBSETS
   }
-  at = {
-    (s, w): _at(rows, cancelled[s], w)
-    for s in _SUBSETS
-    for w in ("first", "last")
-  }
+  early, late = (
+    [_at(rows, cancelled[s], which) for s in _SUBSETS]
+    for which in ("first", "last")
+  )
   grown = [
     _at(rows, norms, "last") / _at(rows, norms, "first")
     for norms in (
@@ -183,8 +181,6 @@ def _cancellation(rows) -> Finding:
       for part in ("label", "independent")
     )
   ]
-  late = [at[s, "last"] for s in _SUBSETS]
-  early = [at[s, "first"] for s in _SUBSETS]
   return Finding(
     "G5",
     _judge(min(late) > CANCELLED and min(grown) > 1, *late, *grown),

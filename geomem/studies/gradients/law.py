@@ -22,7 +22,7 @@ from geomem import data, models
 from geomem.studies.gradients.backprop import (
   BATCH_SIZE,
   Examples,
-  padded_batch,
+  padded_batches,
   pull_back,
 )
 
@@ -74,11 +74,9 @@ def batch_sums(
   network: models.Network, state: dict, examples: Examples, draws
 ) -> Iterator[tuple[Sums, int]]:
   """Yields each batch's gradient sums under every draw, and its size."""
-  compiled = _compiled(network)
-  for start in range(0, len(examples.labels), BATCH_SIZE):
-    images, _, weights = padded_batch(examples, start, BATCH_SIZE)
-    indices = np.minimum(start + np.arange(BATCH_SIZE), draws.shape[1] - 1)
-    sums = compiled(
+  starts = range(0, len(examples.labels), BATCH_SIZE)
+  for images, indices, weights in padded_batches(examples, starts, BATCH_SIZE):
+    sums = _compiled(network)(
       state, images, draws[:, indices], weights, examples.mean, examples.std
     )
     yield sums, int(weights.sum())
@@ -128,11 +126,7 @@ def norms_by_size(
 ) -> dict[str, dict[int, tuple[np.ndarray, np.ndarray | None]]]:
   """Computes squared norms of the mean label part over n examples.
 
-  Args:
-    network: the network.
-    state: its state.
-    examples: the set, in random order.
-    draws: `[draws, n]` labels.
+  The examples are in random order, and `draws` are their `[draws, n]` labels.
 
   Returns:
     By layer and n, two `[2, draws]` means over the disjoint sums of n examples
@@ -148,18 +142,17 @@ def norms_by_size(
     if halves:
       for layer, products in _products(*halves).items():
         crossed[layer][count].append(4 * np.float64(products) / count**2)
-  mean = functools.partial(np.mean, axis=0)
+
+  def mean(products):
+    return np.mean(products, axis=0) if products else None
+
   return {
     layer: {
-      n: (mean(squares[layer][n]), _mean_or_none(crossed[layer].get(n)))
+      n: (mean(squares[layer][n]), mean(crossed[layer][n]))
       for n in sorted(squares[layer])
     }
     for layer in network.parameter_layers
   }
-
-
-def _mean_or_none(values):
-  return None if values is None else np.mean(values, axis=0)
 
 
 def fit_slope(
@@ -176,45 +169,32 @@ def fit_slope(
   def slope(chosen):
     return np.log(chosen.mean(axis=0)) @ x / (2 * x @ x)
 
-  num_draws = len(squares)
+  num_draws, error = len(squares), np.nan
   if num_draws > 1:
     left_out = [slope(np.delete(squares, i, 0)) for i in range(num_draws)]
     error = np.std(left_out) * np.sqrt(num_draws - 1)
-    return float(slope(squares)), float(error)
-  if len(sizes) < 3:
-    return float(slope(squares)), float("nan")
-  y = np.log(squares[0]) / 2
-  residuals = y - y.mean() - slope(squares) * x
-  error = np.sqrt(residuals @ residuals / (len(sizes) - 2) / (x @ x))
+  elif len(sizes) > 2:
+    y = np.log(squares[0]) / 2
+    residuals = y - y.mean() - slope(squares) * x
+    error = np.sqrt(residuals @ residuals / (len(sizes) - 2) / (x @ x))
   return float(slope(squares)), float(error)
-
-
-def _whole_network(norms: dict) -> dict:
-  """Adds up the layers' squared norms and products."""
-  layers = list(norms.values())
-  return {
-    n: tuple(
-      None if part is None else sum(layer[n][i] for layer in layers)
-      for i, part in enumerate(layers[0][n])
-    )
-    for n in layers[0]
-  }
 
 
 def law_rows(norms: dict, subset: str, drawn: str) -> list[dict]:
   """Makes the rows of the whole network, and the slopes of every layer.
 
-  Args:
-    norms: from `norms_by_size`.
-    subset: the subset of the images.
-    drawn: how the labels were drawn.
-
-  Returns:
-    Rows of `law_norm`, `law_squared_norm_unbiased` and the fitted `law_slope`.
+  They are `law_norm`, `law_squared_norm_unbiased` and the fitted `law_slope` of
+  the result of `norms_by_size`.
   """
-  columns = {"subset": subset, "part": "label", "drawn": drawn}
-  of_network = _whole_network(norms)
-  rows = []
+  columns, rows = {"subset": subset, "part": "label", "drawn": drawn}, []
+  layers = list(norms.values())
+  of_network = {
+    n: tuple(
+      None if part is None else sum(layer[n][i] for layer in layers)
+      for i, part in enumerate(parts)
+    )
+    for n, parts in layers[0].items()
+  }
   for n, (square, crossed) in of_network.items():
     values = {"law_norm": np.sqrt(square)}
     if crossed is not None:

@@ -55,12 +55,8 @@ def closed_form(
 ) -> dict[str, Float[np.ndarray, " P"]]:
   """Computes the label part of every layer, flattened, in float64.
 
-  Args:
-    network: a deep linear network.
-    state: its state; biases must be zero.
-    images: centred images.
-    labels: one label per image.
-    centered: whether the labels are e_y − 1/C; this affects biases only.
+  The network is deep linear and its biases are zero, and the images are
+  centred. Whether labels are e_y − 1/C, `centered`, affects biases only.
   """
   x = images.reshape(len(images), -1).astype(np.float64)
   num_classes = network.abstract_state["logits"]["dense"]["bias"].shape[0]

@@ -18,8 +18,9 @@ from geomem.studies.gradients.backprop import BlockSums
 
 SUBSETS = ("unpermuted", "permuted")
 # (part, labels) -> coefficients in `BASIS`.
+_TOTAL = ("total", None)
 PARTS = {
-  ("total", None): (1, 0, 0, 0),
+  _TOTAL: (1, 0, 0, 0),
   ("label", "raw"): (0, 1, -1, 0),
   ("label", "centered"): (0, 1, 0, 0),
   ("independent", "raw"): (1, -1, 1, 0),
@@ -89,15 +90,14 @@ def unbiased_square(
     p, n = products[np.ix_(kept, kept)], counts[kept] - 1.0
     return (p.sum() - np.trace(p)) / (n.sum() ** 2 - (n**2).sum())
 
-  num_blocks = len(counts)
+  num_blocks, error = len(counts), np.nan
   blocks = np.arange(num_blocks)
-  if num_blocks < 3:
-    value = estimate(blocks) if num_blocks > 1 else float("nan")
-    return float(value), float("nan")
-  left_out = np.array([estimate(np.delete(blocks, k)) for k in blocks])
-  spread = ((left_out - left_out.mean()) ** 2).sum()
-  error = np.sqrt((num_blocks - 1) / num_blocks * spread)
-  return float(estimate(blocks)), float(error)
+  if num_blocks > 2:
+    left_out = np.array([estimate(np.delete(blocks, k)) for k in blocks])
+    spread = ((left_out - left_out.mean()) ** 2).sum()
+    error = np.sqrt((num_blocks - 1) / num_blocks * spread)
+  value = estimate(blocks) if num_blocks > 1 else np.nan
+  return float(value), float(error)
 
 
 def signed_root(square: float) -> float:
@@ -133,46 +133,43 @@ class _Layer:
 
 def _set_rows(layer: _Layer, s: int) -> list[dict]:
   """Makes the rows of one set: norms, projections and cancellation."""
-  rows = []
-  total = layer.norm(s, ("total", None))
-  for part, labels in PARTS:
-    columns = {"subset": SUBSETS[s], "part": part, "labels": labels}
-    norm = layer.norm(s, (part, labels))
+  subset, rows, total = {"subset": SUBSETS[s]}, [], layer.norm(s, _TOTAL)
+  for part in PARTS:
+    columns = subset | {"part": part[0], "labels": part[1]}
+    norm = layer.norm(s, part)
     rows.append(columns | {"metric": "norm", "value": norm})
-    if part != "total":
-      product = layer.product(s, (part, labels), s, ("total", None))
-      value = _divide(product, total)
+    if part != _TOTAL:
+      value = _divide(layer.product(s, part, s, _TOTAL), total)
       rows.append(columns | {"metric": "projection", "value": value})
   square, error = layer.unbiased(s)
-  columns = {"subset": SUBSETS[s], "part": "label", "labels": "centered"}
+  columns = subset | {"part": "label", "labels": "centered"}
   squared = {"value": square, "stderr": error}
   rows.append(columns | {"metric": "squared_norm_unbiased"} | squared)
   root = signed_root(square)
   rows.append(columns | {"metric": "norm_unbiased", "value": root})
   for labels in ("raw", "centered"):
     parts = sum(layer.norm(s, (p, labels)) for p in ("label", "independent"))
-    columns = {"subset": SUBSETS[s], "labels": labels}
-    value = 1 - _divide(total, parts)
-    rows.append(columns | {"metric": "cancellation", "value": value})
+    columns = {"labels": labels, "metric": "cancellation"}
+    rows.append(subset | columns | {"value": 1 - _divide(total, parts)})
   return rows
 
 
 def _pair_rows(layer: _Layer) -> list[dict]:
   """Makes the rows of both sets together: their cosine and ratio."""
   rows = []
-  for part, labels in PARTS:
-    columns = {"part": part, "labels": labels}
-    norms = [layer.norm(s, (part, labels)) for s in range(2)]
-    product = layer.product(0, (part, labels), 1, (part, labels))
+  for part in PARTS:
+    norms = [layer.norm(s, part) for s in range(2)]
+    product = layer.product(0, part, 1, part)
     values = {
       "cosine": _divide(product, norms[0] * norms[1]),
       "ratio": _divide(norms[1], norms[0]),
     }
-    if (part, labels) == ("label", "centered"):
+    if part == ("label", "centered"):
       squares = [layer.unbiased(s)[0] for s in range(2)]
       # The ratio is NaN where the estimate for unpermuted is not positive.
       base = max(squares[0], 0.0)
       values["ratio_unbiased"] = signed_root(_divide(squares[1], base))
+    columns = {"part": part[0], "labels": part[1]}
     rows += [columns | {"metric": m, "value": v} for m, v in values.items()]
   return rows
 

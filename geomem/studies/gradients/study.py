@@ -7,13 +7,13 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from geomem import plots, runs
 from geomem.studies.experiment import Seed
-from geomem.studies.fields import check_least, check_types
+from geomem.studies.fields import Fields
 from geomem.studies.gradients import backprop, law, linear
 from geomem.studies.gradients.findings import find_gradients
 from geomem.studies.gradients.products import (
@@ -22,7 +22,7 @@ from geomem.studies.gradients.products import (
   measure,
 )
 from geomem.studies.study import Stage, Step, Unit
-from geomem.studies.trained import TrainedRun
+from geomem.studies.trained import OfRun, TrainedRun
 
 # Three kinds of labels for the law, and the closed form of two subsets.
 _LAW_STEPS = 5
@@ -30,7 +30,7 @@ _STREAM = zlib.crc32(b"gradients")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GradientConfig:
+class GradientConfig(Fields):
   """Settings of the gradient study.
 
   Attributes:
@@ -40,16 +40,13 @@ class GradientConfig:
       each batch's own statistics.
   """
 
+  _least: ClassVar = {"max_examples": 0, "draws": 1}
   max_examples: int = 0
   draws: int = 8
   training_mode: bool = True
 
-  def __post_init__(self):
-    check_types(self)
-    check_least(self, {"max_examples": 0, "draws": 1})
 
-
-class Gradients:
+class Gradients(OfRun):
   """The study of how the gradients of both subsets depend on labels."""
 
   name = "gradients"
@@ -62,33 +59,21 @@ class Gradients:
       RunError: checkpoints or a subset are missing, or a subset is too small
         for the law, or for the batches of training mode.
     """
-    self.config = config
-    self.trained = trained
-    self.origin = trained.origin
-    self.directory = trained.path / "gradients"
-    self.modes = self._choose_modes()
-    self.epochs = {s.number: self._saved_epochs(s) for s in trained.seeds}
-    self.examples = {s.number: self._choose(s) for s in trained.seeds}
-
-  def as_dict(self) -> dict[str, Any]:
-    """Returns the config as it is stored in a run directory."""
-    return {"experiment": self.name} | vars(self.config)
-
-  def _choose_modes(self) -> list[str]:
-    network = self.trained.experiment.network
+    super().__init__(config, trained)
+    network = trained.experiment.network
     has_norm = bool(network.split(network.abstract_state)[1])
-    training = has_norm and self.config.training_mode
-    return ["evaluation", "training"] if training else ["evaluation"]
-
-  def _saved_epochs(self, seed: Seed) -> list[int]:
-    epochs = self.trained.epochs(seed.number)
-    if 0 not in epochs:
-      raise runs.RunError(
-        f"The checkpoint of epoch 0 of seed {seed.number} is missing in"
-        f" {self.trained.path / 'checkpoints'}, which holds those of epochs"
-        f" {epochs}; the law is measured there. Train the run again."
-      )
-    return epochs
+    self.modes = ["evaluation"]
+    if has_norm and config.training_mode:
+      self.modes.append("training")
+    self.epochs = self.saved_epochs()
+    for seed, epochs in self.epochs.items():
+      if 0 not in epochs:
+        raise runs.RunError(
+          f"The checkpoint of epoch 0 of seed {seed} is missing in"
+          f" {trained.path / 'checkpoints'}, which holds those of epochs"
+          f" {epochs}; the law is measured there. Train the run again."
+        )
+    self.examples = {s.number: self._choose(s) for s in trained.seeds}
 
   def _choose(self, seed: Seed) -> dict[str, backprop.Examples]:
     """Chooses equally many examples of both subsets, in random order."""
@@ -136,23 +121,16 @@ class Gradients:
     """Yields a stage for each seed, its most informative units first."""
     del run
     for seed in self.trained.seeds:
+      yield self.facts_stage(seed=seed.number)
       epochs = self.epochs[seed.number]
-      units = [self._facts(seed)]
-      units += [self._epoch(seed, e, "evaluation") for e in epochs]
+      units = [self._epoch(seed, e, "evaluation") for e in epochs]
       units += [self._law(seed)]
       units += [self._epoch(seed, e, m) for m in self.modes[1:] for e in epochs]
       yield Stage(f"gradients, seed {seed.number}", units)
 
-  def _facts(self, seed: Seed) -> Unit:
-    rows = [
-      {"seed": seed.number, "metric": metric, "value": value}
-      for metric, value in (
-        ("best_epoch", self.trained.best(seed.number)),
-        ("last_epoch", self.trained.last(seed.number)),
-      )
-    ]
-    key = {"stage": "facts", "seed": seed.number}
-    return Unit(key, lambda: iter([Step(rows, size=0)]), 0)
+  def facts(self) -> runs.Rows:
+    """Returns the best and last epochs of the run's seeds."""
+    return self.trained.rows.where(("best_epoch", "last_epoch"))
 
   def _epoch(self, seed: Seed, epoch: int, mode: str) -> Unit:
     columns = {"seed": seed.number, "epoch": epoch, "mode": mode}
@@ -183,8 +161,8 @@ class Gradients:
     products = inner_products(*sums, network.parameter_layers)
     rows = [
       {"layer": layer} | row
-      for layer, layer_products in products.items()
-      for row in measure(layer_products)
+      for layer, of_layer in products.items()
+      for row in measure(of_layer)
     ]
     number = int(sums[0].counts.sum())
     yield Step(self._tagged(rows, number, columns), size=0)
@@ -220,23 +198,15 @@ class Gradients:
 
   def _tagged(self, rows, number: int, columns) -> list[runs.Row]:
     """Adds the unit's columns, and a row with the number of examples used."""
-    names = self.trained.experiment.network.layer_names
-    index = {layer: i for i, layer in enumerate(names)}
-    tagged = []
+    index_of = self.trained.experiment.network.layer_names.index
     for row in rows:
       if "network" not in row and row.get("layer") is not None:
-        row = row | {"layer_index": index[row["layer"]]}
-      tagged.append(columns | row)
-    return [*tagged, columns | {"metric": "examples_used", "value": number}]
+        row["layer_index"] = index_of(row["layer"])
+    used = {"metric": "examples_used", "value": number}
+    return runs.tagged([*rows, used], **columns)
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
     """Tests G1 to G5."""
     del config
     return find_gradients(rows)
-
-  @staticmethod
-  def table(rows: runs.Rows) -> str:
-    """Returns an empty string: the study has no table."""
-    del rows
-    return ""

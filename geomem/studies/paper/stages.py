@@ -25,19 +25,39 @@ class Scale(NamedTuple):
   Attributes:
     text: description of the scale.
     fields: config fields by study; all others have their defaults.
-    minutes: measured minutes of each stage on two cores; may be empty.
     is_the_papers: whether data and network are those of the paper, so that
       numbers can be compared.
   """
 
   text: str
   fields: dict[str, dict[str, Any]]
-  minutes: dict[str, float]
   is_the_papers: bool = False
 
 
 # Only the epochs that figure 3 shows; a later stage measures the rest.
 _FIGURE_3 = {"measure_epochs": "best,last"}
+
+# The stages of the paper with its own networks, data and precision.
+_PAPER = {
+  "memorization": {"preset": "paper_vgg16", "num_seeds": 5, **_FIGURE_3},
+  "model_size": {"preset": "paper_double_descent"},
+}
+_FEW = {
+  "num_classes": 10,
+  "examples_per_class": 40,
+  "epochs": 2,
+  "manifold_points": 5,
+  "num_probes": 20,
+  "num_seeds": 2,
+}
+# What makes the paper's stages a rehearsal: sizes alone, so that the same code
+# runs on the same data.
+_REHEARSED = {
+  "memorization": _FEW | {"width": 4},
+  "gradients": {"draws": 2},
+  "capacity": {"num_draws": 5, "num_probes": 20, "num_shuffles": 1},
+  "model_size": _FEW | {"width": (4, 6)},
+}
 
 SCALES = {
   "tiny": Scale(
@@ -66,29 +86,19 @@ SCALES = {
         "num_seeds": 2,
       },
     },
-    # Upper bounds: both cores had other work, and fig3 had all epochs.
-    {"fig3": 1.8, "fig4ab": 0.9, "figa1": 0.7, "fig1b": 1.4, "fig4ce": 1.3},
   ),
   "laptop": Scale(
     "three seeds of the demo on all digits, and fourteen widths of eight seeds",
     {"memorization": {"num_seeds": 3, **_FIGURE_3}},
-    # Measured on one core, while the other was busy.
-    {
-      "fig3": 2.2,
-      "fig4ab": 1.0,
-      "figa1": 1.1,
-      "fig1b": 9.3,
-      "fig4ce": 7.4,
-      "epochs": 1.3,
-    },
+  ),
+  "rehearsal": Scale(
+    "the paper's stages with fewer images, channels, epochs and seeds, before"
+    " they go to an accelerator",
+    {name: _PAPER.get(name, {}) | few for name, few in _REHEARSED.items()},
   ),
   "paper": Scale(
     "VGG16 and ResNet-18 on CIFAR-100, five seeds each; wants an accelerator",
-    {
-      "memorization": {"preset": "paper_vgg16", "num_seeds": 5, **_FIGURE_3},
-      "model_size": {"preset": "paper_double_descent"},
-    },
-    {},
+    _PAPER,
     is_the_papers=True,
   ),
 }
