@@ -287,7 +287,7 @@ def test_shares_are_a_partition():
 
 def test_the_memorization_experiment_is_swept_over_fraction_and_model(tmp_path):
   axes = {"permuted_fraction": [0.0, 1.0], "model": ["mlp", "mlp1"]}
-  fields = TINY | {"width": 4, "epochs": 1, "layers": "last"}
+  fields = TINY | {"width": 4, "epochs": 1, "layers": "last", "num_seeds": 1}
   swept = studies.memorization_sweep(axes, **fields)
   assert not studies.run_sweep(swept, tmp_path)
   studies.draw(tmp_path)
