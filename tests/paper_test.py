@@ -285,7 +285,7 @@ def test_figures_are_chosen_with_the_run_that_they_are_about():
   assert names("fig2") == names("fig3") == ["fig3"]
   assert names("fig4") == ["fig3", "fig4ab", "fig4ce"]
   assert names("fig4ce") == ["fig4ce"]
-  with pytest.raises(ValueError, match="'fig9', which is no figure"):
+  with pytest.raises(ValueError, match="'fig9', which is not a figure"):
     paper.choose(["fig3", "fig9"])
 
 

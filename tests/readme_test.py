@@ -82,7 +82,7 @@ def test_files_that_are_named_are_there():
 def test_commands_have_the_flags_that_pages_give_them(name):
   module = (ROOT / "experiments" / f"{name}.py").exists()
   told = execute(*([name] if module else ["__main__", name]), "--help")
-  known = set(re.findall(r"^  --(?:no)?(\w+)", told.stdout, re.MULTILINE))
+  known = set(re.findall(r"^  --(?:\[no\])?(\w+)", told.stdout, re.MULTILINE))
   for command, flags in COMMANDS:
     if command == name:
       given = set(re.findall(r"--(\w+)", flags))

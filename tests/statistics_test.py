@@ -326,7 +326,7 @@ WRONG = {
   "g.shared_directions(key, np.eye(5), num_starts=0)": "num_starts is 0",
   "g.check_centers({}, 5)": "centers={} is not known",
   "g.participation_ratio([])": "eigenvalues have shape (0,); at least one",
-  "g.participation_ratio([[1], [1, 2]])": "list was given that is no array",
+  "g.participation_ratio([[1], [1, 2]])": "given, which is not an array",
   "g.explained_variance_dimension([1.0], 'a')": "fraction is 'a'; a real",
   "g.point_capacity('a')": "argument is 'a'; real numbers were expected",
   "g.ellipsoid_geometry(key, [1.0], num_probes=0)": "num_probes is 0; a whole",

@@ -7,7 +7,10 @@ from matplotlib.lines import Line2D
 from geomem import runs
 from geomem.plots import style
 
-_TITLES = {"none": "centres as they are", "low_rank": "shared directions out"}
+_TITLES = {
+  "none": "centres as they are",
+  "low_rank": "shared directions removed",
+}
 _CHANCE = "chance = 2/M"
 _MARKERS = "osD^vP"
 
