@@ -31,7 +31,7 @@ COMMANDS = re.findall(
 
 
 def test_there_are_the_pages():
-  assert len(BLOCKS) == 9
+  assert len(BLOCKS) == 10
   assert len(COMMANDS) > 10
   assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
