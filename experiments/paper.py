@@ -189,7 +189,7 @@ def _say_plan(stages, estimates: paper.Estimates) -> None:
 def _do(scale, path, estimates, budget, data_dir, stage, status):
   """Runs a stage; returns the exit status, and whether time remains."""
   place, estimate = path / stage.place, estimates.of(stage)
-  log.say(f"{stage.name}, to {place}, takes {estimate}.")
+  log.say(f"It takes {estimate}.\nIts directory is {place}.")
   with values.command_line():
     made = paper.make(stage, scale, path, data_dir)
   do = cli.do_sweep if isinstance(made, Sweep) else cli.do

@@ -7,10 +7,7 @@ from matplotlib.lines import Line2D
 from geomem import runs
 from geomem.plots import style
 
-_TITLES = {
-  "none": "centres as they are",
-  "low_rank": "shared directions removed",
-}
+_TITLES = {"none": "centres as they are", "low_rank": "shared directions out"}
 _CHANCE = "chance = 2/M"
 _MARKERS = "osD^vP"
 

@@ -258,7 +258,7 @@ class Memorization:
     points = next(iter(seed.manifolds.values())).shape[1]
     kappa = self.config.measure.kappa
     facts = {
-      # An accuracy of NaN is never the best.
+      # Accuracies that are NaN are no best ones.
       "best_epoch": max(test, key=lambda e: (test[e] == test[e], test[e])),
       "last_epoch": max(test),
       "manifold_points": points,
