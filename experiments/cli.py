@@ -88,8 +88,12 @@ def define_training_flags(study: str, sweeps: tuple[str, ...]) -> None:
   flags.DEFINE_string(
     "cell", None, "i/n: run the i-th of n shares of a sweep, with i from 0"
   )
-  text = "whether to write TensorBoard event files to DIR/tensorboard"
-  flags.DEFINE_bool("tensorboard", False, f"{text} during the run")
+  flags.DEFINE_bool(
+    "tensorboard",
+    False,
+    "whether to write TensorBoard event files to DIR/tensorboard during the"
+    " run; needs the extra `tensorboard`",
+  )
   texts = "; ".join(f"{name}: {presets.PRESETS[name].text}" for name in names)
   flags.DEFINE_string(
     "preset", None, f"name of a set of values for many flags. {texts}."

@@ -12,8 +12,9 @@ puts several runs on one page, side by side.
 
   python -m experiments report --run=runs/demo --tensorboard
 
-writes runs/demo/tensorboard instead, for `tensorboard --logdir`. With several
-runs and --out=DIR, every run has a directory of its own: DIR/RUN/tensorboard.
+writes runs/demo/tensorboard instead, for `tensorboard --logdir`; both come with
+pip install ".[tensorboard]". With several runs and --out=DIR, every run has a
+directory of its own: DIR/RUN/tensorboard.
 """
 
 import os

@@ -14,7 +14,7 @@ import pytest
 
 import experiments
 from geomem import disk, report, runs, studies
-from geomem.studies import experiment, model_size
+from geomem.studies import experiment, model_size, paper
 from geomem.studies.finding import doubts, with_error
 from tests import binaries
 from tests.fakes import fields_of, write_run
@@ -200,6 +200,13 @@ def test_studies_without_a_binary_say_what_they_do(name):
   assert f"\n  python -m experiments {name} --run=" in told
   assert re.search(r"^  --run=", told, re.MULTILINE)
   assert max(map(len, told.splitlines())) <= 80
+
+
+def test_the_paper_names_its_figures():
+  told = binaries.execute("paper", "--help").stdout
+  told = told.rpartition("--only=")[2].partition("--minutes")[0]
+  for stage in paper.STAGES:
+    assert all(re.search(rf"\b{name}\b", told) for name in stage.names)
 
 
 def test_the_installed_command_is_the_same():
