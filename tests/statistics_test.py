@@ -287,7 +287,7 @@ WRONG = {
   "g.manifolds(x[0], None, key=key)": r"labels (); [n, ...]",
   "g.manifolds(x[0], {1, 2}, key=key)": r"labels (); [n, ...]",
   "g.manifolds(x[0], (i for i in 'ab'), key=key)": r"labels (); [n, ...]",
-  "g.manifolds(x[0], [[1], [1, 2]], key=key)": "list was given that is no",
+  "g.manifolds(x[0], [[1], [1, 2]], key=key)": "given, which is not an array",
   "g.manifold_geometry(x, key)": "The key is float64 of shape (5, 10, 20); one",
   "g.manifold_geometry(key, key)": "key was given where an array was expected",
   "g.manifold_geometry(0, x)": "The key is int; one key was expected",
