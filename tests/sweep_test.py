@@ -268,7 +268,7 @@ def test_bad_lists_are_sentences(tmp_path):
     with pytest.raises(ValueError, match=sentence):
       do_sweep(tmp_path, widths)
   for share in ("2/2", "1", "a/b"):
-    with pytest.raises(ValueError, match="is no share"):
+    with pytest.raises(ValueError, match="is not a share"):
       do_sweep(tmp_path, share=share)
   found = binaries.execute("model_size", out=tmp_path, width="2,x", **TINY)
   assert found.returncode == 2
@@ -313,7 +313,7 @@ def test_the_dip_of_a_known_curve_is_found():
   )
   dip = model_size.find_dip(noisy)
   assert (dip.before, dip.at) == (2, 4)
-  # What seeds share over all sizes is no error of a difference.
+  # What seeds share over all sizes is not an error of a difference.
   assert dip.depth == pytest.approx(0.15)
   assert dip.stderr == pytest.approx(0, abs=1e-12)
   assert dip.rise == pytest.approx(0.25)

@@ -285,8 +285,9 @@ def encode(row: Row) -> bytes:
   complete = {name: _plain(row.get(name)) for name in [*COLUMNS, *row]}
   if not _is_row(complete):
     raise ValueError(
-      f"{row} is no row: its metric, layer and subset must be strings, its seed"
-      " and layer_index whole numbers, its epoch, value and stderr numbers."
+      f"{row} is not a row: its metric, layer and subset must be strings, its"
+      " seed and layer_index whole numbers, and its epoch, value and stderr"
+      " numbers."
     )
   return json.dumps(complete, allow_nan=False).encode()
 
