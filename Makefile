@@ -13,7 +13,7 @@ OUT ?= runs/demo
 .PHONY: demo test quick long oldest lint format docs clean
 
 demo: $(READY)
-	$(PY) -m experiments.memorization --out=$(OUT)
+	$(PY) -m experiments memorization --out=$(OUT)
 
 # One thread for each worker: more would wait for each other. Of two cores a third
 # worker takes what the others leave while they wait.

@@ -60,7 +60,8 @@ setuptools.setup(
       "tensorboardX>=2.6",
     ],
     "colab": ["ipywidgets>=8", "pandas>=2"],
-    "tensorboard": ["tensorboardX>=2.6"],
+    # Older ones import pkg_resources, which new versions of setuptools lack.
+    "tensorboard": ["tensorboard>=2.21", "tensorboardX>=2.6"],
     # MkDocs 2 has neither plugins nor this theme.
     "docs": [
       "mkdocs>=1.6,<2",
@@ -70,12 +71,12 @@ setuptools.setup(
     ],
     "bench": ["daqp>=0.7", "quadprog>=0.1.12"],
   },
+  entry_points={"console_scripts": ["geomem = experiments:main"]},
   classifiers=[
     "Intended Audience :: Science/Research",
     "Programming Language :: Python :: 3.11",
     "Programming Language :: Python :: 3.12",
     "Programming Language :: Python :: 3.13",
-    "Programming Language :: Python :: 3.14",
     "Programming Language :: Python :: 3.14",
     "Topic :: Scientific/Engineering :: Artificial Intelligence",
   ],

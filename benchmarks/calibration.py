@@ -9,7 +9,6 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 
 from geomem import geometry, runs
@@ -106,15 +105,13 @@ def plot_calibration(rows: runs.Rows):
   figure = style.new_figure(9.2, 5.4)
   axes = figure.subplots(2, 3, sharex=True, sharey="col")
   dimensions = sorted(rows.distinct("dimension"))
-  colors = matplotlib.colormaps["viridis"](
-    np.linspace(0, 0.9, max(2, len(dimensions)))
-  )
+  colors = style.shades(len(dimensions))
   looks = {"spheres": ("-", "o"), "clouds": ("--", "s")}
   for (theory, line), metric_axes in zip(
     (("mean field", 0), ("GLUE", 1)), axes, strict=True
   ):
     for metric, ax in zip(_METRICS, metric_axes, strict=True):
-      for color, D in zip(colors, dimensions, strict=False):
+      for color, D in zip(colors, dimensions, strict=True):
         for shape, (dashes, marker) in looks.items():
           subset = rows.where(metric, theory=theory, dimension=D, case=shape)
           if subset and subset[0]["expected"] is not None:
@@ -122,7 +119,7 @@ def plot_calibration(rows: runs.Rows):
             look = {"ls": dashes, "marker": marker, "color": color}
             label = f"{shape}, D = {D}"
             style.draw_band(ax, M, ratio, error, label=label, **look)
-      ax.axhline(1, color="0.4", lw=0.9, ls=":")
+      style.draw_level(ax, 1, "the true value", ls="-.")
       ax.set_xscale("log")
       ax.set_xticks(sorted(rows.distinct("points")))
       ax.xaxis.set_major_formatter("{x:g}")
@@ -133,7 +130,7 @@ def plot_calibration(rows: runs.Rows):
         ax.set_xlabel("points of a manifold, M")
     metric_axes[0].set_ylabel(theory)
   handles, labels = axes[0, 1].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside right center", fontsize=7)
+  figure.legend(handles, labels, loc="outside right center")
   return figure
 
 

@@ -7,7 +7,7 @@ trains on the first four superclasses of CIFAR-100, twenty classes, where people
 confuse classes of one superclass. There are three runs: with the labels of
 CIFAR-100N; with the same labels shuffled within each true class, which keeps
 the confusion matrix but forgets the images; and with as many labels permuted
-over all classes. Each run ends when 99 % of its wrong labels are fitted, and is
+over all classes. Each run ends when 99% of its wrong labels are fitted, and is
 measured as in `experiments.memorization`. The figure is docs/human_noise.png.
 """
 
@@ -94,10 +94,10 @@ def plot(rows_by_kind: dict[str, runs.Rows]) -> Figure:
   figure = style.new_figure(10, 3.6)
   curves, *by_layer = figure.subplots(1, 3)
   by_layer[1].sharey(by_layer[0])
-  for color, (kind, rows) in zip(
-    style.CYCLE, rows_by_kind.items(), strict=False
+  for color, marker, (kind, rows) in zip(
+    style.CYCLE, "os^", rows_by_kind.items(), strict=False
   ):
-    look = {"color": color, "label": f"labels {KINDS[kind]}"}
+    look = {"color": color, "marker": marker, "label": f"labels {KINDS[kind]}"}
     for subset, line in (("permuted", "-"), ("test", ":")):
       series = rows.where("accuracy", subset=subset).series("epoch")
       style.draw_series(curves, series, ls=line, **look)
@@ -106,7 +106,7 @@ def plot(rows_by_kind: dict[str, runs.Rows]) -> Figure:
       series = last.series("layer_index")
       chance = rows.chance_capacity()
       relative = (series[0], series[1] / chance, series[2] / chance)
-      style.draw_band(ax, *relative, marker=".", **look)
+      style.draw_band(ax, *relative, **look)
       layers = last.layers
       ax.set_xticks(list(layers), layers.values(), rotation=90, fontsize=7)
       ax.set_title(f"wrong labels, {_BY[subset]}")

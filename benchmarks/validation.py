@@ -55,7 +55,7 @@ _TEXTS = {
   " independent manifolds and agrees with GLUE where centres are uncorrelated;"
   " GLUE includes correlations. (Mean field is compared with simulations of"
   " points about their mean, which is how it measures them.)",
-  "error bars": "Over independent keys 95 % should be within 1.96 standard"
+  "error bars": "Over independent keys 95% should be within 1.96 standard"
   " errors.",
   "float32 against float64": "Capacity with 20,000 probes, which differ"
   " between the two types: differences beyond the probes' error are rounding.",

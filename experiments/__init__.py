@@ -1,5 +1,6 @@
 """Command-line experiments; each binary reproduces figures of the paper."""
 
+import runpy
 import sys
 
 _tell = sys.excepthook
@@ -14,3 +15,8 @@ def _stopped(kind, error, trace):
 
 
 sys.excepthook = _stopped
+
+
+def main() -> None:
+  """Does the same as `python -m experiments`: the console script `geomem`."""
+  runpy.run_module(__name__, run_name="__main__", alter_sys=True)

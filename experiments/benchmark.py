@@ -1,6 +1,6 @@
 """Times the solver and the layer analysis beside alternatives.
 
-  python -m experiments.benchmark --out=runs/benchmark
+  python -m experiments benchmark --out=runs/benchmark
 
 takes three minutes on two cores; nothing else should run meanwhile. DAQP and
 quadprog are included if they are installed, and take longer: pip install -e

@@ -3,11 +3,11 @@
 Random dichotomies of manifolds are tested on the same points whose mean-field
 capacity is computed: on synthetic manifolds,
 
-  python -m experiments.capacity --out=runs/capacity
+  python -m experiments capacity --out=runs/capacity
 
 or on every layer of a finished run, at its best and its last epoch:
 
-  python -m experiments.capacity --run=runs/demo
+  python -m experiments capacity --run=runs/demo
 
 which writes to runs/demo/capacity. The two commands take one and two minutes
 on two cores. Repeat a command to resume what was interrupted.

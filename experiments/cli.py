@@ -29,19 +29,21 @@ _RUN_CONFIG = (
 )
 
 
-def study_of_run(study: type, *, has_run: bool = True) -> None:
+def study_of_run(study: type, *, has_run: bool = True, text: str = "") -> None:
   """Runs a study of a finished run as a binary.
 
   Args:
     study: the study class; the fields of its config become flags.
     has_run: whether the binary has a `--run` flag.
+    text: what `--help` says of it; by default the docstring of its module.
   """
   kind = typing.get_type_hints(study.__init__)["config"]
   place = "below the run" if has_run else str(study.directory)
   if has_run:
     needed = getattr(study, "needs_run", True)
-    text = "directory of a finished run"
-    values.define_path("run", None, text, required=needed)
+    values.define_path(
+      "run", None, "directory of a finished run", required=needed
+    )
     values.define_path(
       "data_dir", None, "TFDS directory, if the data have moved"
     )
@@ -62,7 +64,7 @@ def study_of_run(study: type, *, has_run: bool = True) -> None:
       made = study(config, trained)
     return do(made, flags.FLAGS.out)
 
-  common.run(main)
+  common.run(main, text=text)
 
 
 def training(study: str, *, sweeps: tuple[str, ...]) -> None:
@@ -86,8 +88,12 @@ def define_training_flags(study: str, sweeps: tuple[str, ...]) -> None:
   flags.DEFINE_string(
     "cell", None, "i/n: run the i-th of n shares of a sweep, with i from 0"
   )
-  text = "whether to write TensorBoard event files to DIR/tensorboard"
-  flags.DEFINE_bool("tensorboard", False, f"{text} during the run")
+  flags.DEFINE_bool(
+    "tensorboard",
+    False,
+    "whether to write TensorBoard event files to DIR/tensorboard during the"
+    " run; needs the extra `tensorboard`",
+  )
   texts = "; ".join(f"{name}: {presets.PRESETS[name].text}" for name in names)
   flags.DEFINE_string(
     "preset", None, f"name of a set of values for many flags. {texts}."

@@ -30,7 +30,7 @@ def _is_ours(error: BaseException) -> bool:
   """Returns whether geomem raised an error, and not a library below it.
 
   A library's text explains nothing to a user, and hides where it came from.
-  What a library's C code raises ends at a line of ours that is no `raise`.
+  What a library's C code raises ends at a line of ours that is not a `raise`.
   """
   trace = traceback.extract_tb(error.__traceback__)
   if not trace or not trace[-1].line:

@@ -2,13 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import os
 import re
 import sys
 import textwrap
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import app, flags
@@ -18,6 +19,7 @@ from geomem import compilation, parallel
 
 _HELP_WIDTH = 80
 _HELP_COLUMN = 28
+_HELP = {"-h", "-help", "--help", "--helpshort", "--helpfull"}
 _DEFINE = {
   str: flags.DEFINE_string,
   int: flags.DEFINE_integer,
@@ -52,6 +54,7 @@ values.define_path(
   "directory that caches compiled programs; `none` turns the cache off; by"
   " default in the user's cache",
 )
+_OF_DEVICES = tuple(flags.FLAGS.get_flags_for_module(__name__))
 
 
 def _help_texts(config_class: type) -> dict[str, str]:
@@ -136,7 +139,7 @@ def given(
 def _left(flag: flags.Flag) -> str:
   """Returns a flag as typed, with its default or a placeholder."""
   if isinstance(flag, flags.BooleanFlag):
-    return f"--{'no' if flag.default else ''}{flag.name}"
+    return f"--[no]{flag.name}"
   default = flag.default
   if isinstance(default, list):
     default = ",".join(default)
@@ -145,28 +148,37 @@ def _left(flag: flags.Flag) -> str:
   return f"--{flag.name}={default}"
 
 
-def help_text() -> str:
-  """Returns the binary's docstring, and its flags in order of definition."""
+def help_text(text: str, computes: bool = True) -> str:
+  """Returns what a binary does, and its flags: first its own, then common ones.
+
+  Args:
+    text: what the binary does.
+    computes: whether it computes with JAX, on one host or several.
+  """
   listed = flags.FLAGS.get_flags_for_module(sys.argv[0])
   listed += flags.FLAGS.get_flags_for_module(__name__)
+  listed = [flag for flag in listed if flag not in _OF_DEVICES]
+  listed += _OF_DEVICES if computes else ()
   listed += [flags.FLAGS[name] for name in log.FLAGS]
-  lines = [(sys.modules["__main__"].__doc__ or "").strip(), "", "Flags:", ""]
+  lines = [text.strip(), "", "Flags:", ""]
   for flag in listed:
     left = f"  {_left(flag)}"
     if len(left) >= _HELP_COLUMN - 1:
       lines.append(left)
       left = ""
     indents = left.ljust(_HELP_COLUMN), " " * _HELP_COLUMN
-    text = textwrap.TextWrapper(_HELP_WIDTH, *indents).fill(flag.help)
-    lines.append(text)
+    what = flag.help
+    if isinstance(flag, flags.BooleanFlag):
+      what += f" (default: {'yes' if flag.default else 'no'})"
+    lines.append(textwrap.TextWrapper(_HELP_WIDTH, *indents).fill(what))
   return "\n".join(lines)
 
 
 # Patterns of absl's messages about wrong flags, and our wording.
 _IN_WORDS = (
   (r"flag --(\w+)=None: .*", r"--\1 must be given."),
-  (r"flag (--\S+): .*int\(\).*", r"\1 is no whole number."),
-  (r"flag (--\S+): .*float.*", r"\1 is no number."),
+  (r"flag (--\S+): .*int\(\).*", r"\1 is not a whole number."),
+  (r"flag (--\S+): .*float.*", r"\1 is not a number."),
   (r"flag (--\S+): .*[Bb]oolean.*", r"\1 is neither true nor false."),
   (r"flag (--\S*): (a path .*)", r"\1: \2"),
   (r"Unknown command line flag '(\S+)'", r"There is no flag --\1"),
@@ -183,7 +195,7 @@ def _in_words(error: flags.Error) -> str:
 
 def wants_help(arguments: Sequence[str]) -> bool:
   """Returns whether arguments of a command ask for its help."""
-  return bool({"-h", "-help", "--help", "--helpshort"} & set(arguments))
+  return bool(_HELP & set(arguments))
 
 
 def show_help(text: str) -> None:
@@ -195,10 +207,10 @@ def show_help(text: str) -> None:
   sys.exit(0)
 
 
-def _parse(argv: list[str]) -> list[str]:
+def _parse(text: str, computes: bool, argv: list[str]) -> list[str]:
   """Parses the command line; exits after printing help or an error."""
   if wants_help(argv[1:]):
-    show_help(help_text())
+    show_help(help_text(text, computes))
   try:
     rest = flags.FLAGS(argv)
     if rest[1:]:
@@ -209,8 +221,15 @@ def _parse(argv: list[str]) -> list[str]:
   return rest
 
 
-def run(main) -> None:
-  """Runs a binary, with its errors reported by `terminal.guarded`."""
+def run(main: Callable, *, text: str = "", computes: bool = True) -> None:
+  """Runs a binary, with its errors reported by `terminal.guarded`.
+
+  Args:
+    main: what the binary does.
+    text: what `--help` says of it; by default the docstring of its module.
+    computes: whether `--help` lists the flags of hosts and of the cache.
+  """
+  text = text or sys.modules["__main__"].__doc__ or ""
 
   def start(argv):
     with values.command_line():
@@ -229,4 +248,5 @@ def run(main) -> None:
       compilation.keep_programs(flags.FLAGS.compilation_cache)
       return main(argv)
 
-  app.run(terminal.guarded(start), flags_parser=_parse)
+  parse = functools.partial(_parse, text, computes)
+  app.run(terminal.guarded(start), flags_parser=parse)

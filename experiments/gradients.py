@@ -6,15 +6,13 @@ the labels and the part that does not. At initialization, the study measures how
 the label part falls with the number of examples (as n^-1/2 where labels are
 permuted).
 
-  python -m experiments.gradients --run=runs/demo
+  python -m experiments gradients --run=runs/demo
 
 takes less than a minute on two cores for the demo, and writes rows and figures
-to runs/demo/gradients. On three seeds of the demo, the label part of the
-permuted examples relative to the unpermuted is 0.04 at initialization, 0.13 at
-the best epoch and 0.73 at the last one, with the noise of a finite set removed;
-the slope of the law is -0.510 ± 0.012. Repeat the command to resume what was
-interrupted. Memory: the law holds draws + 1 gradients for each doubling of n,
-the rest 64 (eight blocks of both sets).
+to runs/demo/gradients. docs/reproduction.md says what they show for the demo
+and for CIFAR-100. Repeat the command to resume what was interrupted. Memory:
+the law holds draws + 1 gradients for each doubling of n, the rest 64 (eight
+blocks of both sets).
 """
 
 from experiments import cli

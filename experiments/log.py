@@ -39,13 +39,13 @@ _MOST_EARLY = 1000
 # absl defines these flags for all programs; we give them a meaning of our own.
 FLAGS = ("verbosity", "log_dir")
 flags.FLAGS["verbosity"].help = (
-  "what is told of the work: errors alone (-1), warnings (0), INFO of geomem"
-  " and JAX (1), DEBUG (2)"
+  "what is logged to the terminal: errors only (-1), also warnings (0), also"
+  " INFO of geomem and JAX (1), also DEBUG (2)"
 )
 flags.FLAGS["verbosity"].default = 0
 flags.FLAGS["log_dir"].help = (
-  "where log.txt goes, of every process one; by default into the directory"
-  " that is worked on, that of the first process"
+  "directory of the logs, one for each process; by default only the first"
+  " process writes one, log.txt in the directory that it works on"
 )
 
 

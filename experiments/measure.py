@@ -1,6 +1,6 @@
 """Applies further measures to the layers of a finished run.
 
-  python -m experiments.measure --run=runs/demo --measures=spectrum
+  python -m experiments measure --run=runs/demo --measures=spectrum
 
 measures every layer at every saved epoch, with the run's own manifolds and
 probes, and writes to RUN/measure-NAMES. Nothing is trained, and values that the

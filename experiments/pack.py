@@ -1,14 +1,14 @@
 r"""Makes a small copy of a run, to continue from on another machine.
 
-  python -m experiments.pack --run=runs/paper --out=runs/small
+  python -m experiments pack --run=runs/paper --out=runs/small
 
 copies the directory and everything below it: rows, labels, figures, and of each
 seed the networks of the best, the last and the first epoch. --networks=none
-omits all networks, --networks=all none of them. The run itself is not changed.
+omits all networks, --networks=all copies all. The run itself is not changed.
 Every command works on the copy as on the run, and reports any network that is
 missing.
 
-  python -m experiments.pack --run=runs/paper --out=runs/small \
+  python -m experiments pack --run=runs/paper --out=runs/small \
     --networks=best,last --dtype=bfloat16
 
 halves the size of the networks by rounding them. Numbers computed from them
@@ -60,4 +60,4 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-  common.run(main)
+  common.run(main, computes=False)

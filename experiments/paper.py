@@ -1,18 +1,18 @@
 r"""The whole paper: all figures and a table of its claims, by one command.
 
-  python -m experiments.paper --out=runs/paper --scale=laptop
+  python -m experiments paper --out=runs/paper --scale=laptop
 
 trains, rewinds, splits gradients, simulates dichotomies and sweeps the width.
-Each of these studies also has its own binary, and writes to a directory below
---out. A table of the claims with the paper's numbers and ours goes to
+Each of these studies also has a command of its own, and writes to a directory
+below --out. A table of the claims with the paper's numbers and ours goes to
 DIR/paper.md. The scales are `tiny` (digits, a few minutes, to check that all
 works), `laptop` (digits), `paper` (CIFAR-100, for an accelerator) and
-`rehearsal` (the same as `paper` but for sizes, for two cores).
+`rehearsal` (the stages of `paper` at smaller sizes, for two cores).
 
 At first a unit of each kind of work is timed on the device at hand. What each
 stage takes is estimated from these times and the work that is left in it.
 
-  python -m experiments.paper --out=runs/paper --scale=paper --only=fig3,fig4 \
+  python -m experiments paper --out=runs/paper --scale=paper --only=fig3,fig4 \
     --minutes=50
 
 makes only these figures, as far as time allows. Repeat the command to resume
@@ -189,7 +189,7 @@ def _say_plan(stages, estimates: paper.Estimates) -> None:
 def _do(scale, path, estimates, budget, data_dir, stage, status):
   """Runs a stage; returns the exit status, and whether time remains."""
   place, estimate = path / stage.place, estimates.of(stage)
-  log.say(f"{stage.name}, to {place}, takes {estimate}.")
+  log.say(f"It takes {estimate}.\nIts directory is {place}.")
   with values.command_line():
     made = paper.make(stage, scale, path, data_dir)
   do = cli.do_sweep if isinstance(made, Sweep) else cli.do
@@ -233,8 +233,11 @@ def _define_flags() -> None:
   values.define_path("out", "runs/paper", "directory of all stages")
   texts = "; ".join(f"{name}: {s.text}" for name, s in paper.SCALES.items())
   flags.DEFINE_string("scale", "tiny", f"size of the reproduction. {texts}")
+  names = {name for stage in paper.STAGES for name in stage.names}
   flags.DEFINE_list(
-    "only", None, "comma-separated figures, or `epochs`; all by default"
+    "only",
+    None,
+    f"comma-separated, from {', '.join(sorted(names))}; all by default",
   )
   text = "time limit of this start in minutes; none by default"
   flags.DEFINE_float("minutes", None, text)

@@ -1,19 +1,20 @@
 """Makes one page of a run directory, to view, share and keep.
 
-  python -m experiments.report --run=runs/demo
+  python -m experiments report --run=runs/demo
 
 writes runs/demo/report.html: config and versions, accuracy, geometry by layer
 with a slider over the epochs, and rewinds, gradients and capacities where they
 were measured. It opens in a browser without a network, and takes seconds.
 
-  python -m experiments.report --run=runs/a,runs/b --out=runs
+  python -m experiments report --run=runs/a,runs/b --out=runs
 
 puts several runs on one page, side by side.
 
-  python -m experiments.report --run=runs/demo --tensorboard
+  python -m experiments report --run=runs/demo --tensorboard
 
-writes runs/demo/tensorboard instead, for `tensorboard --logdir`. With several
-runs and --out=DIR, every run has a directory of its own: DIR/RUN/tensorboard.
+writes runs/demo/tensorboard instead, for `tensorboard --logdir`; both come with
+pip install ".[tensorboard]". With several runs and --out=DIR, every run has a
+directory of its own: DIR/RUN/tensorboard.
 """
 
 import os
@@ -52,4 +53,4 @@ def main(argv) -> int:
 
 
 if __name__ == "__main__":
-  common.run(main)
+  common.run(main, computes=False)

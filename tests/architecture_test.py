@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import pathlib
+import pkgutil
 import subprocess
 import sys
 
@@ -127,6 +128,21 @@ def test_geometry_is_light():
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
   assert result.stdout.strip() == "[]"
+
+
+def test_packages_are_imported_when_they_are_used():
+  code = (
+    "import sys, geomem; assert 'jax' not in sys.modules;"
+    " assert not hasattr(geomem, 'nonesuch');"
+    " print(geomem.geometry.simplex_capacity(20))"
+  )
+  result = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+  )
+  assert result.stdout == "0.1\n"
+  rooms = {name for _, name, _ in pkgutil.iter_modules(geomem.__path__)}
+  assert rooms == set(geomem._LAZY)
+  assert rooms < set(dir(geomem))
 
 
 def test_strict_users_can_import_it():

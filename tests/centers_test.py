@@ -300,7 +300,7 @@ def test_centres_on_one_line_say_that_nothing_could_be_tried():
 
 
 def test_no_centre_is_taken_whole_where_others_do():
-  """Two centres that stand out: removing them both is no minimum worth it."""
+  """Two centres that stand out: removing both is not a minimum worth it."""
   rng = np.random.default_rng(3)
   centers = rng.normal(size=(20, 40)) * np.linspace(2, 0.5, 40)
   centers[0] *= 6

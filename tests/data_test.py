@@ -182,7 +182,7 @@ def test_images_with_their_channels_first_are_refused(tmp_path, channels):
     data.load(name, "train")
   mended = images.transpose(0, 2, 3, 1)
   assert data.make_dataset(mended, np.arange(6)).images.shape[3] == channels
-  # Small images and many channels are no mistake.
+  # Small images and many channels are not a mistake.
   for shape in ((6, 3, 3, 2), (6, 8, 8, 13), (6, 1, 1, 4)):
     assert data.make_dataset(np.zeros(shape, np.uint8), np.arange(6))
 

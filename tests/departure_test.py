@@ -40,7 +40,7 @@ def test_a_departure_at_the_last_layer_and_none_have_fixed_depths(hidden):
 
 
 def test_where_one_seed_departs_and_one_does_not_there_is_no_mean():
-  """The middle of the last layer and of none is no layer."""
+  """The middle of the last layer and of none is not a layer."""
   departing, none = [0.1, 0.1, 0.3], [0.1, 0.1, 0.1]
   rows = noise_rows({0.5: departing, 0.9: departing})
   other = noise_rows({0.5: departing, 0.9: none})

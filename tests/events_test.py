@@ -203,7 +203,7 @@ def test_live_event_files_do_not_end_the_work(tmp_path, monkeypatch, caplog):
 
 def test_without_the_writer_there_is_a_sentence(finished, monkeypatch):
   monkeypatch.setitem(sys.modules, "tensorboardX", None)
-  with pytest.raises(runs.RunError, match="pip install tensorboardX"):
+  with pytest.raises(runs.RunError, match=r"pip install .\.\[tensorboard\]"):
     report.write_events(finished)
   assert not list(finished.glob("*tensorboard*"))
 

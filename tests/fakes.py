@@ -76,3 +76,17 @@ def shown(figure) -> set[float]:
       values = np.ma.filled(np.ma.asarray(array, float), np.nan).ravel()
       numbers |= {float(f"{value:.4g}") + 0.0 for value in values}
   return numbers
+
+
+def assert_distinct(figure) -> None:
+  """Asserts that lines of a legend differ by colour, marker or dashes."""
+  looks = {}
+  for ax in figure.axes:
+    for line in ax.get_lines():
+      label = line.get_label()
+      # Accuracy and capacity have each a chance level, in panels of their own.
+      label = "chance" if label.startswith("chance") else label
+      if not label.startswith("_"):
+        look = (line.get_color(), line.get_marker(), line.get_linestyle())
+        looks.setdefault(look, set()).add(label)
+  assert all(len(labels) == 1 for labels in looks.values()), looks

@@ -289,7 +289,7 @@ def refuse():
 
 
 def misunderstand():
-  raise absl_flags.IllegalFlagValueError("--width=x is no number.")
+  raise absl_flags.IllegalFlagValueError("--width=x is not a number.")
 
 
 @pytest.mark.parametrize(
@@ -298,7 +298,7 @@ def misunderstand():
     (lambda: 0, 0, ""),
     (refuse, 1, "Error: It is so."),
     (full_disk, 1, "Error: figures/accuracy.png cannot be written: No space"),
-    (misunderstand, 2, "Error: --width=x is no number. See --help."),
+    (misunderstand, 2, "Error: --width=x is not a number. See --help."),
     (lambda: signal.raise_signal(signal.SIGINT), 130, "resume with:\n  "),
     (lambda: signal.raise_signal(signal.SIGTERM), 143, "resume with:\n  "),
   ],

@@ -10,7 +10,7 @@ from matplotlib.collections import PolyCollection
 from benchmarks import demo
 from geomem import plots, runs
 from geomem.plots import style
-from tests.fakes import shown
+from tests.fakes import assert_distinct, shown
 
 SUBSETS = ("unpermuted", "permuted", "restored", "test")
 LAYERS = ("input", "fc1", "fc2", "logits")
@@ -134,6 +134,7 @@ def images(figure) -> dict:
 
 
 CHANCE = 2 / FACTS["manifold_points"][0]
+NAMED = "chance = 2/M = 0.1 (M = 20)\nwith 2M features or more"
 
 
 def test_the_map_has_every_layer_and_epoch_about_chance():
@@ -158,12 +159,41 @@ def test_the_scale_of_the_map_holds_chance_and_all_values(factor):
   (bar,) = (ax for ax in figure.axes if "chance" in ax.get_ylabel())
   low, high = bar.get_ylim()
   assert low < 1 < high
-  (level,) = named(bar, "chance = 2/M = 0.1 (M = 20)")
+  (level,) = bar.get_lines()
   assert set(level.get_ydata()) == {1}
+  assert NAMED in legend_of(figure)
   for image, _ in images(figure).values():
     assert image.get_array().shape == (1, 4)
     assert (image.get_array() >= low * 0.999).all()
     assert (image.get_array() <= high * 1.001).all()
+
+
+def test_what_a_map_does_not_know_is_not_white():
+  rows = rows_of()
+  assert "unknown" not in legend_of(plots.plot_capacity_heatmaps(rows))
+  at = {"seed": 1, "epoch": 2, "layer": "fc1", "subset": "test"}
+  (row,) = rows.where("capacity", **at)
+  row["value"] = None
+  figure = plots.plot_capacity_heatmaps(rows)
+  assert "unknown" in legend_of(figure)
+  (ax,) = (ax for ax in figure.axes if ax.get_title() == "test")
+  assert (
+    np.isnan(np.ma.filled(ax.get_images()[0].get_array(), np.nan)).sum() == 1
+  )
+  assert max(ax.get_facecolor()[:3]) < 0.7
+
+
+@pytest.mark.parametrize(("classes", "hatched"), [(4, True), (40, False)])
+def test_the_map_hatches_logits_of_fewer_than_2m_classes(classes, hatched):
+  rows = rows_of()
+  for row in rows.where("chance_accuracy"):
+    row["value"] = 1 / classes
+  figure = plots.plot_capacity_heatmaps(rows)
+  for ax in (ax for ax in figure.axes if ax.get_title() in SUBSETS):
+    spans = [(p.get_y(), p.get_height()) for p in ax.patches if p.get_hatch()]
+    assert spans == [(LAYERS.index("logits") - 0.5, 1)] * hatched
+  said = any("chance is higher" in label for label in legend_of(figure))
+  assert said == hatched
 
 
 def test_the_best_epoch_is_marked_where_it_was_measured():
@@ -180,13 +210,13 @@ def test_the_best_epoch_is_marked_where_it_was_measured():
 
 def test_chance_is_named_with_its_m_and_drawn():
   (ax, *_) = plots.plot_geometry_by_layer(rows_of()).axes
-  (line,) = named(ax, "chance = 2/M = 0.1 (M = 20)")
+  (line,) = named(ax, NAMED)
   assert set(line.get_ydata()) == {CHANCE}
   rows = rows_of()
   fact = {"seed": 0, "metric": "chance_capacity", "value": 0.06}
   rows.append(dict.fromkeys(runs.COLUMNS) | fact)
   # With a margin it is no longer 2/M.
-  assert style.chance_label(rows) == "chance = 0.06 (M = 20)"
+  assert style.chance_label(rows).startswith("chance = 0.06 (M = 20)\n")
   (ax,) = plots.plot_accuracy(rows_of()).axes
   (line,) = named(ax, "chance 0.25")
   assert set(line.get_ydata()) == {0.25}
@@ -393,11 +423,11 @@ def test_both_panels_have_the_same_limits_and_chance():
   first, second = figure.axes
   assert first.get_xlim() == second.get_xlim() == first.get_ylim()
   for ax in (first, second):
-    (level,) = named(ax, "chance = 2/M")
+    (level,) = named(ax, "chance = 2/M\nwith 2M features or more")
     assert set(level.get_ydata()) == {CHANCE}
-  assert "within 10 %" in legend_of(figure)
+  assert "within 10%" in legend_of(figure)
   (ax,) = plots.plot_capacity_along(rows).axes
-  (level,) = named(ax, "chance = 2/M")
+  (level,) = named(ax, "chance = 2/M\nwith 2M features or more")
   assert set(level.get_ydata()) == {CHANCE}
 
 
@@ -470,7 +500,7 @@ def test_sizes_tell_epochs_subsets_and_levels_apart():
     rows.append(dict.fromkeys(runs.COLUMNS) | fact)
   figure = plots.plot_model_size(rows)
   first = figure.axes[0]
-  (fitted,) = named(first, "99 % of labels fitted")
+  (fitted,) = named(first, "99% of labels fitted")
   (dip,) = named(first, "dip of test accuracy")
   assert (fitted.get_xdata()[0], dip.get_xdata()[0]) == (400, 300)
   assert fitted.get_color() != dip.get_color()
@@ -505,3 +535,14 @@ def test_noise_is_drawn_by_its_fraction():
     depth = [number("departure", seed, fraction) for seed in (0, 1)]
     assert rounded(sum(depth) / 2) in numbers
     assert mean_of("capacity", "permuted", LAST, "fc2", fraction) in numbers
+
+
+@pytest.mark.parametrize(
+  "draw",
+  [
+    lambda: plots.plot_recovered(rewind_rows()),
+    lambda: plots.plot_model_size(size_rows()),
+  ],
+)
+def test_entries_of_a_legend_differ_in_more_than_their_name(draw):
+  assert_distinct(draw())

@@ -91,7 +91,7 @@ def test_help_teaches(module, start, tmp_path):
   _finish(start(module, {}, tmp_path / "no", "--help"), tmp_path / "no")
   told = (tmp_path / "no.log").read_text()
   what, flags = told.split("\nFlags:\n")
-  assert f"python -m experiments.{module}" in what
+  assert f"python -m experiments {module} " in what
   assert re.search(r"^  --(out|run)=", flags, re.MULTILINE)
   assert all(len(line) <= 80 for line in told.splitlines())
   # Every flag says what it is.

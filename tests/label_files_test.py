@@ -127,7 +127,7 @@ def test_human_labels_are_those_of_their_images(tmp_path, monkeypatch):
 
 def test_nothing_in_their_file_is_executed(tmp_path, monkeypatch, capsys):
   install(tmp_path, monkeypatch, clean_label=Command(), clean_label10=Command())
-  with pytest.raises(data.DatasetError, match="is no part of an array"):
+  with pytest.raises(data.DatasetError, match="is not part of an array"):
     given("noisy_label", split_of(), "cifar_n")
   assert "executed" not in capsys.readouterr().out
 

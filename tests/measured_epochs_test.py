@@ -94,7 +94,7 @@ def test_equal_choices_are_written_alike(text, same):
 )
 def test_what_is_no_epoch_is_refused(text):
   with pytest.raises(
-    ValueError, match="which is no epoch; use all, best, last"
+    ValueError, match="which is not an epoch; use all, best, last"
   ):
     studies.MeasuringConfig(measure_epochs=text)
 

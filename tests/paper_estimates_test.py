@@ -62,7 +62,7 @@ def test_operations_are_those_that_the_compiler_counts(
   forward = jax.jit(lambda state, x: network.apply(state, x).logits)
   lowered = forward.lower(network.abstract_state, image)
   counted = lowered.cost_analysis()["flops"]
-  # It leaves out products with the padding, and we what is no product.
+  # It leaves out products with the padding, and we what is not a product.
   assert work.operations(network) == pytest.approx(counted, rel=0.3)
 
 

@@ -124,7 +124,7 @@ def test_the_papers_own_numbers_hold(tmp_path):
   assert [cell.strip() for cell in line.split("|")[-4:-1]] == [
     *("2.65", "2.646 ± 0.000", "holds")
   ]
-  assert "not to be met" not in table
+  assert "for reference" not in table
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_other_numbers_do_not(changed, fails, tmp_path):
 def test_on_other_data_numbers_are_not_compared(tmp_path):
   found = verdicts(tmp_path, "memorization", memorized_rows(), TINY)
   assert "T3" not in found
-  assert "to be read, not to be met" in paper.Paper.table(
+  assert "listed for reference, not as" in paper.Paper.table(
     runs.Rows(found.values())
   )
 
@@ -286,7 +286,7 @@ def test_figures_are_chosen_with_the_run_that_they_are_about():
   assert names("fig2") == names("fig3") == ["fig3"]
   assert names("fig4") == ["fig3", "fig4ab", "fig4ce"]
   assert names("fig4ce") == ["fig4ce"]
-  with pytest.raises(ValueError, match="'fig9', which is no figure"):
+  with pytest.raises(ValueError, match="'fig9', which is not a figure"):
     paper.choose(["fig3", "fig9"])
 
 

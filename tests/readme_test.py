@@ -31,7 +31,7 @@ COMMANDS = re.findall(
 
 
 def test_there_are_the_pages():
-  assert len(BLOCKS) == 9
+  assert len(BLOCKS) == 10
   assert len(COMMANDS) > 10
   assert len((ROOT / "README.md").read_text().splitlines()) <= 150
 
@@ -82,7 +82,7 @@ def test_files_that_are_named_are_there():
 def test_commands_have_the_flags_that_pages_give_them(name):
   module = (ROOT / "experiments" / f"{name}.py").exists()
   told = execute(*([name] if module else ["__main__", name]), "--help")
-  known = set(re.findall(r"^  --(?:no)?(\w+)", told.stdout, re.MULTILINE))
+  known = set(re.findall(r"^  --(?:\[no\])?(\w+)", told.stdout, re.MULTILINE))
   for command, flags in COMMANDS:
     if command == name:
       given = set(re.findall(r"--(\w+)", flags))

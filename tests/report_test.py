@@ -45,8 +45,12 @@ def rows_of(seed: int, **columns) -> list[dict]:
 
 
 def rewind_rows(seed: int) -> list[dict]:
-  rows = []
+  """What rewinds would write of two seeds whose last epochs differ."""
+  rows = [{"seed": seed, "metric": "last_epoch", "value": 2 - seed}]
   for epoch in range(3):
+    for subset in SUBSETS:
+      own = {"seed": seed, "epoch": epoch, "subset": subset}
+      rows.append({**own, "metric": "accuracy", "value": 0.1 * epoch})
     for layers in (("fc1",), ("conv1", "fc1")):
       for subset in SUBSETS:
         rows.append(
@@ -154,7 +158,7 @@ def test_the_page_needs_nothing_else_and_nothing_leaves_its_element(finished):
   assert any("F3.2" in said for said in parts[0]["sentences"])
   # The page draws the accuracy itself.
   (figure,) = parts[0]["figures"]
-  assert figure["name"] == "of_mine"
+  assert figure["caption"] == "Of mine"
   _, _, encoded = figure["source"].partition("base64,")
   assert base64.b64decode(encoded).startswith(b"\x89PNG")
 
@@ -168,6 +172,9 @@ def test_figures_that_are_not_there_are_drawn(finished, monkeypatch):
       written = Elements(report.write_report(finished).read_text())
     (parts,) = json.loads(written.data)["runs"]
     assert {figure["name"] for figure in parts[0]["figures"]} == wanted
+    captions = {figure["caption"] for figure in parts[0]["figures"]}
+    said = "Capacity over chance by layer and epoch, one panel per subset."
+    assert captions >= ({said} if wanted else set())
 
 
 def test_the_page_says_how_long_a_run_took(finished):
@@ -182,6 +189,14 @@ def test_the_page_says_how_long_a_run_took(finished):
 def test_every_figure_that_the_page_draws_is_one_of_its_study():
   for kind, own in page._PAGES_OWN.items():
     assert own <= set(studies.STUDIES[kind].figures)
+
+
+def test_a_run_without_rows_gets_a_warning(tmp_path, caplog):
+  write_run(tmp_path / "run", {"dataset": "digits"}, rows_of(0))
+  write_run(tmp_path / "new", {"dataset": "digits"}, [], done=False)
+  report.write_report(tmp_path / "run", tmp_path / "new", out=tmp_path)
+  (record,) = caplog.records
+  assert record.getMessage().startswith("new has no rows yet")
 
 
 def test_what_is_no_run_gets_a_sentence(tmp_path):
@@ -212,9 +227,10 @@ def test_a_browser_draws_the_means_of_the_rows(finished):
   at_last = rows.where("capacity", subset="test", layer="fc1", epoch=2)
   value = at_last.mean()[0] / chance
   assert f"<title>fc1, epoch 2: {value:.4g}</title>" in dom
-  # Rewinds: what is put back is named by the layer at its border.
-  assert "<title>conv1, epoch 2: 0.8</title>" in dom
-  assert "<title>fc1, epoch 2: 0.7</title>" in dom
+  # Rewinds: what is put back is named by the layer at its border, and each
+  # seed is compared with its own last network, .2 and .1.
+  assert "<title>conv1, epoch 2: 0.65</title>" in dom
+  assert "<title>fc1, epoch 2: 0.55</title>" in dom
   # The one bar that stays in sight has the legend and the slider.
   (bar,) = re.findall(r'<div class="controls sticky">(.*?)</div>', dom)
   assert bar.count('type="checkbox"') == len(SUBSETS)
@@ -232,6 +248,26 @@ def test_a_browser_leaves_an_outlier_beyond_the_axis(tmp_path):
   assert "test, fc1: 1000000 ± 0.01, beyond the axis" in dom
   assert dom.count("beyond the axis<") == 1
   assert ">100000<" not in dom  # A tick.
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_browser_shows_no_mean_of_which_a_value_is_unknown(tmp_path):
+  rows = [*rows_of(0), *rows_of(1)]
+  unknown = {"metric": "capacity", "layer": "fc1", "subset": "test", "seed": 1}
+  unknown["epoch"] = 2
+  (row,) = (r for r in rows if unknown.items() <= r.items())
+  row["value"] = None
+  write_run(tmp_path / "run", {"dataset": "digits"}, rows)
+  dom = dump(report.write_report(tmp_path / "run"))
+  # Radius and dimension are known, as is the capacity of other subsets.
+  assert dom.count("<title>test, fc1: ") == 2
+  assert dom.count("<title>permuted, fc1: ") == 3
+  assert dom.count("<title>fc1, epoch 2: ") == 4
+  assert dom.count(": unknown</title>") == 1
+  head, blank = '<td class="">fc1</td><td class="">', '<td class=""></td>'
+  assert f"{head}test</td>{blank}" in dom
+  assert f"{head}permuted</td>{blank}" not in dom
+  assert "NaN" not in dom.partition("<main")[2].partition("</main>")[0]
 
 
 @pytest.mark.parametrize(

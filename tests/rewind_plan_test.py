@@ -51,8 +51,8 @@ def test_mixed_layers_have_both_epochs_below():
 @pytest.mark.parametrize(
   ("values", "sentence"),
   [
-    ({"layers": ("stem", "fc")}, r"'fc' is no layer .* there are stem,"),
-    ({"layers": ("pool",)}, r"'pool' is no layer .* with something"),
+    ({"layers": ("stem", "fc")}, r"'fc' is not a layer .* there are stem,"),
+    ({"layers": ("pool",)}, r"'pool' is not a layer .* with something"),
     ({"kinds": ("middle",)}, r"'middle' is not known .* single, suffix,"),
     ({"batch_norm": "no"}, r"'no' is not known .* together, parameters,"),
   ],

@@ -148,7 +148,7 @@ def test_a_line_that_is_no_row_is_skipped_and_not_written(
   if ... not in change.values() or "metric" in change:
     with (
       runs.Run(tmp_path, CONFIG) as run,
-      pytest.raises(ValueError, match="is no row"),
+      pytest.raises(ValueError, match="is not a row"),
     ):
       run.commit({"unit": 9}, [row])
     assert runs.read_rows(tmp_path) == found

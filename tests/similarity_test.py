@@ -285,7 +285,7 @@ def test_similarity_compares_layers_epochs_and_runs(trained, tmp_path):
     runs.Run(tmp_path, changed, study.origin)
   with pytest.raises(ValueError, match="lower --num_images"):
     Similarity(SimilarityConfig(num_images=10**6), trained)
-  with pytest.raises(ValueError, match="'all' is no subset"):
+  with pytest.raises(ValueError, match="'all' is not a subset"):
     Similarity(SimilarityConfig(subset="all"), trained)
 
 

@@ -309,7 +309,7 @@ def test_bad_lists_are_sentences(tmp_path):
     with pytest.raises(ValueError, match=sentence):
       do_sweep(tmp_path, widths)
   for share in ("2/2", "1", "a/b"):
-    with pytest.raises(ValueError, match="is no share"):
+    with pytest.raises(ValueError, match="is not a share"):
       do_sweep(tmp_path, share=share)
   found = binaries.execute("model_size", out=tmp_path, width="2,x", **TINY)
   assert found.returncode == 2
@@ -328,7 +328,7 @@ def test_shares_are_a_partition():
 
 def test_the_memorization_experiment_is_swept_over_fraction_and_model(tmp_path):
   axes = {"permuted_fraction": [0.0, 1.0], "model": ["mlp", "mlp1"]}
-  fields = TINY | {"width": 4, "epochs": 1, "layers": "last"}
+  fields = TINY | {"width": 4, "epochs": 1, "layers": "last", "num_seeds": 1}
   swept = studies.memorization_sweep(axes, **fields)
   assert not studies.run_sweep(swept, tmp_path)
   studies.draw(tmp_path)
@@ -354,7 +354,7 @@ def test_the_dip_of_a_known_curve_is_found():
   )
   dip = model_size.find_dip(noisy)
   assert (dip.before, dip.at) == (2, 4)
-  # What seeds share over all sizes is no error of a difference.
+  # What seeds share over all sizes is not an error of a difference.
   assert dip.depth == pytest.approx(0.15)
   assert dip.stderr == pytest.approx(0, abs=1e-12)
   assert dip.rise == pytest.approx(0.25)

@@ -6,6 +6,7 @@ import pytest
 from geomem import runs, studies
 from geomem.plots.task import half_rise, half_rise_with_error, plot_task
 from geomem.studies.task_capacity import TaskCapacity, TaskConfig
+from tests.fakes import assert_distinct
 
 EPOCHS = (0, 5, 10, 20)
 
@@ -288,6 +289,7 @@ def test_the_figure_draws_the_rows():
   network, probe, *_ = (line.get_ydata() for line in axes[3].get_lines())
   np.testing.assert_allclose(network, ANSWERS["test"])
   np.testing.assert_allclose(probe, ANSWERS["probe"])
+  assert_distinct(plot_task(rows))
   # One layer has no panel of its own.
   alone = rows.where(layer=(None, "fc2"))
   titles = [ax.get_title() for ax in plot_task(alone).axes]

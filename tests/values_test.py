@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import sys
 import numpy as np
 import pytest
 
+import experiments
 from geomem import disk, report, runs, studies
-from geomem.studies import experiment, model_size
+from geomem.studies import experiment, model_size, paper
 from geomem.studies.finding import doubts, with_error
 from tests import binaries
 from tests.fakes import fields_of, write_run
@@ -32,7 +34,7 @@ WRONG = {
     ("--centers=²", "centers '²' is not known"),
     ("--centers=8", "8"),
     ("--flip=maybe", "--flip=maybe is neither true nor false"),
-    ("--epochs=many", "--epochs=many is no whole number"),
+    ("--epochs=many", "--epochs=many is not a whole number"),
     ("--kappa=nan", "kappa is nan; a finite number"),
     ("--learning_rate=inf", "learning_rate is inf; a finite number"),
     ("--learning_rate=0", "learning_rate is 0.0; a positive"),
@@ -68,7 +70,7 @@ WRONG = {
     ("--dataset=npz:two_sizes.npz", "the test images (5, 5, 1)"),
     ("--optimizer=nonesuch", "optimizer 'nonesuch' is not known"),
     ("--cell=0/2", "--cell shares the cells of a sweep"),
-    ("--cell=2/2 --width=2,3", "--cell=2/2 is no share"),
+    ("--cell=2/2 --width=2,3", "--cell=2/2 is not a share"),
     ("--nonesuch", "There is no flag --nonesuch"),
     ("nonesuch", "'nonesuch' is not a flag"),
   ],
@@ -85,11 +87,11 @@ WRONG = {
   ],
   "paper": [
     ("--scale=huge", "--scale=huge is not known; choose one of tiny, laptop"),
-    ("--only=fig9", "'fig9', which is no figure; choose from fig1b"),
+    ("--only=fig9", "'fig9', which is not a figure; choose from fig1b"),
     ("--only=", "lacks a value"),
     ("--minutes=-1", "--minutes=-1.0 is not a duration"),
     ("--minutes=nan", "--minutes=nan is not a duration"),
-    ("--minutes=soon", "--minutes=soon is no number"),
+    ("--minutes=soon", "--minutes=soon is not a number"),
   ],
   "gradients": [
     ("", "--run must be given"),
@@ -151,18 +153,73 @@ def test_wrong_values_end_in_a_sentence_and_status_2(tmp_path):
   assert sorted(os.listdir(tmp_path)) == before
 
 
-def test_help_without_a_study_lists_them():
-  told = binaries.execute("__main__", "--help")
+OF_RUNS = {n for n, x in studies.STUDIES.items() if studies.takes_a_run(x)}
+BINARIES = {
+  path.stem
+  for path in pathlib.Path(experiments.__file__).parent.glob("[a-z]*.py")
+  if "if __name__ ==" in path.read_text()
+}
+
+
+@pytest.mark.parametrize("argument", [[], ["--help"], ["--helpfull"]])
+def test_help_without_a_name_lists_every_command(argument):
+  told = binaries.execute("__main__", *argument)
   assert told.returncode == 0
   assert max(map(len, told.stdout.splitlines())) <= 80
-  listed = told.stdout.partition("Studies:\n\n")[2]
-  names = [line.split()[0] for line in listed.splitlines() if line[2] != " "]
-  expected = {n for n, x in studies.STUDIES.items() if studies.takes_a_run(x)}
-  assert set(names) == expected
-  for argument in ([], ["nonesuch"]):
-    told = binaries.execute("__main__", *argument)
-    assert told.returncode == 2
-    assert all(name in told.stderr for name in names)
+  listed = told.stdout.partition("Commands:\n\n")[2]
+  entries = [line.split() for line in listed.splitlines() if line[2] != " "]
+  assert {name for name, *_ in entries} == BINARIES | OF_RUNS
+  assert len(entries) == len(BINARIES | OF_RUNS)
+  assert all(len(entry) > 4 for entry in entries)
+
+
+def test_unknown_commands_end_with_the_known_ones():
+  told = binaries.execute("__main__", "memorisation", "--help")
+  assert told.returncode == 2
+  assert "Did you mean memorization?" in told.stderr
+  assert all(name in told.stderr for name in BINARIES | OF_RUNS)
+
+
+@pytest.mark.parametrize("name", ["memorization", "pack"])
+def test_a_name_does_what_its_binary_does(name):
+  ours = binaries.execute("__main__", name, "--helpfull")
+  assert ours.returncode == 0
+  assert ours.stdout == binaries.execute(name, "--help").stdout
+  assert ("--[no]distributed " in ours.stdout) == (name == "memorization")
+  wrong = binaries.execute("__main__", name, "--nonesuch")
+  assert (wrong.returncode, wrong.stdout) == (2, "")
+  assert wrong.stderr == binaries.execute(name, "--nonesuch").stderr
+
+
+@pytest.mark.parametrize("name", sorted(OF_RUNS - BINARIES))
+def test_studies_without_a_binary_say_what_they_do(name):
+  told = binaries.execute("__main__", name, "--help").stdout
+  told = told.replace("\N{COMBINING TILDE}", "")  # It takes no room.
+  study = studies.STUDIES[name]
+  assert sys.modules[study.__module__].__doc__.partition("\n")[0] in told
+  assert f"\n  python -m experiments {name} --run=" in told
+  assert re.search(r"^  --run=", told, re.MULTILINE)
+  assert max(map(len, told.splitlines())) <= 80
+
+
+def test_the_paper_names_its_figures():
+  told = binaries.execute("paper", "--help").stdout
+  told = told.rpartition("--only=")[2].partition("--minutes")[0]
+  for stage in paper.STAGES:
+    assert all(re.search(rf"\b{name}\b", told) for name in stage.names)
+
+
+def test_the_installed_command_is_the_same():
+  script = "import experiments as e, sys; sys.argv = ['geomem', {}]; e.main()"
+  for name in ("readout", "rewind"):
+    result = subprocess.run(
+      [sys.executable, "-c", script.format(f"'{name}', '--help'")],
+      capture_output=True,
+      text=True,
+      cwd=pathlib.Path(__file__).parents[1],
+    )
+    expected = binaries.execute("__main__", name, "--help").stdout
+    assert result.stdout == expected, result.stderr
 
 
 def test_paths_may_start_at_home(tmp_path):
@@ -316,7 +373,7 @@ def test_missing_numbers_survive_the_rows_and_the_page(tmp_path):
   start = page.index(">", page.index('type="application/json"')) + 1
 
   def refuse(constant):
-    raise AssertionError(f"{constant} is no JSON.")
+    raise AssertionError(f"{constant} is not JSON.")
 
   content = page[start : page.index("<", start)]
   json.loads(content, parse_constant=refuse)

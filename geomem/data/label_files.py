@@ -157,7 +157,7 @@ class _ArraysOnly(pickle.Unpickler):
   def find_class(self, module: str, name: str):
     """Returns a class or function of the list; refuses all others."""
     if (module, name) not in _ARRAYS_ONLY:
-      raise pickle.UnpicklingError(f"{module}.{name} is no part of an array")
+      raise pickle.UnpicklingError(f"{module}.{name} is not part of an array")
     return super().find_class(module, name)
 
 

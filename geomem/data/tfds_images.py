@@ -248,6 +248,6 @@ def cached(
       np.save(content, array)
       content.write(_sum_of(array))
     os.replace(temporary, file)
-  except OSError:  # The cache is optional, so that a full disk is no error.
+  except OSError:  # The cache is optional, so a full disk is not an error.
     temporary.unlink(missing_ok=True)
   return array

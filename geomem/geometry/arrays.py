@@ -43,7 +43,7 @@ def as_array(x) -> jax.Array | np.ndarray:
       return np.asanyarray(x)
     except (TypeError, ValueError) as error:
       raise ValueError(
-        f"A {type(x).__name__} was given that is no array: {error}"
+        f"A {type(x).__name__} was given, which is not an array: {error}"
       ) from error
   if hasattr(x, "detach"):
     x = x.detach()

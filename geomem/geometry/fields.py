@@ -11,7 +11,7 @@ from geomem.geometry.products import PointProducts
 # below the accuracy of directions in single precision; with a smaller ε,
 # derivatives, which grow like its inverse root, would lose their digits there.
 _SHIFT, _DOUBLE_SHIFT = 4e-12, 2e-15
-# Squared distances of directions that are no rounding, but lost with _SHIFT.
+# Squared distances of directions that are not rounding, but lost with _SHIFT.
 _CLOSE = (1e-13, 1e-7)
 
 

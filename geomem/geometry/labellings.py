@@ -70,7 +70,7 @@ def draw_labels(
 
   Raises:
     ValueError: an unknown name, a wrong number of signs, signs that are not ±1
-      (outside jit), a tilt without y*, or one that is no number, or NaN
+      (outside jit), a tilt without y*, or one that is not a number, or NaN
       (outside jit; under jit the labels are NaN).
   """
   checks.key(key)

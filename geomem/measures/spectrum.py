@@ -16,7 +16,7 @@ from geomem.measures.measure import Measure, Metric
 METRICS = (
   Metric("centers_participation", "participation ratio of the centres"),
   Metric("within_participation", "participation ratio within manifolds"),
-  Metric("within_explained", "dimensions of 90 % of the variance"),
+  Metric("within_explained", "dimensions of 90% of the variance"),
   Metric("centers_share", "share of the variance between manifolds"),
 )
 

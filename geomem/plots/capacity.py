@@ -7,8 +7,12 @@ from matplotlib.lines import Line2D
 from geomem import runs
 from geomem.plots import style
 
-_TITLES = {"none": "centres as they are", "low_rank": "shared directions out"}
-_CHANCE = "chance = 2/M"
+_TITLES = {
+  "none": "centres as they are",
+  "low_rank": "shared directions removed",
+}
+_CHANCE = f"chance = 2/M\n{style.CHANCE_HOLDS}"
+_SIMULATED = "simulation,\nif separable in all features"
 _MARKERS = "osD^vP"
 
 
@@ -78,7 +82,7 @@ def _points(rows) -> list[int]:
 
 def _draw_scatter(ax, rows, looks, line) -> None:
   """Draws simulation against theory, with the line of equality."""
-  band = {"color": "0.9", "lw": 0, "zorder": 0, "label": "within 10 %"}
+  band = {"color": "0.9", "lw": 0, "zorder": 0, "label": "within 10%"}
   ax.fill_between(line, line / 1.1, line * 1.1, **band)
   ax.plot(line, line, color="0.5", lw=0.8, zorder=1)
   if len(_points(rows)) == 1:
@@ -100,7 +104,7 @@ def plot_capacity(rows) -> Figure | None:
   """Draws simulated against theoretical capacity: figure 1B.
 
   One panel for each treatment of the centres, all with the same limits; the
-  grey band is within 10 %. Sets that are not separable, or not to be believed,
+  grey band is within 10%. Sets that are not separable, or not to be believed,
   are left out; without any others, the result is None.
   """
   everything = _pairs(rows)[:, [0, 2]]
@@ -137,7 +141,7 @@ def _draw_series(ax, rows, along: str, look) -> None:
 def _explain(figure: Figure) -> None:
   handles = [
     Line2D([], [], color="0.3", label="theory"),
-    Line2D([], [], color="0.3", ls="", marker="o", label="simulation"),
+    Line2D([], [], color="0.3", ls="", marker="o", label=_SIMULATED),
     Line2D([], [], color="0.3", ls="-.", lw=0.9, label="labels shuffled"),
     Line2D([], [], color="0.4", ls=":", lw=0.9, label=_CHANCE),
   ]

@@ -226,7 +226,7 @@ def plot_gradient_comparison(rows) -> Figure:
   label = {"part": "label", "labels": "centered"}
   ratios = {
     "ratio": ("as measured", None),
-    "ratio_unbiased": ("without the noise of n", "w"),
+    "ratio_unbiased": ("less the noise of n\n(below 0: only noise)", "w"),
   }
   for metric, (name, fill) in ratios.items():
     values = rows.where(metric, **at, **label)

@@ -4,7 +4,7 @@ import functools
 import operator
 
 import numpy as np
-from matplotlib import colormaps, ticker
+from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from geomem import runs
@@ -17,7 +17,7 @@ _CHANGES = {
 }
 _MARKS = {
   "interpolation_threshold": {
-    "label": "99 % of labels fitted",
+    "label": "99% of labels fitted",
     "color": "0.4",
     "lw": 0.9,
     "ls": "--",
@@ -93,7 +93,7 @@ def _draw_change(ax, sizes) -> None:
     _band(ax, sizes, change, **look, label=name)
   # On a linear axis, one nearly dead network would take all the space.
   style.log_axis(ax.yaxis)
-  style.draw_level(ax, 1)
+  style.draw_level(ax, 1, "no change", ls="-.")
   ax.set_ylabel("last epoch / best epoch")
 
 
@@ -154,11 +154,12 @@ def plot_size_by_epoch(rows) -> Figure:
   sizes = list(_by_size(rows).items())
   count = min(len(sizes), _MOST_CURVES)
   chosen = np.unique(np.linspace(0, len(sizes) - 1, count).round().astype(int))
+  shades = style.shades(len(sizes))
   figure = style.new_figure(8.4, 3.4)
   axes = figure.subplots(1, 2)
   for index in chosen:
     parameters, of_size = sizes[index]
-    color = colormaps["viridis"](0.92 * index / max(len(sizes) - 1, 1))
+    color = shades[index]
     label = f"{parameters:,.0f}"
     look = {"color": color, "label": label}
     accuracy = of_size.where("accuracy", subset="test")

@@ -3,7 +3,6 @@
 They show the paper's figure 4A-B for every kind of rewind.
 """
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -57,7 +56,7 @@ def plot_rewind_accuracy(rows) -> Figure:
   )
   last = float(max(rows.fact("last_epoch").values()))
   for (kind, sets), row_of_axes in zip(kinds.items(), axes, strict=True):
-    colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.93, len(sets)))
+    colors = style.shades(len(sets))
     for subset, ax in zip(panels, row_of_axes, strict=True):
       x, mean, _ = networks.where("accuracy", subset=subset).series("epoch")
       ax.plot(x, mean, color="0.4", ls="--", label="all layers", zorder=3)
@@ -119,7 +118,7 @@ def plot_rewind_heatmaps(rows) -> Figure:
   figure.colorbar(
     image, ax=axes, label="accuracy, less that of the last epoch's network"
   )
-  style.explain(figure, axes[:, 0])
+  style.explain(figure, axes.ravel())
   return figure
 
 
@@ -157,8 +156,8 @@ def plot_recovered(rows) -> Figure:
         ax.errorbar(list(sets), mean, error, capsize=2, **look)
   axes[0].set_ylabel("test accuracy recovered")
   axes[1].set_ylabel("permuted accuracy")
-  style.draw_level(axes[0], 0, "last epoch (0) and best epoch (1)")
-  style.draw_level(axes[0], 1)
+  style.draw_level(axes[0], 0, "last epoch (0) and best epoch (1)", ls="-.")
+  style.draw_level(axes[0], 1, ls="-.")
   style.accuracy_axis(axes[1], rows)
   place = "the best epoch"
   if any(epoch != best[seed] for seed, epoch in epochs):

@@ -31,6 +31,9 @@ EPOCHS = {
   "best": {"mfc": "w", "alpha": 0.55, "lw": 1},
   "last": {"mfc": None, "alpha": 1, "lw": 1.3},
 }
+# Points without structure have a capacity of 2/M in as many features and more;
+# in M features they have a tenth more, in a third of M twice as much.
+CHANCE_HOLDS = "with 2M features or more"
 # Choices of ticks within a decade; the first with enough ticks is used.
 _FACTORS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
 _STYLE = {
@@ -50,6 +53,11 @@ def new_figure(width: float | int, height: float | int) -> Figure:
   figure = Figure(figsize=(width, height), layout="constrained")
   FigureCanvasAgg(figure)
   return figure
+
+
+def shades(count: int) -> np.ndarray:
+  """Returns colours of an ordered set, all dark enough for white paper."""
+  return matplotlib.colormaps["viridis"](np.linspace(0, 0.8, count))
 
 
 def draw_band(ax, x, mean, error, **look) -> None:
@@ -146,7 +154,7 @@ def metric_axis(ax, metric: str, rows: runs.Rows) -> None:
 
 
 def chance_label(rows: runs.Rows) -> str:
-  """Labels the capacity of points without structure, with its M."""
+  """Labels the capacity of points without structure, and where it holds."""
   chance = rows.chance_capacity()
   points = {int(m) for m in rows.fact("manifold_points").values()}
   if len(points) != 1:
@@ -154,7 +162,7 @@ def chance_label(rows: runs.Rows) -> str:
   (m,) = points
   # With a margin, chance is less than 2/M.
   law = " = 2/M" if np.isclose(chance, 2 / m, rtol=1e-3) else ""
-  return f"chance{law} = {chance:.3g} (M = {m})"
+  return f"chance{law} = {chance:.3g} (M = {m})\n{CHANCE_HOLDS}"
 
 
 def draw_chance(ax, rows: runs.Rows) -> None:
@@ -162,9 +170,11 @@ def draw_chance(ax, rows: runs.Rows) -> None:
   draw_level(ax, rows.chance_capacity(), chance_label(rows))
 
 
-def draw_level(ax, level: float | int, label: str | None = None) -> None:
-  """Draws a horizontal dotted line at a reference level."""
-  ax.axhline(level, color="0.4", lw=0.9, ls=":", label=label, zorder=0)
+def draw_level(
+  ax, level: float | int, label: str | None = None, ls: str = ":"
+) -> None:
+  """Draws a horizontal line at a reference level; only chance is dotted."""
+  ax.axhline(level, color="0.4", lw=0.9, ls=ls, label=label, zorder=0)
 
 
 def draw_chance_accuracy(ax, rows: runs.Rows) -> None:
@@ -207,6 +217,8 @@ def mark_best(ax, rows: runs.Rows, places=None, **look) -> None:
 def draw_heatmap(ax, grid, epochs, rows: runs.Rows, **scale):
   """Draws a grid with a column for each epoch, and marks the best ones.
 
+  Unknown values are grey: white has a meaning.
+
   Args:
     ax: the axes.
     grid: the values; a row of the grid is a layer, say.
@@ -218,6 +230,9 @@ def draw_heatmap(ax, grid, epochs, rows: runs.Rows, **scale):
     The image, for a colour bar.
   """
   image = ax.imshow(grid, aspect="auto", cmap="RdBu_r", **scale)
+  if not np.isfinite(grid).all():
+    ax.set_facecolor("0.6")
+    ax.fill_between([], [], color="0.6", label="unknown")
   step = -(-len(epochs) // 14)
   labelled = list(range(len(epochs) - 1, -1, -step))[::-1]
   ax.set_xticks(labelled, [f"{epochs[i]:g}" for i in labelled], fontsize=7)

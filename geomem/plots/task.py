@@ -80,7 +80,7 @@ def plot_task(rows: runs.Rows) -> Figure:
     epoch_axis(ax, last)
   for ax in (fitted, readouts):
     style.accuracy_axis(ax, rows)
-  style.explain(figure, axes, ncols=4)
+  style.explain(figure, axes, ncols=5)
   return figure
 
 
@@ -110,14 +110,14 @@ def _draw_by_layer(ax, rows: runs.Rows) -> None:
   ax.set_title("permuted, last epoch", fontsize=9)
   ax.set_ylabel("capacity / at the first epoch")
   style.layer_axis(ax, rows.where("capacity").layers, fontsize=6)
-  style.draw_level(ax, GROWN)
+  style.draw_level(ax, GROWN, f"grown {GROWN:g} times", ls="-.")
 
 
 def _draw_fitted(ax, rows: runs.Rows) -> None:
   permuted = rows.last_hidden().where(subset="permuted")
   epochs, inside = mean_by_epoch(permuted.where("glue_interior"))
-  look = _look("glue_capacity") | {"label": "separable labellings"}
-  ax.plot(epochs, 1 - inside, **look)
+  look = {"color": style.CYCLE[5], "marker": "P"}
+  ax.plot(epochs, 1 - inside, **look, label="separable labellings")
   accuracy = rows.where("accuracy", layer=None, subset="permuted")
   look = style.look_of("permuted") | {"label": "permuted accuracy"}
   ax.plot(*mean_by_epoch(accuracy), **look)

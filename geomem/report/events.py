@@ -175,7 +175,8 @@ def import_writer() -> Callable[[str], Any]:
   except ImportError as error:
     raise runs.RunError(
       "TensorBoard's files are written by tensorboardX, which is not installed;"
-      " install it with pip install tensorboardX."
+      " in the clone of geomem, pip install '.[tensorboard]' installs it, and"
+      " TensorBoard itself."
     ) from error
   return tensorboardX.SummaryWriter
 
@@ -184,7 +185,7 @@ def _write_part(open_writer, part: pathlib.Path, target: pathlib.Path) -> None:
   config = _write_config(open_writer, part, target)
   by_run = curves(runs.read_rows(part), config.get("axes", []))
   for name, tags in by_run.items():
-    # A single point is no curve.
+    # A single point is not a curve.
     tags = {tag: points for tag, points in tags.items() if len(points) > 1}
     with open_writer(str(target / name)) as writer:
       _add_scalars(writer, tags)

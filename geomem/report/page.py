@@ -8,7 +8,9 @@ import base64
 import datetime
 import html
 import importlib.resources
+import inspect
 import json
+import logging
 import math
 import os
 import pathlib
@@ -21,6 +23,7 @@ import geomem
 from geomem import disk, measures, runs, studies
 from geomem.plots import style
 
+_LOG = logging.getLogger(__name__)
 _SCRIPTS = ("rows", "charts", "maps", "tables", "runs", "page")
 # Figures that the page draws itself, by study; they are not inlined again.
 _PAGES_OWN = {
@@ -90,7 +93,7 @@ def write_report(
   content = {
     "title": ", ".join(named),
     "version": geomem.__version__,
-    "written": datetime.datetime.now(datetime.UTC).isoformat(" ", "minutes"),
+    "written": datetime.datetime.now(datetime.UTC).isoformat("T", "seconds"),
     # Colours of several runs; ink is invisible on a dark page.
     "colors": [color for color in style.CYCLE if color != style.INK],
     "looks": {subset: style.look_of(subset) for subset in style.COLORS},
@@ -108,6 +111,13 @@ def write_report(
       for name, root in named.items()
     ],
   }
+  for part, *_ in content["runs"]:
+    if not part["rows"]["count"]:
+      _LOG.warning(
+        "%s has no rows yet: the page shows its config alone. Start its"
+        " command again to continue it.",
+        part["name"],
+      )
   target = pathlib.Path(next(iter(named.values())) if out is None else out)
   target /= "report.html"
   with disk.explained(target.parent):
@@ -147,10 +157,23 @@ def _figures(path: pathlib.Path, kind: str, done: bool) -> list[dict[str, str]]:
       drawn = studies.draw(path, scratch)
       files = [file for file in drawn if file.suffix == ".png"]
     return [
-      {"name": file.stem, "source": _inline(file)}
+      {
+        "name": file.stem,
+        "caption": _caption(kind, file.stem),
+        "source": _inline(file),
+      }
       for file in files
       if file.stem not in left_out
     ]
+
+
+def _caption(kind: str, name: str) -> str:
+  """Returns what a figure shows: the docstring's first line, without a verb."""
+  figures = studies.STUDIES[kind].figures if kind in studies.STUDIES else {}
+  doc = inspect.getdoc(figures[name]) if name in figures else None
+  text = (doc or f" {name.replace('_', ' ')}").splitlines()[0]
+  text = text.partition(" ")[2]
+  return text[0].upper() + text[1:]
 
 
 def _inline(file: pathlib.Path) -> str:

@@ -24,6 +24,13 @@ function write(svg, x, y, text, anchor = "middle") {
   svg.append(draw("text", { x, y, "text-anchor": anchor }, text));
 }
 
+// A metric's label, whose letters after _ are subscripts.
+function writeLabel(svg, x, y, label) {
+  const parts = label.split(/_([A-Z])/).map((part, i) => draw("tspan",
+    i % 2 ? { dy: 3, "font-size": "75%" } : { dy: i ? -3 : 0 }, part));
+  svg.append(draw("text", { x, y }, ...parts));
+}
+
 const SHAPES = {
   o: (r) => `M${-r},0a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0`,
   s: (r) => `M${-r},${-r}h${2 * r}v${2 * r}h${-2 * r}z`,
@@ -91,7 +98,7 @@ function tick(value) {
   return small ? Number(value.toPrecision(4)).toExponential() : short(value);
 }
 
-const SIZE = { width: 380, height: 262, left: 48, right: 10, top: 22 };
+const SIZE = { width: 380, height: 262, left: 48, right: 16, top: 22 };
 
 // Epochs are evenly spread in the logarithm, from 0 on; layers one by one.
 function placeOf(axis) {
@@ -131,12 +138,22 @@ function drawYAxis(svg, axis, height, bottom) {
     svg.append(draw("path", {
       class: "axis", d: `M${SIZE.left - 3},${height(t)}h3` }));
   }
-  svg.append(draw("text", { x: 4, y: 12 }, axis.label));
+  writeLabel(svg, 4, 12, axis.label);
 }
 
+// A line that is broken where a point is unknown.
 function drawLine(svg, line, place, height, edges) {
-  const points = line.points.filter((p) => Number.isFinite(height(p.mean)));
-  if (!points.length) return;
+  const pieces = [[]];
+  for (const p of line.points) {
+    if (Number.isFinite(height(p.mean))) pieces.at(-1).push(p);
+    else pieces.push([]);
+  }
+  for (const points of pieces.filter((piece) => piece.length)) {
+    drawPiece(svg, line, points, place, height, edges);
+  }
+}
+
+function drawPiece(svg, line, points, place, height, edges) {
   const trace = (values) => values.map(([x, y]) => `${x},${y}`).join("L");
   const at = (p, y) => [place(p.x), height(y)];
   if (!line.faint) {
@@ -191,11 +208,14 @@ function lineChart({ lines, x, y, marks = [] }) {
     const level = mark.x === undefined;
     const d = level ? `M${SIZE.left},${height(mark.y)}H${right}`
       : `M${place(mark.x)},${SIZE.top}V${bottom}`;
-    const end = level || place(mark.x) > 0.7 * right;
-    const [tx, ty] = level ? [right, height(mark.y) - 4]
-      : [place(mark.x) + (end ? -4 : 4), SIZE.top + 8];
-    svg.append(draw("path", { class: "mark", d }), draw("text", { x: tx, y: ty,
-      "text-anchor": end ? "end" : "start", opacity: 0.75 }, mark.label));
+    const end = place(mark.x) > 0.7 * right;
+    // A level is named beside the chart, where no line is.
+    const at = level ? { "text-anchor": "middle",
+      transform: `translate(${right + 11},${height(mark.y)}) rotate(-90)` }
+      : { x: place(mark.x) + (end ? -4 : 4), y: SIZE.top + 8,
+        "text-anchor": end ? "end" : "start" };
+    svg.append(draw("path", { class: "mark", d }),
+      draw("text", { ...at, opacity: 0.75 }, mark.label));
   }
   const id = `inside${inside += 1}`;
   svg.append(draw("clipPath", { id }, draw("rect", { x: 0, y: SIZE.top - 4,

@@ -36,7 +36,8 @@ function colorOf(value, { ends, log, colors }) {
 }
 
 // A map of rows by epochs; `cells` has for each row a Map from epoch to value,
-// and at `marks`, which are epochs, there are dashed lines.
+// and at `marks`, which are epochs, there are dashed lines. What is unknown is
+// grey: white has a meaning.
 function heatmap({ title, names, epochs, cells }, scale, marks) {
   const longest = Math.max(...names.map((name) => name.length));
   const [left, top, cell] = [Math.max(64, 10 + 7 * longest), 20, 15];
@@ -49,10 +50,11 @@ function heatmap({ title, names, epochs, cells }, scale, marks) {
     write(svg, left - 5, top + i * cell + 11, name, "end");
     epochs.forEach((epoch, j) => {
       const found = cells[i].get(epoch);
-      if (found === undefined) return;
-      svg.append(draw("rect", { x: left + j * wide, y: top + i * cell,
-        fill: colorOf(found, scale), width: wide + 0.4, height: cell + 0.4 },
-      draw("title", {}, `${name}, epoch ${epoch}: ${short(found)}`)));
+      const [fill, said] = found === undefined ? ["#999", "unknown"]
+        : [colorOf(found, scale), short(found)];
+      svg.append(draw("rect", { x: left + j * wide, y: top + i * cell, fill,
+        width: wide + 0.4, height: cell + 0.4 },
+      draw("title", {}, `${name}, epoch ${epoch}: ${said}`)));
     });
   });
   const every = Math.ceil(epochs.length / 12);
@@ -79,7 +81,7 @@ function heatmaps(grids, label, marks, options) {
     cells.flatMap((row) => [...row.values()]));
   const scale = scaleOf(all, options);
   return [...grids.map((grid) => heatmap(grid, scale, marks)),
-    make("figure", {}, colorBar(label, scale))];
+    make("figure", {}, colorBar(`${label}; grey: unknown`, scale))];
 }
 
 // The colours of a map, with the values that they stand for.
@@ -98,6 +100,6 @@ function colorBar(label, scale) {
     const x = 64 + ((warp(t) - low) / (high - low)) * wide;
     write(svg, x, 33, tick(t));
   }
-  svg.append(draw("text", { x: 64, y: 10 }, label));
+  writeLabel(svg, 64, 10, label);
   return svg;
 }

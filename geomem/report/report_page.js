@@ -86,11 +86,13 @@ function chanceMarks(rows, metric) {
 }
 
 function chanceSentence(rows) {
-  const [y] = CHANCE.map((metric) => chanceOf(rows, metric));
+  const [y] = CHANCE.filter((metric) => subsetsOf(rows, metric).length)
+    .map((metric) => chanceOf(rows, metric));
   const [points] = fact(rows, "manifold_points");
   if (!Number.isFinite(y) || !points) return "";
   const law = Math.abs(y * points / 2 - 1) < 1e-3 ? " = 2/M" : "";
-  return ` The capacity of chance is ${short(y)}${law}, M = ${points}.`;
+  return ` The capacity of chance is ${short(y)}${law}, M = ${points}, in layers`
+    + " of 2M features or more; in others, such as the logits, it is higher.";
 }
 
 // A metric by layer at an epoch, faintly that of each seed's best; by epoch
@@ -236,7 +238,9 @@ function memorization(rows) {
   const geometry = measured.some((row) => row.layer !== null)
     ? geometrySection(measured, hidden)
     : { node: "", redraw: () => {}, controls: [] };
-  const boxes = legend(subsetsOf(rows, "accuracy"), hidden, () => {
+  const present = levels(rows, "subset");
+  const subsets = SUBSETS.filter((subset) => present.includes(subset));
+  const boxes = legend(subsets, hidden, () => {
     drawAccuracy();
     geometry.redraw();
   });
@@ -244,7 +248,8 @@ function memorization(rows) {
     make("span", { class: "boxes" }, ...boxes), ...geometry.controls), accuracy,
     trainingLoss(rows).points.length ? make("p", { class: "soft" },
       "Faint: the loss in training, a mean over the steps of each epoch.") : "",
-    make("details", {}, make("summary", {}, "As a table"), accuracyTable(rows)),
+    accuracy.firstChild ? make("details", {},
+      make("summary", {}, "As a table"), accuracyTable(rows)) : "",
     geometry.node);
 }
 
@@ -270,12 +275,15 @@ function sweep(rows, axes) {
 // Accuracy after rewinds by layer and epoch, a map for each kind and subset.
 function rewinds(rows) {
   const whole = rows.filter((row) => row.layer === null && row.subset !== null);
-  // Accuracies are shown against those of the last epoch's own network.
-  const [epoch] = fact(rows, "last_epoch");
-  const own = (subset) => meanOf(whole, { metric: "accuracy", subset,
-    kind: null, epoch }) ?? 0;
+  // Accuracies are shown against those of each seed's own last network.
+  const keyOf = (row) => `${row.seed} ${row.subset}`;
+  const own = new Map(at("last", select(whole, { metric: "accuracy",
+    kind: null }), rows).map((row) => [keyOf(row), row.value]));
+  const change = (row) => ({ ...row,
+    value: (row.value ?? NaN) - (own.get(keyOf(row)) ?? NaN) });
   const drawn = (metric) => {
-    const scored = select(whole, { metric });
+    const found = select(whole, { metric });
+    const scored = metric === "accuracy" ? found.map(change) : found;
     const kinds = levels(scored, "kind");
     const grids = kinds.flatMap((kind) => subsetsOf(scored, metric).map(
       (subset) => {
@@ -283,12 +291,11 @@ function rewinds(rows) {
         const sets = levels(here, "rewound");
         if (kind === "suffix") sets.reverse();
         const border = (set) => set.split("+").at(kind === "suffix" ? 0 : -1);
-        const before = metric === "accuracy" ? own(subset) : 0;
         return { title: `${subset}, ${KINDS[kind] ?? kind}`,
           names: kind === "custom" ? sets : sets.map(border),
           epochs: levels(here, "epoch"),
           cells: sets.map((rewound) => byEpoch(
-            select(here, { rewound }), (mean) => mean - before)) };
+            select(here, { rewound }))) };
       }));
     const label = metric === "accuracy"
       ? "accuracy, less that of the last epoch" : LABELS[metric] ?? metric;
@@ -324,6 +331,12 @@ function settings(part) {
       table(["version", "value"], rowsOf(part.environment))));
 }
 
+// A time in ISO format, to the minute.
+function minute(time) {
+  return time ? time.replace("T", " ").replace(/:\d\d\+00:00$/, " UTC")
+    : "at an unknown time";
+}
+
 function show(part, index) {
   part.rows = unpackRows(part.rows);
   const state = part.done ? "complete" : "not complete";
@@ -331,7 +344,7 @@ function show(part, index) {
   const section = make("section", { id: `part${index}` },
     ...part.name === DATA.title ? [] : [make("h2", {}, part.name)],
     make("p", { class: "soft" }, `${part.kind.replaceAll("_", " ")}, ${state},`
-      + ` started ${part.environment.started ?? "at an unknown time"}`));
+      + ` started ${minute(part.environment.started)}`));
   if (part.sentences.length) {
     section.append(make("ul", {}, ...part.sentences.map((sentence) =>
       make("li", {}, sentence))));
@@ -343,9 +356,9 @@ function show(part, index) {
   section.append(settings(part), charts(part));
   if (part.figures.length) {
     section.append(make("h3", {}, "Figures"), ...part.figures.map((figure) =>
-      make("figure", { class: "drawn" }, make("img", { loading: "lazy",
-        src: figure.source, alt: figure.name }),
-      make("figcaption", {}, figure.name.replaceAll("_", " ")))));
+      make("figure", { class: "drawn" },
+        make("img", { src: figure.source, alt: figure.caption }),
+        make("figcaption", {}, figure.caption))));
   }
   if (part.rows.length) section.append(explorer(part.rows));
   return section;
@@ -356,7 +369,7 @@ function show(part, index) {
 const page = document.getElementById("page");
 const parts = DATA.runs.flat();
 page.append(make("h1", {}, DATA.title),
-  make("p", { class: "soft" }, `Written ${DATA.written} by geomem`
+  make("p", { class: "soft" }, `Written ${minute(DATA.written)} by geomem`
     + ` ${DATA.version} from the rows.`),
   make("nav", {}, ...parts.slice(1).map((part) =>
     make("a", { href: `#part${parts.indexOf(part)}` }, part.name))));

@@ -59,16 +59,15 @@ function mean(values) {
 }
 
 // Mean and standard error over seeds along a column; the rows' own error
-// where there is one seed.
+// where there is one seed. A mean of which a value is unknown (null) is NaN.
 function series(rows, along) {
   const cells = new Map();
   for (const row of rows) {
-    if (row.value === null) continue;
     if (!cells.has(row[along])) cells.set(row[along], []);
     cells.get(row[along]).push(row);
   }
   const points = [...cells].map(([x, cell]) => {
-    const values = cell.map((row) => row.value);
+    const values = cell.map((row) => row.value ?? NaN);
     const middle = mean(values);
     const n = values.length;
     const squares = mean(values.map((value) => (value - middle) ** 2));
@@ -78,14 +77,16 @@ function series(rows, along) {
   return points.sort((a, b) => a.x - b.x);
 }
 
-// The means over seeds by epoch, each as a function turns it.
-function byEpoch(rows, turn) {
-  return new Map(series(rows, "epoch").map((p) => [p.x, turn(p.mean)]));
+// The known means over seeds by epoch, each as a function turns it.
+function byEpoch(rows, turn = (value) => value) {
+  return new Map(series(rows, "epoch").map((p) => [p.x, turn(p.mean)])
+    .filter(([, value]) => Number.isFinite(value)));
 }
 
-// The mean over seeds of rows that share all else.
+// The mean over seeds of rows that share all else; null if it is unknown.
 function meanOf(rows, wanted = {}) {
-  return series(select(rows, wanted), "metric")[0]?.mean;
+  const [point] = series(select(rows, wanted), "metric");
+  return Number.isFinite(point?.mean) ? point.mean : null;
 }
 
 // The deepest layer but the logits, or these where they are alone.

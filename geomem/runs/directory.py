@@ -116,7 +116,7 @@ def differing_field(old: dict[str, Any], new: dict[str, Any]) -> str | None:
 def read_rows(path: pathlib.Path | str) -> Rows:
   """Reads the rows of a run directory.
 
-  Lines that are no rows are logged and skipped. A null value becomes NaN.
+  Lines that are not rows are logged and skipped. A null value becomes NaN.
 
   Raises:
     RunError: `path` is not a run directory.

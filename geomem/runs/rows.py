@@ -276,7 +276,8 @@ class Rows(list):
   def chance_capacity(self) -> float:
     """Returns the capacity of structureless points: 2/M at κ = 0.
 
-    Older runs do not record it; for them κ is taken as 0.
+    It holds for layers of 2M features or more, and is higher in others. Older
+    runs do not record it; for them κ is taken as 0.
     """
     facts = self.where(layer=None)
     if stated := facts.where("chance_capacity"):
@@ -335,8 +336,9 @@ def encode(row: Row) -> bytes:
   complete = {name: _plain(row.get(name)) for name in [*COLUMNS, *row]}
   if not _is_row(complete):
     raise ValueError(
-      f"{row} is no row: its metric, layer and subset must be strings, its seed"
-      " and layer_index whole numbers, its epoch, value and stderr numbers."
+      f"{row} is not a row: its metric, layer and subset must be strings, its"
+      " seed and layer_index whole numbers, and its epoch, value and stderr"
+      " numbers."
     )
   return json.dumps(complete, allow_nan=False).encode()
 

@@ -376,7 +376,7 @@ class Agreement(NamedTuple):
     doubted: number of sets whose theoretical capacity is not to be believed.
     correlation: of the log capacities; None for fewer than three sets, or if
       either capacity is constant.
-    ratios: 0, 5, 50, 95 and 100 % quantiles of simulated over theoretical
+    ratios: 0, 5, 50, 95 and 100% quantiles of simulated over theoretical
       capacity.
     farthest: name of the set whose ratio is farthest from one.
   """
@@ -393,7 +393,7 @@ class Agreement(NamedTuple):
     low, likely_low, middle, likely_high, high = self.ratios
     said = [
       f"{_REMOVED[self.centers]}: simulated over theory has median"
-      f" {middle:.3f}, {likely_low:.3f} to {likely_high:.3f} in 90 % of"
+      f" {middle:.3f}, {likely_low:.3f} to {likely_high:.3f} in 90% of"
       f" {self.count} sets, {low:.3f} to {high:.3f} in all (the farthest:"
       f" {self.farthest})"
     ]

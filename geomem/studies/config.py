@@ -83,7 +83,7 @@ class TrainConfig(Fields):
     schedule: `constant`, `step` or `cosine`.
     crop: pixels of padding for random crops.
     flip: whether a random half of the images is mirrored.
-    stop_when_memorized: whether to stop once 99 % of the permuted examples are
+    stop_when_memorized: whether to stop once 99% of the permuted examples are
       fitted.
     seed: first seed.
     num_seeds: number of seeds, trained together.

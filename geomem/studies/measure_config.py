@@ -45,7 +45,7 @@ def normalized(text: str | None, name: str = "measure_epochs") -> str | None:
   for item in items:
     if item not in ("all", *WORDS) and not re.fullmatch("[0-9]{1,9}", item):
       raise ValueError(
-        f"{name} names {item!r}, which is no epoch; use all,"
+        f"{name} names {item!r}, which is not an epoch; use all,"
         f" {', '.join(WORDS)} or numbers of epochs, comma-separated."
       )
   if "all" in items:
@@ -104,8 +104,8 @@ class MeasuringConfig(Fields):
     measures: names of measures, comma-separated.
     num_probes: T, probes per manifold.
     kappa: margin κ, in units of the norm of a manifold's centre.
-    centers: rule for shared directions to remove: `low_rank`, `none` or their
-      number.
+    centers: rule for shared directions to remove: `low_rank`, `none` (None in
+      `geomem.geometry`) or their number.
     glue_labels: labellings for GLUE: `balanced`, `independent` or
       `one_vs_rest`.
     layers: layers to measure, comma-separated, or `last` (hidden); all by

@@ -46,8 +46,8 @@ def find_dip(accuracy: Float[np.ndarray, "sizes seeds"]) -> Dip | None:
 
   Both differences are paired by seed, as a seed has the same labels at every
   size. Peak and dip are chosen on the same means, which biases the depth
-  upwards; `stderr` does not include this bias. If accuracy never falls, there
-  is no dip. Sizes ascend.
+  upwards; `stderr` does not include this bias. Sizes ascend. If accuracy never
+  falls, there is no dip.
   """
   mean = accuracy.mean(axis=1)
   falls = mean[:, None] - mean[None, :]
@@ -256,7 +256,7 @@ def model_size_sweep(
     **fields: config fields that all widths share.
 
   Raises:
-    ValueError: the widths are no sequence, or a field is invalid.
+    ValueError: the widths are not a sequence, or a field is invalid.
   """
   filled = fields_of("model_size", preset, **fields)
   config = make_config("model_size", preset, **fields)

@@ -79,7 +79,7 @@ PRESETS = {
   # with fewer units than classes there is no room to remove directions.
   "digits_double_descent": Preset(
     "model_size",
-    "one hidden layer on few digits, 30 % of their labels permuted",
+    "one hidden layer on few digits, 30% of their labels permuted",
     {
       "width": (3, 4, 5, 6, 7, 8, 10, 12, 16, 24, 32, 64, 128, 256),
       "model": "mlp1",
@@ -157,7 +157,7 @@ PRESETS = {
     "VGG16 with batch norm and 16 channels on 20 classes of 250 images, 20"
     " minutes a seed on one core; permuted capacity ends at .73 in the last"
     " hidden layer, after .20 at the best epoch (chance .20)",
-    # A constant rate leaves 2 % of the labels unfitted after 55 epochs.
+    # A constant rate leaves 2% of the labels unfitted after 55 epochs.
     _SMALL | {"model": "vgg16_bn"},
   ),
   "tiny_vgg16": Preset(
@@ -179,7 +179,7 @@ PRESETS = {
     "model_size",
     "ResNet-18 of 4 to 64 channels on CIFAR-100, a tenth of the labels"
     " permuted, five seeds: figures 4C-E; the paper's test accuracy dips from"
-    " 51 to 48 % at 14 channels",
+    " 51 to 48% at 14 channels",
     {"dataset": "cifar100", "model": "resnet18", "permuted_fraction": 0.1},
   ),
 }

@@ -91,7 +91,7 @@ def make_rewinds(network: models.Network, config: RewindConfig) -> list[Rewind]:
   for name in config.layers:
     if name not in layers:
       raise ValueError(
-        f"{name!r} is no layer of {network.name} with something to rewind;"
+        f"{name!r} is not a layer of {network.name} with something to rewind;"
         f" there are {', '.join(layers)}."
       )
   _, statistics = network.split(network.abstract_state)

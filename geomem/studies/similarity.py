@@ -114,7 +114,7 @@ class Similarity(OfRun):
     known = list(trained.seeds[0].manifolds)
     if config.subset not in known:
       raise ValueError(
-        f"{config.subset!r} is no subset; choose from {', '.join(known)}."
+        f"{config.subset!r} is not a subset; choose from {', '.join(known)}."
       )
     self.other = None
     if config.other:

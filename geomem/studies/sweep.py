@@ -45,7 +45,7 @@ def make_axes(axes: dict[str, Any]) -> dict[str, tuple]:
   """Returns the values of each swept field as a tuple.
 
   Raises:
-    ValueError: there is no field, or no sequence of values for a field.
+    ValueError: there is no field, or a field has no sequence of values.
   """
   made = {field: sequence(field, values) for field, values in axes.items()}
   empty = [field for field, values in made.items() if not values]
@@ -135,7 +135,7 @@ class Sweep(NamedTuple):
     match = re.fullmatch(r"(\d+)/(\d+)", self.share)
     if not match or not int(match[1]) < int(match[2]):
       raise ValueError(
-        f"--cell={self.share} is no share; i/n gives the i-th of n processes"
+        f"--cell={self.share} is not a share; i/n gives the i-th of n processes"
         " its part of the cells, i from 0 to n - 1."
       )
     return cells[int(match[1]) :: int(match[2])]

@@ -186,8 +186,8 @@ def _config_of(path: pathlib.Path, fields: dict[str, Any]) -> ExperimentConfig:
   kind = fields.pop("experiment", None)
   if kind != "memorization":
     raise runs.RunError(
-      f"{path} holds no run of experiments.memorization; its config has the"
-      f" fields {sorted(fields)}."
+      f"{path} does not hold a run of memorization; its config has the fields"
+      f" {sorted(fields)}."
     )
   try:
     return ExperimentConfig.from_dict(fields)

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -64,7 +63,7 @@ def plot_truncation(rows: runs.Rows):
   truncated = _of_all_seeds(truncated)
   untruncated = rows.at("last").where("accuracy", kept=None)
   layers = truncated.layers
-  colors = matplotlib.colormaps["viridis"](np.linspace(0, 0.93, len(layers)))
+  colors = style.shades(len(layers))
   for subset, ax in zip(("test", "permuted"), axes, strict=True):
     for (index, layer), color in zip(layers.items(), colors, strict=True):
       of_layer = truncated.where(subset=subset, layer_index=index)

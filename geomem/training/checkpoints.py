@@ -89,7 +89,7 @@ class Checkpoints:
       DiskError: writing fails, as on a full disk; earlier epochs stay intact.
       CheckpointError: a later epoch is already saved.
     """
-    epoch = operator.index(epoch)  # NumPy's integers are no int to Orbax.
+    epoch = operator.index(epoch)  # Orbax refuses NumPy's integers.
     if epoch in self.epochs:
       return
     sums = {path: disk.checksum(leaf) for path, leaf in _by_path(tree).items()}
@@ -222,7 +222,7 @@ class Checkpoints:
 
   def _read(self, epoch: SupportsIndex, read: Callable[[int], Any]) -> Any:
     """Calls `read` and converts its errors to `CheckpointError`."""
-    epoch = operator.index(epoch)  # NumPy's integers are no int to Orbax.
+    epoch = operator.index(epoch)  # Orbax refuses NumPy's integers.
     if epoch not in self.epochs:
       raise CheckpointError(
         f"There is no checkpoint of epoch {epoch} in {self.directory}; the"

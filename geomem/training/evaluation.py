@@ -89,7 +89,7 @@ def _statistics(logits, labels) -> dict[str, Array]:
   other_sum = jnp.where(is_other, jnp.exp(z - m[:, None]), 0).sum(axis=1)
   losses = m + jnp.log1p(jnp.expm1(-m) + other_sum)
   hits = (logits.argmax(axis=1) == labels).sum()
-  # The largest of several values with NaN is no decision.
+  # The largest of several values with NaN is not a decision.
   known = jnp.isfinite(logits).all()
   return {
     "hits": hits,

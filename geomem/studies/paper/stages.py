@@ -155,7 +155,7 @@ def choose(only: Sequence[str] = ()) -> list[PaperStage]:
   unknown = [name for name in only if name not in known]
   if unknown:
     raise ValueError(
-      f"--only={','.join(only)} names {unknown[0]!r}, which is no figure;"
+      f"--only={','.join(only)} names {unknown[0]!r}, which is not a figure;"
       f" choose from {', '.join(known)}."
     )
   chosen = [s for s in STAGES if not only or set(only) & set(s.names)]

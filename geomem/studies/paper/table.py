@@ -14,8 +14,8 @@ _CAPTION = """\
 Ours is the mean over seeds ± their standard deviation. Verdicts follow rules
 that were fixed in advance; see docs/reproduction.md."""
 _OTHER = """
-The data are not the paper's: its numbers are there to be read, not to be met,
-and T3, which compares them, is left out."""
+The data are not the paper's: its numbers are listed for reference, not as
+targets, and T3, which compares them, is left out."""
 
 
 def _cells(row: runs.Row) -> tuple[str, ...]:
