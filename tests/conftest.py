@@ -22,7 +22,7 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # Most of the suite's time is compilation. XLA's older emitters, without costly
 # optimizations, take less than half of it, and change the last digits only. A
 # version that does not know these flags would refuse them.
-if importlib.metadata.version("jaxlib").startswith(("0.7.2", "0.10.")):
+if importlib.metadata.version("jaxlib").startswith("0.10."):
   os.environ.setdefault(
     "XLA_FLAGS",
     "--xla_cpu_use_fusion_emitters=false --xla_backend_optimization_level=0"
