@@ -157,3 +157,56 @@ def test_noise_that_is_rounding_has_no_ratio_and_no_error():
         assert ratio == pytest.approx(1, rel=0.01)
       else:
         assert np.isnan(found[name])
+
+
+def near_pairs(sep, sizes=(20, 20, 20, 20)):
+  """Manifolds that are nearer to one other than to all else, apart by `sep`."""
+  rng = np.random.default_rng(0)
+  centers = np.array([1, 1, -1, -1])[:, None] * np.eye(30)[0]
+  centers = centers + sep * np.linalg.qr(rng.normal(size=(30, 4)))[0].T
+  noise = 0.1 * sep * rng.normal(size=(4, max(sizes), 30)) / 30**0.5
+  points = (centers[:, None] + noise).astype(np.float32)
+  return [x[:size] for x, size in zip(points, sizes, strict=True)]
+
+
+def test_neighbours_are_right_far_below_the_rounding_of_products():
+  """Down to the digits of the points, and missing where those are lost."""
+  expected = found_of("neighbors", near_pairs(1.0))["twonn_dimension"]
+  for sep in (1e-3, 1e-4):
+    found = found_of("neighbors", near_pairs(sep))
+    assert found["knn_accuracy"] == 1
+    assert found["twonn_dimension"] == pytest.approx(expected, rel=0.02)
+  # Manifolds are points, and are told apart, until all is lost.
+  assert found_of("neighbors", near_pairs(1e-5))["knn_accuracy"] == 1
+  lost = found_of("neighbors", [1e3 + x for x in near_pairs(3e-5)])
+  assert np.isnan([*lost.values()]).all()
+
+
+def test_one_far_point_is_the_only_one_that_errs():
+  points = np.stack(near_pairs(1.0))
+  points[0, 0] += 1e6 * (points[3].mean(axis=0) - points[0, 0])
+  found = found_of("neighbors", points)
+  assert found["knn_accuracy"] == pytest.approx(1 - 1 / 80)
+  points[0, 0] += 1e12
+  assert np.isnan(found_of("neighbors", points)["knn_accuracy"])
+  # Of points that coincide, too few to decide the others' votes.
+  points = np.stack(near_pairs(1.0))
+  points[0, :4] = points[1, 0]
+  assert found_of("neighbors", points)["knn_accuracy"] == pytest.approx(0.95)
+
+
+@pytest.mark.parametrize("sep", [1e-2, 1e-3, 3e-4, 1e-4])
+def test_centres_that_are_near_each_other_are_right_or_missing(sep):
+  points = np.stack(near_pairs(sep)).astype(float)
+  centers = points.mean(axis=1)
+  v = ((points - centers[:, None]) ** 2).sum(axis=2).mean(axis=1)
+  pairs = [(a, b) for a in range(4) for b in range(a)]
+  expected = [
+    (v[a] + v[b]) / 2 / ((centers[a] - centers[b]) ** 2).sum() for a, b in pairs
+  ]
+  found = numbers_of("collapse", geometry.gram_statistics(points))
+  if sep == 1e-2:
+    assert found["cdnv"] == pytest.approx(np.mean(expected), rel=0.02)
+    assert found["ncm_accuracy"] == 1
+  else:
+    assert np.isnan([found["cdnv"], found["ncm_accuracy"]]).all()

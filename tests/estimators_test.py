@@ -171,3 +171,21 @@ def test_what_goes_along_with_nothing_is_left_alone():
   found, plain = mean_over_probes(x, controls), mean_over_probes(x)
   assert (np.abs(found[0] - plain[0]) < plain[1]).all()
   assert (np.asarray(found[1]) <= np.asarray(plain[1])).all()
+
+
+@pytest.mark.parametrize("count", [48, 100])
+def test_intervals_hold_where_controls_explain_nearly_all(count):
+  """Of segments, whose mean force is known, as others' intervals do."""
+  R, groups = 1.3, 2000
+  frame = jnp.array([[R, 1], [-R, 1]])
+  probes = jax.random.normal(jax.random.key(0), (groups * count, 2))
+  force = geometry.anchors(frame, probes).force
+  controls = control_variates(frame, probes, jnp.float32(1), 0.0)
+  mean, error = jax.vmap(mean_over_probes)(
+    force.reshape(groups, count, 1), controls.reshape(groups, count, -1)
+  )
+  exact = 0.5 + 2 / np.pi * np.arctan(R)
+  plain = np.std(force) / np.sqrt(count)
+  assert np.std(mean) < plain / 4
+  held = np.abs(mean - exact) < 1.96 * error
+  assert 0.915 < held.mean() < 0.97

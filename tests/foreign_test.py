@@ -227,3 +227,69 @@ def test_labels_that_do_not_fit_are_refused(shape, labels, per_class, sentence):
     geometry.manifolds(
       np.zeros(shape), labels, per_class=per_class, key=jax.random.key(0)
     )
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, np.int8, "int4"])
+def test_programmes_take_any_real_type(dtype):
+  S = np.array([[1, 0, 1], [-1, 1, 1], [0, -2, 1]])
+  t = np.array([[2, 0, -1], [1, 1, 1], [0, -2, 0]])
+
+  def solutions(to):
+    frame, probes = to(S), to(t)
+    G, b = to(S @ S.T), to(1 - t @ S.T)
+    solver = geometry.NonnegativeQP()
+    return (
+      geometry.anchors(frame, probes, 1).lam,
+      geometry.ellipsoid_anchors(jnp.array([1.0, 2]), probes, 1).force,
+      geometry.solve_nonnegative_qp(G[None], b[None]).lam,
+      geometry.solve_signed_qp(G, b, to(np.ones((3, 3)))).lam,
+      solver.run(None, G, b[1]).params,
+    )
+
+  floats = solutions(lambda x: jnp.asarray(x, jnp.float32))
+  if dtype == "int4":  # Which JAX promotes to no other type.
+    points = jnp.asarray(S[None] + [[[0]], [[3]]])
+    expected, found = (
+      geometry.gram_statistics(points.astype(kind)).within
+      for kind in ("float32", dtype)
+    )
+    np.testing.assert_array_equal(found, expected)
+    return
+  for found, expected in zip(
+    solutions(lambda x: jnp.asarray(x).astype(dtype)), floats, strict=True
+  ):
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_statistics_of_another_precision_are_taken_silently():
+  points = np.random.default_rng(0).normal(size=(3, 5, 20))
+  stats = geometry.gram_statistics(points)
+  with jax.enable_x64(True):
+    wide = geometry.gram_statistics(points)
+  assert wide.within.dtype == np.float64
+  found, expected = (
+    geometry.manifold_geometry(jax.random.key(0), x, num_probes=10)
+    for x in (wide, stats)
+  )
+  np.testing.assert_allclose(found.capacity, expected.capacity, rtol=1e-5)
+
+
+def test_results_compare_and_show_their_means():
+  points = np.random.default_rng(0).normal(size=(3, 5, 20))
+  found = geometry.manifold_geometry(jax.random.key(0), points, num_probes=10)
+  again = geometry.manifold_geometry(jax.random.key(0), points, num_probes=10)
+  assert found not in [again]
+  assert hash(found)
+  mean = float(found.mean_capacity)
+  assert f"capacity {mean:.4f}".rstrip("0") in repr(found)
+  assert len(repr(found)) < 100
+
+
+def test_only_public_names_are_listed():
+  assert dir(geometry) == sorted(geometry.__all__)
+
+
+def test_a_tuple_of_layers_is_refused_by_name():
+  layers = tuple(np.zeros((3, 30, 7, 4)))
+  with pytest.raises(ValueError, match="one layer at a time"):
+    geometry.manifolds(layers, np.arange(30) % 3, key=jax.random.key(0))

@@ -81,6 +81,11 @@ def __getattr__(name: str):
   raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+  """Lists the public names, and not the modules behind them."""
+  return sorted(__all__)
+
+
 __all__ = [
   "LABELLINGS",
   "METHODS",

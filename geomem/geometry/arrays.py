@@ -79,10 +79,11 @@ def is_real(dtype, *, booleans: bool = False) -> bool:
 
 
 def as_reals(array: jax.Array | np.ndarray, given: Any):
-  """Returns an array of real numbers, in a type that JAX has.
+  """Returns an array of real numbers, in a type that JAX computes with.
 
-  Bytes in another machine's order are swapped, and extended precision becomes
-  float64. The error names what the user gave for the array.
+  Bytes in another machine's order are swapped, extended precision becomes
+  float64, and floats of eight bits and integers of four become float32. The
+  error names what the user gave for the array.
   """
   dtype = array.dtype
   if not is_real(dtype, booleans=True):
@@ -94,6 +95,8 @@ def as_reals(array: jax.Array | np.ndarray, given: Any):
   if np.issubdtype(dtype, np.longdouble):
     with np.errstate(over="ignore"):
       return array.astype(np.float64)
+  if dtype.kind == "V" and dtype.itemsize == 1:
+    return array.astype(np.float32)
   return array if dtype.isnative else array.astype(dtype.newbyteorder("="))
 
 

@@ -11,7 +11,7 @@ from geomem.geometry.arrays import DLPackArray, as_array
 
 
 def manifolds(
-  points: Shaped[Array | np.ndarray, "n ..."] | DLPackArray,
+  points: Shaped[Array | np.ndarray, "n ..."] | list | tuple | DLPackArray,
   labels: Shaped[Array | np.ndarray, " n"] | list | tuple | DLPackArray,
   *,
   per_class: int | None = None,
@@ -41,14 +41,16 @@ def manifolds(
       examples.
   """
   checks.key(key)
-  points, labels = as_array(points), as_array(labels)
+  given, points, labels = points, as_array(points), as_array(labels)
   checks.known("The draw of manifolds by labels and key", labels, key)
   labels = _on_host(labels)
   if labels.ndim != 1 or points.ndim < 2 or len(labels) != len(points):
+    several = isinstance(given, list | tuple)
+    hint = " Give one layer at a time, not a list of them." if several else ""
     raise ValueError(
       f"The points have shape {tuple(points.shape)} and the labels"
       f" {labels.shape}; [n, ...] and [n] were expected: an example in each"
-      " row, and one label for each."
+      f" row, and one label for each.{hint}"
     )
   if labels.dtype.kind not in "biuSU" or 0 in points.shape:
     raise ValueError(

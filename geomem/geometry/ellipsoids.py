@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 from geomem.geometry import checks
 from geomem.geometry.estimators import dimension_of
 from geomem.geometry.linalg import NO_SECOND, no_derivative
+from geomem.geometry.points import in_floats
 
 _NUM_BISECTIONS = 50
 
@@ -133,7 +134,7 @@ def _anchor(axes: Array, t: Array) -> tuple[Array, Array, Array]:
 @jax.jit
 def ellipsoid_anchors(
   axes: Shaped[ArrayLike, "..."] | Sequence,
-  probes: Float[Array, "T D1"],
+  probes: Shaped[ArrayLike, "T D1"],
   kappa: ArrayLike = 0.0,
 ) -> EllipsoidAnchors:
   """Computes anchor points of a solid ellipsoid; differentiable.
@@ -148,6 +149,7 @@ def ellipsoid_anchors(
   Raises:
     ValueError: the shapes do not fit.
   """
+  (probes,) = in_floats(probes=probes)
   axes = jnp.asarray(axes, probes.dtype)
   if axes.shape != (probes.shape[-1] - 1,):
     raise ValueError(

@@ -23,6 +23,11 @@ from geomem.geometry.linalg import matmul
 _PROBES_A_CONTROL = 16
 # With fewer controls than this, error bars are better without any.
 _FEWEST_CONTROLS = 3
+# Probes of each half that tell nothing of the error: coefficients err, and what
+# controls do not explain has heavy tails, which few probes miss. Measured: with
+# 48 to 300 probes, 95 % intervals then hold in 92 to 97 % of cases, as without
+# controls in 91 to 96, for segments, clouds and balls; with 0, from 86 % on.
+_UNTOLD = 7
 
 
 def control_variates(
@@ -116,7 +121,9 @@ def mean_over_probes(
   count = 0 if controls is None else len(x) // _PROBES_A_CONTROL
   if count < _FEWEST_CONTROLS:
     return plain
-  reduced = _mean_and_error(_less_controls(x, controls[:, :count]))
+  mean, error = _mean_and_error(_less_controls(x, controls[:, :count]))
+  half = len(x) // 2
+  reduced = mean, error * (half / (half - _UNTOLD))
   negative = (x.min(axis=0) >= 0) & (reduced[0] <= 0)
   use = (reduced[1] < plain[1]) & ~negative
   return tuple(

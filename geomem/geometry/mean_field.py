@@ -10,8 +10,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from geomem.geometry import checks
 from geomem.geometry.centers import (
   SharedDirections,
   center_correlation,
@@ -24,6 +27,7 @@ from geomem.geometry.estimators import (
 )
 from geomem.geometry.frames import make_frames, relative_grams
 from geomem.geometry.linalg import einsum, matmul, one_by_one
+from geomem.geometry.points import in_floats
 from geomem.geometry.qp import solve_nonnegative_qp
 from geomem.geometry.qp.nonnegative import least_force
 
@@ -85,9 +89,9 @@ def _anchors(frames, probes, kappa, mask) -> Anchors:
 
 @jax.jit
 def anchors(
-  frame: Float[Array, "M D1"],
-  probes: Float[Array, "T D1"],
-  kappa: float | Float[Array, ""] = 0.0,
+  frame: Shaped[Array | np.ndarray, "M D1"],
+  probes: Shaped[Array | np.ndarray, "T D1"],
+  kappa: ArrayLike = 0.0,
 ) -> Anchors:
   """Computes anchor points of one manifold, for given probes.
 
@@ -100,13 +104,15 @@ def anchors(
 
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section IV.
   """
+  frame, probes = in_floats(frame=frame, probes=probes)
+  kappa = jnp.asarray(kappa, frame.dtype)
   mask = jnp.ones((1, len(frame)), bool)
   result = _anchors(frame[None], probes[None], kappa, mask)
   return jax.tree.map(lambda x: x[0], result)
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class ManifoldGeometry:
   """The geometry of P manifolds; `_stderr` are standard errors over probes.
 
@@ -117,7 +123,8 @@ class ManifoldGeometry:
 
   Attributes:
     capacity: α_M of each manifold; infinite where no probe needs a constraint,
-      as at margins far below zero.
+      as at margins far below zero. `mean_capacity` is one number for all of
+      them, as are `mean_radius` and `mean_dimension`.
     radius: R_M, in units of the centre's norm.
     radius_stderr: by the jackknife; NaN for fewer than three probes.
     dimension: D_M.
@@ -152,6 +159,20 @@ class ManifoldGeometry:
   converged: Bool[Array, "*b P"]
   residual: Float[Array, "*b P"]
   rounding: Float[Array, "*b P"]
+
+  def __repr__(self) -> str:
+    """Shows the means alone; `dataclasses.asdict` gives every number."""
+    names = ("capacity", "radius", "dimension")
+    given = [getattr(self, name) for name in names]
+    if not all(isinstance(x, jax.Array | np.ndarray) for x in given):
+      return object.__repr__(self)  # Of a tree with other leaves.
+    values = {name: getattr(self, f"mean_{name}") for name in names}
+    values |= {"converged": self.converged.mean(axis=-1)}
+    if checks.is_traced(values):
+      return object.__repr__(self)
+    rounded = {k: np.asarray(x, float).round(4) for k, x in values.items()}
+    shown = ", ".join(f"{name} {x}" for name, x in rounded.items())
+    return f"ManifoldGeometry(means: {shown})"
 
   @property
   def mean_capacity(self) -> Float[Array, "*b"]:

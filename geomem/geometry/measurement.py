@@ -4,6 +4,7 @@ import functools
 import math
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -59,6 +60,10 @@ def manifold_geometry(
     reduce_variance: whether functions of the probes with known means reduce
       the error of the mean, from 48 probes on; unbiased either way.
 
+  Call it outside jit, unless you differentiate it or make it part of a larger
+  program: it compiles in four parts, of which other points, probes or options
+  recompile only some, and jit makes one of them that takes longer to compile.
+
   Differentiable in the points and in κ, in both modes and at any order.
   Derivatives hold the removed directions fixed, as combinations of the centres:
   where K > 0 they leave out how the search follows the points, and differences
@@ -88,6 +93,10 @@ def manifold_geometry(
       "A mask was given with Gram statistics, which have their own; give it to"
       " gram_statistics."
     )
+  # Statistics may come from where double precision was enabled.
+  points = jax.tree.map(
+    lambda x: jnp.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype)), points
+  )
   options = {"centers": centers, "padded": padded}
   options["reduce_variance"] = reduce_variance
   check_options(points.centers.shape[-1], num_probes=num_probes, **options)

@@ -164,6 +164,18 @@ def float_type(points: Array | np.ndarray):
   return jnp.promote_types(points.dtype, jnp.float32)
 
 
+def in_floats(**arrays: Shaped[Array | np.ndarray, "..."]) -> list[Array]:
+  """Returns arrays in one type of floats, in single precision at least.
+
+  Raises:
+    ValueError: an array has no real numbers; it is named.
+  """
+  for name, array in arrays.items():
+    checks.reals(name, array, scalar=False)
+  dtype = jnp.result_type(*map(float_type, arrays.values()))
+  return [jnp.asarray(array, dtype) for array in arrays.values()]
+
+
 def as_floats(
   points: Shaped[Array, "P M N"], mask: Bool[Array, "P M"]
 ) -> Array:

@@ -29,7 +29,7 @@ from geomem.geometry.statistics import (
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class PointProducts:
   """Inner products of n = P M points z, about their mean m and about 0.
 

@@ -28,7 +28,7 @@ OF_NOTHING = -2000
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class GramStatistics:
   """Inner products of P manifolds of M points, about the mean of all points.
 

@@ -32,6 +32,12 @@ METRICS = {
   for metric in measure.metrics
 }
 
+
+def __dir__() -> list[str]:
+  """Lists the public names, and not the modules behind them."""
+  return sorted(__all__)
+
+
 __all__ = [
   "MEASURES",
   "METRICS",

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from geomem import measures, models, parallel, runs
 from geomem.geometry.linalg import einsum, matmul
-from geomem.measures.neighbors import neighbor_distances, voted_manifold
+from geomem.measures.neighbors import vote_of_neighbors
 from geomem.plots import figures, style
 from geomem.studies.experiment import Seed, manifold_images, measuring_forward
 from geomem.studies.fields import Fields
@@ -114,7 +114,7 @@ class Readout(OfRun):
     for index, (layer, stats) in enumerate(results):
       for i, subset in enumerate(images):
         products = jax.tree.map(lambda x, i=i: x[i], stats["points"])
-        votes = parallel.fetch(_votes(products))
+        votes = parallel.fetch(jax.jit(vote_of_neighbors)(products)[0])
         # The depth is one past the last layer whose vote disagrees. Where that
         # layer may be one without votes, it is unknown.
         depth = np.where(votes < 0, np.nan, index + 1)
@@ -224,17 +224,6 @@ class Readout(OfRun):
             f"  {metric:18}" + "".join(f"{value:12.3f}" for value in means)
           )
     return "\n".join(lines)
-
-
-@jax.jit
-def _votes(products) -> Array:
-  """Returns the manifold that each point's nearest neighbours vote for.
-
-  It is -1 without votes, as where all points coincide.
-  """
-  distances, places = neighbor_distances(products)
-  votes = voted_manifold(distances, places, products.mask)
-  return jnp.where(products.has_spread, votes, -1)
 
 
 def _readout_weights(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from geomem.geometry.linalg import matmul
+from geomem.geometry.points import in_floats
 from geomem.geometry.qp import projected_cg
 from geomem.geometry.qp.lockstep import scales
 
@@ -64,11 +65,11 @@ class NonnegativeQP(IterativeSolver):
     error = projected_cg.error(lane)
     return OptStep(lane.lam / g, QPState(state.iter_num + 1, error, lane))
 
-  def run(self, init_params, *args, **kwargs) -> OptStep:
+  def run(self, init_params, G, b) -> OptStep:
     """Solves from `init_params`, or from λ = 0 if that is None."""
-    if init_params is None:
-      init_params = jnp.zeros_like(args[1])
-    return super().run(init_params, *args, **kwargs)
+    G, b = in_floats(G=G, b=b)
+    start = jnp.zeros_like(b) if init_params is None else init_params
+    return super().run(start, G, b)
 
   def optimality_fun(self, params, G, b) -> Float[Array, " M"]:
     """Returns λ − max(λ + b − Gλ, 0), which is zero at the solution."""

@@ -14,9 +14,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from geomem.geometry.linalg import NO_SECOND, einsum, no_derivative, one_by_one
+from geomem.geometry.points import in_floats
 from geomem.geometry.qp.active_set import violation
 from geomem.geometry.qp.lockstep import scales, solve_in_chunks
 
@@ -147,8 +148,8 @@ def _least_force_jvp(primals, tangents):
 
 @functools.partial(jax.jit, static_argnames=("maxiter", "tol", "method"))
 def solve_nonnegative_qp(
-  G: Float[Array, "P M M"],
-  b: Float[Array, "P T M"],
+  G: Shaped[Array | np.ndarray, "P M M"],
+  b: Shaped[Array | np.ndarray, "P T M"],
   *,
   tol: float | None = None,
   maxiter: int = 500,
@@ -175,12 +176,13 @@ def solve_nonnegative_qp(
     The solutions; see `QPSolution`.
 
   Raises:
-    ValueError: the method is unknown.
+    ValueError: the method is unknown, or values are not real.
   """
   if method not in METHODS:
     raise ValueError(
       f"method {method!r} is not known; choose one of {', '.join(METHODS)}."
     )
+  G, b = in_floats(G=G, b=b)
   tol = default_tolerance(b.dtype) if tol is None else tol
   lam, num_iters = METHODS[method](G, b, jnp.int32(maxiter))
   residual = kkt_residual(*jax.lax.stop_gradient((G, b, lam)))

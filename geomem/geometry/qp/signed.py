@@ -4,10 +4,12 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 from geomem.geometry.double import in_double
 from geomem.geometry.linalg import matmul
+from geomem.geometry.points import in_floats
 from geomem.geometry.qp.active_set import finish, violation
 from geomem.geometry.qp.growing_set import solve_on_growing_set, solved, value
 from geomem.geometry.qp.lockstep import iterate_in_blocks, scales
@@ -91,9 +93,9 @@ solve_signed.defvjp(_forward, _backward)
 
 @functools.partial(jax.jit, static_argnames=("maxiter", "tol"))
 def solve_signed_qp(
-  G: Float[Array, "M M"],
-  b: Float[Array, "T M"],
-  signs: Float[Array, "T M"],
+  G: Shaped[Array | np.ndarray, "M M"],
+  b: Shaped[Array | np.ndarray, "T M"],
+  signs: Shaped[Array | np.ndarray, "T M"],
   *,
   tol: float | None = None,
   maxiter: int = 2000,
@@ -121,13 +123,15 @@ def solve_signed_qp(
     from the violated conditions, is within `tol`, and signs are ±1.
 
   Raises:
-    ValueError: b and signs differ in their shapes, or G does not fit them.
+    ValueError: b and signs differ in their shapes, G does not fit them, or
+      values are not real.
   """
   if b.ndim != 2 or signs.shape != b.shape or G.shape != 2 * b.shape[1:]:
     raise ValueError(
       f"G, b and signs of shapes {G.shape}, {b.shape} and {signs.shape} were"
       " given; [M, M], [T, M] and [T, M] were expected."
     )
+  G, b, signs = in_floats(G=G, b=b, signs=signs)
   tol = default_error(b.dtype) if tol is None else tol
 
   def solve(floats, _):
