@@ -261,6 +261,46 @@ def test_directions_are_at_their_minimum_whatever_rounding_does():
   np.testing.assert_allclose(found.capacity, turned.capacity, rtol=5e-3)
 
 
+def nearly_tied():
+  """Three sets of ten centres, two K of which leave nearly equal correlations.
+
+  Directions that are 1e-4 above their minimum order them by chance.
+  """
+  for seed, rectified in ((8, False), (4, True), (5, True)):
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(size=(10, 40))
+    if rectified:
+      shift = rng.normal(size=40)
+      shared = rng.normal(size=(10, 2)) @ rng.normal(size=(2, 40))
+      yield np.maximum(noise + shift + shared, 0)
+    else:
+      yield noise + sum(
+        strength * rng.normal(size=(10, 1)) * rng.normal(size=40)
+        for strength in (1.5, 1)
+      )
+
+
+def test_rounding_key_and_program_do_not_choose_the_number_of_directions():
+  """One set by itself, and it and others with errors of 1e-7 in one program."""
+  grams = [gram_of(centers, np.float32) for centers in nearly_tied()]
+  noise = np.random.default_rng(0).normal(size=(4, 10, 10))
+  batch = np.stack([g * (1 + 1e-7 * (e + e.T)) for g in grams for e in noise])
+  keys = jax.random.split(KEY, len(batch))
+  together = jax.jit(jax.vmap(geometry.shared_directions))(
+    keys, jnp.asarray(batch, jnp.float32)
+  )
+  ranks = np.asarray(together.rank).reshape(3, 4)
+  found = np.asarray(together.correlations)[np.arange(12), ranks.ravel()]
+  for gram, K, correlations in zip(
+    grams, ranks, found.reshape(3, 4), strict=True
+  ):
+    alone = find(jnp.asarray(gram))
+    assert K.tolist() == [int(alone.rank)] * 4
+    np.testing.assert_allclose(
+      correlations, alone.correlations[alone.rank], rtol=2e-3
+    )
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_what_is_removed_is_gone(dtype):
   """K directions of N features leave N − K axes, and none of rounding.

@@ -127,6 +127,83 @@ def test_one_hidden_layer_has_no_first_half():
   assert "was not measured in hidden layers" in found[0].sentence
 
 
+def with_removed(rows, ranks, left=0.5):
+  """Adds K by epoch and subset, and the share of a centre that is left."""
+  added = []
+  for row in rows.where("capacity"):
+    K = ranks.get((row["epoch"], row["subset"]), 1)
+    added += [
+      row | {"metric": "rank", "value": K},
+      row | {"metric": "center_left", "value": left},
+    ]
+  return runs.Rows([*rows, *added])
+
+
+def apart_at_best():
+  """Returns rows in which restored capacity is 34 % below test in one layer."""
+  changed = {w: {s: list(v) for s, v in by.items()} for w, by in PAPER.items()}
+  changed["best"]["restored"][4] = PAPER["best"]["test"][4] * 0.66
+  return rows_of(changed)
+
+
+def test_f31_cannot_fail_by_what_was_removed():
+  rows = apart_at_best()
+  cases = [
+    (rows, False),  # K is not recorded.
+    (with_removed(rows, {}), False),
+    (with_removed(rows, {(40, "restored"): 2}), None),
+    (with_removed(rows, {(1000, "restored"): 2}), False),
+    (with_removed(rows, {}, left=0.01), None),
+    (with_removed(rows_of(PAPER), {(40, "restored"): 2}), True),
+  ]
+  for of_case, holds in cases:
+    found = find(of_case)[0]
+    assert found.holds is holds
+    assert ("numbers of shared directions" in found.sentence) == (holds is None)
+  # The same K over all seeds is not the same K in each.
+  other = apart_at_best()
+  for row in other:
+    row["seed"] = 1
+  both = [
+    *with_removed(rows, {(40, "restored"): 0, (40, "test"): 2}),
+    *with_removed(other, {(40, "restored"): 2, (40, "test"): 0}),
+  ]
+  assert find(runs.Rows(both))[0].holds is None
+  # Memorized already, whatever was removed.
+  memorized = runs.Rows(
+    row | {"value": 0.06}
+    if row["metric"] == "capacity" and row["subset"] == "permuted"
+    else row
+    for row in rows
+  )
+  found = find(with_removed(memorized, {(40, "restored"): 2}))
+  assert found[0].holds is False
+
+
+def test_capacities_with_different_k_are_said_not_to_be_comparable():
+  rows = rows_of(PAPER)
+  differ = with_removed(rows, {(40, "permuted"): 3, (1000, "test"): 0})
+  (told,) = Memorization.findings({}, differ)[5:]
+  assert "K is 1-3 at the best, 0-1 at the last epoch" in told
+  assert "--centers=3" in told
+  by_epoch = {(1000, s): 2 for s in PAPER["last"]}
+  (told,) = Memorization.findings({}, with_removed(rows, by_epoch))[5:]
+  assert "K is 1 at the best, 2 at the last epoch" in told
+  # Where K agrees, is not recorded, or was asked for, nothing is said.
+  for same in (rows, with_removed(rows, {})):
+    assert len(Memorization.findings({}, same)) == 5
+  for centers in ("none", "2"):
+    config = {"measure": {"centers": centers}}
+    assert len(Memorization.findings(config, differ)) == 5
+  lines = Memorization.table(differ).splitlines()
+  assert lines[0].endswith("dimension     K   (layer layer7)")
+  assert [line[-2:] for line in lines[1:]] == [
+    *(" 1", " 3", " 1", " 1"),
+    *(" 1", " 1", " 1", " 0"),
+  ]
+  assert Memorization.table(rows).splitlines()[1].endswith("34.60")
+
+
 @pytest.mark.parametrize("value", [math.nan, None])
 @pytest.mark.parametrize(
   ("which", "metric", "layer", "told"),

@@ -21,6 +21,8 @@ metric: twenty evaluations then achieve what takes hundreds without it.
 Minima of the cost are flat: directions whose cost is 1e-4 from its minimum may
 have capacities that are 2 % off, and depend on rounding. The descent of the
 chosen directions therefore continues until no step gains more than rounding.
+Their correlation is up to 2 % off, too, which may be more than two K differ by,
+so the two K of least correlation descend further before one is chosen.
 """
 
 import functools
@@ -35,6 +37,10 @@ from geomem.geometry.linalg import matmul
 
 _POLISH_TOLERANCE = 1e-9
 _POLISH_EVALUATIONS = 400
+# Evaluations before the choice of K, for a K whose correlation is at most this
+# many times the least.
+_TRIAL_EVALUATIONS = 100
+_CLOSE = 1.03
 # Arrays grow with K by this factor, because every size is a separate program.
 _WIDER = 4
 # Weight of −Σ log d_μ relative to f. Directions that remove nearly all of one
@@ -42,8 +48,6 @@ _WIDER = 4
 # anywhere. Among equal minima the barrier prefers those that leave more of
 # every centre; it costs less than .2 % of f.
 _BARRIER = 0.003
-# Chains whose f is this close to the least count as equal; see `_choose`.
-_EQUAL = 1e-3
 # A relative gain below this ends the descent for a K, before the polishing.
 _TOLERANCE = 1e-4
 _MAX_EVALUATIONS = 100
@@ -60,9 +64,12 @@ def _widths(largest: int) -> list[int]:
 
 
 def _polish(
-  V: Float[Array, "P ranks"], rank: Int[Array, ""], X: Float[Array, "P P"]
+  V: Float[Array, "P ranks"],
+  rank: Int[Array, ""],
+  X: Float[Array, "P P"],
+  max_evaluations: Int[Array, ""],
 ) -> Float[Array, "P ranks"]:
-  """Finishes the descent of K directions, in the smallest arrays that fit."""
+  """Continues the descent of K directions, in the smallest arrays that fit."""
   largest = V.shape[1]
 
   def descend(width, V):
@@ -71,7 +78,7 @@ def _polish(
       V[:, :width],
       jnp.arange(width) >= rank,
       tolerance=_POLISH_TOLERANCE,
-      max_evaluations=_POLISH_EVALUATIONS,
+      max_evaluations=max_evaluations,
     )
     return jnp.pad(V, ((0, 0), (0, largest - width)))
 
@@ -222,21 +229,21 @@ def _advance(key, chains: _Chains, k: Array, X: Array, norms: Array) -> _Chains:
   return jax.tree.map(lambda x: x[order], result._replace(objective=objective))
 
 
+class _Kept(NamedTuple):
+  """The directions of the K of least correlation so far, in no order."""
+
+  V: Float[Array, "kept P K"]
+  rank: Int[Array, " kept"]
+  correlation: Float[Array, " kept"]
+
+
 class _Progress(NamedTuple):
   k: Int[Array, ""]
   chains: _Chains
-  V_kept: Float[Array, "P K"]
-  best: Float[Array, ""]
+  kept: _Kept
   curves: Remainders
   leading: Float[Array, " ranks"]
   ended: Bool[Array, ""]
-
-
-def _choose(chains: Remainders, stable: bool) -> Array:
-  """Returns which chain's directions are taken for this K."""
-  equal = chains.cost <= (1 + _EQUAL) * chains.cost.min()
-  candidates = jnp.ones_like(equal) if stable else equal
-  return jnp.where(candidates, chains.left, -1).argmax()
 
 
 def _three_rises(correlations: Array, k: Array) -> Array:
@@ -269,17 +276,18 @@ def search(
     allowed: the largest K to try, with the static bound `largest`.
     largest: that bound.
     num_chains: number of chains.
-    keep: `least` keeps the K of least correlation, and ends after three rises
-      of the correlation in a row from K = 5 on; `last` keeps K = `allowed`.
+    keep: `least` chooses the K of least correlation, and ends after three rises
+      of the correlation in a row from K = 5 on; `last` takes K = `allowed`.
     stable: whether to take the chain that leaves most of every centre.
     with_leading: whether to compute the leading eigenvalues.
   """
-  state = _at_start(X, largest, num_chains)
+  num_kept = 2 if keep == "least" else 1
+  state = _at_start(X, largest, num_chains, num_kept)
 
   def step(state: _Progress) -> _Progress:
     k = state.k + 1
     chains = _advance(key, state.chains, k, X, norms)
-    chosen = _choose(chains.summary, stable)
+    chosen = chains.summary.left.argmax() if stable else 0
     V = chains.V[chosen]
     summary = jax.tree.map(lambda x: x[chosen], chains.summary)
     curves = jax.tree.map(
@@ -288,12 +296,18 @@ def search(
     leading = state.leading
     if with_leading:
       leading = leading.at[k - 1].set(_leading(V, X))
-    better = (summary.correlation < state.best) | (keep == "last")
+    worst = state.kept.correlation.argmax()
+    better = summary.correlation < state.kept.correlation[worst]
+    better |= keep == "last"
+    kept = jax.tree.map(
+      lambda old, new: old.at[worst].set(jnp.where(better, new, old[worst])),
+      state.kept,
+      _Kept(V, k, summary.correlation),
+    )
     return _Progress(
       k,
       chains,
-      jnp.where(better, V, state.V_kept),
-      jnp.minimum(summary.correlation, state.best),
+      kept,
       curves,
       leading,
       _three_rises(curves.correlation, k) & (keep == "least"),
@@ -305,22 +319,47 @@ def search(
     state = jax.lax.while_loop(
       lambda state, bound=bound: (state.k < bound) & ~state.ended, step, state
     )
-  rank = state.k
-  if keep == "least":
-    rank = jnp.where(state.k > 0, state.curves.correlation.argmin() + 1, 0)
-  V = _polish(state.V_kept, rank, X)
-  return SearchResult(V, rank.astype(jnp.int32), state.curves, state.leading)
+  return _decide(state, X, norms)
 
 
-def _at_start(X, largest: int, num_chains: int) -> _Progress:
+def _decide(state: _Progress, X: Array, norms: Array) -> SearchResult:
+  """Polishes what was kept a little, chooses K, and polishes it to the end."""
+  rank = state.kept.rank
+  last = len(rank) if len(rank) > 1 else 0
+
+  def step(i, carry):
+    V, curves, _ = carry
+    correlations = jnp.where(rank > 0, curves.correlation[rank - 1], jnp.inf)
+    chosen = jnp.where(i == last, correlations.argmin(), i).astype(jnp.int32)
+    close = correlations[chosen] <= _CLOSE * correlations.min()
+    trial = jnp.where(close, _TRIAL_EVALUATIONS, 0)
+    evaluations = jnp.where(i == last, _POLISH_EVALUATIONS, trial)
+    polished = _polish(V[chosen], rank[chosen], X, evaluations)
+    _, summary = summarize(polished, X, norms > 0)
+    place = jnp.where(rank[chosen] > 0, rank[chosen] - 1, len(curves.cost))
+    curves = jax.tree.map(
+      lambda curve, x: curve.at[place].set(x, mode="drop"), curves, summary
+    )
+    return V.at[chosen].set(polished), curves, chosen
+
+  V, curves, chosen = jax.lax.fori_loop(
+    0, last + 1, step, (state.kept.V, state.curves, jnp.int32(0))
+  )
+  return SearchResult(V[chosen], rank[chosen], curves, state.leading)
+
+
+def _at_start(X, largest: int, num_chains: int, num_kept: int) -> _Progress:
   """Returns the state of a search before its first direction."""
   zero, zeros = (jnp.zeros((n,), X.dtype) for n in (num_chains, largest))
   V = jnp.zeros((num_chains, len(X), 0), X.dtype)
   return _Progress(
     jnp.int32(0),
     _Chains(V, zero, Remainders(zero, zero, zero)),
-    jnp.zeros((len(X), 0), X.dtype),
-    jnp.asarray(jnp.inf, X.dtype),
+    _Kept(
+      jnp.zeros((num_kept, len(X), 0), X.dtype),
+      jnp.zeros(num_kept, jnp.int32),
+      jnp.full(num_kept, jnp.inf, X.dtype),
+    ),
     Remainders(zeros + jnp.inf, zeros + jnp.inf, zeros),
     zeros,
     jnp.bool_(False),
@@ -335,4 +374,5 @@ def _wider(state: _Progress, width: int) -> _Progress:
     return jnp.pad(V, [(0, 0)] * (V.ndim - 1) + [(0, missing)])
 
   chains = state.chains._replace(V=pad(state.chains.V))
-  return state._replace(chains=chains, V_kept=pad(state.V_kept))
+  kept = state.kept._replace(V=pad(state.kept.V))
+  return state._replace(chains=chains, kept=kept)

@@ -41,11 +41,6 @@ def _max_rank(num_manifolds: int) -> int:
   return max(0, num_manifolds - 3)
 
 
-def _argmin(curves: Remainders, leading):
-  del leading
-  return curves.correlation.argmin()
-
-
 def _elbow(curves: Remainders, leading):
   """Finds the K farthest below the line between the curve's ends."""
   del leading
@@ -76,7 +71,9 @@ def _null(curves: Remainders, leading):
   return jnp.where(independent.any(), independent.argmax(), least)
 
 
-RULES = {"low_rank": _argmin, "argmin": _argmin, "elbow": _elbow, "null": _null}
+# The rules that need the whole curve; the search itself chooses for the others.
+_ON_CURVES = {"elbow": _elbow, "null": _null}
+RULES = ("low_rank", "argmin", *_ON_CURVES)
 
 
 def check_centers(
@@ -249,8 +246,8 @@ def shared_directions(
       an integer is K, at most what the span of the centres allows; None is 0.
     num_starts: number of chains of directions; `num_chains(P)` by default.
     select: `stability` takes the start that leaves most of the centre that
-      loses most; `cost` takes the start of least cost, and applies the same
-      criterion to those whose costs are within .1 %.
+      loses most; `cost` takes the start of least cost, including a penalty of
+      less than .2 % on what centres lose.
 
   Raises:
     ValueError: the rule is not known, K is too large for P, or the centres are
@@ -323,17 +320,19 @@ def _found(rule: int | str, run, gram: Array, axes: _Axes) -> SharedDirections:
     lambda *x: jnp.concatenate(x), _without_removal(cosines), result.curves
   )
   rank, V = result.rank, result.V
-  if not fixed:
+  if rule in _ON_CURVES:
     leading = None
     if rule == "null":
       start = jnp.linalg.eigvalsh(cosines)[-1:]
       leading = jnp.concatenate([start, result.leading])
-    rank = RULES[rule](curves, leading).astype(jnp.int32)
-    if RULES[rule] is not _argmin:
-      # Only the whole curve decides on K, so the search is repeated up to it.
-      V = run(rank, keep="last").V
+    rank = _ON_CURVES[rule](curves, leading).astype(jnp.int32)
+    # The search is repeated up to this K.
+    V = run(rank, keep="last").V
+  elif not fixed:
+    fewer = curves.correlation[rank] < curves.correlation[0]
+    rank = jnp.where(fewer, rank, 0)
   V = jnp.where(rank > 0, V, 0)
-  # The curves predate the polishing of the directions of the chosen K.
+  # The curves of a search that is repeated are from before.
   _, polished = summarize(V, axes.X, axes.norms > 0)
   curves = jax.tree.map(lambda c, x: c.at[rank].set(x), curves, polished)
   complete = curves.correlation[rank] < _ON_ONE_LINE

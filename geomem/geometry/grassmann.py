@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from geomem.geometry.linalg import matmul, repeat_until_done
 
@@ -175,7 +175,7 @@ def minimize(
   absent: Bool[Array, " K"],
   *,
   tolerance: float,
-  max_evaluations: int,
+  max_evaluations: int | Int[Array, ""],
 ) -> Float[Array, "n K"]:
   """Descends from V to a local minimum over subspaces; the value never rises.
 

@@ -35,7 +35,7 @@ def repeat_until_done(
   unfinished: Callable[[_T], jax.Array],
   advance: Callable[[_T], _T],
   state: _T,
-  max_steps: int | None = None,
+  max_steps: int | jax.Array | None = None,
 ) -> _T:
   """Advances a state while it is unfinished, as `jax.lax.while_loop` does.
 
