@@ -176,7 +176,7 @@ def differing_ranks(rows: runs.Rows) -> list[str]:
   return [
     "Capacities with different numbers K of shared directions removed are not"
     f" comparable in detail; in the last hidden layer K is {named} epoch."
-    f" `python -m experiments.measure --run=DIR --centers={max(found):.0f}`"
+    f" `python -m experiments measure --run=DIR --centers={max(found):.0f}`"
     " removes the same number everywhere."
   ]
 
