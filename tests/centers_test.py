@@ -553,6 +553,23 @@ def test_second_derivatives_of_frames_equal_differences(num_features, rank):
     assert float(second) == pytest.approx(float(finite), rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_products_of_half_precision_are_those_of_single_precision(dtype):
+  rng = np.random.default_rng(0)
+  shared = 3 * np.outer(rng.choice([-1, 1], 10), rng.choice([-1, 1], 8))
+  # Whole numbers below 256, which both types hold.
+  X = np.clip(shared + rng.integers(-1, 2, (10, 8)), -5, 5)
+  G = jnp.asarray(X @ X.T, jnp.float32)
+  assert abs(G).max() < 256
+  expected = geometry.shared_directions(jax.random.key(0), G)
+  assert expected.rank > 0
+  found = geometry.shared_directions(jax.random.key(0), G.astype(dtype))
+  for a, b in zip(found, expected, strict=True):
+    np.testing.assert_array_equal(a, b)
+  rho = geometry.center_correlation(G.astype(dtype))
+  assert rho == geometry.center_correlation(G)
+
+
 def test_the_search_has_no_derivative():
   def cost(centers):
     found = geometry.shared_directions(jax.random.key(0), centers)

@@ -27,6 +27,7 @@ from geomem.geometry.center_directions import (
 )
 from geomem.geometry.frames import center_gram, eigenvalue_rounding
 from geomem.geometry.linalg import matmul, no_derivative
+from geomem.geometry.points import in_floats
 
 _A_SEARCH = (
   "Shared directions come from a search, which has no derivative;"
@@ -149,13 +150,14 @@ def center_correlation(centers: Float[Array, "P P"]) -> Float[Array, ""]:
   Raises:
     ValueError: the products do not have shape `[P, P]`.
   """
-  _check_square(centers)
+  centers = _square(centers)
   known = jnp.isfinite(centers).all()
   rho = mean_correlation(_cosines(center_gram(centers)))
   return jnp.where(known, rho, jnp.nan)
 
 
-def _check_square(centers) -> None:
+def _square(centers: Array) -> Array:
+  """Returns the products of centres as floats; refuses what is not square."""
   shape = getattr(centers, "shape", ())
   if len(shape) != 2 or shape[0] != shape[1] or shape[0] == 0:
     what = f"of shape {shape}" if shape else type(centers).__name__
@@ -164,6 +166,7 @@ def _check_square(centers) -> None:
       " gram_statistics(points).centers."
     )
   checks.reals("The Gram matrix of the centres", centers, scalar=False)
+  return in_floats(centers=centers)[0]
 
 
 class _Axes(NamedTuple):
@@ -254,7 +257,7 @@ def shared_directions(
       not `[P, P]`, or not finite (outside jit).
   """
   checks.key(key)
-  _check_square(centers)
+  centers = _square(centers)
   size = centers.shape[0]
   check_centers(rule, size)
   if isinstance(rule, np.integer):
