@@ -148,7 +148,8 @@ class Network:
     nnx.replace_by_pure_dict(typed, state)
     layer = nnx.merge(graph, typed)
     if momentum is not None:
-      for _, module in nnx.iter_modules(layer):
+      # Flax 0.11 has no `iter_modules`.
+      for _, module in nnx.iter_graph(layer):
         if isinstance(module, nnx.BatchNorm):
           module.momentum = momentum
     output = layer(x, train=train)

@@ -51,8 +51,9 @@ def make_together(
 def fastest_form(network: Network) -> str:
   """Returns the form in which several seeds of a network step fastest.
 
-  A single accelerator runs all seeds in one program, by `vmap`. So do a CPU and
-  several devices if every layer is a small dense one. Otherwise seeds step one
+  A single accelerator runs all seeds in one program, by `vmap`; convolutions
+  are products there where JAX cannot. So do a CPU and several devices, by
+  `vmap`, if every layer is a small dense one. Otherwise seeds step one
   by one: `vmap` turns convolutions into grouped ones and products into batched
   ones. Both are slower on a CPU than one seed after another, and XLA does not
   shard the batch of grouped convolutions over several devices.
@@ -63,12 +64,28 @@ def fastest_form(network: Network) -> str:
   as five networks, and a seed's bits depend on the others, so it is not used.
   """
   if jax.default_backend() != "cpu" and parallel.mesh().size == 1:
-    return "vmapped"
+    return "vmapped" if can_vmap_convolutions() else "products"
   is_small = all(
     leaf.ndim <= 2 and leaf.size <= _LARGEST_BATCHED_MATRIX
     for leaf in jax.tree.leaves(network.abstract_state)
   )
   return "vmapped" if is_small else "one_by_one"
+
+
+@functools.cache
+def can_vmap_convolutions() -> bool:
+  """Tells whether convolutions have gradients under `vmap`: not in JAX 0.7."""
+
+  def total(x, kernel):
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME").sum()
+
+  # JAX 0.7 fails for arrays that are placed on a mesh.
+  placed = jax.device_put(jnp.ones((2, 1, 1, 1, 1)), parallel.everywhere())
+  try:
+    jax.eval_shape(jax.vmap(jax.grad(total)), placed, placed)
+  except NotImplementedError:
+    return False
+  return True
 
 
 def _many_steps(step: Callable) -> Callable:
