@@ -272,9 +272,9 @@ def search(
     key: for the chains that add random directions.
     X: the centres as rows of norm one, about their mean, in axes of their span;
       columns beyond its dimension are zero.
-    norms: those of the centres; 0, like the row of X, for one at the mean.
-    allowed: the largest K to try, with the static bound `largest`.
-    largest: that bound.
+    norms: the centres' norms; 0, like the row of X, for a centre at the mean.
+    allowed: the largest K to try.
+    largest: a static upper bound on `allowed`.
     num_chains: number of chains.
     keep: `least` chooses the K of least correlation, and ends after three rises
       of the correlation in a row from K = 5 on; `last` takes K = `allowed`.

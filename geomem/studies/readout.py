@@ -39,6 +39,7 @@ _LABELS = {
 }
 # Relative to the largest logit. Rounding stays below it, even in bfloat16.
 _AFFINE = 0.03
+_vote = jax.jit(vote_of_neighbors)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -114,7 +115,7 @@ class Readout(OfRun):
     for index, (layer, stats) in enumerate(results):
       for i, subset in enumerate(images):
         products = jax.tree.map(lambda x, i=i: x[i], stats["points"])
-        votes = parallel.fetch(jax.jit(vote_of_neighbors)(products)[0])
+        votes = parallel.fetch(_vote(products)[0])
         # The depth is one past the last layer whose vote disagrees. Where that
         # layer may be one without votes, it is unknown.
         depth = np.where(votes < 0, np.nan, index + 1)
@@ -194,8 +195,9 @@ class Readout(OfRun):
     )
     if not np.isfinite([right[0], wrong[0]]).all():
       nothing = (
-        "a depth at the last epoch is unknown: in a layer all points coincide,"
-        " or a manifold has one point, so that no neighbours vote"
+        "a depth at the last epoch is unknown: in a layer, points coincide or"
+        " are lost in rounding, or a manifold has one point, so that votes are"
+        " unknown"
       )
       return [Finding(name, None, nothing)]
     holds, caveat = wrong[0] > right[0], ""
