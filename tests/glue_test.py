@@ -10,7 +10,7 @@ from scipy import optimize
 from sklearn import datasets
 
 from geomem import geometry
-from geomem.geometry.fields import draw_normal, fields_of
+from geomem.geometry.fields import draw_normal, fields_of, shifted_root
 from geomem.geometry.linalg import pseudo_inverse_shares
 from geomem.geometry.qp.growing_set import solved
 
@@ -653,3 +653,25 @@ def test_error_bars_hold_what_they_say():
     )
     inside = np.abs(values - values.mean()) < 1.96 * errors
     assert inside.mean() == pytest.approx(0.95, abs=0.06), name
+
+
+def test_a_root_found_with_a_larger_shift_has_the_derivative_of_cholesky():
+  rng = np.random.default_rng(0)
+  half, weights = rng.normal(size=(6, 3)), rng.normal(size=(6, 6))
+  C = half @ half.T / np.outer(*2 * [np.linalg.norm(half, axis=1)])
+  with jax.enable_x64(True):
+    C = jnp.asarray(C) - 1e-3 * jnp.eye(6)  # Indefinite: the first ε fails.
+    epsilon = shifted_root(C)[1]
+    assert epsilon > 1e-3
+
+    def root(C):
+      return (weights * shifted_root(C)[0]).sum()
+
+    def cholesky(C):
+      return (weights * jnp.linalg.cholesky(C + epsilon * jnp.eye(6))).sum()
+
+    np.testing.assert_allclose(root(C), cholesky(C), rtol=1e-12)
+    expected = jax.grad(cholesky)(C)
+    np.testing.assert_allclose(jax.grad(root)(C), expected, rtol=1e-8)
+    _, along = jax.jvp(root, (C,), (jnp.asarray(weights),))
+    np.testing.assert_allclose(along, (expected * weights).sum(), rtol=1e-8)

@@ -43,6 +43,27 @@ def _repeated(products: PointProducts) -> Bool[Array, ""]:
   return (pairs & (sums - 2 * gram <= rounding * sums)).any()
 
 
+@jax.custom_jvp
+def _root_of(L: Array, C: Array) -> Array:
+  """Returns L, with its derivative in C + εI = L Lᵀ.
+
+  The loop that finds ε has no derivative of its own.
+  """
+  del C
+  return L
+
+
+@_root_of.defjvp
+def _root_jvp(primals, tangents):
+  """Computes dL = L Φ(L⁻¹ dC L⁻ᵀ): Φ is tril, with half of the diagonal."""
+  L, dC = primals[0], tangents[1]
+  left = jax.scipy.linalg.solve_triangular(L, dC, lower=True)
+  both = jax.scipy.linalg.solve_triangular(L, left.T, lower=True)
+  both = (both + both.T) / 2
+  half = jnp.tril(both) - jnp.diag(jnp.diagonal(both)) / 2
+  return L, matmul(L, half)
+
+
 def shifted_root(
   C: Float[Array, "n n"], single: bool | Bool[Array, ""] = False
 ) -> tuple[Float[Array, "n n"], Float[Array, ""]]:
@@ -58,21 +79,16 @@ def shifted_root(
   start = jax.lax.stop_gradient(shift * norm)
 
   def factor(epsilon):
-    return jnp.linalg.cholesky(C + epsilon * eye)
+    return epsilon, jnp.linalg.cholesky(C + epsilon * eye)
 
-  def failed(L):
-    return ~jnp.isfinite(L[-1:, -1:]).all()
-
-  # The first factorization usually succeeds, and it takes most of the time.
-  first = factor(start)
-  epsilon, _ = jax.lax.while_loop(
-    # NaN ends the loop, too.
-    lambda state: state[1] & (state[0] < 1),
-    lambda state: (4 * state[0], failed(factor(4 * state[0]))),
-    jax.lax.stop_gradient((start, failed(first))),
+  # The first factorization usually succeeds, and it takes most of the time. It
+  # fails with NaN in the end; an ε of NaN ends the loop, too.
+  epsilon, L = jax.lax.while_loop(
+    lambda state: ~jnp.isfinite(state[1][-1, -1:]).all() & (state[0] < 1),
+    lambda state: factor(4 * state[0]),
+    jax.lax.stop_gradient(factor(start)),
   )
-  L = jax.lax.cond(epsilon > start, lambda: factor(epsilon), lambda: first)
-  return L, epsilon
+  return _root_of(L, C), epsilon
 
 
 def fields_of(

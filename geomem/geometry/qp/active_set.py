@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from geomem.geometry.linalg import matmul
+from geomem.geometry.qp.projected_cg import product
 
 _STEPS_A_POINT = 6
 _RIDGE = 4  # In units of ε.
@@ -58,7 +59,8 @@ def _solve_masked(G: Array, b: Array, support: Array) -> Array:
 
   # The first pass solves, the second refines; a loop halves the program.
   def refine(_, z):
-    return z + jax.scipy.linalg.lu_solve(factors, rhs - matmul(system, z))
+    residual = rhs - jnp.where(support, matmul(G, z), 0)
+    return z + jax.scipy.linalg.lu_solve(factors, residual)
 
   z = jax.lax.fori_loop(0, 2, refine, jnp.zeros_like(rhs))
   return jnp.where(support, z, 0)
@@ -69,7 +71,7 @@ def _first(flags: Array) -> Array:
   return jax.lax.argmax(flags, 0, jnp.int32)
 
 
-def _step(G: Array, b: Array, state: _State) -> _State:
+def _step(G: Array, b: Array, signs: Array | None, state: _State) -> _State:
   """Moves λ towards the solution on its support as far as is feasible.
 
   If λ reaches the solution, the point of steepest gradient enters the support;
@@ -77,7 +79,9 @@ def _step(G: Array, b: Array, state: _State) -> _State:
   """
   lam, support, _, count = state
   eps = jnp.finfo(b.dtype).eps
-  z = _solve_on(G, b, support)
+  # (s G s) z = b where G (s z) = s b: no copy of G for each lane.
+  s = 1 if signs is None else signs
+  z = s * _solve_on(G, s * b, support)
   blocking = support & (z <= 0)
   ratio = jnp.where(blocking, lam / (lam - z), jnp.inf)
   first = _first(ratio == ratio.min())
@@ -87,7 +91,7 @@ def _step(G: Array, b: Array, state: _State) -> _State:
   points = jnp.arange(len(b))
   kept = jnp.where(blocked, support & (points != first), support)
   lam = jnp.where(kept, lam, 0)
-  gradient = b - matmul(G, lam)
+  gradient = b - product(G, lam, signs)
   gain = jnp.where(kept, -jnp.inf, gradient)
   best = _first(gain == gain.max())
   enters = ~blocked & (gain[best] > 8 * eps * (1 + lam.sum()))
@@ -120,19 +124,17 @@ def finish(
   def solve(carry):
     lam, waiting = carry
     lane = _first(waiting)
-    start = lam[lane]
-    matrix = G
-    if signs is not None:
-      matrix = signs[lane][:, None] * G * signs[lane][None, :]
+    start, target = lam[lane], b[lane]
+    s = None if signs is None else signs[lane]
     state = jax.lax.while_loop(
       lambda state: ~state.done & (state.count < max_steps),
-      lambda state: _step(matrix, b[lane], state),
+      lambda state: _step(G, target, s, state),
       _State(start, start > 0, jnp.bool_(False), jnp.int32(0)),
     )
 
     # Where points are dependent to rounding, the new λ may be worse.
     after, before = (
-      violation(x, b[lane] - matmul(x, matrix)) for x in (state.lam, start)
+      violation(x, target - product(G, x, s)) for x in (state.lam, start)
     )
     better = after <= before
     best = jnp.where(better, state.lam, start)
