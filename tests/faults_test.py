@@ -190,6 +190,20 @@ def test_a_copy_of_a_run_in_progress_ends_as_the_run(
   assert (tmp_path / "checkpoints/seed0/1").exists()
 
 
+def test_training_writes_nothing_to_a_run_in_the_place_of_its_own(
+  prepared, tmp_path
+):
+  """The other run took a network that it found there for its own."""
+  path = tmp_path / "run"
+  with open_run(path) as run:
+    steps = train_seeds(run, prepared.experiment, prepared.seeds)
+    next(steps)
+    path.rename(tmp_path / "moved")
+    with open_run(path), pytest.raises(runs.RunError, match="it was moved"):
+      list(steps)
+  assert not list(path.rglob("*/1"))
+
+
 def test_an_epoch_that_cannot_be_scored_again_is_named(copy, prepared, caplog):
   """Its rows and its network are both lost, after training has ended."""
   kept = [x for x in lines_of(copy) if b'"epoch": 1' not in x]

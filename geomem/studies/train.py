@@ -240,6 +240,7 @@ def train_seeds(
           if not _record(run, experiment, seeds[i], states[i], history)
         ]
       if is_chosen or streams:
+        run.check_place()
         history.save()
         resumable.save(epoch * unit + states.step, _resume_tree(states))
       facts = {} if is_start else {"loss": f"{loss:.3f}"}
@@ -305,6 +306,7 @@ def _record(run, experiment, seed, state: training.TrainState, losses) -> bool:
     accuracy = runs.Rows(rows).where("accuracy", subset="permuted").values
     is_last |= bool((accuracy >= MEMORIZED).any())
   if is_last or state.epoch in training.checkpoint_epochs(config.epochs):
+    run.check_place()  # Another run would take the network for its own.
     with checkpoints(run.path, seed.number) as saved:
       saved.save(state.epoch, state.network)
     place = {"seed": seed.number, "epoch": state.epoch}
