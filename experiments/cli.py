@@ -108,7 +108,7 @@ def train(study: str, sweeps: tuple[str, ...], argv) -> int:
   axes = {n: fields.pop(n) for n in sweeps if len(fields.get(n, ())) > 1}
   if flags.FLAGS.tensorboard:
     try:  # Before there is a directory.
-      events.import_writer()
+      events.check_installed()
     except runs.RunError as error:
       raise flags.IllegalFlagValueError(f"--tensorboard: {error}") from error
   with values.command_line():

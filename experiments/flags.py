@@ -215,6 +215,14 @@ def _parse(text: str, computes: bool, argv: list[str]) -> list[str]:
     rest = flags.FLAGS(argv)
     if rest[1:]:
       raise flags.Error(f"{rest[1]!r} is not a flag; flags start with --.")
+    for name in flags.FLAGS:
+      flag = flags.FLAGS[name]
+      # The last one would count alone.
+      if isinstance(flag.parser, flags.ListParser) and flag.present > 1:
+        raise flags.Error(
+          f"--{name} is given {flag.present} times; give it once, with its"
+          " values separated by commas."
+        )
   except flags.Error as error:
     print(f"Error: {_in_words(error)} See --help.", file=sys.stderr)
     sys.exit(2)

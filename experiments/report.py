@@ -36,10 +36,22 @@ _TENSORBOARD = flags.DEFINE_bool(
 )
 
 
+def _paths() -> list[pathlib.Path]:
+  """Returns the runs; a comma may also be part of a name, as of a cell's."""
+  paths, rest = [], values.list_of("run", str)
+  while rest:
+    sizes = range(1, len(rest) + 1)
+    named = [pathlib.Path(",".join(rest[:n])).expanduser() for n in sizes]
+    n = next((n for n in sizes if named[n - 1].exists()), 1)
+    paths.append(named[n - 1])
+    rest = rest[n:]
+  return paths
+
+
 def main(argv) -> int:
   """Writes the page or event files, and prints their paths."""
   del argv
-  paths = [pathlib.Path(p).expanduser() for p in values.list_of("run", str)]
+  paths = _paths()
   if _TENSORBOARD.value:
     named = report.by_name(paths)
     for name, path in named.items():

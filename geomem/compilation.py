@@ -17,6 +17,8 @@ from geomem import disk
 NOWHERE = "none"
 # Faster compilations are repeated: reading the cache would take as long.
 _SHORTEST_SECONDS = 0.1
+# A full disk or a kill cuts files off between pages.
+_PAGE = 4096
 
 
 def default_directory() -> pathlib.Path:
@@ -39,13 +41,24 @@ def _processor() -> str:
   return platform.processor()
 
 
+def _remove_torn(directory: pathlib.Path) -> None:
+  """Removes entries that were cut off, which JAX would never replace.
+
+  A whole entry of just this size, one in 4,096, is compiled again.
+  """
+  with contextlib.suppress(OSError):
+    for entry in directory.glob("*-cache"):
+      if entry.stat().st_size % _PAGE == 0:
+        entry.unlink()
+
+
 def keep_programs(
   directory: pathlib.Path | str | None = None,
 ) -> pathlib.Path | None:
   """Caches what JAX compiles from now on, and uses the programs cached before.
 
   It applies to all programs of the process. Unreadable entries are compiled
-  again.
+  again, and those that a full disk cut off are removed.
 
   Args:
     directory: the cache directory; `none` disables the cache. The default is
@@ -68,6 +81,7 @@ def keep_programs(
     path.mkdir(parents=True, exist_ok=True)
   except OSError:
     return None
+  _remove_torn(path)
   jax.config.update("jax_compilation_cache_dir", str(path))
   jax.config.update(
     "jax_persistent_cache_min_compile_time_secs", _SHORTEST_SECONDS

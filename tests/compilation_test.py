@@ -74,6 +74,17 @@ def test_a_place_that_cannot_be_made_keeps_none(tmp_path):
   assert said_by_process(tmp_path, tmp_path / "file" / "below") == "None"
 
 
+def test_an_entry_that_was_cut_off_is_written_again(tmp_path):
+  """JAX warned of it at each start and never replaced it."""
+  said_by_process(tmp_path, tmp_path)
+  entries = list(tmp_path.glob("*-cache"))
+  assert entries
+  for entry in entries:  # As on a full disk.
+    entry.write_bytes(b"")
+  said_by_process(tmp_path, tmp_path)  # Without a warning.
+  assert all(entry.stat().st_size for entry in entries)
+
+
 def test_kinds_of_machines_do_not_share_programs(monkeypatch):
   here = compilation.default_directory()
   monkeypatch.setattr(compilation, "_processor", lambda: "flags: another")

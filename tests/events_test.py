@@ -1,19 +1,20 @@
 """TensorBoard's event files: the rows, whole, or the earlier ones."""
 
+import errno
 import os
 import pathlib
 import struct
 import subprocess
 import sys
-import time
 
 import pytest
 
-from geomem import report, runs
+from geomem import disk, report, runs
 from geomem.report import events
 from tests import binaries
 from tests.binaries import execute
 from tests.fakes import commit
+from tests.faults_test import room_for
 
 LAYERS = ("input", "fc1")
 
@@ -101,17 +102,11 @@ def test_event_files_of_a_sweep_lie_by_cell(tmp_path):
   assert sorted(cells) == ["width=3", "width=5"]
 
 
-def test_event_files_are_whole_or_the_earlier_ones(finished, monkeypatch):
-  import tensorboardX
-
+def test_event_files_are_whole_or_the_earlier_ones(finished):
   written = report.write_events(finished)
   before = sorted(written.rglob("*"))
-
-  def fail(*_):
-    raise OSError("disk full")
-
-  monkeypatch.setattr(tensorboardX.SummaryWriter, "add_scalar", fail)
-  with pytest.raises(OSError, match="disk full"):
+  # Less than the points of a subset take.
+  with room_for(300), pytest.raises(disk.DiskError, match="Make room"):
     report.write_events(finished)
   assert sorted(written.rglob("*")) == before
   assert not list(finished.glob(".tensorboard*"))
@@ -126,11 +121,11 @@ def test_event_files_that_cannot_take_their_place_leave_the_earlier_ones(
 
   def refuse(path, target):
     if path.name == f".tensorboard.{os.getpid()}":
-      raise OSError("disk full")
+      raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return rename(path, target)
 
   monkeypatch.setattr(pathlib.Path, "rename", refuse)
-  with pytest.raises(OSError, match="disk full"):
+  with pytest.raises(disk.DiskError, match="Make room"):
     report.write_events(finished)
   assert sorted(written.rglob("*")) == before
   assert not list(finished.glob(".tensorboard*"))
@@ -160,17 +155,8 @@ def test_several_runs_have_event_files_beside_each_other(tmp_path):
 
 def test_live_event_files_grow_with_the_rows(tmp_path, monkeypatch):
   monkeypatch.setattr(events, "_SECONDS", -1)
-  monkeypatch.setattr(events, "_FLUSH_SECONDS", 0.05)
   path, rows = tmp_path / "run", curves(0)
-
-  def found_after(count):
-    """The events, when there are so many of each tag, or after ten seconds."""
-    for _ in range(500):
-      found = read_events(path / "tensorboard" / "seed0" / "test")
-      if found and {len(points) for points in found.values()} == {count}:
-        break
-      time.sleep(0.02)
-    return found
+  place = path / "tensorboard" / "seed0" / "test"
 
   with runs.Run(path, {"dataset": "digits"}) as run:
     commit(run, rows[:4])
@@ -180,10 +166,10 @@ def test_live_event_files_grow_with_the_rows(tmp_path, monkeypatch):
         update()
     (path / "tensorboard" / "of_before").touch()
     with report.live_events(path) as update:
-      assert len(found_after(1)) == 3
+      assert [len(points) for points in read_events(place).values()] == [1] * 3
       commit(run, rows[4:])
       update()
-      found = found_after(3)
+      found = read_events(place)
   assert found == read_events(report.write_events(path) / "seed0" / "test")
   assert [step for step, _ in found["accuracy"]] == [0, 1, 2]
   assert not (path / "tensorboard" / "of_before").exists()
@@ -199,6 +185,28 @@ def test_live_event_files_do_not_end_the_work(tmp_path, monkeypatch, caplog):
       update()
   (told,) = [record.getMessage() for record in caplog.records]
   assert "tensorboard cannot be written" in told
+
+
+def test_a_full_disk_ends_live_event_files_and_not_the_work(
+  tmp_path, monkeypatch, caplog
+):
+  """tensorboardX's own writer waits forever for the thread that has failed."""
+  path = tmp_path / "run"
+  monkeypatch.setattr(events, "_SECONDS", -1)
+  with runs.Run(path, {}) as run:
+    with report.live_events(path) as update:
+      commit(run, curves(0))
+      with room_for(300):
+        update()
+        update()
+      (file,) = (path / "tensorboard" / "seed0" / "test").glob("events.*")
+      content = file.read_bytes()
+    assert len(run.rows) == len(curves(0))
+  (told,) = [record.getMessage() for record in caplog.records]
+  assert "File too large" in told
+  assert told.endswith("Work continues without event files.")
+  assert file.read_bytes() == content  # Its beginning, whole.
+  assert not read_events(file.parent)
 
 
 def test_without_the_writer_there_is_a_sentence(finished, monkeypatch):

@@ -171,6 +171,51 @@ def test_a_damaged_state_to_resume_from_falls_back(
   assert lines_of(tmp_path) == lines_of(calm)
 
 
+@pytest.mark.parametrize("has_rows", [True, False])
+def test_a_copy_of_a_run_in_progress_ends_as_the_run(
+  has_rows, calm, prepared, tmp_path, caplog
+):
+  """Its networks, and rows, may be older than the states to resume from."""
+  with open_run(tmp_path) as run:
+    steps = train_seeds(run, prepared.experiment, prepared.seeds)
+    epochs = itertools.accumulate(step.size for step in steps)
+    assert next(epoch for epoch in epochs if epoch == 2)
+  shutil.rmtree(tmp_path / "checkpoints/seed0/1")
+  if not has_rows:
+    kept = [x for x in lines_of(tmp_path) if b'"epoch": 1' not in x]
+    (tmp_path / "results.jsonl").write_bytes(b"\n".join([*kept, b""]))
+  do_all(tmp_path, prepared)
+  assert "network of epoch 1 is missing" in caplog.text
+  assert sorted(lines_of(tmp_path)) == sorted(lines_of(calm))
+  assert (tmp_path / "checkpoints/seed0/1").exists()
+
+
+def test_training_writes_nothing_to_a_run_in_the_place_of_its_own(
+  prepared, tmp_path
+):
+  """The other run took a network that it found there for its own."""
+  path = tmp_path / "run"
+  with open_run(path) as run:
+    steps = train_seeds(run, prepared.experiment, prepared.seeds)
+    next(steps)
+    path.rename(tmp_path / "moved")
+    with open_run(path), pytest.raises(runs.RunError, match="it was moved"):
+      list(steps)
+  assert not list(path.rglob("*/1"))
+
+
+def test_an_epoch_that_cannot_be_scored_again_is_named(copy, prepared, caplog):
+  """Its rows and its network are both lost, after training has ended."""
+  kept = [x for x in lines_of(copy) if b'"epoch": 1' not in x]
+  (copy / "results.jsonl").write_bytes(b"\n".join([*kept, b""]))
+  do_all(copy, prepared)
+  assert "are lost" not in caplog.text
+  (copy / "results.jsonl").write_bytes(b"\n".join([*kept, b""]))
+  shutil.rmtree(copy / "checkpoints/seed0/1")
+  do_all(copy, prepared)
+  assert "The scores of epochs 1 of seed 0 are lost" in caplog.text
+
+
 def test_a_damaged_network_is_named_when_it_is_measured(copy, prepared):
   for file in (copy / "checkpoints" / "seed0" / "2").rglob("*"):
     if file.is_file():

@@ -1,6 +1,7 @@
 """Data and runs of somebody else: nothing in them is executed or believed."""
 
 import json
+import os
 import pathlib
 import pickle
 import shutil
@@ -212,6 +213,22 @@ def test_what_lies_in_the_cache_is_not_believed(here, dtype):
   again = load(here)
   np.testing.assert_array_equal(again.images, good.images)
   np.testing.assert_array_equal(again.labels, good.labels)
+
+
+def test_a_cache_that_cannot_be_written_is_none(here, monkeypatch):
+  """A file lies where the directory would be."""
+  monkeypatch.setenv("GEOMEM_CACHE", str(here / _FEATURES))
+  assert len(load(here).labels)
+
+
+def test_what_a_killed_process_left_in_the_cache_goes(here):
+  cache = here.parent.parent.parent / "cache"
+  cache.mkdir()
+  left = cache / ".pixels.npy.elsewhere.1.partial"
+  left.touch()
+  os.utime(left, (0, 0))
+  load(here)
+  assert {file.suffix for file in cache.iterdir()} == {".npy"}
 
 
 def test_a_flipped_bit_in_the_cache_is_found(here):

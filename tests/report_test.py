@@ -322,6 +322,28 @@ def test_the_binary_writes_the_page(finished):
   assert found.stdout.strip() == str(finished / "report.html")
 
 
+def test_a_cell_of_two_axes_is_reported_by_its_name(tmp_path):
+  paths = [
+    tmp_path / name for name in ("width=3,seed=0", "b", "width=3,seed=1")
+  ]
+  for path in paths:
+    write_run(path, {"dataset": "digits"}, rows_of(0))
+  found = execute("report", run=",".join(map(str, paths)), out=tmp_path)
+  assert found.returncode == 0, found.stderr
+  data = json.loads(Elements((tmp_path / "report.html").read_text()).data)
+  assert data["title"] == "width=3,seed=0, b, width=3,seed=1"
+  found = execute("report", run=f"{paths[0]},{tmp_path / 'no'},{paths[1]}")
+  assert f"{tmp_path / 'no'} is not a run directory" in found.stderr
+
+
+def test_runs_are_given_once(finished, tmp_path):
+  """Of several flags of one name only the last one counted, without a word."""
+  found = execute("report", f"--run={tmp_path}", f"--run={finished}")
+  assert found.returncode == 2
+  assert "--run is given 2 times; give it once" in found.stderr
+  assert not list(finished.glob("*.html"))
+
+
 def test_several_runs_are_on_one_page(finished, tmp_path):
   other = write_run(tmp_path / "other", {"dataset": "digits"}, rows_of(3))
   assert len(other) == len(rows_of(3))

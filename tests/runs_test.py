@@ -1,5 +1,6 @@
 """Run directories: resumed, never mixed up, never half-written."""
 
+import contextlib
 import json
 import re
 import shlex
@@ -324,6 +325,31 @@ def test_two_processes_do_not_share_a_directory(tmp_path):
     pytest.raises(runs.RunError, match="Another process"),
   ):
     runs.Run(tmp_path, CONFIG)
+
+
+def test_a_directory_that_was_moved_gets_no_rows(tmp_path):
+  """Another run in its place kept the rows, and was marked as complete."""
+  rows, (old, new) = [{"metric": "loss", "value": 1}], "ab"
+  with runs.Run(tmp_path / old, {"seed": 0}) as run:
+    run.commit({"unit": 0}, rows)
+    (tmp_path / old).rename(tmp_path / new)
+    for other in (contextlib.nullcontext, lambda: runs.Run(run.path, CONFIG)):
+      with other():
+        for work in (
+          lambda: run.commit({"unit": 1}, rows),
+          lambda: run.replace(rows),
+          run.finish,
+        ):
+          with pytest.raises(runs.RunError, match="it was moved"):
+            work()
+    assert not runs.read_rows(run.path)
+    assert not runs.is_complete(run.path)
+  with runs.Run(tmp_path / new, {"seed": 0}) as run:
+    assert run.has({"unit": 0})
+    run.commit({"unit": 1}, rows)
+    (tmp_path / new / ".lock").unlink()
+    with pytest.raises(runs.RunError, match=r"\.lock was removed"):
+      run.finish()
 
 
 def test_numbers_that_are_not_finite_become_null(tmp_path):

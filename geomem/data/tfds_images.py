@@ -1,5 +1,6 @@
 """Image sets of TensorFlow Datasets, read without TensorFlow."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -241,13 +242,17 @@ def cached(
   except (OSError, ValueError, EOFError):
     pass  # The file is missing or damaged: the array is made again.
   array = make()
-  temporary = file.with_name(f".{file.stem}.{os.getpid()}.npy")
+  temporary = disk.temporary_beside(file)
   try:
     file.parent.mkdir(parents=True, exist_ok=True)
     with open(temporary, "wb") as content:
       np.save(content, array)
       content.write(_sum_of(array))
     os.replace(temporary, file)
-  except OSError:  # The cache is optional, so a full disk is not an error.
-    temporary.unlink(missing_ok=True)
+    disk.remove_partial(file.parent)
+  except OSError:
+    pass  # The cache is optional: the disk may be full or read-only.
+  finally:
+    with contextlib.suppress(OSError):
+      temporary.unlink()
   return array

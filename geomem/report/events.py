@@ -9,9 +9,11 @@ import logging
 import os
 import pathlib
 import shutil
+import socket
+import struct
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from geomem import disk, runs
@@ -19,29 +21,69 @@ from geomem.report.page import parts_of
 
 _LOG = logging.getLogger(__name__)
 _SECONDS = 5.0  # Between updates.
-# The delay until added points are on disk; the writer's own `flush` may run
-# before the thread that writes.
-_FLUSH_SECONDS = 2.0
-
 
 # The points of each tag's curve: (value, epoch).
 Curves = dict[str, list[tuple[float, int]]]
+
+
+class _EventFile:
+  """A new event file; points are on disk once they are added.
+
+  tensorboardX's own writer hands them to a thread, and waits forever once that
+  has failed, as on a full disk.
+  """
+
+  def __init__(self, directory: pathlib.Path):
+    """Creates the file, and the directory if it is missing."""
+    with disk.explained(directory):
+      directory.mkdir(parents=True, exist_ok=True)
+    began = f"{time.time():010.0f}.{socket.gethostname()}"
+    self._file = directory / f"events.out.tfevents.{began}"
+    self._append([{"file_version": "brain.Event:2"}])
+
+  def add_text(self, tag: str, text: str) -> None:
+    """Adds a text."""
+    from tensorboardX import summary
+
+    self._append([{"summary": summary.text(tag, text)}])
+
+  def add_curves(self, tags: Curves) -> None:
+    """Adds points to curves."""
+    from tensorboardX import summary
+
+    self._append(
+      {"summary": summary.scalar(tag, value), "step": int(epoch)}
+      for tag, points in tags.items()
+      for value, epoch in points
+    )
+
+  def _append(self, events: Iterable[dict[str, Any]]) -> None:
+    """Appends events, all or none, in the form of TFRecord."""
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
+
+    content = []
+    for event in events:
+      record = Event(wall_time=time.time(), **event).SerializeToString()
+      for part in (struct.pack("<Q", len(record)), record):
+        content += part, struct.pack("<I", masked_crc32c(part))
+    disk.append_whole(self._file, b"".join(content))
 
 
 class _Live:
   """The event files of a run, by seed and subset, and their number of rows."""
 
   def __init__(self, path: pathlib.Path, target: pathlib.Path):
+    check_installed()
     self._path, self._target = path, target
-    self._open = import_writer()
-    self._writers, self._count, self._looked = {}, 0, 0.0
+    self._files, self._count, self._looked = {}, 0, 0.0
     self._is_ended = False
 
   def begin(self) -> None:
     """Recreates the directory, so that TensorBoard sees no row twice."""
     with self._guarded():
       shutil.rmtree(self._target, ignore_errors=True)
-      _write_config(self._open, self._path, self._target)
+      _write_config(self._path, self._target)
       self.update()
 
   def look(self) -> None:
@@ -58,39 +100,24 @@ class _Live:
       by_run = curves(rows[self._count :], [])
       self._count, self._looked = len(rows), time.monotonic()
       for name, tags in by_run.items():
-        if name not in self._writers:
-          self._writers[name] = self._open(
-            str(self._target / name), flush_secs=_FLUSH_SECONDS
-          )
-        _add_scalars(self._writers[name], tags)
+        if name not in self._files:
+          self._files[name] = _EventFile(self._target / name)
+        self._files[name].add_curves(tags)
 
   def end(self) -> None:
     """Rewrites all rows by epoch, as they came in the order of measuring."""
-    self._close()
     if self._is_ended:  # Files after a write error stay as they are.
       return
-    self._count = 0
+    self._files, self._count = {}, 0
     self.begin()
-    self._close()
-
-  def _close(self) -> None:
-    for writer in self._writers.values():
-      with self._guarded():
-        writer.close()
-    self._writers = {}
 
   @contextlib.contextmanager
   def _guarded(self) -> Iterator[None]:
     """Lets the run continue where the files cannot be written."""
     try:
       yield
-    except OSError as error:
-      if not self._is_ended:
-        _LOG.warning(
-          "%s cannot be written: %s. Work continues without it.",
-          self._target,
-          error.strerror or error,
-        )
+    except disk.DiskError as error:
+      _LOG.warning("%s Work continues without event files.", error)
       self._is_ended = True
 
 
@@ -140,11 +167,11 @@ def write_events(
 
   Raises:
     RunError: `path` is not a run directory, or tensorboardX is not installed.
-    DiskError: `out` begins with `~`.
+    DiskError: they cannot be written; earlier ones are unchanged.
   """
   path = pathlib.Path(path)
   runs.read_config(path)
-  open_writer = import_writer()
+  check_installed()
   above = path if out is None else pathlib.Path(out)
   target = above / "tensorboard"
   disk.check_literal(target)
@@ -152,10 +179,11 @@ def write_events(
   old = above / f".tensorboard.{os.getpid()}.old"
   try:
     for part in parts_of(path):
-      _write_part(open_writer, part, new / part.relative_to(path))
-    if target.exists():
-      target.rename(old)
-    new.rename(target)
+      _write_part(part, new / part.relative_to(path))
+    with disk.explained(target):
+      if target.exists():
+        target.rename(old)
+      new.rename(target)
   finally:
     if old.exists() and not target.exists():
       old.rename(target)
@@ -164,49 +192,37 @@ def write_events(
   return target
 
 
-def import_writer() -> Callable[[str], Any]:
-  """Returns the class that opens an event file in a directory.
+def check_installed() -> None:
+  """Checks that there is tensorboardX, which defines the messages in the files.
 
   Raises:
-    RunError: tensorboardX is not installed.
+    RunError: it is not installed.
   """
   try:
-    import tensorboardX
+    import tensorboardX  # noqa: F401
   except ImportError as error:
     raise runs.RunError(
       "TensorBoard's files are written by tensorboardX, which is not installed;"
       " in the clone of geomem, pip install '.[tensorboard]' installs it, and"
       " TensorBoard itself."
     ) from error
-  return tensorboardX.SummaryWriter
 
 
-def _write_part(open_writer, part: pathlib.Path, target: pathlib.Path) -> None:
-  config = _write_config(open_writer, part, target)
+def _write_part(part: pathlib.Path, target: pathlib.Path) -> None:
+  config = _write_config(part, target)
   by_run = curves(runs.read_rows(part), config.get("axes", []))
   for name, tags in by_run.items():
     # A single point is not a curve.
     tags = {tag: points for tag, points in tags.items() if len(points) > 1}
-    with open_writer(str(target / name)) as writer:
-      _add_scalars(writer, tags)
+    _EventFile(target / name).add_curves(tags)
 
 
-def _write_config(
-  open_writer, part: pathlib.Path, target: pathlib.Path
-) -> dict[str, Any]:
+def _write_config(part: pathlib.Path, target: pathlib.Path) -> dict[str, Any]:
   """Writes the config of a run as text, and returns it."""
   config = runs.read_config(part)
-  with open_writer(str(target)) as writer:
-    text = json.dumps(config, indent=2).replace("\n", "\n    ")
-    writer.add_text("config", f"    {text}", 0)
+  text = json.dumps(config, indent=2).replace("\n", "\n    ")
+  _EventFile(target).add_text("config", f"    {text}")
   return config
-
-
-def _add_scalars(writer, tags: Curves) -> None:
-  """Adds curves to an event file."""
-  for tag, points in tags.items():
-    for value, epoch in points:
-      writer.add_scalar(tag, value, epoch)
 
 
 def curves(rows: list[dict], axes: list[str]) -> dict[str, Curves]:

@@ -1,5 +1,6 @@
 """An open run directory, to which one process appends whole groups of rows."""
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -175,6 +176,24 @@ class Run:
     disk.write_whole(journal_file, journal)
     disk.write_whole(file, units.join(kept))
 
+  def check_place(self) -> None:
+    """Checks that the directory is still the one that is locked.
+
+    Raises:
+      RunError: it was moved or removed, and another may be in its place.
+    """
+    if self._lock is None:
+      return
+    with contextlib.suppress(OSError):
+      there = os.stat(self.path / ".lock")
+      if os.path.samestat(there, os.fstat(self._lock.fileno())):
+        return
+    raise RunError(
+      f"{self.path} is no longer the directory that was opened: it was moved,"
+      " or its file .lock was removed, and another process may work in its"
+      " place. Nothing more is written there; repeat the command to continue."
+    )
+
   def has(self, key: units.Key) -> bool:
     """Returns whether a unit of work is done: all of its rows are on disk."""
     return units.name_of(key) in self._units
@@ -193,6 +212,7 @@ class Run:
     """
     if self.has(key):
       return
+    self.check_place()
     lines = [table.encode(row) for row in rows]
     unit, file = _unit(key, lines), table.rows_file(self.path)
     length = file.stat().st_size if file.exists() else 0
@@ -209,6 +229,7 @@ class Run:
 
     Returns whether the rows changed; if so, the run is no longer complete.
     """
+    self.check_place()
     lines = [table.encode(row) for row in rows]
     file = table.rows_file(self.path)
     if file.exists() and file.read_bytes() == units.join(lines):
@@ -232,6 +253,7 @@ class Run:
 
   def finish(self) -> None:
     """Marks the run as complete."""
+    self.check_place()
     directory.mark_complete(self.path)
 
   def close(self) -> None:

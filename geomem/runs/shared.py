@@ -53,8 +53,9 @@ class SharedRun:
     """As `Run.is_done`."""
     return parallel.from_first(lambda: self._run.is_done)
 
-  has, commit, replace, finish = map(
-    _in_first, (Run.has, Run.commit, Run.replace, Run.finish)
+  has, commit, replace, finish, check_place = map(
+    _in_first,
+    (Run.has, Run.commit, Run.replace, Run.finish, Run.check_place),
   )
 
   def close(self) -> None:

@@ -120,8 +120,11 @@ def lost_rows(
 ) -> Stage:
   """Returns the stage that rebuilds committed scores and losses that were lost.
 
-  The function `load` takes a seed and an epoch to the state of the network.
+  The function `load` takes a seed and an epoch to the state of the network. A
+  warning names the epochs whose scores cannot be rebuilt.
   """
+  config = experiment.config.training
+  chosen = training.checkpoint_epochs(config.epochs)
 
   def rescore(seed, epoch):
     scores = score_subsets(experiment, seed, load(seed.number, epoch))
@@ -132,6 +135,20 @@ def lost_rows(
   for seed in seeds:
     with checkpoints(run.path, seed.number) as saved:
       epochs = saved.epochs
+    known = [
+      epoch
+      for epoch in chosen
+      if epoch in epochs
+      or run.has({"stage": "scores", "seed": seed.number, "epoch": epoch})
+    ]
+    end = max(known, default=0) if config.stop_when_memorized else chosen[-1]
+    if gone := [e for e in chosen if e <= end and e not in known]:
+      _LOG.warning(
+        "The scores of epochs %s of seed %d are lost, and so are the networks;"
+        " one of them may be the best epoch.",
+        ", ".join(map(str, gone)),
+        seed.number,
+      )
     for epoch in epochs:
       place = {"seed": seed.number, "epoch": epoch}
       work = functools.partial(rescore, seed, epoch)
@@ -198,6 +215,9 @@ def train_seeds(
   # Saved states are numbered by steps where data stream, else by epochs.
   unit = steps if streams else 1
   epoch = 0
+  networks = run.path / "checkpoints"
+  kept = [_saved_in(networks / f"seed{seeds[i].number}") for i in active]
+  parallel.from_first(lambda: _drop_states(resume_path, kept, chosen, unit))
   with training.Checkpoints(resume_path, keep=2) as resumable:
     for states, losses in training.train_seeds(
       jnp.stack([seed.training_key for seed in seeds]),
@@ -220,6 +240,7 @@ def train_seeds(
           if not _record(run, experiment, seeds[i], states[i], history)
         ]
       if is_chosen or streams:
+        run.check_place()
         history.save()
         resumable.save(epoch * unit + states.step, _resume_tree(states))
       facts = {} if is_start else {"loss": f"{loss:.3f}"}
@@ -227,6 +248,34 @@ def train_seeds(
       if not active:
         break
   _forget(resume_path)
+
+
+def _saved_in(path: pathlib.Path) -> set[int]:
+  """Returns the times of the checkpoints in a directory, if it exists."""
+  return {int(x.name) for x in path.glob("[0-9]*") if x.name.isdigit()}
+
+
+def _drop_states(path: pathlib.Path, kept: list[set], chosen, unit) -> None:
+  """Removes the states to resume from that are later than a missing network.
+
+  A copy of a run in progress may have such states; resumed from them, it would
+  never have the network.
+
+  Args:
+    path: the directory of the states.
+    kept: the epochs of each seed whose networks are saved.
+    chosen: the epochs whose networks are to be saved.
+    unit: the number of a state after one epoch.
+  """
+  missing = set(chosen) - set.intersection(*kept)
+  for time in _saved_in(path):
+    if missing and time > min(missing) * unit:
+      _LOG.warning(
+        "%s is left out, as the network of epoch %d is missing.",
+        path / str(time),
+        min(missing),
+      )
+      shutil.rmtree(path / str(time))
 
 
 def _forget(path) -> None:
@@ -257,6 +306,7 @@ def _record(run, experiment, seed, state: training.TrainState, losses) -> bool:
     accuracy = runs.Rows(rows).where("accuracy", subset="permuted").values
     is_last |= bool((accuracy >= MEMORIZED).any())
   if is_last or state.epoch in training.checkpoint_epochs(config.epochs):
+    run.check_place()  # Another run would take the network for its own.
     with checkpoints(run.path, seed.number) as saved:
       saved.save(state.epoch, state.network)
     place = {"seed": seed.number, "epoch": state.epoch}

@@ -64,9 +64,6 @@ class Checkpoints:
     try:
       return ocp.training.Checkpointer(
         self.directory,
-        save_decision_policy=(
-          ocp.training.save_decision_policies.FixedIntervalPolicy(1)
-        ),
         preservation_policy=(
           policies.LatestN(self._keep) if self._keep else policies.PreserveAll()
         ),
@@ -87,7 +84,6 @@ class Checkpoints:
 
     Raises:
       DiskError: writing fails, as on a full disk; earlier epochs stay intact.
-      CheckpointError: a later epoch is already saved.
     """
     epoch = operator.index(epoch)  # Orbax refuses NumPy's integers.
     if epoch in self.epochs:
@@ -95,19 +91,15 @@ class Checkpoints:
     sums = {path: disk.checksum(leaf) for path, leaf in _by_path(tree).items()}
     try:
       with _leaving_nothing_behind():
-        saved = self._checkpointer.save(
-          epoch, tree, custom_metadata={_SUMS: sums}
+        # Forced, as Orbax saves none before a later one.
+        self._checkpointer.save(
+          epoch, tree, force=True, custom_metadata={_SUMS: sums}
         )
     except Exception as error:  # Orbax and tensorstore define many types.
       with contextlib.suppress(Exception):  # It may raise the same error again.
         self._checkpointer.close()
       self._checkpointer = self._open()
       raise disk.explain(self.directory / str(epoch), error) from error
-    if not saved:
-      raise CheckpointError(
-        f"The checkpoint of epoch {epoch} was not saved in {self.directory}:"
-        f" it holds later epochs already ({self.epochs})."
-      )
 
   def load(self, epoch: SupportsIndex, like: Any) -> Any:
     """Restores the checkpoint of an epoch.
