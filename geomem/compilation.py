@@ -19,6 +19,8 @@ NOWHERE = "none"
 _SHORTEST_SECONDS = 0.1
 # A full disk or a kill cuts files off between pages.
 _PAGE = 4096
+# Names of JAX's entries: the directory may hold other files.
+_ENTRY = f"jit_*-{64 * '[0-9a-f]'}-cache"
 
 
 def default_directory() -> pathlib.Path:
@@ -47,7 +49,7 @@ def _remove_torn(directory: pathlib.Path) -> None:
   A whole entry of just this size, one in 4,096, is compiled again.
   """
   with contextlib.suppress(OSError):
-    for entry in directory.glob("*-cache"):
+    for entry in directory.glob(_ENTRY):
       if entry.stat().st_size % _PAGE == 0:
         entry.unlink()
 

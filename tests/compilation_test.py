@@ -81,7 +81,9 @@ def test_an_entry_that_was_cut_off_is_written_again(tmp_path):
   assert entries
   for entry in entries:  # As on a full disk.
     entry.write_bytes(b"")
+  (tmp_path / "of-the-user-cache").touch()
   said_by_process(tmp_path, tmp_path)  # Without a warning.
+  assert (tmp_path / "of-the-user-cache").exists()
   assert all(entry.stat().st_size for entry in entries)
 
 
