@@ -262,12 +262,18 @@ class Rows(list):
       np.array([rows.mean()[1] for rows in groups.values()], float),
     )
 
-  def mean(self) -> tuple[float, float]:
+  def mean(self, seeds: Iterable[int] = ()) -> tuple[float, float]:
     """Returns the mean and its standard error.
 
     A single row gives its value and its own error, NaN if it has none. Several
     rows, one for each seed, give the standard error over seeds.
+
+    Args:
+      seeds: those that the mean is over; if one has no row, both are NaN, as
+        where its value is.
     """
+    if not set(seeds) <= set(self.seeds):
+      return math.nan, math.nan
     if len(self) == 1:
       error = self[0].get("stderr")
       return float(self.values[0]), math.nan if error is None else float(error)
