@@ -1,5 +1,7 @@
 """G1 to G5 on tables that must pass and that must fail, and their figures."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -123,7 +125,7 @@ def test_each_fails_where_it_must_and_no_other(name, changed):
   ("name", "metric", "columns"),
   [
     ("G1", "law_slope", {"drawn": "independent", "labels": "centered"}),
-    ("G2", "law_squared_norm_unbiased", {"drawn": "own", "num_examples": 128}),
+    ("G2", "law_squared_norm_unbiased", {"drawn": "own"}),
     ("G3", "closed_form_error", {"part": "label"}),
     ("G4", "ratio", {"epoch": 2}),
     ("G4", "ratio", {"epoch": 5}),
@@ -131,12 +133,36 @@ def test_each_fails_where_it_must_and_no_other(name, changed):
     ("G5", "norm", {"epoch": 0, "subset": "permuted", "part": "label"}),
   ],
 )
-def test_what_lacks_a_number_cannot_be_told(name, metric, columns):
+@pytest.mark.parametrize("value", [math.nan, None, "no row"])
+def test_what_lacks_a_number_cannot_be_told(name, metric, columns, value):
+  """NaN is None on disk; a seed without a row is as unknown."""
   rows, expected = rows_of(), {"G1", "G2", "G3", "G4", "G5"} - {name}
   for row in rows.where(metric, seed=0, **columns):
-    row["value"] = float("nan")
+    row["value"] = value
+  rows = runs.Rows(row for row in rows if row["value"] != "no row")
   verdicts = {f.name: f.holds for f in find_gradients(rows)}
   assert verdicts == dict.fromkeys(expected, True) | {name: None}
+  numbers, _ = comparison._gradients(rows, False)
+  assert {k.split()[0] for k, v in numbers.items() if np.isnan(v).any()} <= {
+    name
+  }
+
+
+@pytest.mark.parametrize("value", [math.nan, None, "no row"])
+def test_no_sentence_has_nan(value):
+  """Numbers that decide nothing may be unknown, too."""
+  decides = {
+    *("ratio", "cancellation", "norm", "law_slope", "closed_form_error"),
+    *("ratio_unbiased", "squared_norm_unbiased", "law_squared_norm_unbiased"),
+  }
+  for metric in decides:
+    rows = rows_of()
+    for row in rows.where(metric, seed=1):
+      row["value"] = value
+    rows = runs.Rows(row for row in rows if row["value"] != "no row")
+    said = "".join(map(str, find_gradients(rows)))
+    assert "nan" not in said
+    assert "unknown" in said or metric == "law_squared_norm_unbiased"
 
 
 @pytest.mark.parametrize("epoch", [2, 5])
@@ -200,7 +226,10 @@ def test_without_noise_nothing_may_be_left():
     row["value"] = -row["value"]
   found = find_gradients(rows)[1]
   assert found.holds is None
-  assert "is nothing at one or more of n = 64, 128, 256;" in found.sentence
+  assert (
+    "is nothing, or unknown, at one or more of n = 64, 128, 256;"
+    in found.sentence
+  )
 
 
 def test_the_figures_show_the_rows():

@@ -8,7 +8,11 @@ import numpy as np
 from geomem import runs
 from geomem.studies.capacity import agreements
 from geomem.studies.finding import Finding, all_hold, doubts
-from geomem.studies.gradients.findings import at_epoch, unbiased_slope
+from geomem.studies.gradients.findings import (
+  at_epoch,
+  unbiased_slope,
+  worst_error,
+)
 from geomem.studies.memorization_findings import (
   by_layer,
   changed_seeds,
@@ -125,11 +129,11 @@ def _gradients(rows: runs.Rows, _) -> _Judged:
   ratio = {"metric": "ratio", "part": "label", "labels": "centered"}
   cancelled = {"subset": "permuted", "labels": "centered"}
   law = {"layer": None, "drawn": "independent", "labels": "centered"}
-  errors = rows.where("closed_form_error", part="label").split("seed")
+  of_seeds = rows.split("seed").values()
   return {
-    "G1": rows.where("law_slope", **law).values,
-    "G2": [unbiased_slope(of)[0] for of in rows.split("seed").values()],
-    "G3": [of.values.max() for of in errors.values()],
+    "G1": [of.where("law_slope", **law).mean()[0] for of in of_seeds],
+    "G2": [unbiased_slope(of)[0] for of in of_seeds],
+    "G3": [worst_error(of, "label") for of in of_seeds],
     "G4 first": at_epoch(rows, which="first", **ratio),
     "G4 last": at_epoch(rows, which="last", **ratio),
     "G5": at_epoch(rows, "cancellation", "last", **cancelled),
