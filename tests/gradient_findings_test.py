@@ -273,8 +273,9 @@ def test_the_figures_show_the_rows():
     assert heights >= expected | {3.0}
 
 
-def test_a_mean_over_seeds_of_which_one_is_unknown_is_unknown():
-  rows, nan = rows_of(), float("nan")
+@pytest.mark.parametrize("nan", [math.nan, None])
+def test_a_mean_over_seeds_of_which_one_is_unknown_is_unknown(nan):
+  rows = rows_of()
   law = {"drawn": "independent", "labels": "centered"}
   unknown = [
     *rows.where("ratio", seed=1, epoch=5),

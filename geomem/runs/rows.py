@@ -159,6 +159,15 @@ class Rows(list):
         groups.setdefault(row[column], Rows()).append(row)
     return {value: groups[value] for value in sorted(groups)}
 
+  def of_all_seeds(self, seeds: Iterable[int], *columns: str) -> "Rows":
+    """Selects the rows at values of the columns that all the seeds have."""
+    there: dict[tuple, set] = {}
+    places = [tuple(row.get(column) for column in columns) for row in self]
+    for row, place in zip(self, places, strict=True):
+      there.setdefault(place, set()).add(row["seed"])
+    pairs = zip(self, places, strict=True)
+    return Rows(row for row, place in pairs if set(seeds) <= there[place])
+
   @property
   def values(self) -> Float[np.ndarray, " n"]:
     """The values, in order."""

@@ -108,9 +108,10 @@ class Memorization:
     )
 
   def _facts_of(self, rows: runs.Rows, seed) -> list[runs.Row]:
+    scores = rows.where("accuracy", seed=seed.number, subset="test")
     test = {
-      row["epoch"]: row["value"]
-      for row in rows.where("accuracy", seed=seed.number, subset="test")
+      row["epoch"]: value
+      for row, value in zip(scores, scores.values, strict=True)
     }
     points = next(iter(seed.manifolds.values())).shape[1]
     kappa = self.config.measure.kappa
@@ -159,10 +160,10 @@ class Memorization:
       for subset in deepest.subsets:
         scores = at_epoch.where("accuracy", subset=subset)
         of_layer = at_epoch.where(subset=subset, layer=layer)
-        line = f"{subset:12}{epoch:>6}{scores.mean()[0]:10.3f}"
+        line = f"{subset:12}{epoch:>6}{scores.mean(rows.seeds)[0]:10.3f}"
         if of_layer.where("capacity"):
           capacity, radius, dimension = (
-            of_layer.where(metric).mean()[0] for metric in _METRICS
+            of_layer.where(metric).mean(rows.seeds)[0] for metric in _METRICS
           )
           line += f"{capacity:10.4f}{radius:8.3f}{dimension:11.2f}"
           if ranks := of_layer.where("rank").known():

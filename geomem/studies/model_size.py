@@ -164,7 +164,7 @@ def summarize_sizes(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
       )
     if sizes.has("last", "probe_accuracy", "test"):
       sentences.append(_readout_sentence(sizes, dip))
-  else:
+  elif len(accuracy) > 1:
     sentences.append("Test accuracy at the last epoch never falls with size.")
   return further, sentences
 
@@ -216,24 +216,25 @@ def _geometry_sentences(sizes: Sizes, dip: Dip) -> list[str]:
 
 def _readout_sentence(sizes: Sizes, dip: Dip) -> str:
   """Attributes the dip to the representation or to the readout."""
-  drops = {}
+  drops = []
   for metric in ("accuracy", "probe_accuracy"):
     values = sizes.at("last", metric, "test")
-    drops[metric] = mean_and_error(values[dip.before] - values[dip.at])
-  lost, error = drops["probe_accuracy"]
-  half = drops["accuracy"][0] / 2
+    drops.append(values[dip.before] - values[dip.at])
+  fall, (lost, error) = map(mean_and_error, drops)
+  # Beyond half of the fall, paired by seed.
+  further, further_error = mean_and_error(drops[1] - drops[0] / 2)
   if math.isnan(lost):
     return (
       "Whether the dip is of the representation or of the readout cannot be"
       " told: accuracies of new readouts are missing."
     )
   verdict = "the dip is mostly of the "
-  verdict += "representation" if lost > half else "readout"
+  verdict += "representation" if further > 0 else "readout"
   # A single seed has no error.
-  if not abs(lost - half) >= 2 * error:
+  if not (fall[0] > 2 * fall[1] and abs(further) >= 2 * further_error):
     verdict = "whose the dip is cannot be told"
   return (
-    f"Where test accuracy falls by {with_error(*drops['accuracy'])}, a new"
+    f"Where test accuracy falls by {with_error(*fall)}, a new"
     f" linear readout of the last hidden layer"
     f" {'gains' if lost < 0 else 'loses'} {with_error(abs(lost), error)}:"
     f" {verdict}."
