@@ -226,6 +226,17 @@ def test_no_verdict_hangs_on_what_was_removed_alone(
     assert (said in found.sentence) == (holds is None)
 
 
+def test_other_seeds_bound_what_k_can_do():
+  """Permuted capacity rises to 2.12 times, x .6 if K differs in all seeds."""
+  last = PAPER["last"] | {"permuted": [*PAPER["last"]["permuted"][:-1], 0.08]}
+  rows = [rows_of(PAPER | {"last": last}, seed=seed) for seed in (0, 1)]
+  other = {(40, "permuted"): 2}
+  for ranks, holds in (((other, other), None), ((other, {}), True)):
+    sets = zip(rows, ranks, strict=True)
+    both = [row for of, K in sets for row in with_removed(of, K)]
+    assert find(runs.Rows(both))[1].holds is holds
+
+
 @pytest.mark.parametrize(
   ("last", "alike", "unlike"),
   [

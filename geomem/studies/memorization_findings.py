@@ -185,34 +185,37 @@ def by_layer(rows: runs.Rows, metric: str, which: str) -> dict:
 def _unlike(
   first: runs.Rows, second: runs.Rows, least_left: float = 0.0
 ) -> np.ndarray:
-  """Tells by hidden layer whether K differs in a seed between two sets.
+  """Returns by hidden layer in which share of the seeds K differs in two sets.
 
-  Also told apart are layers where less of a centre is left than `least_left`.
-  Runs that do not record this are taken to have the same removed.
+  Seeds in which less of a centre is left than `least_left` count as such. Runs
+  that do not record this are taken to have the same removed.
   """
 
   def ranks(rows: runs.Rows, index: int) -> set:
     of_layer = rows.where("rank", layer_index=index)
     return {(row["seed"], row["value"]) for row in of_layer}
 
-  left = runs.Rows([*first, *second]).where("center_left").known()
-  little = {r["layer_index"] for r in left if r["value"] < least_left}
-  layers = list(first.where("capacity").layers)[1:-1]
-  return np.array(
-    [i in little or ranks(first, i) != ranks(second, i) for i in layers], bool
-  )
+  shares = []
+  both = runs.Rows([*first, *second])
+  for index in list(first.where("capacity").layers)[1:-1]:
+    left = both.where("center_left", layer_index=index).known()
+    seeds = {row["seed"] for row in left if row["value"] < least_left}
+    seeds |= {seed for seed, _ in ranks(first, index) ^ ranks(second, index)}
+    shares.append(len(seeds) / len(both.seeds))
+  return np.array(shares)
 
 
 def _are_between(
-  bounds: Sequence[float], ratios, unlike=False, *, if_equal: bool = False
+  bounds: Sequence[float], ratios, unlike=0.0, *, if_equal: bool = False
 ) -> bool | None:
   """Tells whether all ratios are between two bounds; None if K may decide.
 
-  Where `unlike`, K alone may have changed a ratio, up or down. With `if_equal`,
-  values that are equal although K differs count as such.
+  In the share of seeds that are `unlike`, K alone may have changed a ratio, up
+  or down. With `if_equal`, values that are equal although K differs count as
+  such.
   """
   low, high = bounds
-  least = np.where(unlike, _LEFT_BY_K, 1)
+  least = 1 / (1 + unlike * (1 / _LEFT_BY_K - 1))
   surely = (low < ratios * least) & (ratios / least < high)
   maybe = (low < ratios / least) & (ratios * least < high)
   if if_equal:

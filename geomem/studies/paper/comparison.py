@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from geomem import runs
-from geomem.studies.capacity import agreements
+from geomem.studies.capacity_findings import agreements
 from geomem.studies.finding import Finding, all_hold, doubts
 from geomem.studies.gradients.findings import (
   at_epoch,
