@@ -186,6 +186,19 @@ def test_sentences_have_their_figures():
   assert "label part (centred) is 0.100 at initialization" in said[3]
 
 
+@pytest.mark.parametrize(("error", "holds"), [(0.01, False), (0.2, None)])
+def test_a_slope_is_not_told_within_its_error(error, holds):
+  """It is .05 beyond its bounds; of two seeds the error is .7 of each."""
+  rows = rows_of(slope=-0.4)
+  for row in rows.where("law_slope"):
+    row["stderr"] = error
+  found = find_gradients(rows)[0]
+  assert found.holds is holds
+  said = "cannot be known within two errors"
+  assert (said in found.sentence) == (holds is None)
+  assert find_gradients(rows_of())[0].holds
+
+
 def test_an_unknown_error_is_not_zero():
   """A fit through two sizes of one draw has none."""
   rows = rows_of()
