@@ -527,3 +527,13 @@ def test_of_one_width_nothing_is_said_about_size():
   assert "never falls" in model_size.summarize_sizes(rows)[1][-1]
   (fitted,) = model_size.summarize_sizes(rows.where(width=2))[1]
   assert "No network fits" in fitted
+
+
+def test_geometry_of_sizes_says_where_other_directions_were_removed():
+  rows = sized((0.7, 0.4, 0.8), (1.0, 2.0, 1.0), (0.8,) * 3)
+  for row in rows.where("radius"):  # K is 2, but for one seed of the dip.
+    K = 1 if (row["width"], row["seed"], row["epoch"]) == (4, 1, 3) else 2
+    rows.append(row | {"metric": "rank", "value": K})
+  said = model_size.summarize_sizes(rows)[1][2]
+  assert "in the dip (of other K in 1 of 2 seeds), +2.000" in said
+  assert said.count("other K") == 1

@@ -197,6 +197,12 @@ def _geometry_sentences(sizes: Sizes, dip: Dip) -> list[str]:
   # Keyed by index, so that a dip at an end is listed once.
   last, sentences = len(sizes.widths) - 1, []
   places = {0: "smallest", dip.at: "dip", last: "largest"}
+  # Another number K of removed directions changes geometry by itself.
+  ranks = [sizes.at(which, "rank", "test") for which in ("best", "last")]
+  for index in places:
+    of_seeds = np.abs(ranks[1] - ranks[0])[index] > 0
+    if number := int(of_seeds.sum()):
+      places[index] += f" (of other K in {number} of {len(of_seeds)} seeds)"
   for metric in ("dimension", "radius"):
     best = sizes.at("best", metric, "test")
     change = sizes.at("last", metric, "test") - best
