@@ -53,11 +53,7 @@ class RewindScores:
     self.has_lost = bool(recovered)
     self._vague = too_vague(recovered)
     self._seeds = recovered.seeds or rows.seeds
-    others = [seed for seed in rows.seeds if seed not in self._seeds]
-    self.without = ""
-    if others:
-      names = name_seeds(others)
-      self.without = f" (left out, as no test accuracy is lost: {names})"
+    self.without = without_loss(rows.seeds, self._seeds)
     self.best, self.last = (
       {seed: rows.epochs(which)[seed] for seed in self._seeds}
       for which in ("best", "last")
@@ -143,6 +139,13 @@ class RewindScores:
     ):
       return "recovered shares are missing"
     return ""
+
+
+def without_loss(seeds: list[int], others: list[int]) -> str:
+  """Names the seeds but for the others, in parentheses; empty if none."""
+  names = name_seeds(seed for seed in seeds if seed not in others)
+  is_any = not set(seeds) <= set(others)
+  return f" (left out, as no test accuracy is lost: {names})" if is_any else ""
 
 
 def too_vague(recovered: runs.Rows) -> str:

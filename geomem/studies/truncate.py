@@ -23,7 +23,7 @@ from geomem.studies.experiment import Seed, spread_images
 from geomem.studies.fields import Fields
 from geomem.studies.finding import Finding, grouped, with_error
 from geomem.studies.measure_config import measured_layers
-from geomem.studies.rewind_findings import ENOUGH, too_vague
+from geomem.studies.rewind_findings import ENOUGH, too_vague, without_loss
 from geomem.studies.study import Stage, Step
 from geomem.studies.train import score_logits
 from geomem.studies.trained import OfRun, TrainedRun
@@ -170,7 +170,7 @@ class Truncate(OfRun):
     sentence = (
       f"of the test accuracy that was lost at most {share:.0%} come back, by"
       f" keeping {kept} components of {rows.layers[index]} ({numbers});"
-      f" {ENOUGH:.0%} was expected"
+      f" {ENOUGH:.0%} was expected{without_loss(rows.seeds, measured.seeds)}"
     )
     return [Finding(name, share >= ENOUGH, sentence)]
 
