@@ -6,7 +6,7 @@ import pytest
 
 from geomem import geometry, plots, runs, studies
 from geomem.studies import capacity
-from geomem.studies.capacity import agreements
+from geomem.studies.capacity_findings import agreements
 from tests.binaries import execute
 
 SMALL = {"num_draws": 5, "num_probes": 10, "num_shuffles": 2, "epochs": "last"}

@@ -111,3 +111,26 @@ def test_the_departure_is_told_by_cell():
     noise_rows({0.5: [0.1, 0.1, 0.3], 0.9: [1.0]}, chance=0.05)
   )
   assert sentence.endswith("departs from chance at fc1.")
+
+
+@pytest.mark.parametrize("kind", ["capacity", "converged"])
+def test_a_seed_of_which_nothing_is_known_has_an_unknown_departure(kind):
+  rows = noise_rows({0.5: [0.1, 0.1, 0.3]})
+  other = noise_rows({0.5: [0.1, 0.1, 0.3]}).known()
+  for row in other:
+    row["seed"] = 1
+  if kind == "capacity":  # Its last epoch was not measured.
+    other = [row for row in other if row["layer"] is None]
+  else:  # NaN is null on disk.
+    of_layer = other.where("capacity", layer="fc3")
+    other += [r | {"metric": "converged", "value": None} for r in of_layer]
+  rows = runs.Rows([*rows, *other])
+  further, (sentence, *_) = noise.summarize_noise(rows)
+  known, unknown = (row["value"] for row in further)
+  assert known == 1.0
+  assert np.isnan(unknown)
+  assert "departs from chance at fc3, unknown (where unknown" in sentence
+  if kind == "capacity":
+    assert "capacity unknown, radius unknown, dimension unknown in" in sentence
+    last = plots.plot_last_layer(rows).axes[0].containers
+    assert all(np.isnan(bars.lines[0].get_ydata()).all() for bars in last)

@@ -362,6 +362,21 @@ def test_what_comes_back_is_of_the_seeds_that_lost_something():
   }
 
 
+def test_what_is_null_on_disk_is_not_drawn():
+  rows = rewind_rows()
+  for row in rows.where("accuracy", seed=0, epoch=1):
+    row["value"] = None
+  for image, *_ in images(plots.plot_rewind_heatmaps(rows)).values():
+    assert np.isnan(np.ma.filled(image.get_array(), np.nan)).any()
+  # Nothing is known of the best epoch: the scale is that of the last.
+  rows = rows_of()
+  for row in rows.where("radius", epoch=tuple(BEST), seed=0):
+    row["value"] = None
+  axes = plots.plot_geometry_by_layer(rows).axes
+  assert [axes[i].get_yscale() for i in (1, 4)] == ["log", "log"]
+  assert axes[1].get_ylim() == axes[4].get_ylim()
+
+
 def test_maps_of_rewinds_compare_each_seed_with_itself():
   """With rewinds to the best epochs alone, each column is of one seed."""
   rows = runs.Rows(

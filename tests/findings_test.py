@@ -6,7 +6,8 @@ import pytest
 
 from geomem import runs
 from geomem.studies.finding import doubts
-from geomem.studies.memorization import Memorization, find
+from geomem.studies.memorization import Memorization
+from geomem.studies.memorization_findings import find
 
 # Capacities of layers 0, 5, 10, 13, 16 and 19 of VGG16 on CIFAR-100, M = 50,
 # and radius and dimension of the last, read off figure 3 of Stephenson et al.,
@@ -178,6 +179,118 @@ def test_f31_cannot_fail_by_what_was_removed():
   )
   found = find(with_removed(memorized, {(40, "restored"): 2}))
   assert found[0].holds is False
+
+
+@pytest.mark.parametrize(
+  ("name", "which", "changed", "alike", "unlike"),
+  [
+    # Another K leaves .6 of a number or more: see docs/numbers.md.
+    ("F3.2", "last", {("permuted", 5): 0.1}, True, True),  # 2.65 x .6 > 1.5
+    ("F3.2", "last", {("permuted", 5): 0.08}, True, None),
+    ("F3.2", "last", {("permuted", 5): 0.05}, False, None),  # 1.32 / .6 > 1.5
+    ("F3.2", "last", {("permuted", 5): 0.03}, False, False),
+    ("F3.2", "last", {("permuted", 0): 0.05}, False, None),
+    ("F3.2", "last", {("permuted", 0): 0.08}, False, False),
+    ("F3.3", "best", {("restored", 5): 0.0592}, True, None),  # It falls to .68.
+    ("F3.3", "best", {("restored", 5): 0.08}, True, True),
+    ("F3.3", "best", {("restored", 5): 0.04}, False, None),
+    ("F3.3", "last", {("restored", 5): 0.055}, False, False),  # Off chance.
+    ("F3.5", "last", {("test", 1): 0.0442}, True, True),  # What is equal is so.
+    ("F3.5", "last", {("test", 1): 0.06}, False, None),
+    ("F3.5", "last", {("test", 1): 0.1}, False, False),
+    # Of unpermuted examples K is the same.
+    (
+      *("F3.5", "last", {("test", 1): 0.06, ("unpermuted", 1): 0.06}),
+      *(False, False),
+    ),
+    ("F3.1", "best", {("restored", 4): 0.0386}, False, None),
+    ("F3.1", "best", {("restored", 4): 0.02}, False, False),
+  ],
+)
+def test_no_verdict_hangs_on_what_was_removed_alone(
+  name, which, changed, alike, unlike
+):
+  capacities = {
+    w: {s: list(v) for s, v in by.items()} for w, by in PAPER.items()
+  }
+  for (subset, layer), value in changed.items():
+    capacities[which][subset][layer] = value
+  rows = rows_of(capacities)
+  subset, _ = next(iter(changed))
+  for K, holds in ((1, alike), (2, unlike)):
+    (found,) = (
+      f for f in find(with_removed(rows, {(40, subset): K})) if f.name == name
+    )
+    assert found.holds is holds
+    said = "numbers of shared directions removed"
+    assert (said in found.sentence) == (holds is None)
+
+
+def test_other_seeds_bound_what_k_can_do():
+  """Permuted capacity rises to 2.12 times, x .6 if K differs in all seeds."""
+  last = PAPER["last"] | {"permuted": [*PAPER["last"]["permuted"][:-1], 0.08]}
+  rows = [rows_of(PAPER | {"last": last}, seed=seed) for seed in (0, 1)]
+  other = {(40, "permuted"): 2}
+  for ranks, holds in (((other, other), None), ((other, {}), True)):
+    sets = zip(rows, ranks, strict=True)
+    both = [row for of, K in sets for row in with_removed(of, K)]
+    assert find(runs.Rows(both))[1].holds is holds
+
+
+@pytest.mark.parametrize(
+  ("last", "alike", "unlike"),
+  [
+    ((0.9, 18.8), True, True),
+    ((1.2, 18.8), True, None),  # .76 of the radius at the best epoch.
+    ((0.9, 22.0), True, None),
+    ((1.7, 18.8), False, None),
+    ((2.7, 18.8), False, False),
+    ((1.2, 60.0), False, False),  # One that grows decides.
+    ((0.9, 0.0), True, True),
+  ],
+)
+def test_manifolds_do_not_shrink_by_what_was_removed(last, alike, unlike):
+  rows = rows_of(PAPER, PERMUTED | {"last": last})
+  for K, holds in ((1, alike), (0, unlike)):
+    removed = with_removed(rows, {(1000, "permuted"): K})
+    assert find(removed)[3].holds is holds
+  # How much of a centre is left is another matter.
+  assert find(with_removed(rows, {}, left=0.01))[3].holds is alike
+
+
+def with_scores(rows, best, last, error=0.02):
+  """Adds chance, and accuracies of test (best) and permuted (last) examples."""
+  added = []
+  for seed in runs.Rows(rows).seeds:
+    of_seed = {"seed": seed, "layer": None}
+    fact = of_seed | {"epoch": None, "subset": None}
+    added.append(fact | {"metric": "chance_accuracy", "value": 0.1})
+    for epoch, subset, value in ((40, "test", best), (1000, "permuted", last)):
+      at = of_seed | {"epoch": epoch, "subset": subset, "stderr": error}
+      added.append(at | {"metric": "accuracy", "value": value})
+  return runs.Rows([*rows, *added])
+
+
+def test_what_was_never_learnt_or_memorized_has_no_geometry():
+  """The capacities of a network without training would fit the claims."""
+  learnt = find(with_scores(rows_of(PAPER), 0.5, 0.9))
+  assert learnt == find(rows_of(PAPER))
+  first, *others = find(with_scores(rows_of(PAPER), 0.13, 0.9))
+  assert first.holds is None
+  assert "test accuracy of seed 0 at the best epoch is within" in first.sentence
+  assert others == learnt[1:]
+  # A share of .2 of what chance leaves is memory, as of rewinds.
+  first, *others = find(with_scores(rows_of(PAPER), 0.5, 0.27))
+  assert first == learnt[0]
+  assert {f.holds for f in others} == {None}
+  assert "ends at 0.270, and chance is 0.100" in others[0].sentence
+  assert find(with_scores(rows_of(PAPER), 0.5, 0.29)) == learnt
+  # Each seed must have learnt something.
+  both = [
+    *with_scores(rows_of(PAPER), 0.9, 0.9),
+    *with_scores(rows_of(PAPER, seed=1), 0.1, 0.9),
+  ]
+  assert "seed 1" in find(runs.Rows(both))[0].sentence
 
 
 def test_capacities_with_different_k_are_said_not_to_be_comparable():

@@ -1,5 +1,7 @@
 """G1 to G5 on tables that must pass and that must fail, and their figures."""
 
+import math
+
 import numpy as np
 import pytest
 
@@ -123,7 +125,7 @@ def test_each_fails_where_it_must_and_no_other(name, changed):
   ("name", "metric", "columns"),
   [
     ("G1", "law_slope", {"drawn": "independent", "labels": "centered"}),
-    ("G2", "law_squared_norm_unbiased", {"drawn": "own", "num_examples": 128}),
+    ("G2", "law_squared_norm_unbiased", {"drawn": "own"}),
     ("G3", "closed_form_error", {"part": "label"}),
     ("G4", "ratio", {"epoch": 2}),
     ("G4", "ratio", {"epoch": 5}),
@@ -131,12 +133,36 @@ def test_each_fails_where_it_must_and_no_other(name, changed):
     ("G5", "norm", {"epoch": 0, "subset": "permuted", "part": "label"}),
   ],
 )
-def test_what_lacks_a_number_cannot_be_told(name, metric, columns):
+@pytest.mark.parametrize("value", [math.nan, None, "no row"])
+def test_what_lacks_a_number_cannot_be_told(name, metric, columns, value):
+  """NaN is None on disk; a seed without a row is as unknown."""
   rows, expected = rows_of(), {"G1", "G2", "G3", "G4", "G5"} - {name}
   for row in rows.where(metric, seed=0, **columns):
-    row["value"] = float("nan")
+    row["value"] = value
+  rows = runs.Rows(row for row in rows if row["value"] != "no row")
   verdicts = {f.name: f.holds for f in find_gradients(rows)}
   assert verdicts == dict.fromkeys(expected, True) | {name: None}
+  numbers, _ = comparison._gradients(rows, False)
+  assert {k.split()[0] for k, v in numbers.items() if np.isnan(v).any()} <= {
+    name
+  }
+
+
+@pytest.mark.parametrize("value", [math.nan, None, "no row"])
+def test_no_sentence_has_nan(value):
+  """Numbers that decide nothing may be unknown, too."""
+  decides = {
+    *("ratio", "cancellation", "norm", "law_slope", "closed_form_error"),
+    *("ratio_unbiased", "squared_norm_unbiased", "law_squared_norm_unbiased"),
+  }
+  for metric in decides:
+    rows = rows_of()
+    for row in rows.where(metric, seed=1):
+      row["value"] = value
+    rows = runs.Rows(row for row in rows if row["value"] != "no row")
+    said = "".join(map(str, find_gradients(rows)))
+    assert "nan" not in said
+    assert "unknown" in said or metric == "law_squared_norm_unbiased"
 
 
 @pytest.mark.parametrize("epoch", [2, 5])
@@ -158,6 +184,19 @@ def test_sentences_have_their_figures():
   assert "1.0e-05 in the worst layer" in said[2]
   assert "0.100 at initialization, 0.100 at the best epoch, 1.000" in said[3]
   assert "label part (centred) is 0.100 at initialization" in said[3]
+
+
+@pytest.mark.parametrize(("error", "holds"), [(0.01, False), (0.2, None)])
+def test_a_slope_is_not_told_within_its_error(error, holds):
+  """It is .05 beyond its bounds; of two seeds the error is .7 of each."""
+  rows = rows_of(slope=-0.4)
+  for row in rows.where("law_slope"):
+    row["stderr"] = error
+  found = find_gradients(rows)[0]
+  assert found.holds is holds
+  said = "cannot be known within two errors"
+  assert (said in found.sentence) == (holds is None)
+  assert find_gradients(rows_of())[0].holds
 
 
 def test_an_unknown_error_is_not_zero():
@@ -200,7 +239,10 @@ def test_without_noise_nothing_may_be_left():
     row["value"] = -row["value"]
   found = find_gradients(rows)[1]
   assert found.holds is None
-  assert "is nothing at one or more of n = 64, 128, 256;" in found.sentence
+  assert (
+    "is nothing, or unknown, at one or more of n = 64, 128, 256;"
+    in found.sentence
+  )
 
 
 def test_the_figures_show_the_rows():
@@ -244,8 +286,9 @@ def test_the_figures_show_the_rows():
     assert heights >= expected | {3.0}
 
 
-def test_a_mean_over_seeds_of_which_one_is_unknown_is_unknown():
-  rows, nan = rows_of(), float("nan")
+@pytest.mark.parametrize("nan", [math.nan, None])
+def test_a_mean_over_seeds_of_which_one_is_unknown_is_unknown(nan):
+  rows = rows_of()
   law = {"drawn": "independent", "labels": "centered"}
   unknown = [
     *rows.where("ratio", seed=1, epoch=5),

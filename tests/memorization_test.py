@@ -155,14 +155,15 @@ def test_a_last_update_that_is_too_large_stops_before_it_is_saved(
   assert not list(tmp_path.glob("checkpoints/*/1"))
 
 
+@pytest.mark.parametrize("unknown", [np.nan, None])
 @pytest.mark.parametrize("order", [1, -1])
-def test_the_first_of_the_best_known_accuracies_is_the_best(order):
+def test_the_first_of_the_best_known_accuracies_is_the_best(order, unknown):
   """In whatever order the rows are: repaired runs have another."""
   study = studies.Memorization(studies.make_config(**SMALL))
   scores = [
     {"metric": "accuracy", "subset": "test", "seed": 0, "epoch": epoch}
     | {"value": value}
-    for epoch, value in enumerate([np.nan, 0.5, np.nan, 0.8, 0.7, 0.8])
+    for epoch, value in enumerate([unknown, 0.5, unknown, 0.8, 0.7, 0.8])
   ]
   rows = runs.Rows(scores[::order])
   facts = runs.Rows(study._facts_of(rows, study.seeds[0]))

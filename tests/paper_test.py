@@ -8,7 +8,8 @@ import pytest
 from experiments import paper as binary
 from geomem import runs, studies
 from geomem.studies import paper
-from geomem.studies.paper import comparison, estimates
+from geomem.studies.finding import all_hold
+from geomem.studies.paper import estimates
 from geomem.studies.paper.comparison import LAST_HIDDEN
 from tests.fakes import SMALL_RUN, fields_of, write_run
 
@@ -238,7 +239,7 @@ def test_numbers_that_are_missing_are_not_judged(tmp_path):
   ],
 )
 def test_one_of_two_claims_that_fails_decides(first, second, both):
-  assert comparison.both_hold(first, second) is both
+  assert all_hold(first, second) is both
 
 
 @pytest.mark.parametrize(
@@ -403,7 +404,7 @@ def test_it_ends_where_the_time_does_and_goes_on(
   }
   assert {"1B", "3A", "3B", "4A-B", "4C", "4D", "4E", "A.1"} <= figures
   found = {row["metric"]: row.get("holds") for row in runs.read_rows(moved)}
-  both = comparison.both_hold(found["G1"], found["G4 last"])
+  both = all_hold(found["G1"], found["G4 last"])
   assert found["T6"] == both
 
   # Of what is done, nothing is counted as left.

@@ -495,3 +495,17 @@ def test_a_repository_that_has_not_its_files_is_not_its_own(
   assert made["geomem_revision"] is made["geomem_changed"] is None
   subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
   assert environment.describe()["geomem_revision"] is not None
+
+
+def test_a_mean_over_seeds_needs_a_row_of_each():
+  rows = runs.Rows(
+    {"seed": seed, "epoch": epoch, "metric": "loss", "value": float(seed)}
+    for seed, epoch in ((1, 0), (2, 0), (1, 5), (3, 5))
+  )
+  first = rows.where(epoch=0)
+  assert first.mean([1, 2]) == first.mean() == (1.5, 0.5)
+  assert np.isnan(first.mean(rows.seeds)).all()
+  assert np.isnan(runs.Rows().mean([1])).all()
+  assert rows.of_all_seeds([1, 2], "epoch") == first
+  assert rows.of_all_seeds([1], "epoch") == rows
+  assert rows.of_all_seeds(rows.seeds, "epoch") == []

@@ -165,3 +165,24 @@ def test_a_bar_says_that_it_waits_until_the_first_step_is_done(tmp_path):
   # The network that is saved before the first step ends no waiting.
   assert first == "compiling"
   assert [set(fact) for fact in facts] == [{"loss"}] * 2
+
+
+@pytest.mark.parametrize(
+  "name", ["memorization", "measure", "readout", "similarity"]
+)
+def test_a_seed_without_rows_is_unknown_in_tables(name, trained, tmp_path):
+  """As one is whose values are NaN, which is null on disk."""
+  study = make(name, trained)
+  rows = studies.run(study, tmp_path)
+  is_lost = [row["seed"] == 1 and row["epoch"] is not None for row in rows]
+  pairs = list(zip(rows, is_lost, strict=True))
+  absent = runs.Rows(row for row, lost in pairs if not lost)
+  unknown = runs.Rows(
+    row | ({"value": None, "stderr": None} if lost else {})
+    for row, lost in pairs
+  )
+  assert study.table(absent) == study.table(unknown)
+  assert "nan" in study.table(absent)
+  for of in (absent, unknown):
+    found = study.findings({}, of)
+    assert {getattr(each, "holds", None) for each in found} <= {None}

@@ -503,3 +503,37 @@ def test_whose_the_dip_is_needs_more_than_its_error():
   assert sentence.endswith(
     "loses 0.100 ± 0.100: whose the dip is cannot be told."
   )
+
+
+def test_whose_the_dip_is_needs_a_fall_beyond_its_error():
+  """Test accuracy falls by .2 and .6; the new readout loses .05 of each."""
+
+  class KnownSizes(model_size.Sizes):
+    def at(self, which, metric, subset):
+      del which, subset
+      if metric == "accuracy":
+        return np.array([[0.7, 0.7], [0.5, 0.1]])
+      return np.array([[0.8, 0.8], [0.75, 0.75]])
+
+  sentence = model_size._readout_sentence(
+    KnownSizes.__new__(KnownSizes), model_size.Dip(0, 1, 0.4, 0.2, 0.1, 0.0)
+  )
+  assert "falls by 0.400 ± 0.200, a new" in sentence
+  assert sentence.endswith(": whose the dip is cannot be told.")
+
+
+def test_of_one_width_nothing_is_said_about_size():
+  rows = sized((0.7,) * 3, (1.0,) * 3, (0.8,) * 3)
+  assert "never falls" in model_size.summarize_sizes(rows)[1][-1]
+  (fitted,) = model_size.summarize_sizes(rows.where(width=2))[1]
+  assert "No network fits" in fitted
+
+
+def test_geometry_of_sizes_says_where_other_directions_were_removed():
+  rows = sized((0.7, 0.4, 0.8), (1.0, 2.0, 1.0), (0.8,) * 3)
+  for row in rows.where("radius"):  # K is 2, but for one seed of the dip.
+    K = 1 if (row["width"], row["seed"], row["epoch"]) == (4, 1, 3) else 2
+    rows.append(row | {"metric": "rank", "value": K})
+  said = model_size.summarize_sizes(rows)[1][2]
+  assert "in the dip (of other K in 1 of 2 seeds), +2.000" in said
+  assert said.count("other K") == 1

@@ -302,3 +302,19 @@ def test_what_is_compared_must_be_measured():
     TaskConfig(measures="glue")
   with pytest.raises(ValueError, match="glue_labels 'mine' is not known"):
     studies.MeasuringConfig(glue_labels="mine")
+
+
+def test_curves_are_means_over_all_seeds():
+  """Seed 1 has ended at epoch 10; its capacity is not seed 0's later one."""
+  rows = table(**ANSWERS)
+  other = [r | {"seed": 1} for r in rows if (r["epoch"] or 0) <= 10]
+  for row in other:
+    if row["metric"] == "last_epoch":
+      row["value"] = 10
+  rows = runs.Rows([*rows, *other])
+  lines = {x.get_label(): x for x in plot_task(rows).axes[0].get_lines()}
+  assert list(lines["mean field"].get_ydata()) == [1, 1, 1.2]
+  (earlier, *_) = TaskCapacity.findings({}, rows)
+  # Of 1, 1, 1.2 half way is 1.1; of 1, 1.8, 2 it is 1.5.
+  said = earlier.sentence.replace(" ± 0.0", "")
+  assert "at epoch 3.1 by GLUE and 7.5 by" in said

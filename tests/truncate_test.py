@@ -126,6 +126,7 @@ def test_only_numbers_that_all_seeds_have_are_compared():
   (found,) = Truncate.findings({}, rows)
   assert found.holds is False
   assert "at most 50% come back, by keeping 2 components" in found.sentence
+  assert found.sentence.endswith("as no test accuracy is lost: seed 2)")
   assert "(test accuracy 0.550, permuted accuracy 0.200)" in found.sentence
   test = Truncate.figures["truncation"](rows).axes[0].get_lines()[0]
   assert list(test.get_xdata()) == [1, 2]

@@ -38,7 +38,11 @@ def believed_capacities(rows: runs.Rows) -> runs.Rows:
   Old rows do not say whether their problems were solved.
   """
   solved = rows.where("converged")
-  bad = {_identity(row) for row in solved if not row["value"] >= 1}
+  bad = {
+    _identity(row)
+    for row in solved
+    if not (runs.has_value(row) and row["value"] >= 1)
+  }
   return runs.Rows(
     row for row in rows.where("capacity").known() if _identity(row) not in bad
   )

@@ -127,6 +127,8 @@ def _draw_rows(axes, rows: runs.Rows, at, metrics) -> None:
   for (name, at_epoch), row_of_axes in zip(at.items(), axes, strict=True):
     for metric, ax, above in zip(metrics, row_of_axes, axes[0], strict=True):
       measured = at_epoch.where(metric)
+      if ax is not above:  # First: one may have nothing for a logarithm.
+        ax.sharey(above)
       for subset in measured.subsets if ax is not above else ():
         x, mean, _ = first.where(metric, subset=subset).series("layer_index")
         ax.plot(x, mean, color=style.COLORS[subset], **_FAINT)
@@ -138,7 +140,6 @@ def _draw_rows(axes, rows: runs.Rows, at, metrics) -> None:
       if name != last:
         ax.tick_params(labelbottom=False)
       if ax is not above:
-        ax.sharey(above)
         ax.autoscale(axis="y")
     row_of_axes[len(metrics) // 2].set_title(_title(name, at_epoch))
 

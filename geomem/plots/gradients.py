@@ -92,7 +92,7 @@ def _draw_norms(ax, rows, drawn: str, labels: str) -> None:
   name = f"{_DRAWN[drawn][0]}, {_LABELS[labels]}"
   ax.errorbar(x, mean, error, **_look(drawn, labels), label=name)
   fit = rows.where("law_slope", layer=None, drawn=drawn, labels=labels)
-  slope = np.mean([row["value"] for row in fit])
+  slope, _ = fit.mean()
   middle = [np.exp(np.log(values).mean()) for values in (x, mean)]
   fitted = middle[1] * (x / middle[0]) ** slope
   color, line = _DRAWN[drawn][1], "-" if labels == "centered" else ":"
@@ -156,9 +156,10 @@ def _group_rows(rows, metric: str, group, mode, subset, part) -> runs.Rows:
   rows = rows.where(mode=mode, subset=subset, layer=group)
 
   def by_layer(metric, **columns):
+    selected = rows.where(metric, **columns)
     return {
-      (row["seed"], row["epoch"], row["layer"]): row["value"]
-      for row in rows.where(metric, **columns)
+      (row["seed"], row["epoch"], row["layer"]): value
+      for row, value in zip(selected, selected.values, strict=True)
     }
 
   totals = by_layer("norm", part="total")

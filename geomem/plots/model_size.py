@@ -104,7 +104,7 @@ def _change(rows: runs.Rows, metric: str) -> runs.Rows:
     for which in ("last", "best")
   )
   return runs.Rows(
-    {"value": last[seed].values[0] / before.values[0]}
+    {"seed": seed, "value": last[seed].values[0] / before.values[0]}
     for seed, before in best.items()
     # A dead network has no dimension, and an epoch may be missing.
     if before.values[0] and seed in last

@@ -89,9 +89,10 @@ def plot_rewind_heatmaps(rows) -> Figure:
   lower. The dashed line is the best epoch.
   """
   kinds, at_last = _by_kind(rows), rows.at("last").where("accuracy", kind=None)
+  of_last = at_last.where(layer=None)
   last = {
-    (row["seed"], row["subset"]): row["value"]
-    for row in at_last.where(layer=None)
+    (row["seed"], row["subset"]): value
+    for row, value in zip(of_last, of_last.values, strict=True)
   }
   depth = max(map(len, kinds.values()))
   figure = style.new_figure(7.6, (0.2 * depth + 0.7) * len(kinds) + 0.4)
@@ -102,10 +103,12 @@ def plot_rewind_heatmaps(rows) -> Figure:
       # A column may be of some seeds only: each is compared with itself.
       curves = [
         runs.Rows(
-          row | {"value": row["value"] - last[row["seed"], subset]}
-          for row in chosen.where("accuracy", subset=subset)
+          row | {"value": value - last[row["seed"], subset]}
+          for row, value in zip(chosen, chosen.values, strict=True)
         ).series("epoch")
-        for chosen in sets.values()
+        for chosen in (
+          of_set.where("accuracy", subset=subset) for of_set in sets.values()
+        )
       ]
       grid = np.stack([mean for _, mean, _ in curves])
       limits = {"vmin": -1, "vmax": 1}

@@ -92,12 +92,16 @@ def series_of_cells(
 ) -> runs.Series:
   """Averages chosen rows of the cells of a sweep; leaves out cells without any.
 
+  Where a seed of a cell has no row, the mean is NaN.
+
   Args:
     cells: the rows of each cell, by its place on the x-axis.
     choose: selects from the rows of a cell those to average, one a seed.
   """
   chosen = {x: choose(cell) for x, cell in cells.items()}
-  drawn = [(x, *rows.mean()) for x, rows in chosen.items() if rows]
+  drawn = [
+    (x, *rows.mean(cells[x].seeds)) for x, rows in chosen.items() if rows
+  ]
   return runs.Series(*np.array(drawn, float).reshape(-1, 3).T)
 
 

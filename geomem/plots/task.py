@@ -21,8 +21,11 @@ _NUM_CURVES = 1000
 
 
 def mean_by_epoch(rows: runs.Rows) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the epochs, and means over seeds: NaN where one is unknown."""
-  series = rows.series("epoch")
+  """Returns the epochs of all seeds, and means: NaN where one is unknown.
+
+  Seeds may end early: the mean of those that remain would be another curve.
+  """
+  series = rows.of_all_seeds(rows.seeds, "epoch").series("epoch")
   return np.asarray(series.x, float), np.asarray(series.mean)
 
 
@@ -150,12 +153,14 @@ def grown(last: runs.Rows, first: runs.Rows) -> dict[int, tuple[float, float]]:
   The error follows from the errors over seeds or, for one seed, of its rows.
   Both are NaN where a capacity is unknown.
   """
-  before = {i: rows.mean() for i, rows in first.split("layer_index").items()}
+  seeds = {*first.seeds, *last.seeds}
+  of_first = first.split("layer_index").items()
+  before = {i: rows.mean(seeds) for i, rows in of_first}
   factors = {}
   for i, rows in last.split("layer_index").items():
     old, old_error = before.get(i, (0.0, 0.0))
     if old:
-      new, error = rows.mean()
+      new, error = rows.mean(seeds)
       relative = math.hypot(error / new, old_error / old) if new else 0.0
       factors[i] = new / old, new / old * relative
   return factors

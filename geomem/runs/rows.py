@@ -159,6 +159,15 @@ class Rows(list):
         groups.setdefault(row[column], Rows()).append(row)
     return {value: groups[value] for value in sorted(groups)}
 
+  def of_all_seeds(self, seeds: Iterable[int], *columns: str) -> "Rows":
+    """Selects the rows at values of the columns that all the seeds have."""
+    there: dict[tuple, set] = {}
+    places = [tuple(row.get(column) for column in columns) for row in self]
+    for row, place in zip(self, places, strict=True):
+      there.setdefault(place, set()).add(row["seed"])
+    pairs = zip(self, places, strict=True)
+    return Rows(row for row, place in pairs if set(seeds) <= there[place])
+
   @property
   def values(self) -> Float[np.ndarray, " n"]:
     """The values, in order."""
@@ -262,12 +271,18 @@ class Rows(list):
       np.array([rows.mean()[1] for rows in groups.values()], float),
     )
 
-  def mean(self) -> tuple[float, float]:
+  def mean(self, seeds: Iterable[int] = ()) -> tuple[float, float]:
     """Returns the mean and its standard error.
 
     A single row gives its value and its own error, NaN if it has none. Several
     rows, one for each seed, give the standard error over seeds.
+
+    Args:
+      seeds: those that the mean is over; if one has no row, both are NaN, as
+        where its value is.
     """
+    if not set(seeds) <= set(self.seeds):
+      return math.nan, math.nan
     if len(self) == 1:
       error = self[0].get("stderr")
       return float(self.values[0]), math.nan if error is None else float(error)

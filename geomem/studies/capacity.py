@@ -18,6 +18,7 @@ from jaxtyping import Bool
 from geomem import geometry, measures, plots, runs
 from geomem.geometry.simulation import FEWEST_DRAWS
 from geomem.studies import experiment as experiments
+from geomem.studies.capacity_findings import find_agreements
 from geomem.studies.fields import Fields, check_seeds
 from geomem.studies.finding import doubts
 from geomem.studies.measure_config import parse_centers
@@ -37,8 +38,7 @@ _SYNTHETIC = (
   "num_seeds",
 )
 _OF_RUNS = ("epochs",)
-_REMOVED = {"none": "centres as they are", "low_rank": "directions removed"}
-CENTERS = tuple(_REMOVED)
+CENTERS = ("none", "low_rank")
 RADII = (0.1, 0.3, 1.0, 3.0)
 FAMILIES = (
   "points",
@@ -287,14 +287,7 @@ class Capacity(OfRun):
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
     """Returns doubts, and the agreement for each treatment of the centres."""
     del config
-    found = agreements(rows)
-    missing = [
-      f"{_REMOVED[centers]}: no set has both a theoretical and a simulated"
-      " capacity to compare."
-      for centers in rows.distinct("centers")
-      if centers not in {each.centers for each in found}
-    ]
-    return [*doubts(rows), *found, *missing]
+    return [*doubts(rows), *find_agreements(rows)]
 
 
 def _without_shared_directions(key, points: np.ndarray, rule) -> np.ndarray:
@@ -364,73 +357,3 @@ def compare(one: ManifoldSet, config: CapacityConfig) -> list[runs.Row]:
     {**one.columns, "metric": metric, "value": value, "stderr": stderr}
     for metric, (value, stderr) in values.items()
   ]
-
-
-class Agreement(NamedTuple):
-  """The agreement of theory and simulation.
-
-  Attributes:
-    centers: the directions removed: `none` or `low_rank`.
-    count: number of sets with both capacities.
-    unknown: number of sets that are not separable even in all features.
-    doubted: number of sets whose theoretical capacity is not to be believed.
-    correlation: of the log capacities; None for fewer than three sets, or if
-      either capacity is constant.
-    ratios: 0, 5, 50, 95 and 100% quantiles of simulated over theoretical
-      capacity.
-    farthest: name of the set whose ratio is farthest from one.
-  """
-
-  centers: str
-  count: int
-  unknown: int
-  doubted: int
-  correlation: float | None
-  ratios: tuple[float, ...]
-  farthest: str
-
-  def __str__(self) -> str:
-    low, likely_low, middle, likely_high, high = self.ratios
-    said = [
-      f"{_REMOVED[self.centers]}: simulated over theory has median"
-      f" {middle:.3f}, {likely_low:.3f} to {likely_high:.3f} in 90% of"
-      f" {self.count} sets, {low:.3f} to {high:.3f} in all (the farthest:"
-      f" {self.farthest})"
-    ]
-    if self.correlation is not None:
-      said.append(f"correlation {self.correlation:.3f}")
-    if self.unknown:
-      said.append(f"{self.unknown} more are not separable in all features")
-    if self.doubted:
-      said.append(
-        f"{self.doubted} more are left out, as they are not to be believed"
-        " (converged below 1)"
-      )
-    return "; ".join(said) + "."
-
-
-def agreements(rows: runs.Rows) -> list[Agreement]:
-  """Compares theory and simulation for each treatment of the centres."""
-  result = []
-  for centers in rows.distinct("centers"):
-    treated = rows.where(centers=centers)
-    sets = len(treated.where("capacity"))
-    believed = len(plots.believed_capacities(treated))
-    pairs = plots.pair_capacities(treated)
-    if not pairs:
-      continue
-    logs = np.log([[a["value"], b["value"]] for a, b in pairs])
-    ratios = logs[:, 1] - logs[:, 0]
-    enough = len(pairs) > 2 and (logs.std(axis=0) > 0).all()
-    result.append(
-      Agreement(
-        centers,
-        len(pairs),
-        believed - len(pairs),
-        sets - believed,
-        float(np.corrcoef(logs.T)[0, 1]) if enough else None,
-        tuple(np.exp(np.quantile(ratios, (0, 0.05, 0.5, 0.95, 1))).tolist()),
-        plots.name_of_set(pairs[np.abs(ratios).argmax()][0]),
-      )
-    )
-  return result

@@ -10,6 +10,8 @@ _MOST_NAMED = 3
 # The metrics of mean-field theory and of GLUE.
 _CONVERGED = ("converged", "glue_converged")
 _CAPACITIES = ("capacity", "glue_capacity")
+# Smallest share of permuted labels fitted beyond chance that counts as memory.
+_MEMORIZED = 0.2
 
 
 class Finding(NamedTuple):
@@ -39,13 +41,13 @@ def name_seeds(seeds: Iterable[int]) -> str:
   return f"seed{'s' if len(numbers) > 1 else ''} {', '.join(numbers)}"
 
 
-def with_error(value: float, error: float, spec: str = ".3f") -> str:
-  """Formats `0.123 ± 0.004`, or the value alone without an error.
+def with_error(value: float, error: float = math.nan, spec: str = ".3f") -> str:
+  """Formats `0.123 ± 0.004`, the value alone without an error, or `unknown`.
 
-  A single seed or draw has no error.
+  A single seed or draw has no error, and NaN is unknown.
   """
-  text = format(value, spec)
-  if not math.isfinite(error):
+  text = "unknown" if math.isnan(value) else format(value, spec)
+  if not math.isfinite(error) or math.isnan(value):
     return text
   return f"{text} ± {error:{spec.removeprefix('+')}}"
 
@@ -57,6 +59,22 @@ def apart(first: tuple[float, float], second: tuple[float, float]) -> bool:
   """
   (a, a_error), (b, b_error) = first, second
   return abs(a - b) > 2 * math.hypot(a_error, b_error)
+
+
+def too_little_memory(fitted: float, chance: float) -> str:
+  """Says that a network has fitted too few permuted labels, if so."""
+  if not fitted - chance < _MEMORIZED * (1 - chance):
+    return ""
+  return (
+    f"permuted accuracy ends at {fitted:.3f}, and chance is {chance:.3f}: there"
+    " is too little memory to look for"
+  )
+
+
+def all_hold(*verdicts: bool | None) -> bool | None:
+  """Returns whether claims hold together; one that fails decides."""
+  unknown = None in verdicts and False not in verdicts
+  return None if unknown else all(verdicts)
 
 
 def grouped(rows: Iterable[runs.Row], *columns: str) -> dict[tuple, runs.Rows]:

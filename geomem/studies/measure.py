@@ -185,7 +185,7 @@ class Measuring(OfRun):
       for metric in metrics:
         of_metric = at_epoch.where(metric, layer=layer)
         cells = [
-          f"{of_metric.where(subset=subset).mean()[0]:14.4g}"
+          f"{of_metric.where(subset=subset).mean(rows.seeds)[0]:14.4g}"
           for subset in deepest.subsets
         ]
         lines.append(f"  {metric:{width - 2}}" + "".join(cells))

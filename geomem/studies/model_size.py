@@ -164,7 +164,7 @@ def summarize_sizes(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
       )
     if sizes.has("last", "probe_accuracy", "test"):
       sentences.append(_readout_sentence(sizes, dip))
-  else:
+  elif len(accuracy) > 1:
     sentences.append("Test accuracy at the last epoch never falls with size.")
   return further, sentences
 
@@ -197,6 +197,12 @@ def _geometry_sentences(sizes: Sizes, dip: Dip) -> list[str]:
   # Keyed by index, so that a dip at an end is listed once.
   last, sentences = len(sizes.widths) - 1, []
   places = {0: "smallest", dip.at: "dip", last: "largest"}
+  # Another number K of removed directions changes geometry by itself.
+  ranks = [sizes.at(which, "rank", "test") for which in ("best", "last")]
+  for index in places:
+    of_seeds = np.abs(ranks[1] - ranks[0])[index] > 0
+    if number := int(of_seeds.sum()):
+      places[index] += f" (of other K in {number} of {len(of_seeds)} seeds)"
   for metric in ("dimension", "radius"):
     best = sizes.at("best", metric, "test")
     change = sizes.at("last", metric, "test") - best
@@ -216,24 +222,25 @@ def _geometry_sentences(sizes: Sizes, dip: Dip) -> list[str]:
 
 def _readout_sentence(sizes: Sizes, dip: Dip) -> str:
   """Attributes the dip to the representation or to the readout."""
-  drops = {}
+  drops = []
   for metric in ("accuracy", "probe_accuracy"):
     values = sizes.at("last", metric, "test")
-    drops[metric] = mean_and_error(values[dip.before] - values[dip.at])
-  lost, error = drops["probe_accuracy"]
-  half = drops["accuracy"][0] / 2
+    drops.append(values[dip.before] - values[dip.at])
+  fall, (lost, error) = map(mean_and_error, drops)
+  # Beyond half of the fall, paired by seed.
+  further, further_error = mean_and_error(drops[1] - drops[0] / 2)
   if math.isnan(lost):
     return (
       "Whether the dip is of the representation or of the readout cannot be"
       " told: accuracies of new readouts are missing."
     )
   verdict = "the dip is mostly of the "
-  verdict += "representation" if lost > half else "readout"
+  verdict += "representation" if further > 0 else "readout"
   # A single seed has no error.
-  if not abs(lost - half) >= 2 * error:
+  if not (fall[0] > 2 * fall[1] and abs(further) >= 2 * further_error):
     verdict = "whose the dip is cannot be told"
   return (
-    f"Where test accuracy falls by {with_error(*drops['accuracy'])}, a new"
+    f"Where test accuracy falls by {with_error(*fall)}, a new"
     f" linear readout of the last hidden layer"
     f" {'gains' if lost < 0 else 'loses'} {with_error(abs(lost), error)}:"
     f" {verdict}."

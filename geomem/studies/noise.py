@@ -8,7 +8,7 @@ import numpy as np
 
 from geomem import plots, runs
 from geomem.plots.noise import NO_DEPARTURE
-from geomem.studies.finding import doubts, grouped
+from geomem.studies.finding import doubts, grouped, with_error
 from geomem.studies.presets import make_config
 from geomem.studies.sweep import Sweep, make_axes, of_cells
 
@@ -44,11 +44,10 @@ def summarize_noise(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
   further, sentences = [], []
   for values, cell in cells.items():
     columns = dict(zip(axes, values, strict=True))
-    departures = [
-      row
-      for of_seed in cell.split("seed").values()
-      for row in _departure(of_seed)
-    ]
+    departures = []
+    if cell.of_network("capacity", "permuted", "last"):
+      of_seeds = cell.split("seed").values()
+      departures = [_departure(of_seed, cell.layers) for of_seed in of_seeds]
     further += runs.tagged(departures, **columns)
     name = ", ".join(f"{k} {v}" for k, v in columns.items())
     said = [_sentence(cell, departures), *doubts(cell)]
@@ -56,17 +55,13 @@ def summarize_noise(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
   return further, sentences
 
 
-def _departure(rows: runs.Rows) -> list[runs.Row]:
-  """Finds the departure of one seed at its last epoch, if it was measured."""
+def _departure(rows: runs.Rows, layers: dict[int, str]) -> runs.Row:
+  """Finds the departure of one seed at its last epoch."""
   last = rows.at("last").where(subset="permuted")
-  capacity = last.where("capacity")
-  if not capacity:
-    return []
-  layers = rows.layers
   hidden = [i for i, n in layers.items() if n not in ("input", "logits")]
-  values = {row["layer_index"]: row["value"] for row in capacity}
+  values = {r["layer_index"]: r["value"] for r in last.where("capacity")}
   for row in last.where("converged"):
-    if not row["value"] >= 1:
+    if not (runs.has_value(row) and row["value"] >= 1):
       values[row["layer_index"]] = math.nan
   departure = departure_layer(
     np.array([values.get(i, math.nan) for i in hidden], float),
@@ -78,9 +73,10 @@ def _departure(rows: runs.Rows) -> list[runs.Row]:
   elif not math.isnan(departure):
     index = hidden[departure]
     depth = departure / (len(hidden) - 1) if len(hidden) > 1 else 1.0
-  place = {name: capacity[0][name] for name in ("seed", "epoch", "subset")}
+  ((seed, epoch),) = rows.epochs("last").items()
+  place = {"seed": seed, "epoch": epoch, "subset": "permuted"}
   place |= {"layer": layers.get(index), "layer_index": index}
-  return [place | {"metric": "departure_depth", "value": depth}]
+  return place | {"metric": "departure_depth", "value": depth}
 
 
 def _sentence(cell: runs.Rows, departures: list[runs.Row]) -> str:
@@ -89,8 +85,9 @@ def _sentence(cell: runs.Rows, departures: list[runs.Row]) -> str:
   if not cell.of_network("capacity", subset, "last"):
     return f"{subset} capacity was not measured at the last epoch."
   numbers = ", ".join(
-    f"{metric} {cell.of_network(metric, subset, 'last').mean()[0]:.3f}"
+    f"{metric} {with_error(of_network.mean(cell.seeds)[0])}"
     for metric in ("capacity", "radius", "dimension")
+    for of_network in (cell.of_network(metric, subset, "last"),)
   )
   text = f"{subset} {numbers} in the last hidden layer at the last epoch"
   if departures:
@@ -100,7 +97,10 @@ def _sentence(cell: runs.Rows, departures: list[runs.Row]) -> str:
     ]
     text += f"; permuted capacity departs from chance at {', '.join(layers)}"
     if "unknown" in layers:
-      text += " (where unknown, a layer that is not to be believed decides)"
+      text += (
+        " (where unknown, a layer decides that is not to be believed, or was"
+        " not measured)"
+      )
   return text + "."
 
 

@@ -191,7 +191,8 @@ class Readout(OfRun):
     if not {"unpermuted", "permuted"} <= set(last.subsets):
       return []
     right, wrong = (
-      last.where(subset=subset).mean() for subset in ("unpermuted", "permuted")
+      last.where(subset=subset).mean(rows.seeds)
+      for subset in ("unpermuted", "permuted")
     )
     if not np.isfinite([right[0], wrong[0]]).all():
       nothing = (
@@ -221,7 +222,9 @@ class Readout(OfRun):
       for metric in _LABELS:
         measured = at_epoch.where(metric)
         if measured:
-          means = [measured.where(subset=s).mean()[0] for s in subsets]
+          means = [
+            measured.where(subset=s).mean(rows.seeds)[0] for s in subsets
+          ]
           lines.append(
             f"  {metric:18}" + "".join(f"{value:12.3f}" for value in means)
           )

@@ -11,13 +11,16 @@ import numpy as np
 
 from geomem import runs
 from geomem.plots import style
-from geomem.studies.finding import Finding, grouped, name_seeds
+from geomem.studies.finding import (
+  Finding,
+  grouped,
+  name_seeds,
+  too_little_memory,
+)
 
 # The largest standard error at which recovered shares are informative.
 _VAGUE = 0.25
 ENOUGH = 0.8
-# Smallest share of permuted labels fitted beyond chance that counts as memory.
-_MEMORIZED = 0.2
 # Differences between accuracies below it are rounding.
 _ROUNDING = 1e-9
 _CLAIMS = {
@@ -50,11 +53,7 @@ class RewindScores:
     self.has_lost = bool(recovered)
     self._vague = too_vague(recovered)
     self._seeds = recovered.seeds or rows.seeds
-    others = [seed for seed in rows.seeds if seed not in self._seeds]
-    self.without = ""
-    if others:
-      names = name_seeds(others)
-      self.without = f" (left out, as no test accuracy is lost: {names})"
+    self.without = without_loss(rows.seeds, self._seeds)
     self.best, self.last = (
       {seed: rows.epochs(which)[seed] for seed in self._seeds}
       for which in ("best", "last")
@@ -140,6 +139,13 @@ class RewindScores:
     ):
       return "recovered shares are missing"
     return ""
+
+
+def without_loss(seeds: list[int], others: list[int]) -> str:
+  """Names the seeds but for the others, in parentheses; empty if none."""
+  names = name_seeds(seed for seed in seeds if seed not in others)
+  is_any = not set(seeds) <= set(others)
+  return f" (left out, as no test accuracy is lost: {names})" if is_any else ""
 
 
 def too_vague(recovered: runs.Rows) -> str:
@@ -310,12 +316,8 @@ def _not_selective(scores: RewindScores, before, outcomes) -> str:
   for subset, accuracy in before.items():
     if np.isnan(accuracy):
       return f"the last networks have no {subset} accuracy"
-  fitted = before["permuted"]
-  if fitted - scores.chance < _MEMORIZED * (1 - scores.chance):
-    return (
-      f"permuted accuracy ends at {fitted:.3f}, and chance is"
-      f" {scores.chance:.3f}: there is too little memory to look for"
-    )
+  if reason := too_little_memory(before["permuted"], scores.chance):
+    return reason
   if not outcomes:
     return "no epoch before the last is one that every seed is rewound to"
   gains = [gain for gain, *_ in outcomes.values()]

@@ -239,8 +239,10 @@ class Similarity(OfRun):
     for index, layer in epochs.layers.items():
       of_layer = epochs.where(layer_index=index)
       values = [
-        of_seed.where(epoch=best[seed], other_epoch=last[seed]).mean()[0]
-        for seed, of_seed in of_layer.split("seed").items()
+        of_layer.where(
+          seed=seed, epoch=best[seed], other_epoch=last[seed]
+        ).mean()[0]
+        for seed in rows.seeds
       ]
       if not np.isnan(values).all():
         lines.append(f"  {layer:28}{np.mean(values):8.3f}")

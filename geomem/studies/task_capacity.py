@@ -125,7 +125,10 @@ class TaskCapacity(Measuring):
 def _earlier(rows: runs.Rows) -> _Answer:
   permuted = rows.last_hidden().where(subset="permuted")
   curves = {
-    metric: permuted.where(metric).series("epoch") for metric in THEORIES
+    metric: permuted.where(metric)
+    .of_all_seeds(permuted.seeds, "epoch")
+    .series("epoch")
+    for metric in THEORIES
   }
   unknown = [
     f"by {THEORIES[metric]} at {style.name_epochs(epochs)}"
@@ -246,6 +249,7 @@ def _representation(rows: runs.Rows) -> _Answer:
 def _fall(rows: runs.Rows, metric: str) -> tuple[float, float]:
   """Returns the fall of a test accuracy from best to last, and its error."""
   (best, best_error), (last, last_error) = (
-    rows.of_network(metric, "test", which).mean() for which in ("best", "last")
+    rows.of_network(metric, "test", which).mean(rows.seeds)
+    for which in ("best", "last")
   )
   return best - last, math.hypot(best_error, last_error)

@@ -21,15 +21,16 @@ from geomem.geometry.linalg import matmul
 from geomem.plots import style
 from geomem.studies.experiment import Seed, spread_images
 from geomem.studies.fields import Fields
-from geomem.studies.finding import Finding, grouped
+from geomem.studies.finding import Finding, grouped, with_error
 from geomem.studies.measure_config import measured_layers
-from geomem.studies.rewind_findings import ENOUGH, too_vague
+from geomem.studies.rewind_findings import ENOUGH, too_vague, without_loss
 from geomem.studies.study import Stage, Step
 from geomem.studies.train import score_logits
 from geomem.studies.trained import OfRun, TrainedRun
 
 # Largest number of training images that the components are computed from.
 _MAX_IMAGES = 1024
+_PLACE = ("kept", "layer_index")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ def plot_truncation(rows: runs.Rows):
   figure = style.new_figure(8.6, 3.4)
   axes = figure.subplots(1, 2, sharex=True, sharey=True)
   truncated = rows.where("accuracy", kept=tuple(rows.distinct("kept")))
-  truncated = _of_all_seeds(truncated)
+  truncated = truncated.of_all_seeds(rows.seeds, *_PLACE)
   untruncated = rows.at("last").where("accuracy", kept=None)
   layers = truncated.layers
   colors = style.shades(len(layers))
@@ -71,7 +72,8 @@ def plot_truncation(rows: runs.Rows):
       style.draw_series(ax, of_layer.series("kept"), **look)
     baseline = untruncated.where(subset=subset)
     if baseline:
-      ax.axhline(baseline.mean()[0], color="0.4", ls="--", label="all")
+      level, _ = baseline.mean(rows.seeds)
+      ax.axhline(level, color="0.4", ls="--", label="all")
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_ylim(-0.02, 1.02)
@@ -85,12 +87,6 @@ def plot_truncation(rows: runs.Rows):
     ncols=1 + len(layers) // 12,
   )
   return figure
-
-
-def _of_all_seeds(rows: runs.Rows) -> runs.Rows:
-  """Selects the layers and numbers of components that all seeds have."""
-  cells, seeds = grouped(rows, "layer_index", "kept").values(), rows.seeds
-  return runs.Rows(row for cell in cells if cell.seeds == seeds for row in cell)
 
 
 class Truncate(OfRun):
@@ -159,21 +155,22 @@ class Truncate(OfRun):
       return [Finding(name, None, "recovered shares are unknown")]
     if reason := too_vague(measured):
       return [Finding(name, None, reason)]
-    cells = grouped(_of_all_seeds(measured), "kept", "layer_index")
-    shares = [(cell.mean()[0], *place) for place, cell in cells.items()]
+    of_all = measured.of_all_seeds(measured.seeds, *_PLACE)
+    cells = grouped(of_all, *_PLACE).items()
+    shares = [(cell.mean()[0], *place) for place, cell in cells]
     if not shares:
       return [Finding(name, None, "no number of components is of all seeds")]
     share, kept, index = max(shares)
     accuracy = rows.where("accuracy", layer_index=index, kept=kept)
     numbers = ", ".join(
-      f"{subset} accuracy {of_subset.mean()[0]:.3f}"
+      f"{subset} accuracy {with_error(of_subset.mean(measured.seeds)[0])}"
       for subset in ("test", "permuted")
       if (of_subset := accuracy.where(subset=subset, seed=measured.seeds))
     )
     sentence = (
       f"of the test accuracy that was lost at most {share:.0%} come back, by"
       f" keeping {kept} components of {rows.layers[index]} ({numbers});"
-      f" {ENOUGH:.0%} was expected"
+      f" {ENOUGH:.0%} was expected{without_loss(rows.seeds, measured.seeds)}"
     )
     return [Finding(name, share >= ENOUGH, sentence)]
 
@@ -182,7 +179,7 @@ class Truncate(OfRun):
     """Lists test accuracy by layer and number of components kept."""
     accuracy = rows.where("accuracy", subset="test")
     accuracy = accuracy.where(kept=tuple(accuracy.distinct("kept")))
-    accuracy = _of_all_seeds(accuracy)
+    accuracy = accuracy.of_all_seeds(rows.seeds, *_PLACE)
     lines = [f"{'test accuracy':16}"]
     lines[0] += "".join(f"{kept:>8}" for kept in accuracy.split("kept"))
     for index, layer in accuracy.layers.items():

@@ -8,7 +8,6 @@ stages do not compile them again.
 import dataclasses
 import pathlib
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -48,14 +47,16 @@ def calibrate(study: Memorization, path: pathlib.Path) -> Work:
   image, program = _time_images(study, network)
   one_set, solver = _time_sets(study, network)
   draw = _time_draws(study)
-  scratch = parallel.from_first(
-    lambda: tempfile.mkdtemp(prefix=".calibration", dir=path)
-  )
-  try:
-    saved = _time_disk(network, pathlib.Path(scratch))
-    figure = _time_figure(pathlib.Path(scratch))
-  finally:
+  scratch = path / ".calibration"
+
+  def remove() -> None:
     parallel.from_first(lambda: shutil.rmtree(scratch, ignore_errors=True))
+
+  remove()  # That of a start that was killed.
+  try:
+    saved, figure = _time_disk(network, scratch), _time_figure(scratch)
+  finally:
+    remove()
   prices = Work(step, image, one_set, draw, saved, program, solver, figure, 0.0)
   return parallel.from_first(lambda: prices)
 

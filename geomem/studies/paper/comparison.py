@@ -6,10 +6,18 @@ from typing import Any
 import numpy as np
 
 from geomem import runs
-from geomem.studies.capacity import agreements
-from geomem.studies.finding import Finding, doubts
-from geomem.studies.gradients.findings import at_epoch, unbiased_slope
-from geomem.studies.memorization import by_layer, changed_seeds, incomplete
+from geomem.studies.capacity_findings import agreements
+from geomem.studies.finding import Finding, all_hold, doubts
+from geomem.studies.gradients.findings import (
+  at_epoch,
+  unbiased_slope,
+  worst_error,
+)
+from geomem.studies.memorization_findings import (
+  by_layer,
+  changed_seeds,
+  incomplete,
+)
 from geomem.studies.model_size import Sizes, find_dip
 from geomem.studies.paper.numbers import CLAIMS, CLOSE, LAST_HIDDEN
 from geomem.studies.paper.stages import STAGES, Scale
@@ -121,11 +129,11 @@ def _gradients(rows: runs.Rows, _) -> _Judged:
   ratio = {"metric": "ratio", "part": "label", "labels": "centered"}
   cancelled = {"subset": "permuted", "labels": "centered"}
   law = {"layer": None, "drawn": "independent", "labels": "centered"}
-  errors = rows.where("closed_form_error", part="label").split("seed")
+  of_seeds = rows.split("seed").values()
   return {
-    "G1": rows.where("law_slope", **law).values,
-    "G2": [unbiased_slope(of)[0] for of in rows.split("seed").values()],
-    "G3": [of.values.max() for of in errors.values()],
+    "G1": [of.where("law_slope", **law).mean()[0] for of in of_seeds],
+    "G2": [unbiased_slope(of)[0] for of in of_seeds],
+    "G3": [worst_error(of, "label") for of in of_seeds],
     "G4 first": at_epoch(rows, which="first", **ratio),
     "G4 last": at_epoch(rows, which="last", **ratio),
     "G5": at_epoch(rows, "cancellation", "last", **cancelled),
@@ -192,13 +200,6 @@ def _unless_nan(holds, numbers) -> bool | None:
   return None if np.isnan(numbers).any() else bool(holds)
 
 
-def both_hold(first: bool | None, second: bool | None) -> bool | None:
-  """Returns whether two claims hold; one that fails decides."""
-  verdicts = first, second
-  unknown = None in verdicts and False not in verdicts
-  return None if unknown else all(verdicts)
-
-
 _NUMBERS = {
   "memorization": _memorization,
   "rewind": _rewind,
@@ -236,7 +237,7 @@ def compare(path: pathlib.Path | str, scale: Scale) -> runs.Rows:
       verdicts[key] = holds if is_known else None
     sentences += [f"{stage.name}: {sentence}" for sentence in doubts(rows)]
   if {"G1", "G4"} <= set(verdicts):
-    verdicts["T6"] = both_hold(verdicts["G1"], verdicts["G4"])
+    verdicts["T6"] = all_hold(verdicts["G1"], verdicts["G4"])
   result = runs.Rows()
   for key in CLAIMS:
     name = key.split()[0]

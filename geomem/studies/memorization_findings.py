@@ -1,0 +1,295 @@
+"""The findings F3.1 to F3.5 of the paper, tested on the rows of a run.
+
+Source: Stephenson et al., ICLR 2021, figure 3 and its text.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from geomem import runs
+from geomem.studies.finding import (
+  Finding,
+  all_hold,
+  name_seeds,
+  places,
+  too_little_memory,
+)
+
+TOLERANCE = 0.25  # Relative, for values that are equal in the paper.
+# Bounds of ratios of values that are equal, and of those that fall.
+_EQUAL, _FALLS = (1 - TOLERANCE, 1 + TOLERANCE), (-np.inf, 1.0)
+_EPOCHS = ("best", "last")
+_METRICS = ("capacity", "radius", "dimension")
+_CLAIMS = {
+  "F3.1": "generalization comes first",
+  "F3.2": "the last layers memorize",
+  "F3.3": "the true labels of permuted examples are lost",
+  "F3.4": "memorized manifolds shrink",
+  "F3.5": "early layers stay general",
+}
+# If less of a centre is left without its shared directions, its manifold's
+# capacity hangs on which of several directions went.
+_LITTLE_LEFT = 0.05
+# What another K leaves of a capacity, radius or dimension: docs/numbers.md.
+_LEFT_BY_K = 0.6
+_BY_K = "; different numbers of shared directions removed may alone decide this"
+_BY_K_OR_CENTERS = _BY_K.replace("may", "or little of a centre left may")
+# Whether a claim holds, and a sentence with its numbers.
+_Judged = tuple[bool | None, str]
+
+
+def find(rows: runs.Rows) -> list[Finding]:
+  """Tests the five findings; each sentence contains its numbers.
+
+  Values that are equal in the paper, such as a capacity and that of chance,
+  must agree within `TOLERANCE`; the paper's own agree within 10 %. It has 50
+  points of each of 100 classes: if manifolds have more points than there are
+  classes, permuted and restored points fall together once memorized, and lie
+  above chance. Seeds whose best epoch is their last are left out of all
+  findings but F3.1, as they would be compared with themselves.
+
+  A finding is undecided if a number it needs is missing, if nothing was learnt
+  (F3.1) or memorized, or if it may hang on the number K of shared directions
+  removed alone, where K differs between the two values of a ratio.
+  """
+  changed, left_out = changed_seeds(rows)
+  no_best = _lacks(rows, "best")
+  undecided = "the best epoch of every seed is its last; train longer"
+  if changed:
+    undecided = _lacks(changed, "best") or _lacks(changed, "last")
+  at_best, chance = by_layer(rows, "capacity", "best"), rows.chance_capacity()
+  capacity, *sizes = (
+    [by_layer(changed, metric, which) for which in _EPOCHS]
+    for metric in _METRICS
+  )
+  undecided = undecided or _unmemorized(changed)
+  early = 0 if undecided else len(capacity[0]["permuted"]) // 2
+  no_half = "" if early else "of one hidden layer there is no first half"
+  no_half = undecided or no_half
+  best, last = (changed.at(which) for which in _EPOCHS)
+  unlike = {
+    subset: _unlike(best.where(subset=subset), last.where(subset=subset))
+    for subset in capacity[0]
+  }
+  of_best = [rows.at("best").where(subset=s) for s in ("restored", "test")]
+
+  def judge(name, nothing, test: Callable, *of) -> Finding:
+    holds, sentence = (None, nothing) if nothing else test(*of)
+    if holds is None and not nothing:
+      sentence += _BY_K_OR_CENTERS if name == "F3.1" else _BY_K
+    if left_out and name != "F3.1":
+      sentence += f" (left out, as the best epoch is the last: {left_out})"
+    return Finding(name, holds, sentence, _CLAIMS[name])
+
+  # What is 0 has no ratio.
+  with np.errstate(divide="ignore", invalid="ignore"):
+    return [
+      judge(
+        "F3.1",
+        no_best or _unlearnt(rows),
+        _permuted_at_chance,
+        at_best,
+        chance,
+        _unlike(*of_best, least_left=_LITTLE_LEFT),
+      ),
+      judge("F3.2", no_half, _permuted_rises_late, *capacity, early, unlike),
+      judge("F3.3", undecided, _restored_falls, *capacity, chance, unlike),
+      judge("F3.4", undecided, _permuted_shrinks, *sizes, unlike),
+      judge("F3.5", no_half, _early_layers_stay, *capacity, early, unlike),
+    ]
+
+
+def changed_seeds(rows: runs.Rows) -> tuple[runs.Rows, str]:
+  """Selects the seeds whose last epoch is not their best; names the others.
+
+  The name is empty where there are no others, or only others.
+  """
+  best, last = (rows.epochs(which) for which in _EPOCHS)
+  same = [seed for seed in rows.seeds if best[seed] == last[seed]]
+  changed = runs.Rows(row for row in rows if row["seed"] not in same)
+  return changed, name_seeds(same) if same and changed else ""
+
+
+def incomplete(rows: runs.Rows, which: str) -> dict[int, str]:
+  """Says what the best or last epoch of each seed lacks, for those that lack.
+
+  Needed are the hidden layers, subsets and metrics that any epoch has.
+  """
+  hidden = tuple(rows.where(_METRICS).layers)[1:-1]
+  numbers, at_epoch = (
+    selected.where(_METRICS, layer_index=hidden)
+    for selected in (rows, rows.at(which))
+  )
+  columns, lacking = ("layer_index", "subset", "metric"), {}
+  for seed in rows.seeds:
+    of_seed = at_epoch.where(seed=seed)
+    if not of_seed:
+      lacking[seed] = "was not measured in hidden layers"
+    elif places(of_seed.known(), *columns) != places(numbers, *columns):
+      lacking[seed] = "lacks numbers"
+  return lacking
+
+
+def _lacks(rows: runs.Rows, which: str) -> str:
+  """Names the seeds that lack numbers of the best or last epoch, if any."""
+  lacking = incomplete(rows, which)
+  problems = {
+    problem: name_seeds(s for s in lacking if lacking[s] == problem)
+    for problem in lacking.values()
+  }
+  return ", and ".join(
+    f"the {which} epoch of {seeds} {problem}"
+    for problem, seeds in problems.items()
+  )
+
+
+def _unlearnt(rows: runs.Rows) -> str:
+  """Names the seeds whose best network is no better than chance, if any."""
+  chance = rows.fact("chance_accuracy")  # Old runs do not record it.
+  of_test = rows.at("best").where("accuracy", subset="test").known()
+  seeds = [
+    row["seed"]
+    for row in of_test
+    if row["seed"] in chance
+    and not row["value"] > chance[row["seed"]] + 2 * (row.get("stderr") or 0)
+  ]
+  if not seeds:
+    return ""
+  return (
+    f"nothing is learnt: the test accuracy of {name_seeds(seeds)} at the best"
+    f" epoch is within two errors of chance ({chance[seeds[0]]:.3f})"
+  )
+
+
+def _unmemorized(rows: runs.Rows) -> str:
+  """Says that permuted labels are hardly fitted at the last epoch, if so."""
+  scores = rows.at("last").where("accuracy", subset="permuted")
+  fitted, _ = scores.mean(rows.seeds)
+  chance = rows.fact("chance_accuracy").values()
+  return too_little_memory(fitted, max(chance)) if chance else ""
+
+
+def by_layer(rows: runs.Rows, metric: str, which: str) -> dict:
+  """Averages a metric over seeds: `[hidden layers]` by subset.
+
+  The input, which does not change, and the logits, the output, are left out.
+  """
+  at_epoch = rows.at(which).where(metric)
+  return {
+    subset: at_epoch.where(subset=subset).series("layer_index").mean[1:-1]
+    for subset in at_epoch.subsets
+  }
+
+
+def _unlike(
+  first: runs.Rows, second: runs.Rows, least_left: float = 0.0
+) -> np.ndarray:
+  """Returns by hidden layer in which share of the seeds K differs in two sets.
+
+  Seeds in which less of a centre is left than `least_left` count as such. Runs
+  that do not record this are taken to have the same removed.
+  """
+
+  def ranks(rows: runs.Rows, index: int) -> set:
+    of_layer = rows.where("rank", layer_index=index)
+    return {(row["seed"], row["value"]) for row in of_layer}
+
+  shares = []
+  both = runs.Rows([*first, *second])
+  for index in list(first.where("capacity").layers)[1:-1]:
+    left = both.where("center_left", layer_index=index).known()
+    seeds = {row["seed"] for row in left if row["value"] < least_left}
+    seeds |= {seed for seed, _ in ranks(first, index) ^ ranks(second, index)}
+    shares.append(len(seeds) / len(both.seeds))
+  return np.array(shares)
+
+
+def _are_between(
+  bounds: Sequence[float], ratios, unlike=0.0, *, if_equal: bool = False
+) -> bool | None:
+  """Tells whether all ratios are between two bounds; None if K may decide.
+
+  In the share of seeds that are `unlike`, K alone may have changed a ratio, up
+  or down. With `if_equal`, values that are equal although K differs count as
+  such.
+  """
+  low, high = bounds
+  least = 1 / (1 + unlike * (1 / _LEFT_BY_K - 1))
+  surely = (low < ratios * least) & (ratios / least < high)
+  maybe = (low < ratios / least) & (ratios * least < high)
+  if if_equal:
+    surely = (low < ratios) & (ratios < high)
+  return True if np.all(surely) else None if np.all(maybe) else False
+
+
+def _farthest(ratios: np.ndarray) -> float:
+  return float(np.abs(ratios - 1).max())
+
+
+def _permuted_at_chance(best, chance: float, unlike) -> _Judged:
+  at_chance, alike = best["permuted"] / chance, best["restored"] / best["test"]
+  holds = all_hold(
+    _are_between(_EQUAL, at_chance),
+    _are_between(_EQUAL, alike, unlike, if_equal=True),
+  )
+  return (
+    holds,
+    f"best epoch: permuted capacity is within"
+    f" {_farthest(at_chance):.0%} of chance ({chance:.3f}) in"
+    f" every hidden layer, restored within {_farthest(alike):.0%} of test",
+  )
+
+
+def _permuted_rises_late(best, last, early: int, unlike) -> _Judged:
+  rise, unlike = last["permuted"] / best["permuted"], unlike["permuted"]
+  stays = (0.0, 1 + TOLERANCE)
+  return (
+    all_hold(
+      _are_between((1.5, np.inf), rise[-1], unlike[-1]),
+      _are_between(stays, rise[:early], unlike[:early], if_equal=True),
+    ),
+    f"last epoch: permuted capacity rises to {rise[-1]:.2f} times its best-"
+    f"epoch value in the last hidden layer, at most {rise[:early].max():.2f}"
+    f" times in the first {early}",
+  )
+
+
+def _restored_falls(best, last, chance: float, unlike) -> _Judged:
+  before, after = best["restored"][-1], last["restored"][-1]
+  return (
+    all_hold(
+      _are_between(_FALLS, after / before, unlike["restored"][-1]),
+      _are_between(_EQUAL, after / chance),
+    ),
+    f"last epoch: restored capacity of the last hidden layer goes from"
+    f" {before:.3f} to {after:.3f}, {after / chance - 1:+.0%} from chance, test"
+    f" from {best['test'][-1]:.3f} to {last['test'][-1]:.3f}",
+  )
+
+
+def _permuted_shrinks(radii, dimensions, unlike) -> _Judged:
+  radius = [at["permuted"][-1] for at in radii]
+  dimension = [at["permuted"][-1] for at in dimensions]
+  return (
+    all_hold(
+      *(
+        _are_between(_FALLS, after / before, unlike["permuted"][-1])
+        for before, after in (radius, dimension)
+      )
+    ),
+    f"permuted radius and dimension of the last hidden layer go from"
+    f" {radius[0]:.2f} and {dimension[0]:.1f} to {radius[1]:.2f} and"
+    f" {dimension[1]:.1f}",
+  )
+
+
+def _early_layers_stay(best, last, early: int, unlike) -> _Judged:
+  change = np.array([last[s][:early] / best[s][:early] for s in best])
+  unlike = np.array([unlike[s][:early] for s in best])
+  return (
+    _are_between(_EQUAL, change, unlike, if_equal=True),
+    f"the first {early} hidden layers change by at most"
+    f" {_farthest(change):.0%} in capacity between best and last epoch, over"
+    " all subsets",
+  )
