@@ -46,7 +46,11 @@ from geomem.geometry.linalg import (
   pseudo_inverse_shares,
 )
 from geomem.geometry.points import Mask, Points
-from geomem.geometry.products import PointProducts, point_products
+from geomem.geometry.products import (
+  PointProducts,
+  in_present_type,
+  point_products,
+)
 from geomem.geometry.qp.signed import default_error, solve_signed
 from geomem.geometry.statistics import GramStatistics, times_power
 
@@ -407,6 +411,7 @@ def glue(
       "A mask was given with the products of points, which have their own; give"
       " it to point_products."
     )
+  points = in_present_type(points)
   num_manifolds = points.mask.shape[0]
   if num_manifolds < 2:
     raise ValueError(

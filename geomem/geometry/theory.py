@@ -36,7 +36,8 @@ _NORMAL_END = 12.0
 def _floating(*values: ArrayLike) -> list[Array]:
   for value in values:
     checks.reals("An argument", value, scalar=False)
-  values = [as_array(x) if isinstance(x, list | tuple) else x for x in values]
+  kinds = list | tuple | jax.Array
+  values = [as_array(x) if isinstance(x, kinds) else x for x in values]
   dtype = jnp.promote_types(jnp.result_type(float, *values), jnp.float32)
   return [jnp.asarray(value, dtype) for value in values]
 
