@@ -326,6 +326,7 @@ def _solve(floats, others, tol, single):
   g = fields_of(products, x, single)
   signs = jnp.repeat(y, mask.shape[1], axis=1)
   dead = ~(jnp.diagonal(K) > 0).any() | is_lost(products, K)
+  dead |= ~mask.any(axis=1).all()  # An empty manifold is refused outside jit.
   # Where nothing is known, λ = 0 solves at once.
   b = jnp.where(mask.reshape(-1)[None] & ~dead, signs * g, -1)
   apart = jax.lax.stop_gradient(distance_apart(K, mask))
