@@ -43,8 +43,8 @@ def _floating(*values: ArrayLike) -> list[Array]:
 
 
 def _at_least(least: int, value: Array) -> Array:
-  """Returns the value, or NaN below the least."""
-  return jnp.where(value >= least, value, jnp.nan)
+  """Returns the value; below the least, it and its derivative are NaN."""
+  return value * jnp.where(value >= least, 1, jnp.nan)
 
 
 def point_capacity(kappa: ArrayLike = 0.0) -> Float[Array, "..."]:
