@@ -274,6 +274,44 @@ def test_statistics_of_another_precision_are_taken_silently():
   np.testing.assert_allclose(found.capacity, expected.capacity, rtol=1e-5)
 
 
+def test_products_of_another_precision_are_taken_silently():
+  """CKA, alignment, spectra and sums used to fail where types met."""
+  points = np.random.default_rng(0).normal(size=(3, 5, 20))
+
+  def measure(stats, products, others):
+    yield geometry.within_spectrum(stats + stats)
+    yield geometry.center_spectrum(stats)
+    yield geometry.label_alignment(products + products)
+    yield geometry.linear_cka(products, others)
+    yield geometry.glue(jax.random.key(0), products, num_probes=4).capacity
+
+  def made():
+    others = geometry.point_products(points[..., :7])
+    stats = geometry.gram_statistics(points)
+    return stats, geometry.point_products(points), others
+
+  expected = list(measure(*made()))
+  with jax.enable_x64(True):
+    wide = made()
+  assert wide[1].gram.dtype == np.float64
+  for found, number in zip(measure(*wide), expected, strict=True):
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, number, rtol=1e-5, atol=1e-5)
+
+
+def test_arrays_of_another_precision_keep_their_digits():
+  """An offset of 10⁶ used to take four digits off points in float64."""
+  points = 1e6 + np.random.default_rng(0).normal(size=(3, 5, 20))
+  with jax.enable_x64(True):
+    wide, radii = jnp.asarray(points), jnp.asarray([0.5, 2.0])
+  assert wide.dtype == np.float64
+  near = np.asarray(geometry.gram_statistics(points - 1e6).within)
+  found = geometry.gram_statistics(wide)
+  np.testing.assert_allclose(found.within, near, rtol=1e-5, atol=1e-5)
+  found = geometry.ball_capacity(radii, 3.0)
+  assert found == pytest.approx(geometry.ball_capacity(np.array(radii), 3.0))
+
+
 def test_results_compare_and_show_their_means():
   points = np.random.default_rng(0).normal(size=(3, 5, 20))
   found = geometry.manifold_geometry(jax.random.key(0), points, num_probes=10)

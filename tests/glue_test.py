@@ -493,6 +493,29 @@ def test_what_only_a_caller_without_types_can_give_is_refused():
   assert np.isnan(tilted(jnp.nan)).all()
 
 
+@pytest.mark.parametrize("name", ["labels", "mask"])
+def test_what_is_refused_outside_jit_is_unknown_inside(name):
+  """Zeros for −1, and a manifold without points, gave plausible numbers."""
+  points = known_manifolds(4, 3, 30, 2, 1.0)
+  good, bad = {
+    "labels": ([1, -1, 1, -1], [1, 0, 1, 0]),
+    "mask": (np.ones((4, 3), bool), np.arange(4)[:, None] * np.ones(3) > 0),
+  }[name]
+
+  @jax.jit
+  def measure(x):
+    found = geometry.glue(jax.random.key(0), points, **{name: x}, num_probes=4)
+    return found.capacity, found.dimension, found.converged
+
+  capacity, dimension, converged = measure(jnp.asarray(good))
+  assert np.isfinite([capacity, dimension]).all()
+  assert converged.all()
+  capacity, dimension, converged = measure(jnp.asarray(bad))
+  assert np.isnan(capacity)
+  assert np.isnan(dimension)
+  assert not converged.any()
+
+
 @pytest.mark.slow
 def test_derivatives_are_those_of_finite_differences():
   """Those of errors, too: they count how samples move the mean anchors."""

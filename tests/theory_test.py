@@ -205,9 +205,14 @@ def test_arguments_out_of_range_give_nan():
   for function in (geometry.ball_capacity, geometry.ball_radius):
     for wrong in ([np.nan, 5], [1, np.nan], [1, 5, np.nan], [-1, 5], [1, -5]):
       assert np.isnan(function(*wrong)), (function, wrong)
+      # Of the argument that is wrong: a slope of 0 would look like an optimum.
+      place = next(i for i, x in enumerate(wrong) if not x >= 0)
+      slope = jax.grad(function, argnums=place)(*map(float, wrong))
+      assert np.isnan(slope), (function, wrong)
   assert np.isnan(geometry.segment_capacity(-1.0))
   assert np.isnan(geometry.point_capacity(np.nan))
   assert np.isnan(geometry.simplex_capacity(np.array([0.5, np.nan]))).all()
+  assert np.isnan(jax.grad(geometry.simplex_capacity)(0.5))
   # Half precision counts as single: its own range ends at κ = 256.
   half = geometry.point_capacity(np.float16(300))
   assert float(half) == pytest.approx(float(geometry.point_capacity(300.0)))

@@ -36,8 +36,10 @@ def as_array(x) -> jax.Array | np.ndarray:
       "A random key was given where an array was expected; check the order of"
       " the arguments."
     )
-  if isinstance(x, jax.Array | np.ndarray):
+  if isinstance(x, jax.core.Tracer | np.ndarray):
     return x
+  if isinstance(x, jax.Array):  # It may be from where float64 was enabled.
+    return _with_its_digits(x)
   if not isinstance(x, DLPackArray):
     try:
       return np.asanyarray(x)

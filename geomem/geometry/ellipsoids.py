@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from geomem.geometry import checks
+from geomem.geometry.arrays import as_array
 from geomem.geometry.estimators import dimension_of
 from geomem.geometry.linalg import NO_SECOND, no_derivative
 from geomem.geometry.points import in_floats
@@ -187,7 +188,7 @@ def ellipsoid_geometry(
   checks.count("num_probes", num_probes)
   checks.reals("kappa", kappa)
   checks.reals("The list of semi-axes", axes, scalar=False)
-  axes = jnp.asarray(axes)
+  axes = jnp.asarray(as_array(axes))
   dtype = jnp.promote_types(jnp.result_type(float, axes), jnp.float32)
   axes = axes.astype(dtype)
   if axes.ndim != 1:

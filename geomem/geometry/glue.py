@@ -46,7 +46,11 @@ from geomem.geometry.linalg import (
   pseudo_inverse_shares,
 )
 from geomem.geometry.points import Mask, Points
-from geomem.geometry.products import PointProducts, point_products
+from geomem.geometry.products import (
+  PointProducts,
+  in_present_type,
+  point_products,
+)
 from geomem.geometry.qp.signed import default_error, solve_signed
 from geomem.geometry.statistics import GramStatistics, times_power
 
@@ -322,6 +326,7 @@ def _solve(floats, others, tol, single):
   g = fields_of(products, x, single)
   signs = jnp.repeat(y, mask.shape[1], axis=1)
   dead = ~(jnp.diagonal(K) > 0).any() | is_lost(products, K)
+  dead |= ~mask.any(axis=1).all()  # An empty manifold is refused outside jit.
   # Where nothing is known, λ = 0 solves at once.
   b = jnp.where(mask.reshape(-1)[None] & ~dead, signs * g, -1)
   apart = jax.lax.stop_gradient(distance_apart(K, mask))
@@ -407,6 +412,7 @@ def glue(
       "A mask was given with the products of points, which have their own; give"
       " it to point_products."
     )
+  points = in_present_type(points)
   num_manifolds = points.mask.shape[0]
   if num_manifolds < 2:
     raise ValueError(

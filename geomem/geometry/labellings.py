@@ -69,9 +69,9 @@ def draw_labels(
       independently for each manifold; all are y* by default.
 
   Raises:
-    ValueError: an unknown name, a wrong number of signs, signs that are not ±1
-      (outside jit), a tilt without y*, or one that is not a number, or NaN
-      (outside jit; under jit the labels are NaN).
+    ValueError: an unknown name, a wrong number of signs, or a tilt without y*;
+      signs that are not ±1, or a tilt that is not a number (outside jit; under
+      jit such labels are NaN).
   """
   checks.key(key)
   checks.counts(num_labellings=num_labellings, num_manifolds=num_manifolds)
@@ -125,4 +125,5 @@ def _signs(labels, num_manifolds: int) -> Float[Array, " P"]:
         " signs, 1 and -1, were expected."
       )
     labels = signs.astype(np.float64)
-  return jnp.asarray(labels, jnp.result_type(float))
+  labels = jnp.asarray(labels, jnp.result_type(float))
+  return jnp.where(jnp.abs(labels) == 1, labels, jnp.nan)

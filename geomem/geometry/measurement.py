@@ -4,7 +4,6 @@ import functools
 import math
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -15,7 +14,11 @@ from geomem.geometry.centers import check_centers
 from geomem.geometry.frames import center_is_lost
 from geomem.geometry.mean_field import ManifoldGeometry, geometry_of
 from geomem.geometry.points import Mask, Points
-from geomem.geometry.statistics import GramStatistics, gram_statistics
+from geomem.geometry.statistics import (
+  GramStatistics,
+  gram_statistics,
+  in_present_types,
+)
 
 _MOST_PROBES = 2**16
 # Errors of fewer probes are too uncertain to stop at.
@@ -93,10 +96,7 @@ def manifold_geometry(
       "A mask was given with Gram statistics, which have their own; give it to"
       " gram_statistics."
     )
-  # Statistics may come from where double precision was enabled.
-  points = jax.tree.map(
-    lambda x: jnp.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype)), points
-  )
+  points = in_present_types(points)
   options = {"centers": centers, "padded": padded}
   options["reduce_variance"] = reduce_variance
   check_options(points.centers.shape[-1], num_probes=num_probes, **options)

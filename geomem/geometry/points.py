@@ -161,7 +161,8 @@ def float_type(points: Array | np.ndarray):
   """Returns the dtype in which to compute with points: single at least."""
   if is_wide(points) or not jnp.issubdtype(points.dtype, jnp.floating):
     return jnp.result_type(float)
-  return jnp.promote_types(points.dtype, jnp.float32)
+  dtype = jnp.promote_types(points.dtype, jnp.float32)
+  return jax.dtypes.canonicalize_dtype(dtype)
 
 
 def in_floats(**arrays: Shaped[Array | np.ndarray, "..."]) -> list[Array]:

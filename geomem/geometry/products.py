@@ -69,7 +69,7 @@ class PointProducts:
         f" {masks[1].shape} were given; equal masks were expected, as products"
         " of the same points in other features have."
       )
-    return _add(self, other)
+    return _add(*map(in_present_type, (self, other)))
 
   @property
   def parts(self) -> tuple[Array, Array, Array, Array]:
@@ -132,6 +132,21 @@ def _rounded(whole, dtype) -> tuple[Array, Array, Array, Array]:
   offset = near[..., :-1, -1:].squeeze(-1)
   square = near[..., -1:, -1:].squeeze((-1, -2))
   return near[..., :-1, :-1], offset, square, rest
+
+
+def in_present_type(products: PointProducts) -> PointProducts:
+  """Converts products from where double precision was enabled, if it is not."""
+  dtype = products.gram.dtype
+  present = jax.dtypes.canonicalize_dtype(dtype)
+  return products if dtype == present else _split(products, present)
+
+
+@functools.partial(jax.jit, static_argnames="dtype")
+def _split(products: PointProducts, dtype) -> PointProducts:
+  """Splits products into their values in a dtype and the rest, as a whole."""
+  split = in_double(lambda x, _: (_rounded(_whole(x), dtype), ()), dtype)
+  parts, _ = split(products.parts, ())
+  return PointProducts(*parts, products.mask, products.exponent)
 
 
 @jax.jit

@@ -25,6 +25,7 @@ from geomem.geometry.points import (
 from geomem.geometry.statistics import (
   GramStatistics,
   check_statistics,
+  in_present_types,
   times_power,
 )
 
@@ -139,6 +140,7 @@ def within_spectrum(stats: GramStatistics) -> Float[Array, "*b P M"]:
       their type (under jit, they are NaN).
   """
   check_statistics(stats)
+  stats = in_present_types(stats)
   values = _eigenvalues(stats.within) / stats.mask.sum(axis=-1)[..., None]
   floor = rounding_floor(stats)[..., None, None]
   kept = jnp.where(values <= floor, 0, values)
@@ -156,6 +158,7 @@ def center_spectrum(stats: GramStatistics) -> Float[Array, "*b P"]:
     ValueError: as in `within_spectrum`.
   """
   check_statistics(stats)
+  stats = in_present_types(stats)
   # About their own mean, which differs from that of all points if M varies.
   gram = stats.centers - stats.centers.mean(axis=-1, keepdims=True)
   gram = gram - gram.mean(axis=-2, keepdims=True)

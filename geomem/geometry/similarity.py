@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from geomem.geometry import checks
-from geomem.geometry.products import PointProducts
+from geomem.geometry.products import PointProducts, in_present_type
 from geomem.geometry.representation import unit_free
 
 
@@ -89,6 +89,7 @@ def linear_cka(
       f"Products of {a.mask.shape} and {b.mask.shape} points were given; those"
       " of the same points in two representations were expected."
     )
+  a, b = map(in_present_type, (a, b))
   first, second = (centered_kernel(x, unbiased=unbiased) for x in (a, b))
   same = (a.mask == b.mask).all(axis=(-2, -1))
   return jnp.where(same, (first * second).sum(axis=(-2, -1)), jnp.nan)
@@ -112,6 +113,7 @@ def label_alignment(products: PointProducts) -> Float[Array, "*b"]:
   2012.
   """
   _check_products(products)
+  products = in_present_type(products)
   *_, P, M = products.mask.shape
   gram = unit_free(products.gram, 2)
   counts = products.mask.sum(axis=-1).astype(gram.dtype)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from geomem.geometry.points import (
   unit_exponent,
 )
 
+_Tree = TypeVar("_Tree")
 # Exponent of all-zero products: a sum takes the unit of its other term.
 OF_NOTHING = -2000
 
@@ -65,7 +66,7 @@ class GramStatistics:
         " add up; two blocks of features of the same points were expected."
       )
     same = (self.mask == other.mask).all(axis=(-2, -1))
-    total = _added(self, other)
+    total = _added(*in_present_types((self, other)))
     if checks.is_traced(same):
       return _map_products(lambda x: nan_unless(same, x), total)
     if not np.asarray(same).all():
@@ -74,6 +75,13 @@ class GramStatistics:
         " of the same points were expected."
       )
     return total
+
+
+def in_present_types(stats: _Tree) -> _Tree:
+  """Converts arrays from where double precision was enabled, if it is not."""
+  return jax.tree.map(
+    lambda x: jnp.asarray(x, jax.dtypes.canonicalize_dtype(x.dtype)), stats
+  )
 
 
 def _map_products(function, *stats: GramStatistics) -> GramStatistics:

@@ -36,14 +36,15 @@ _NORMAL_END = 12.0
 def _floating(*values: ArrayLike) -> list[Array]:
   for value in values:
     checks.reals("An argument", value, scalar=False)
-  values = [as_array(x) if isinstance(x, list | tuple) else x for x in values]
+  kinds = list | tuple | jax.Array
+  values = [as_array(x) if isinstance(x, kinds) else x for x in values]
   dtype = jnp.promote_types(jnp.result_type(float, *values), jnp.float32)
   return [jnp.asarray(value, dtype) for value in values]
 
 
 def _at_least(least: int, value: Array) -> Array:
-  """Returns the value, or NaN below the least."""
-  return jnp.where(value >= least, value, jnp.nan)
+  """Returns the value; below the least, it and its derivative are NaN."""
+  return value * jnp.where(value >= least, 1, jnp.nan)
 
 
 def point_capacity(kappa: ArrayLike = 0.0) -> Float[Array, "..."]:

@@ -37,11 +37,12 @@ class NonnegativeQP(IterativeSolver):
   and vmap are those of jaxopt.
   """
 
-  def __init__(self, *, maxiter: int = 2000, implicit_diff: bool = True):
-    """Sets the bound on the iterations and how to differentiate."""
+  def __init__(self, *, maxiter: int = 2000):
+    """Sets the bound on the iterations."""
     self.maxiter = maxiter
     self.tol = 1.0  # The error is in units of its rounding error.
-    self.implicit_diff = implicit_diff
+    # Through the iterations, derivatives in reverse mode would be NaN.
+    self.implicit_diff = True
     # jaxopt's default linear solver misses the last digits.
     self.implicit_diff_solve = linear_solve.solve_lu
     self.verbose = 0
