@@ -199,6 +199,26 @@ def test_a_slope_is_not_told_within_its_error(error, holds):
   assert find_gradients(rows_of())[0].holds
 
 
+@pytest.mark.parametrize(
+  ("ratio", "holds"),
+  [
+    # Two seeds of ± 1%: their mean has an error of ± 1% of itself.
+    ((0.1, 0.1, 0.74), None),
+    ((0.1, 0.1, 0.72), False),
+    ((0.254, 0.254, 1.0), None),
+    ((0.26, 0.26, 1.0), False),
+    ((0.26, 0.26, 0.74), False),  # One that fails decides.
+  ],
+)
+def test_a_ratio_is_not_told_within_the_error_of_its_seeds(ratio, holds):
+  found = find_gradients(rows_of(ratio=ratio))[3]
+  assert found.holds is holds
+  of_one = rows_of(ratio=ratio).where(seed=1)
+  # Alone a seed has no error: its ratio, 1% larger, decides.
+  alone = ratio[0] * 1.01 < 0.25 and ratio[2] * 1.01 > 0.75
+  assert find_gradients(of_one)[3].holds is alone
+
+
 def test_an_unknown_error_is_not_zero():
   """A fit through two sizes of one draw has none."""
   rows = rows_of()

@@ -9,7 +9,7 @@ from collections import defaultdict
 import numpy as np
 
 from geomem import runs
-from geomem.studies.finding import Finding, apart, with_error
+from geomem.studies.finding import Finding, all_hold, apart, with_error
 
 SLOPE, SLOPE_TOLERANCE = -0.5, 0.05
 CLOSED_FORM_TOLERANCE = 0.01
@@ -23,6 +23,24 @@ _LABEL = {"part": "label", "labels": "centered"}
 def _judge(holds, *numbers) -> bool | None:
   """Returns whether a claim holds; None where a number for it is missing."""
   return bool(holds) if np.isfinite(numbers).all() else None
+
+
+def _within(bounds, value: float, error: float) -> tuple[bool | None, str]:
+  """Tells whether a value is in bounds, and a caveat.
+
+  It cannot be told of what is unknown, or beyond by less than two errors.
+  """
+  beyond = max(bounds[0] - value, value - bounds[1])
+  if not beyond > 0 or apart((beyond, error), (0.0, 0.0)):
+    return _judge(beyond <= 0, value), ""
+  return None, ", which cannot be known within two errors"
+
+
+def _over_seeds(values: np.ndarray) -> tuple[float, float]:
+  """Returns the mean, and its standard error or, for one seed, 0."""
+  number = len(values)
+  spread = np.std(values, ddof=1) if number > 1 else 0.0
+  return float(np.mean(values)), float(spread / math.sqrt(number))
 
 
 def _whole(rows, metric, **columns) -> dict[int, dict[int, float]]:
@@ -66,10 +84,8 @@ def _permuted_slope(rows) -> Finding:
   shuffled = _slope(rows, drawn="shuffled", labels="centered")
   norms = rows.where("law_norm", drawn="independent")
   draws = len({(row["seed"], row["draw"]) for row in norms})
-  holds, caveat = _judge(abs(clean[0] - SLOPE) <= SLOPE_TOLERANCE, clean[0]), ""
-  beyond = abs(clean[0] - SLOPE) - SLOPE_TOLERANCE
-  if holds is False and not apart((beyond, clean[1]), (0.0, 0.0)):
-    holds, caveat = None, ", which cannot be known within two errors"
+  bounds = SLOPE - SLOPE_TOLERANCE, SLOPE + SLOPE_TOLERANCE
+  holds, caveat = _within(bounds, *clean)
   return Finding(
     "G1",
     holds,
@@ -147,9 +163,10 @@ def _ratio(rows) -> Finding:
     measured = used.where(seed=seed).distinct("epoch")
     epochs = {best, *(epoch for epoch in measured if epoch <= best)}
     early.append(np.min([by_epoch[epoch] for epoch in epochs]))
-  early = float(np.mean(early))
-  late = float(at_epoch(rows, "ratio", "last", **_LABEL).mean())
-  holds = early < EARLY_RATIO and LATE_RATIO[0] < late < LATE_RATIO[1]
+  early = _over_seeds(np.array(early))
+  is_low, vague_early = _within((-math.inf, EARLY_RATIO), *early)
+  late = _over_seeds(at_epoch(rows, "ratio", "last", **_LABEL))
+  is_equal, vague_late = _within(LATE_RATIO, *late)
   values, clean = (
     [
       with_error(at_epoch(rows, metric, which, **_LABEL).mean())
@@ -160,12 +177,13 @@ def _ratio(rows) -> Finding:
   number = min(r["value"] for r in rows.where("examples_used"))
   return Finding(
     "G4",
-    _judge(holds, early, late),
+    all_hold(is_low, is_equal),
     "permuted / unpermuted of the label part (centred) is"
     f" {values[0]} at initialization, {values[1]} at the best epoch,"
     f" {values[2]} at the last one; its least up to the best epoch is"
-    f" {with_error(early)} (below {EARLY_RATIO} was expected, and between"
-    f" {LATE_RATIO[0]} and {LATE_RATIO[1]} at the end). The noise of"
+    f" {with_error(early[0])} (below {EARLY_RATIO} was expected{vague_early},"
+    f" and between {LATE_RATIO[0]} and {LATE_RATIO[1]} at the end{vague_late})."
+    " The noise of"
     f" {number:.0f} examples alone gives {with_error(_floor(rows))} at"
     f" initialization; without it the ratio is {', '.join(clean[:2])} and"
     f" {clean[2]}"
@@ -220,7 +238,8 @@ def find_gradients(rows: runs.Rows) -> list[Finding]:
   G2: the unpermuted part's slope is 0 ± 0.05, without the noise of n examples.
   G3: the closed form of the deep linear network holds to 1 %.
   G4: permuted / unpermuted falls below 0.25 up to the best epoch, and lies
-    between 0.75 and 1.33 at the last one.
+    between 0.75 and 1.33 at the last one; undecided as G1, by the spread of
+    the seeds.
   G5: at the last epoch the parts cancel by more than a half, though both parts
     of the permuted examples have grown.
   """
