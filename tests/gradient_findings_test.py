@@ -219,6 +219,23 @@ def test_a_ratio_is_not_told_within_the_error_of_its_seeds(ratio, holds):
   assert find_gradients(of_one)[3].holds is alone
 
 
+@pytest.mark.parametrize(
+  ("slopes", "holds"),
+  [((0.19, 0.21), False), ((-0.1, 0.3), None), ((-0.2, 0.2), True)],
+)
+def test_the_slope_of_true_labels_has_the_error_of_its_seeds(slopes, holds):
+  rows = rows_of()
+  metric = {"metric": "law_squared_norm_unbiased", "drawn": "own"}
+  for row in rows.where(**metric, labels="centered"):
+    row["value"] = 9 * (row["num_examples"] / 128) ** (2 * slopes[row["seed"]])
+  found = find_gradients(rows)[1]
+  assert found.holds is holds
+  error = abs(slopes[1] - slopes[0]) / 2  # Of the mean of two.
+  assert f" ± {error:.3f} at n = " in found.sentence
+  said = "cannot be known within two errors"
+  assert (said in found.sentence) == (holds is None)
+
+
 def test_an_unknown_error_is_not_zero():
   """A fit through two sizes of one draw has none."""
   rows = rows_of()
