@@ -55,7 +55,7 @@ def _root_of(L: Array, C: Array) -> Array:
 
 @_root_of.defjvp
 def _root_jvp(primals, tangents):
-  """Computes dL = L Φ(L⁻¹ dC L⁻ᵀ): Φ is tril, with half of the diagonal."""
+  """Computes dL = L Φ(L⁻¹ dC L⁻ᵀ): Φ is the lower half, diagonal halved."""
   L, dC = primals[0], tangents[1]
   left = jax.scipy.linalg.solve_triangular(L, dC, lower=True)
   both = jax.scipy.linalg.solve_triangular(L, left.T, lower=True)
@@ -81,8 +81,8 @@ def shifted_root(
   def factor(epsilon):
     return epsilon, jnp.linalg.cholesky(C + epsilon * eye)
 
-  # The first factorization usually succeeds, and it takes most of the time. It
-  # fails with NaN in the end; an ε of NaN ends the loop, too.
+  # The first factorization usually succeeds. One that fails has NaN in its last
+  # entry; an ε of NaN ends the loop, too.
   epsilon, L = jax.lax.while_loop(
     lambda state: ~jnp.isfinite(state[1][-1, -1:]).all() & (state[0] < 1),
     lambda state: factor(4 * state[0]),

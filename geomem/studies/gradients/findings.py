@@ -26,9 +26,9 @@ def _judge(holds, *numbers) -> bool | None:
 
 
 def _within(bounds, value: float, error: float) -> tuple[bool | None, str]:
-  """Tells whether a value is in bounds, and a caveat.
+  """Returns whether a value is in bounds, and a caveat for the sentence.
 
-  It cannot be told of what is unknown, or beyond by less than two errors.
+  None stands for a value that is unknown, or beyond by less than two errors.
   """
   beyond = max(bounds[0] - value, value - bounds[1])
   if not beyond > 0 or apart((beyond, error), (0.0, 0.0)):
@@ -37,10 +37,9 @@ def _within(bounds, value: float, error: float) -> tuple[bool | None, str]:
 
 
 def _over_seeds(values: np.ndarray) -> tuple[float, float]:
-  """Returns the mean, and its standard error or, for one seed, 0."""
-  number = len(values)
-  spread = np.std(values, ddof=1) if number > 1 else 0.0
-  return float(np.mean(values)), float(spread / math.sqrt(number))
+  """Returns the mean and its error: 0 for one seed, whose value decides."""
+  mean, error = runs.mean_and_error(values)
+  return mean, error if len(values) > 1 else 0.0
 
 
 def _whole(rows, metric, **columns) -> dict[int, dict[int, float]]:
