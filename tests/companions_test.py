@@ -205,8 +205,10 @@ def test_centres_that_are_near_each_other_are_right_or_missing(sep):
     (v[a] + v[b]) / 2 / ((centers[a] - centers[b]) ** 2).sum() for a, b in pairs
   ]
   found = numbers_of("collapse", geometry.gram_statistics(points))
-  if sep == 1e-2:
-    assert found["cdnv"] == pytest.approx(np.mean(expected), rel=0.02)
-    assert found["ncm_accuracy"] == 1
-  else:
-    assert np.isnan([found["cdnv"], found["ncm_accuracy"]]).all()
+  cdnv, accuracy = found["cdnv"], found["ncm_accuracy"]
+  # Between these, it depends on how a processor rounds.
+  known = ~np.isnan([cdnv, accuracy])
+  assert sep < 1e-2 or known.all()
+  assert sep > 1e-4 or not known.any()
+  assert np.isnan(cdnv) or cdnv == pytest.approx(np.mean(expected), rel=0.02)
+  assert np.isnan(accuracy) or accuracy == 1
