@@ -264,9 +264,10 @@ def test_directions_are_at_their_minimum_whatever_rounding_does():
 def nearly_tied():
   """Three sets of ten centres, two K of which leave nearly equal correlations.
 
-  Directions that are 1e-4 above their minimum order them by chance.
+  Directions that are 1e-4 above their minimum order them by chance. Of each K
+  all starts find the same minimum, which is not so for all sets.
   """
-  for seed, rectified in ((8, False), (4, True), (5, True)):
+  for seed, rectified in ((46, False), (26, True), (4, True)):
     rng = np.random.default_rng(seed)
     noise = rng.normal(size=(10, 40))
     if rectified:
@@ -281,21 +282,25 @@ def nearly_tied():
 
 
 def test_rounding_key_and_program_do_not_choose_the_number_of_directions():
-  """One set by itself, and it and others with errors of 1e-7 in one program."""
+  """One set by itself, and it and others with errors of 1e-7 in one program.
+
+  Correlations of two K are .3 % apart and more. For the first set, a search
+  that chooses K before it descends further finds another in 13 of 60 times.
+  """
   grams = [gram_of(centers, np.float32) for centers in nearly_tied()]
-  noise = np.random.default_rng(0).normal(size=(4, 10, 10))
+  noise = np.random.default_rng(1).normal(size=(20, 10, 10))
   batch = np.stack([g * (1 + 1e-7 * (e + e.T)) for g in grams for e in noise])
   keys = jax.random.split(KEY, len(batch))
   together = jax.jit(jax.vmap(geometry.shared_directions))(
     keys, jnp.asarray(batch, jnp.float32)
   )
-  ranks = np.asarray(together.rank).reshape(3, 4)
-  found = np.asarray(together.correlations)[np.arange(12), ranks.ravel()]
+  ranks = np.asarray(together.rank)
+  found = np.asarray(together.correlations)[np.arange(len(ranks)), ranks]
   for gram, K, correlations in zip(
-    grams, ranks, found.reshape(3, 4), strict=True
+    grams, ranks.reshape(3, 20), found.reshape(3, 20), strict=True
   ):
     alone = find(jnp.asarray(gram))
-    assert K.tolist() == [int(alone.rank)] * 4
+    assert set(K.tolist()) == {int(alone.rank)}
     np.testing.assert_allclose(
       correlations, alone.correlations[alone.rank], rtol=2e-3
     )
