@@ -274,6 +274,8 @@ def test_points_of_any_size_are_measured_and_dead_ones_are_not():
         np.testing.assert_allclose(
           getattr(found, name), getattr(expected, name), rtol=1e-3
         )
+      # Its square does not fit: it was 0, or infinite.
+      assert np.isnan(found.axis_alignment)
   dead = geometry.glue(key, 0 * points, num_probes=60)
   assert np.isnan(dead.capacity)
   # Under jit nothing can be refused: it must end, and say so.

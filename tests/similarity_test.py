@@ -111,6 +111,22 @@ def test_the_unit_changes_no_similarity(scale, wide):
     np.testing.assert_allclose(scale * slopes[1], slopes[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.int32, jnp.uint32])
+@pytest.mark.parametrize("wrap", [jax.jit, lambda f: f])
+def test_integers_on_the_device_keep_their_digits(dtype, wrap):
+  """They became float32 before their offset was subtracted."""
+  small = np.random.default_rng(0).integers(0, 100, (3, 5, 4))
+  mask = np.arange(5)[None] < np.array([[3], [5], [4]])
+  large = jnp.asarray(np.where(mask[..., None], small, 7) + 2**30, dtype)
+  found = wrap(lambda x: geometry.point_products(x, mask=mask))(large)
+  shown = np.where(mask[..., None], small - small[mask].mean(axis=0), 0)
+  np.testing.assert_allclose(
+    found.gram, flat(shown) @ flat(shown).T, rtol=1e-5, atol=1e-3
+  )
+  expected = ((small[mask].mean(axis=0) + 2.0**30) ** 2).sum()
+  assert found.square == pytest.approx(expected, rel=1e-6)
+
+
 def test_stacked_products_are_compared_one_by_one():
   sets = [[points_of(i), points_of(i + 3, (3, 5, 4))] for i in range(3)]
   stacks = [

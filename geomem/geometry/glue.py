@@ -247,7 +247,8 @@ class Glue(NamedTuple):
     radius: R.
     utility: Ψ.
     critical_features: P/α, features at which half of the labellings separate.
-    center_alignment: mean over pairs of |⟨s⁰_μ, s⁰_ν⟩|, in the points' units.
+    center_alignment: mean over pairs of |⟨s⁰_μ, s⁰_ν⟩|, in the points' units;
+      NaN where it does not fit its type.
     axis_alignment: mean over pairs and samples of |⟨s¹_μ, s¹_ν⟩|.
     center_axis_alignment: mean of |⟨s⁰_μ, s¹_ν⟩|, likewise.
     center_cosine: mean over pairs of cos(s⁰_μ, s⁰_ν), signed.
@@ -315,8 +316,15 @@ def _glue(key, products, y, num_probes) -> Glue:
     (products.parts, x, y), (products.mask, products.exponent)
   )
   for name in ("center_alignment", "axis_alignment", "center_axis_alignment"):
-    values[name] = times_power(values[name], 2 * products.exponent)
+    values[name] = _in_units(values[name], 2 * products.exponent)
   return Glue(**values, converged=converged)
+
+
+def _in_units(value: Array, exponent: Array) -> Array:
+  """Computes 2^exponent times a value ≥ 0; NaN where this does not fit."""
+  scaled = times_power(value, exponent)
+  lost = (value > 0) & ~(jnp.isfinite(scaled) & (scaled > 0))
+  return scaled * jnp.where(lost, jnp.nan, 1)
 
 
 def _solve(floats, others, tol, single):

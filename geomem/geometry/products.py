@@ -226,13 +226,29 @@ def point_products(
   return functools.reduce(_add, (_block(block, mask) for block in blocks))
 
 
+def _in_parts(points, mask, dtype) -> tuple[Array, Array]:
+  """Returns points relative to an origin, which `_products` takes, in parts.
+
+  Halves of integers fit their float where the integers do not.
+  """
+  if not jnp.issubdtype(points.dtype, jnp.integer) or points.dtype.itemsize < 4:
+    return points[None], jnp.zeros((1, points.shape[2]), dtype)
+  bits = 4 * points.dtype.itemsize
+  high = (points >> bits).astype(dtype) * 2.0**bits
+  low = (points & points.dtype.type(2**bits - 1)).astype(dtype)
+  halves = jnp.stack([high, low])
+  flat = halves.reshape(2, -1, points.shape[2])
+  origin = jnp.take(flat, mask.ravel().argmax(), axis=1)
+  return halves - origin[:, None, None], origin
+
+
 def _block(points, mask) -> PointProducts:
   dtype = np.dtype(float_type(points))
   nothing = jnp.asarray((points == 0).all(axis=2))
   if not is_wide(points):
-    origin = jnp.zeros((1, points.shape[2]), dtype)
     mask, exponent = jnp.asarray(mask), 0
-    return _products(points[None], origin, nothing, mask, exponent, dtype)
+    parts = _in_parts(points, mask, dtype)
+    return _products(*parts, nothing, mask, exponent, dtype)
   # Centred and scaled on the host, in float64: an offset would cost digits, and
   # so would a scale out of the range of JAX's dtype.
   mask = np.asarray(mask)

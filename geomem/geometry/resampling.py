@@ -261,7 +261,9 @@ def detectable_difference(
 
     δ = (z_{1 − level/2} + z_power) σ √(2/n)
 
-  with the given power. `subsample` measures how σ depends on P, M and T: take
+  with at least the given power. That test knows σ: a t-test, which estimates it
+  from the measurements, needs a larger n. `subsample` measures how σ depends on
+  P, M and T: take
   `subsample(key, points, num_manifolds=P, num_points=M, num_probes=T).sd` of
   many more points than a sample has. Where both conditions share probes and
   examples, as two layers do, the difference has less spread than assumed here.

@@ -27,7 +27,8 @@ class SimulatedCapacity(NamedTuple):
   Attributes:
     capacity: α = P / n_c.
     stderr: its standard error over dichotomies and projections.
-    critical_dimension: n_c, the features at which half are separable.
+    critical_dimension: n_c, the features at which half are separable; below 1,
+      as of two manifolds with a bias, no n tells it, and the prior decides.
     critical_stderr: its standard error.
     width: of the transition, in features.
     features: n of each draw.
@@ -85,8 +86,12 @@ class _Transition:
     """Chooses the most informative n, on alternating sides of n_c."""
     middle = self.quantile(0.5)
     width, _ = self.moments(lambda n, s: s * n)
-    n = middle + _OFFSETS[draw % 2] * min(width, middle)
-    return int(np.clip(round(n), 1, self.largest))
+    offset = _OFFSETS[draw % 2]
+    n = round(middle + offset * min(width, middle))
+    # Where both sides round to one n, its draws would not tell the width.
+    above = int(middle) + 1
+    n = max(n, above) if offset > 0 else min(n, above - 1)
+    return int(np.clip(n, 1, self.largest))
 
 
 def simulated_capacity(
