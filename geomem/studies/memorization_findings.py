@@ -9,10 +9,13 @@ import numpy as np
 
 from geomem import runs
 from geomem.studies.finding import (
+  BY_K,
   Finding,
   all_hold,
+  left_by_k,
   name_seeds,
   places,
+  seeds_unlike,
   too_little_memory,
 )
 
@@ -31,10 +34,7 @@ _CLAIMS = {
 # If less of a centre is left without its shared directions, its manifold's
 # capacity hangs on which of several directions went.
 _LITTLE_LEFT = 0.05
-# What another K leaves of a capacity, radius or dimension: docs/numbers.md.
-_LEFT_BY_K = 0.6
-_BY_K = "; different numbers of shared directions removed may alone decide this"
-_BY_K_OR_CENTERS = _BY_K.replace("may", "or little of a centre left may")
+_BY_K_OR_CENTERS = BY_K.replace("may", "or little of a centre left may")
 # Whether a claim holds, and a sentence with its numbers.
 _Judged = tuple[bool | None, str]
 
@@ -77,7 +77,7 @@ def find(rows: runs.Rows) -> list[Finding]:
   def judge(name, nothing, test: Callable, *of) -> Finding:
     holds, sentence = (None, nothing) if nothing else test(*of)
     if holds is None and not nothing:
-      sentence += _BY_K_OR_CENTERS if name == "F3.1" else _BY_K
+      sentence += f"; {_BY_K_OR_CENTERS if name == 'F3.1' else BY_K}"
     if left_out and name != "F3.1":
       sentence += f" (left out, as the best epoch is the last: {left_out})"
     return Finding(name, holds, sentence, _CLAIMS[name])
@@ -114,7 +114,7 @@ def changed_seeds(rows: runs.Rows) -> tuple[runs.Rows, str]:
 def incomplete(rows: runs.Rows, which: str) -> dict[int, str]:
   """Says what the best or last epoch of each seed lacks, for those that lack.
 
-  Needed are the hidden layers, subsets and metrics that any epoch has.
+  Needed are all metrics of the hidden layers and subsets that any epoch has.
   """
   hidden = tuple(rows.where(_METRICS).layers)[1:-1]
   numbers, at_epoch = (
@@ -122,11 +122,13 @@ def incomplete(rows: runs.Rows, which: str) -> dict[int, str]:
     for selected in (rows, rows.at(which))
   )
   columns, lacking = ("layer_index", "subset", "metric"), {}
+  of_layers = places(numbers, *columns[:2])
+  needed = {(*place, metric) for place in of_layers for metric in _METRICS}
   for seed in rows.seeds:
     of_seed = at_epoch.where(seed=seed)
     if not of_seed:
       lacking[seed] = "was not measured in hidden layers"
-    elif places(of_seed.known(), *columns) != places(numbers, *columns):
+    elif places(of_seed.known(), *columns) != needed:
       lacking[seed] = "lacks numbers"
   return lacking
 
@@ -190,17 +192,13 @@ def _unlike(
   Seeds in which less of a centre is left than `least_left` count as such. Runs
   that do not record this are taken to have the same removed.
   """
-
-  def ranks(rows: runs.Rows, index: int) -> set:
-    of_layer = rows.where("rank", layer_index=index)
-    return {(row["seed"], row["value"]) for row in of_layer}
-
   shares = []
+  both_of = first, second
   both = runs.Rows([*first, *second])
   for index in list(first.where("capacity").layers)[1:-1]:
     left = both.where("center_left", layer_index=index).known()
     seeds = {row["seed"] for row in left if row["value"] < least_left}
-    seeds |= {seed for seed, _ in ranks(first, index) ^ ranks(second, index)}
+    seeds |= seeds_unlike(*(of.where(layer_index=index) for of in both_of))
     shares.append(len(seeds) / len(both.seeds))
   return np.array(shares)
 
@@ -215,7 +213,7 @@ def _are_between(
   such.
   """
   low, high = bounds
-  least = 1 / (1 + unlike * (1 / _LEFT_BY_K - 1))
+  least = left_by_k(unlike)
   surely = (low < ratios * least) & (ratios / least < high)
   maybe = (low < ratios / least) & (ratios * least < high)
   if if_equal:
