@@ -34,6 +34,7 @@ _CLAIMS = {
 # If less of a centre is left without its shared directions, its manifold's
 # capacity hangs on which of several directions went.
 _LITTLE_LEFT = 0.05
+_VAGUE = "; a fall within two errors cannot be known"
 _BY_K_OR_CENTERS = BY_K.replace("may", "or little of a centre left may")
 # Whether a claim holds, and a sentence with its numbers.
 _Judged = tuple[bool | None, str]
@@ -76,7 +77,7 @@ def find(rows: runs.Rows) -> list[Finding]:
 
   def judge(name, nothing, test: Callable, *of) -> Finding:
     holds, sentence = (None, nothing) if nothing else test(*of)
-    if holds is None and not nothing:
+    if holds is None and not nothing and not sentence.endswith(_VAGUE):
       sentence += f"; {_BY_K_OR_CENTERS if name == 'F3.1' else BY_K}"
     if left_out and name != "F3.1":
       sentence += f" (left out, as the best epoch is the last: {left_out})"
@@ -94,8 +95,13 @@ def find(rows: runs.Rows) -> list[Finding]:
         _unlike(*of_best, least_left=_LITTLE_LEFT),
       ),
       judge("F3.2", no_half, _permuted_rises_late, *capacity, early, unlike),
-      judge("F3.3", undecided, _restored_falls, *capacity, chance, unlike),
-      judge("F3.4", undecided, _permuted_shrinks, *sizes, unlike),
+      judge(
+        "F3.3",
+        undecided,
+        _restored_falls,
+        *(*capacity, chance, unlike, changed),
+      ),
+      judge("F3.4", undecided, _permuted_shrinks, *sizes, unlike, changed),
       judge("F3.5", no_half, _early_layers_stay, *capacity, early, unlike),
     ]
 
@@ -221,6 +227,30 @@ def _are_between(
   return True if np.all(surely) else None if np.all(maybe) else False
 
 
+def _falls(
+  rows: runs.Rows, metric: str, subset: str, ratio, unlike
+) -> tuple[bool | None, bool]:
+  """Tells whether the last hidden layer's value falls, and whether it is vague.
+
+  It is if its change is less than two errors: those of the mean over seeds or,
+  of a single seed, of its values.
+  """
+  index = list(rows.where("capacity").layers)[-2]
+  before, after = (
+    rows.at(which).where(metric, subset=subset, layer_index=index).split("seed")
+    for which in _EPOCHS
+  )
+  pairs = [(before[seed].mean(), after[seed].mean()) for seed in before]
+  change, error = runs.mean_and_error(
+    np.array([last[0] - best[0] for best, last in pairs])
+  )
+  if len(pairs) == 1:
+    error = np.hypot(*(error for _, error in pairs[0]))
+  if 0 < abs(change) < 2 * error:  # An unknown error is none.
+    return None, True
+  return _are_between(_FALLS, ratio, unlike), False
+
+
 def _farthest(ratios: np.ndarray) -> float:
   return float(np.abs(ratios - 1).max())
 
@@ -253,32 +283,40 @@ def _permuted_rises_late(best, last, early: int, unlike) -> _Judged:
   )
 
 
-def _restored_falls(best, last, chance: float, unlike) -> _Judged:
+def _restored_falls(best, last, chance: float, unlike, rows) -> _Judged:
   before, after = best["restored"][-1], last["restored"][-1]
+  falls, is_vague = _falls(
+    *(rows, "capacity", "restored", after / before, unlike["restored"][-1])
+  )
+  holds = all_hold(falls, _are_between(_EQUAL, after / chance))
   return (
-    all_hold(
-      _are_between(_FALLS, after / before, unlike["restored"][-1]),
-      _are_between(_EQUAL, after / chance),
-    ),
+    holds,
     f"last epoch: restored capacity of the last hidden layer goes from"
     f" {before:.3f} to {after:.3f}, {after / chance - 1:+.0%} from chance, test"
-    f" from {best['test'][-1]:.3f} to {last['test'][-1]:.3f}",
+    f" from {best['test'][-1]:.3f} to {last['test'][-1]:.3f}"
+    f"{_VAGUE if is_vague and holds is None else ''}",
   )
 
 
-def _permuted_shrinks(radii, dimensions, unlike) -> _Judged:
+def _permuted_shrinks(radii, dimensions, unlike, rows) -> _Judged:
   radius = [at["permuted"][-1] for at in radii]
   dimension = [at["permuted"][-1] for at in dimensions]
-  return (
-    all_hold(
-      *(
-        _are_between(_FALLS, after / before, unlike["permuted"][-1])
-        for before, after in (radius, dimension)
+  falls, is_vague = zip(
+    *(
+      _falls(rows, metric, "permuted", after / before, unlike["permuted"][-1])
+      for metric, (before, after) in (
+        ("radius", radius),
+        ("dimension", dimension),
       )
     ),
+    strict=True,
+  )
+  holds = all_hold(*falls)
+  return (
+    holds,
     f"permuted radius and dimension of the last hidden layer go from"
     f" {radius[0]:.2f} and {dimension[0]:.1f} to {radius[1]:.2f} and"
-    f" {dimension[1]:.1f}",
+    f" {dimension[1]:.1f}{_VAGUE if any(is_vague) and holds is None else ''}",
   )
 
 
