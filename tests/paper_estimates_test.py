@@ -112,6 +112,7 @@ def test_simulations_search_for_directions_in_half_of_their_sets(study):
   solved = (five.sets - one.sets) / 4  # Of one shuffle.
   at_once = shares.entries_at_once()
   searched = one.sets - 2 * solved
+  assert searched > 0
   assert one.units == 2 * one.networks * len(study.seeds[0].manifolds)
   # A search and what is without it are a whole set.
   whole = (solved + 2 * searched) / one.units
