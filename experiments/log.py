@@ -91,12 +91,14 @@ class _Files(logging.Handler):
     """Adds a file to the open logs, and writes the early records to it."""
     self._is_early = False
     self.paths.append(path)
+    with contextlib.suppress(OSError):  # Said once a line is written.
+      path.parent.mkdir(parents=True, exist_ok=True)
     for line in self._early:
       self._append(path, line)
 
   def _append(self, path: pathlib.Path, line: str) -> None:
     try:
-      path.parent.mkdir(parents=True, exist_ok=True)
+      # A directory that was moved away is not made again.
       with open(path, "a", encoding="utf-8") as file:
         file.write(f"{line}\n")
     except OSError as error:

@@ -113,6 +113,24 @@ def test_the_departure_is_told_by_cell():
   assert sentence.endswith("departs from chance at fc1.")
 
 
+@pytest.mark.parametrize(
+  ("measured", "departs"),
+  [
+    (("fc1", "fc2", "fc3", "logits"), "fc3."),
+    (("input", "fc3", "logits"), "unknown"),  # Perhaps at fc1.
+    (("fc2", "fc3"), "unknown"),  # Perhaps there are more.
+    (("input",), "unknown"),
+  ],
+)
+def test_layers_that_were_not_measured_are_unknown(measured, departs):
+  rows = noise_rows({0.5: [0.1, 0.1, 0.3]})
+  rows = runs.Rows(row for row in rows if row["layer"] in (None, *measured))
+  _, (sentence, *_) = noise.summarize_noise(rows)
+  assert f"; permuted capacity departs from chance at {departs}" in sentence
+  deepest = [layer for layer in measured if layer != "logits"][-1]
+  assert f"in the last hidden layer measured ({deepest}) at" in sentence
+
+
 @pytest.mark.parametrize("kind", ["capacity", "converged"])
 def test_a_seed_of_which_nothing_is_known_has_an_unknown_departure(kind):
   rows = noise_rows({0.5: [0.1, 0.1, 0.3]})

@@ -258,6 +258,47 @@ def test_manifolds_do_not_shrink_by_what_was_removed(last, alike, unlike):
   assert find(with_removed(rows, {}, left=0.01))[3].holds is alike
 
 
+@pytest.mark.parametrize(
+  ("last", "error", "holds"),
+  [
+    # From 1.581 and 34.6, and from .0592.
+    ((1.57, 18.8, 0.0403), 0.0, (True, True)),
+    ((1.57, 18.8, 0.0403), 0.01, (True, None)),
+    ((0.988, 34.5, 0.0403), 0.01, (True, None)),
+    ((1.59, 18.8, 0.0403), 0.01, (True, None)),
+    ((1.7, 34.5, 0.0403), 0.01, (True, False)),  # One that grows decides.
+    ((0.988, 18.8, 0.048), 0.1, (None, True)),
+    ((0.988, 18.8, 0.055), 0.1, (False, True)),  # Off chance, fall or no.
+  ],
+)
+def test_no_fall_within_its_error_is_one(last, error, holds):
+  """Relative errors: those of the probes of one seed, or of the mean of two."""
+  *sizes, restored = last
+  fallen = {"restored": [*PAPER["last"]["restored"][:-1], restored]}
+  rows = rows_of(
+    PAPER | {"last": PAPER["last"] | fallen}, PERMUTED | {"last": sizes}
+  )
+  for row in rows:
+    row["stderr"] = error * row["value"]
+  found = find(rows)[2:4]
+  assert tuple(finding.holds for finding in found) == holds
+  said = ["within two errors" in finding.sentence for finding in found]
+  assert said == [each is None for each in holds]
+  # Two seeds whose changes differ by as much to either side.
+  seeds = runs.Rows(
+    row
+    | {"seed": seed}
+    | (
+      {"value": row["value"] * (1 + (2 * seed - 1) * 2**0.5 * error)}
+      if row["epoch"] == 1000
+      else {}
+    )
+    for seed in (0, 1)
+    for row in rows
+  )
+  assert tuple(finding.holds for finding in find(seeds)[2:4]) == holds
+
+
 def with_scores(rows, best, last, error=0.02):
   """Adds chance, and accuracies of test (best) and permuted (last) examples."""
   added = []

@@ -220,6 +220,32 @@ def test_a_ratio_is_not_told_within_the_error_of_its_seeds(ratio, holds):
 
 
 @pytest.mark.parametrize(
+  ("columns", "values", "holds"),
+  [
+    ({"metric": "cancellation", "subset": "permuted"}, (0.44, 0.45), False),
+    ({"metric": "cancellation", "subset": "permuted"}, (0.4, 0.5), None),
+    ({"metric": "cancellation", "subset": "permuted"}, (0.4, 0.7), True),
+    ({"metric": "norm", "part": "label"}, (0.3, 0.31), False),
+    # From .396 and .404: by -.046 and .006, -.02 ± .026.
+    ({"metric": "norm", "part": "label"}, (0.35, 0.41), None),
+    ({"metric": "norm", "part": "independent"}, (0.35, 0.41), None),
+    ({"metric": "norm", "part": "label"}, (0.396, 0.404), False),  # It stays.
+  ],
+)
+def test_the_cancellation_is_not_told_within_the_error_of_its_seeds(
+  columns, values, holds
+):
+  rows = rows_of()
+  columns |= {"subset": "permuted", "epoch": 5, "layer": None}
+  for row in rows.where(**columns):
+    row["value"] = values[row["seed"]]
+  found = find_gradients(rows)[4]
+  assert found.holds is holds
+  said = "cannot be known within two errors"
+  assert (said in found.sentence) == (holds is None)
+
+
+@pytest.mark.parametrize(
   ("slopes", "holds"),
   [((0.19, 0.21), False), ((-0.1, 0.3), None), ((-0.2, 0.2), True)],
 )

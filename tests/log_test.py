@@ -77,6 +77,24 @@ def test_a_stop_is_in_the_log_and_starts_follow_each_other(tmp_path):
     assert lines[-1].startswith(f"Work on {out} was stopped by SIGTERM after")
 
 
+def test_a_directory_that_was_moved_away_is_not_made_again(tmp_path, capsys):
+  path, moved = tmp_path / "run", tmp_path / "moved"
+  files = log._Files()
+  files.open(path / "log.txt")
+  line = logging.makeLogRecord({"msg": "text", "levelno": logging.INFO})
+  files.emit(line)
+  with runs.Clock(path) as clock:
+    path.rename(moved)
+    for _ in range(2):
+      files.emit(line)
+    assert not path.exists()
+    assert capsys.readouterr().err.count("log.txt cannot be written") == 1
+    path.mkdir()  # Another run's.
+    clock.save()
+  assert not (path / "duration.json").exists()
+  assert (moved / "log.txt").read_text().count("text") == 1
+
+
 def test_the_log_goes_elsewhere_and_is_no_condition(tmp_path):
   out, elsewhere = tmp_path / "run", tmp_path / "logs"
   fields = RUN | {"num_seeds": 1}

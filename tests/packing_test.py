@@ -89,6 +89,11 @@ def test_without_networks_it_has_its_rows_and_says_what_it_lacks(
   assert studies.draw(small)
   with pytest.raises(training.CheckpointError, match="no checkpoints in"):
     rewind(small, kinds=("prefix",))
+  first = tmp_path / "first"
+  pack(whole, first, networks="0")
+  config = studies.MeasuringConfig(measure_epochs="last")
+  with pytest.raises(ValueError, match=r"of measure_epochs last no .* are 0\."):
+    studies.Measuring(config, studies.TrainedRun(first))
 
 
 def test_rounded_networks_are_marked_in_all_that_comes_from_them(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from geomem import models, studies, training
+from geomem import models, shares, studies, training
 from geomem.studies import paper
 from geomem.studies.paper import calibration, estimates, work
 from geomem.studies.paper.work import Work
@@ -101,6 +101,22 @@ def test_what_is_done_is_not_counted_again(study):
   less = work.of_training(study, [*scores, *measured])
   networks = work.Sizes(study).saved * len(numbers)
   assert less.sets == pytest.approx(whole.sets * (networks - 1) / networks)
+
+
+def test_simulations_search_for_directions_in_half_of_their_sets(study):
+  """The theory and each of five shuffles is a measured set without a search."""
+  one, five = (
+    work.of_simulations(study, studies.CapacityConfig(num_shuffles=n))
+    for n in (1, 5)
+  )
+  solved = (five.sets - one.sets) / 4  # Of one shuffle.
+  at_once = shares.entries_at_once()
+  searched = one.sets - 2 * solved
+  assert searched > 0
+  assert one.units == 2 * one.networks * len(study.seeds[0].manifolds)
+  # A search and what is without it are a whole set.
+  whole = (solved + 2 * searched) / one.units
+  assert whole == pytest.approx(at_once)
 
 
 def estimates_of(path, only=("fig3",)):

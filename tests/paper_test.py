@@ -220,6 +220,9 @@ def test_numbers_that_are_missing_are_not_judged(tmp_path):
   for name in set(found) - {"F3.1", "doubt"}:
     assert found[name]["holds"] is None
     assert not runs.has_value(found[name])
+  without = [row for row in memorized_rows() if row["metric"] != "radius"]
+  found = verdicts(tmp_path / "without", "memorization", without)
+  assert {row["holds"] for row in found.values()} == {None}
   # Its last layer is not the last hidden one.
   rows = [r for r in rows if r.get("layer") != "fc3" or not r["seed"]]
   found = verdicts(tmp_path / "missing", "memorization", rows)
@@ -268,6 +271,37 @@ def test_the_dip_is_judged(accuracy, growth, radius, expected, tmp_path):
   assert tuple(found[key]["holds"] for key in keys) == expected
   if expected[0]:
     assert found["T5 accuracy"]["value"] == pytest.approx(0.1, abs=0.001)
+
+
+@pytest.mark.parametrize(
+  ("growth", "other", "expected"),
+  [
+    # Another K may change 29 of 25 dimensions to 17 or 48, and 1 of radius.
+    ((0, 4, 0), 4, (None, None)),
+    ((0, 4, 0), 2, (None, True)),
+    ((0, 4, 0), 8, (None, True)),
+    ((0, 40, 0), 4, (True, None)),  # To 39 at least; the radius to 1.67.
+    ((0, 40, 0), 2, (True, True)),
+    ((0, -20, 0), 4, (False, False)),  # Not above 8.3 of 25.
+  ],
+)
+def test_the_dip_does_not_hang_on_what_was_removed(
+  growth, other, expected, tmp_path
+):
+  rows = sized_rows((0.5, 0.4, 0.7), growth)
+  for row in [row for row in rows if row["metric"] == "radius"]:
+    is_other = (row["width"], row["epoch"]) == (other, 5)
+    rows.append(row | {"metric": "rank", "value": 2 + is_other})
+  found = verdicts(tmp_path, "model_size", rows)
+  keys = ("T5 dimension", "T5 radius")
+  assert tuple(found[key]["holds"] for key in keys) == expected
+  assert found["T5 accuracy"]["holds"]
+
+
+def test_of_one_width_there_is_no_dip(tmp_path):
+  rows = [r for r in sized_rows((0.5, 0.4, 0.7), (0, 4, 0)) if r["width"] == 2]
+  found = verdicts(tmp_path, "model_size", rows)
+  assert {row["holds"] for row in found.values()} == {None}
 
 
 @pytest.mark.parametrize(("ratio", "holds"), [(0.9, True), (0.8, False)])

@@ -132,6 +132,32 @@ def test_findings_follow_the_rows():
   )
 
 
+@pytest.mark.parametrize(
+  ("spread", "first", "second", "holds"),
+  [
+    (0.03, 0.4, 0.5, True),
+    (0.06, 0.4, 0.5, None),
+    (0.06, 0.5, 0.4, None),
+    (0.03, 0.5, 0.4, False),
+  ],
+)
+def test_where_memory_is_is_not_told_within_the_error_of_the_seeds(
+  spread, first, second, holds
+):
+  """The layers differ by .1 ± the spread, in the mean of two seeds."""
+  rows = made_rows([0.1, 0.5, 0.9, 1], {"a": (first, 1), "b": (second, 1)})
+  of_last = {"kind": "single", "subset": "permuted", "rewound": "b"}
+  for row in rows.where(**of_last, epoch=1):
+    row["value"] += (2 * row["seed"] - 1) * spread
+  found = find_rewinds(rows)[1]
+  assert found.holds is holds
+  said = "which forgets more cannot be known within two errors"
+  assert (said in found.sentence) == (holds is None)
+  assert "b at epoch 1 (permuted accuracy 1.000 to" in found.sentence
+  # A single seed has no error.
+  assert find_rewinds(rows.where(seed=0))[1].holds is not None
+
+
 def test_without_memory_no_layer_holds_it():
   rows = made_rows([0.1, 0.5, 0.9, 1], {"a": (0.1, 0.5), "b": (0.2, 0.9)})
   for row in rows:
@@ -331,6 +357,7 @@ def test_seeds_that_lost_nothing_are_left_out():
   assert found == [f"{text.removesuffix('.')}{left_out}." for text in alone]
   table = rewind_table(kept)
   assert table == f"{rewind_table(rows.where(seed=0))}\n{left_out.strip()}"
+  rows = made_rows([0.1, 0.85, 0.9, 1], SINGLE)
   none = runs.Rows(row for row in rows if row["metric"] != "recovered")
   side, selective = find_rewinds(none)
   assert "cannot be told: no test accuracy is lost" in str(side)

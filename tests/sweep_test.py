@@ -491,6 +491,8 @@ def test_whose_the_dip_is_needs_more_than_its_error():
   """A readout that loses .1 ± .1 where test accuracy falls by .2."""
 
   class KnownSizes(model_size.Sizes):
+    layer = "fc1"
+
     def at(self, which, metric, subset):
       del which, subset
       if metric == "accuracy":
@@ -509,6 +511,8 @@ def test_whose_the_dip_is_needs_a_fall_beyond_its_error():
   """Test accuracy falls by .2 and .6; the new readout loses .05 of each."""
 
   class KnownSizes(model_size.Sizes):
+    layer = "fc1"
+
     def at(self, which, metric, subset):
       del which, subset
       if metric == "accuracy":
@@ -525,6 +529,10 @@ def test_whose_the_dip_is_needs_a_fall_beyond_its_error():
 def test_of_one_width_nothing_is_said_about_size():
   rows = sized((0.7,) * 3, (1.0,) * 3, (0.8,) * 3)
   assert "never falls" in model_size.summarize_sizes(rows)[1][-1]
+  # Seeds in another order have a mean that differs by rounding.
+  same = np.array([[0.1, 0.2, 0.3], [0.3, 0.2, 0.1]])
+  assert same[0].mean() > same[1].mean()
+  assert model_size.find_dip(same) is None
   (fitted,) = model_size.summarize_sizes(rows.where(width=2))[1]
   assert "No network fits" in fitted
 

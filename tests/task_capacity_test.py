@@ -168,7 +168,7 @@ def test_whose_the_fall_is_is_not_told_within_its_error(errors, answer):
   found = TaskCapacity.findings({}, rows)[-1]
   assert found.holds is answer
   error = 2**0.5 * errors["probe_accuracy"]
-  assert f"last hidden layer 0.200 ± {error:.3f}" in found.sentence
+  assert f"layer measured (fc2) 0.200 ± {error:.3f}" in found.sentence
 
 
 @pytest.mark.parametrize(("error", "answer"), [(0.05, True), (0.2, None)])
@@ -275,6 +275,36 @@ def test_what_is_earlier_is_not_told_within_its_error(glue, error, answer):
     if each["metric"].endswith("capacity"):
       each["stderr"] = error
   assert TaskCapacity.findings({}, rows)[0].holds is answer
+
+
+@pytest.mark.parametrize(
+  ("layer", "changed", "others", "task", "answer"),
+  [
+    # Half a rise is at 13.75; of .6 to 1 / .6 of the values it may be anywhere.
+    ("fc2", {}, (0, 5, 10), 0, None),
+    ("fc2", {}, (0,), 0, True),  # From 11.25 on, by 1.3 in place of 1.5.
+    ("fc2", {"glue": (1, 1, 1.2, 2)}, (0,), 0, False),
+    # With .72 at epoch 10 it is at 16.1, of which nine tenths are later.
+    ("fc2", {"glue": (1, 1, 1.2, 2)}, (10,), 0, None),
+    ("fc1", {}, (0,), 1, None),  # It grows by GLUE alone, or K hides it.
+    ("fc1", {}, (10,), 1, True),
+    ("fc1", {"mean_field": (1, 1, 1.2, 2.5)}, (20,), 1, None),
+    ("logits", {}, (20,), 1, True),  # Of fc1.
+    ("logits", {"early": (1, 1, 1, 1)}, (20,), 1, None),
+  ],
+)
+def test_no_answer_hangs_on_what_was_removed_alone(
+  layer, changed, others, task, answer
+):
+  rows = table(**ANSWERS | changed)
+  for each in rows.where("capacity", layer=layer):
+    rows.append(
+      each | {"metric": "rank", "value": 1 + (each["epoch"] in others)}
+    )
+  found = TaskCapacity.findings({}, rows)[task]
+  assert found.holds is answer
+  said = "different numbers of shared directions removed may alone decide"
+  assert answer is not None or said in found.sentence
 
 
 def test_the_figure_draws_the_rows():

@@ -47,7 +47,10 @@ def test_complete_widths_are_brought_together(tmp_path):
   rows = runs.read_rows(tmp_path)
   assert rows.where(seed=0).distinct("width") == [3, 5]
   assert rows.where("interpolation_threshold").values == [500]
-  assert said[0].startswith("From 500 parameters on")
+  assert said[0] == (
+    "The smallest network that fits 99% of its training labels has 500"
+    " parameters."
+  )
   # And what was found there reads the same to whoever comes later.
   assert studies.findings(tmp_path) == said
 

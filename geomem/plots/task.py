@@ -29,15 +29,20 @@ def mean_by_epoch(rows: runs.Rows) -> tuple[np.ndarray, np.ndarray]:
   return np.asarray(series.x, float), np.asarray(series.mean)
 
 
-def half_rise(epochs, values) -> float:
+def half_rise(epochs, values, half: float | None = None) -> float:
   """Returns the epoch at which a curve is half way from minimum to last value.
 
   The last such crossing counts, interpolated linearly between epochs; NaN where
   the curve is empty or ends at its minimum.
+
+  Args:
+    epochs: the epochs, ascending.
+    values: the curve at them.
+    half: another value to cross.
   """
   if not len(values):
     return float("nan")
-  half = (values.min() + values[-1]) / 2
+  half = (values.min() + values[-1]) / 2 if half is None else half
   below = np.flatnonzero(values < half)
   if not below.size or below[-1] == len(values) - 1:
     return float("nan")

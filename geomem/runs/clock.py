@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import time
 
@@ -50,6 +51,7 @@ class Clock:
     """
     self._path = path
     self._before = _read(path)
+    self._place = os.stat(path) if parallel.is_first() else None
     self._start = self._saved = time.monotonic()
 
   def tick(self) -> None:
@@ -66,7 +68,10 @@ class Clock:
       "starts": before.get("starts", 0) + 1,
     }
     if parallel.is_first():
-      with contextlib.suppress(disk.DiskError):
+      with contextlib.suppress(disk.DiskError, OSError):
+        # Another run may be in its place.
+        if not os.path.samestat(os.stat(self._path), self._place):
+          return
         disk.write_whole(
           _file(self._path), (json.dumps(content) + "\n").encode()
         )

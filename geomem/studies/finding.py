@@ -12,6 +12,10 @@ _CONVERGED = ("converged", "glue_converged")
 _CAPACITIES = ("capacity", "glue_capacity")
 # Smallest share of permuted labels fitted beyond chance that counts as memory.
 _MEMORIZED = 0.2
+# What another number K of shared directions removed leaves of a capacity, a
+# radius or a dimension: docs/numbers.md.
+_LEFT_BY_K = 0.6
+BY_K = "different numbers of shared directions removed may alone decide this"
 
 
 class Finding(NamedTuple):
@@ -61,6 +65,24 @@ def apart(first: tuple[float, float], second: tuple[float, float]) -> bool:
   return abs(a - b) > 2 * math.hypot(a_error, b_error)
 
 
+def seeds_unlike(first: runs.Rows, second: runs.Rows) -> set[int]:
+  """Returns the seeds in which K differs between two selections of a layer."""
+  ranks = (
+    {(row["seed"], row["value"]) for row in rows.where("rank").known()}
+    for rows in (first, second)
+  )
+  return {seed for seed, _ in set.symmetric_difference(*ranks)}
+
+
+def left_by_k(unlike):
+  """Returns the least that another K may leave of a mean over seeds.
+
+  Args:
+    unlike: the share of the seeds in which K differs; a number or an array.
+  """
+  return 1 / (1 + unlike * (1 / _LEFT_BY_K - 1))
+
+
 def too_little_memory(fitted: float, chance: float) -> str:
   """Says that a network has fitted too few permuted labels, if so."""
   if not fitted - chance < _MEMORIZED * (1 - chance):
@@ -84,6 +106,12 @@ def grouped(rows: Iterable[runs.Row], *columns: str) -> dict[tuple, runs.Rows]:
     place = tuple(row.get(column) for column in columns)
     groups.setdefault(place, runs.Rows()).append(row)
   return groups
+
+
+def last_measured(rows: runs.Rows) -> str:
+  """Names the deepest hidden layer measured, as it may not be the last."""
+  (layer,) = rows.last_hidden().layers.values()
+  return f"the last hidden layer measured ({layer})"
 
 
 def places(rows: Iterable[runs.Row], *columns: str) -> set[tuple]:

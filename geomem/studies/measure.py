@@ -95,7 +95,7 @@ class Measuring(OfRun):
   figures = plots.MEASURE
 
   def __init__(self, config: MeasuringConfig, trained: TrainedRun):
-    """Checks the layer names, and that the chosen epochs are saved."""
+    """Checks the layer names, and that chosen epochs are saved."""
     super().__init__(config, trained)
     names = trained.experiment.network.layer_names
     measured_layers(config.layers, names)
@@ -105,6 +105,13 @@ class Measuring(OfRun):
       seed: SavedEpochs(epochs, trained.best(seed), trained.last(seed))
       for seed, epochs in saved.items()
     }
+    if not places_to_measure(config.measure_epochs, self.epochs):
+      there = sorted({str(e) for of in saved.values() for e in of}, key=int)
+      raise ValueError(
+        f"Nothing is to be measured: of measure_epochs {config.measure_epochs}"
+        f" no network is saved in {trained.path}; saved are"
+        f" {', '.join(there)}."
+      )
     measures = (measure.name for measure in config.chosen)
     self.directory = self._directory("measure", *measures)
 

@@ -9,10 +9,13 @@ import numpy as np
 
 from geomem import runs
 from geomem.studies.finding import (
+  BY_K,
   Finding,
   all_hold,
+  left_by_k,
   name_seeds,
   places,
+  seeds_unlike,
   too_little_memory,
 )
 
@@ -31,10 +34,8 @@ _CLAIMS = {
 # If less of a centre is left without its shared directions, its manifold's
 # capacity hangs on which of several directions went.
 _LITTLE_LEFT = 0.05
-# What another K leaves of a capacity, radius or dimension: docs/numbers.md.
-_LEFT_BY_K = 0.6
-_BY_K = "; different numbers of shared directions removed may alone decide this"
-_BY_K_OR_CENTERS = _BY_K.replace("may", "or little of a centre left may")
+_VAGUE = "; a fall within two errors cannot be known"
+_BY_K_OR_CENTERS = BY_K.replace("may", "or little of a centre left may")
 # Whether a claim holds, and a sentence with its numbers.
 _Judged = tuple[bool | None, str]
 
@@ -76,8 +77,8 @@ def find(rows: runs.Rows) -> list[Finding]:
 
   def judge(name, nothing, test: Callable, *of) -> Finding:
     holds, sentence = (None, nothing) if nothing else test(*of)
-    if holds is None and not nothing:
-      sentence += _BY_K_OR_CENTERS if name == "F3.1" else _BY_K
+    if holds is None and not nothing and not sentence.endswith(_VAGUE):
+      sentence += f"; {_BY_K_OR_CENTERS if name == 'F3.1' else BY_K}"
     if left_out and name != "F3.1":
       sentence += f" (left out, as the best epoch is the last: {left_out})"
     return Finding(name, holds, sentence, _CLAIMS[name])
@@ -94,8 +95,13 @@ def find(rows: runs.Rows) -> list[Finding]:
         _unlike(*of_best, least_left=_LITTLE_LEFT),
       ),
       judge("F3.2", no_half, _permuted_rises_late, *capacity, early, unlike),
-      judge("F3.3", undecided, _restored_falls, *capacity, chance, unlike),
-      judge("F3.4", undecided, _permuted_shrinks, *sizes, unlike),
+      judge(
+        "F3.3",
+        undecided,
+        _restored_falls,
+        *(*capacity, chance, unlike, changed),
+      ),
+      judge("F3.4", undecided, _permuted_shrinks, *sizes, unlike, changed),
       judge("F3.5", no_half, _early_layers_stay, *capacity, early, unlike),
     ]
 
@@ -114,7 +120,7 @@ def changed_seeds(rows: runs.Rows) -> tuple[runs.Rows, str]:
 def incomplete(rows: runs.Rows, which: str) -> dict[int, str]:
   """Says what the best or last epoch of each seed lacks, for those that lack.
 
-  Needed are the hidden layers, subsets and metrics that any epoch has.
+  Needed are all metrics of the hidden layers and subsets that any epoch has.
   """
   hidden = tuple(rows.where(_METRICS).layers)[1:-1]
   numbers, at_epoch = (
@@ -122,11 +128,13 @@ def incomplete(rows: runs.Rows, which: str) -> dict[int, str]:
     for selected in (rows, rows.at(which))
   )
   columns, lacking = ("layer_index", "subset", "metric"), {}
+  of_layers = places(numbers, *columns[:2])
+  needed = {(*place, metric) for place in of_layers for metric in _METRICS}
   for seed in rows.seeds:
     of_seed = at_epoch.where(seed=seed)
     if not of_seed:
       lacking[seed] = "was not measured in hidden layers"
-    elif places(of_seed.known(), *columns) != places(numbers, *columns):
+    elif places(of_seed.known(), *columns) != needed:
       lacking[seed] = "lacks numbers"
   return lacking
 
@@ -190,17 +198,13 @@ def _unlike(
   Seeds in which less of a centre is left than `least_left` count as such. Runs
   that do not record this are taken to have the same removed.
   """
-
-  def ranks(rows: runs.Rows, index: int) -> set:
-    of_layer = rows.where("rank", layer_index=index)
-    return {(row["seed"], row["value"]) for row in of_layer}
-
   shares = []
+  both_of = first, second
   both = runs.Rows([*first, *second])
   for index in list(first.where("capacity").layers)[1:-1]:
     left = both.where("center_left", layer_index=index).known()
     seeds = {row["seed"] for row in left if row["value"] < least_left}
-    seeds |= {seed for seed, _ in ranks(first, index) ^ ranks(second, index)}
+    seeds |= seeds_unlike(*(of.where(layer_index=index) for of in both_of))
     shares.append(len(seeds) / len(both.seeds))
   return np.array(shares)
 
@@ -215,12 +219,36 @@ def _are_between(
   such.
   """
   low, high = bounds
-  least = 1 / (1 + unlike * (1 / _LEFT_BY_K - 1))
+  least = left_by_k(unlike)
   surely = (low < ratios * least) & (ratios / least < high)
   maybe = (low < ratios / least) & (ratios * least < high)
   if if_equal:
     surely = (low < ratios) & (ratios < high)
   return True if np.all(surely) else None if np.all(maybe) else False
+
+
+def _falls(
+  rows: runs.Rows, metric: str, subset: str, ratio, unlike
+) -> tuple[bool | None, bool]:
+  """Tells whether the last hidden layer's value falls, and whether it is vague.
+
+  It is if its change is less than two errors: those of the mean over seeds or,
+  of a single seed, of its values.
+  """
+  index = list(rows.where("capacity").layers)[-2]
+  before, after = (
+    rows.at(which).where(metric, subset=subset, layer_index=index).split("seed")
+    for which in _EPOCHS
+  )
+  pairs = [(before[seed].mean(), after[seed].mean()) for seed in before]
+  change, error = runs.mean_and_error(
+    np.array([last[0] - best[0] for best, last in pairs])
+  )
+  if len(pairs) == 1:
+    error = np.hypot(*(error for _, error in pairs[0]))
+  if 0 < abs(change) < 2 * error:  # An unknown error is none.
+    return None, True
+  return _are_between(_FALLS, ratio, unlike), False
 
 
 def _farthest(ratios: np.ndarray) -> float:
@@ -255,32 +283,40 @@ def _permuted_rises_late(best, last, early: int, unlike) -> _Judged:
   )
 
 
-def _restored_falls(best, last, chance: float, unlike) -> _Judged:
+def _restored_falls(best, last, chance: float, unlike, rows) -> _Judged:
   before, after = best["restored"][-1], last["restored"][-1]
+  falls, is_vague = _falls(
+    *(rows, "capacity", "restored", after / before, unlike["restored"][-1])
+  )
+  holds = all_hold(falls, _are_between(_EQUAL, after / chance))
   return (
-    all_hold(
-      _are_between(_FALLS, after / before, unlike["restored"][-1]),
-      _are_between(_EQUAL, after / chance),
-    ),
+    holds,
     f"last epoch: restored capacity of the last hidden layer goes from"
     f" {before:.3f} to {after:.3f}, {after / chance - 1:+.0%} from chance, test"
-    f" from {best['test'][-1]:.3f} to {last['test'][-1]:.3f}",
+    f" from {best['test'][-1]:.3f} to {last['test'][-1]:.3f}"
+    f"{_VAGUE if is_vague and holds is None else ''}",
   )
 
 
-def _permuted_shrinks(radii, dimensions, unlike) -> _Judged:
+def _permuted_shrinks(radii, dimensions, unlike, rows) -> _Judged:
   radius = [at["permuted"][-1] for at in radii]
   dimension = [at["permuted"][-1] for at in dimensions]
-  return (
-    all_hold(
-      *(
-        _are_between(_FALLS, after / before, unlike["permuted"][-1])
-        for before, after in (radius, dimension)
+  falls, is_vague = zip(
+    *(
+      _falls(rows, metric, "permuted", after / before, unlike["permuted"][-1])
+      for metric, (before, after) in (
+        ("radius", radius),
+        ("dimension", dimension),
       )
     ),
+    strict=True,
+  )
+  holds = all_hold(*falls)
+  return (
+    holds,
     f"permuted radius and dimension of the last hidden layer go from"
     f" {radius[0]:.2f} and {dimension[0]:.1f} to {radius[1]:.2f} and"
-    f" {dimension[1]:.1f}",
+    f" {dimension[1]:.1f}{_VAGUE if any(is_vague) and holds is None else ''}",
   )
 
 

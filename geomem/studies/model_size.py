@@ -14,11 +14,12 @@ from jaxtyping import Float
 from geomem import plots, runs
 from geomem.runs import mean_and_error
 from geomem.studies.fields import sequence
-from geomem.studies.finding import doubts, with_error
+from geomem.studies.finding import doubts, last_measured, with_error
 from geomem.studies.presets import fields_of, make_config
 from geomem.studies.sweep import Sweep, make_axes, of_cells
 
 FITTED = 0.99  # The training accuracy that counts as interpolation.
+_ROUNDING = 1e-9  # A smaller fall is no fall.
 
 
 class Dip(NamedTuple):
@@ -53,7 +54,7 @@ def find_dip(accuracy: Float[np.ndarray, "sizes seeds"]) -> Dip | None:
   falls = mean[:, None] - mean[None, :]
   falls[np.tril_indices(len(mean))] = -np.inf
   before, at = np.unravel_index(np.argmax(falls), falls.shape)
-  if not falls[before, at] > 0:
+  if not falls[before, at] > _ROUNDING:
     return None
   depth = mean_and_error(accuracy[before] - accuracy[at])
   rise = mean_and_error(accuracy[-1] - accuracy[at])
@@ -67,6 +68,7 @@ class Sizes:
 
   Attributes:
     widths: the swept widths, ascending.
+    layer: names the layer that the metrics of layers are of.
   """
 
   def __init__(self, rows: runs.Rows):
@@ -74,6 +76,7 @@ class Sizes:
     self._by_width = rows.split("width")
     self._seeds = rows.seeds
     self.widths = list(self._by_width)
+    self.layer = last_measured(rows) if rows.layers else ""
 
   def fact(self, metric: str) -> Float[np.ndarray, "sizes seeds"]:
     """Returns a fact about each training run."""
@@ -142,8 +145,8 @@ def summarize_sizes(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
     )
   else:
     sentences.append(
-      f"From {fitted:,.0f} parameters on, {FITTED:.0%} of the training labels"
-      " are fitted."
+      f"The smallest network that fits {FITTED:.0%} of its training labels has"
+      f" {fitted:,.0f} parameters."
     )
   accuracy = sizes.at("last", "accuracy", "test")
   if np.isnan(accuracy).any():
@@ -214,7 +217,7 @@ def _geometry_sentences(sizes: Sizes, dip: Dip) -> list[str]:
         number = f"{with_error(mean, error, '+.3f')} ({mean / before:+.0%})"
       parts.append(f"{number} in the {name}")
     sentences.append(
-      f"Test {metric} of the last hidden layer, last epoch less best:"
+      f"Test {metric} of {sizes.layer}, last epoch less best:"
       f" {', '.join(parts)}."
     )
   return sentences
@@ -241,7 +244,7 @@ def _readout_sentence(sizes: Sizes, dip: Dip) -> str:
     verdict = "whose the dip is cannot be told"
   return (
     f"Where test accuracy falls by {with_error(*fall)}, a new"
-    f" linear readout of the last hidden layer"
+    f" linear readout of {sizes.layer}"
     f" {'gains' if lost < 0 else 'loses'} {with_error(abs(lost), error)}:"
     f" {verdict}."
   )

@@ -8,7 +8,12 @@ import numpy as np
 
 from geomem import plots, runs
 from geomem.plots.noise import NO_DEPARTURE
-from geomem.studies.finding import doubts, grouped, with_error
+from geomem.studies.finding import (
+  doubts,
+  grouped,
+  last_measured,
+  with_error,
+)
 from geomem.studies.presets import make_config
 from geomem.studies.sweep import Sweep, make_axes, of_cells
 
@@ -58,7 +63,10 @@ def summarize_noise(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
 def _departure(rows: runs.Rows, layers: dict[int, str]) -> runs.Row:
   """Finds the departure of one seed at its last epoch."""
   last = rows.at("last").where(subset="permuted")
-  hidden = [i for i, n in layers.items() if n not in ("input", "logits")]
+  # From the input, 0, to the logits. Some may not be measured, such as those
+  # behind the last one that is, if that is not the logits.
+  end = max(layers) + (0 if "logits" in layers.values() else 2)
+  hidden = range(1, end)
   values = {r["layer_index"]: r["value"] for r in last.where("capacity")}
   for row in last.where("converged"):
     if not (runs.has_value(row) and row["value"] >= 1):
@@ -89,7 +97,7 @@ def _sentence(cell: runs.Rows, departures: list[runs.Row]) -> str:
     for metric in ("capacity", "radius", "dimension")
     for of_network in (cell.of_network(metric, subset, "last"),)
   )
-  text = f"{subset} {numbers} in the last hidden layer at the last epoch"
+  text = f"{subset} {numbers} in {last_measured(cell)} at the last epoch"
   if departures:
     layers = [
       str(row["layer"] or "none") if runs.has_value(row) else "unknown"

@@ -22,16 +22,21 @@ from geomem.plots.task import (
   THEORIES,
   at_first,
   grown,
+  half_rise,
   half_rise_with_error,
   inseparable,
   mean_by_epoch,
   plot_task,
 )
 from geomem.studies.finding import (
+  BY_K,
   Finding,
   apart,
   doubts,
+  last_measured,
+  left_by_k,
   places,
+  seeds_unlike,
   with_error,
 )
 from geomem.studies.measure import Measuring
@@ -147,11 +152,34 @@ def _earlier(rows: runs.Rows) -> _Answer:
   holds, caveat = glue[0] < bound[0], ""
   if not apart(glue, bound):
     holds, caveat = None, ", which cannot be known within two errors"
+  elif not all(
+    (glue[0] < _EARLIER * epoch) == holds
+    for epoch in _half_rises(curves["capacity"], permuted)
+  ):
+    holds, caveat = None, f"; {BY_K}"
   return holds, (
-    "in the last hidden layer the capacity of permuted examples is half way up"
-    f" at epoch {with_error(*glue, '.1f')} by GLUE and"
+    f"in {last_measured(permuted)} the capacity of permuted examples is half"
+    f" way up at epoch {with_error(*glue, '.1f')} by GLUE and"
     f" {with_error(*mean_field, '.1f')} by mean-field theory;"
     f" {1 - _EARLIER:.0%} earlier was expected{caveat}"
+  )
+
+
+def _half_rises(curve: runs.Series, permuted: runs.Rows) -> tuple[float, float]:
+  """Bounds the half rise of mean-field capacity, were K that of the last epoch.
+
+  If another K may leave no half rise, it may be at any epoch.
+  """
+  by_epoch = permuted.split("epoch")
+  at = [by_epoch[epoch] for epoch in curve.x]
+  unlike = [len(seeds_unlike(of, at[-1])) for of in at]
+  left = left_by_k(np.array(unlike) / len(permuted.seeds))
+  low, high = curve.mean * left, curve.mean / left
+  earliest = half_rise(curve.x, high, (low.min() + low[-1]) / 2)
+  latest = half_rise(curve.x, low, (high.min() + high[-1]) / 2)
+  return (
+    -math.inf if math.isnan(earliest) else earliest,
+    math.inf if math.isnan(latest) else latest,
   )
 
 
@@ -162,6 +190,7 @@ def _layers(rows: runs.Rows) -> _Answer:
   if len(rows.layers) - len(at_bound) < 2:
     return None, "labellings are separable in fewer than two layers"
   factors, tells, named, in_doubt = {}, {}, {}, set()
+  left = _left_by_k(rows)
   for metric in THEORIES:
     last = rows.at("last").where(metric, subset="permuted")
     growth = grown(last, at_first(rows).where(metric))
@@ -176,7 +205,13 @@ def _layers(rows: runs.Rows) -> _Answer:
     named[metric] = ", ".join(tells[metric]) or "no layer"
     if unknown:
       named[metric] += f" (unknown in {', '.join(unknown)})"
-      in_doubt |= set(unknown)
+    if by_k := [
+      name
+      for name, (of, _) in of_layers
+      if metric == "capacity" and of * left[name] <= GROWN < of / left[name]
+    ]:
+      named[metric] += f" (in {', '.join(by_k)} {BY_K})"
+    in_doubt |= {*unknown, *by_k}
   caveat = ""
   if at_bound:
     names = ", ".join(at_bound.values())
@@ -192,6 +227,22 @@ def _layers(rows: runs.Rows) -> _Answer:
     f" {named['glue_capacity']} by GLUE, in {named['capacity']} by mean-field"
     f" theory{caveat}"
   )
+
+
+def _left_by_k(rows: runs.Rows) -> dict[str, float]:
+  """Returns by layer what another K may leave of mean-field capacity's growth.
+
+  It is 1 where K is the same at the first and the last epoch.
+  """
+  first = rows.where(epoch=at_first(rows).distinct("epoch"))
+  left = {}
+  for index, layer in rows.layers.items():
+    of_layer = {"layer_index": index, "subset": "permuted"}
+    unlike = seeds_unlike(
+      *(of.where("rank", **of_layer) for of in (first, rows.at("last")))
+    )
+    left[layer] = left_by_k(len(unlike) / len(rows.seeds))
+  return left
 
 
 def _separable(rows: runs.Rows, labels: str | None) -> _Answer:
@@ -210,9 +261,9 @@ def _separable(rows: runs.Rows, labels: str | None) -> _Answer:
   if math.isinf(half) or unfitted or (not holds and (unknown < half).any()):
     holds = None
   return holds, (
-    f"in the last hidden layer half of the labellings ({labels}) of permuted"
-    f" examples are separable {_at(separable)}{caveat}; half of the examples"
-    f" are fitted {_at(half)}"
+    f"in {last_measured(permuted)} half of the labellings ({labels}) of"
+    f" permuted examples are separable {_at(separable)}{caveat}; half of the"
+    f" examples are fitted {_at(half)}"
   )
 
 
@@ -235,8 +286,8 @@ def _representation(rows: runs.Rows) -> _Answer:
     return None, "there are too few points for a probe, or they coincide"
   sentence = (
     "from the best to the last epoch the network loses"
-    f" {with_error(*network)} of its test accuracy, a new readout of its last"
-    f" hidden layer {with_error(*probe)}"
+    f" {with_error(*network)} of its test accuracy, a new readout of"
+    f" {last_measured(rows.where('probe_accuracy'))} {with_error(*probe)}"
   )
   half = network[0] / 2, network[1] / 2
   # Written so that a NaN error leaves the claim undecided.

@@ -7,7 +7,7 @@ import numpy as np
 
 from geomem import runs
 from geomem.studies.capacity_findings import agreements
-from geomem.studies.finding import Finding, all_hold, doubts
+from geomem.studies.finding import Finding, all_hold, doubts, left_by_k
 from geomem.studies.gradients.findings import (
   at_epoch,
   unbiased_slope,
@@ -122,7 +122,8 @@ def _rewind(rows: runs.Rows, _) -> _Judged:
   values["T4"] = shares[best]
   if scores.undecided("suffix"):
     return values, {"T4": None}
-  return values, {"T4": _unless_nan(bool(holding), [*remaining.values()])}
+  holds = bool(holding)
+  return values, {"T4": _verdict(holds, holds, [*remaining.values()])}
 
 
 def _gradients(rows: runs.Rows, _) -> _Judged:
@@ -162,42 +163,56 @@ def _model_size(rows: runs.Rows, is_the_papers: bool) -> _Judged:
   sizes = Sizes(of_cells({"axes": ["width"]}, rows))
   accuracy = sizes.at("last", "accuracy", "test")
   dip, keys = find_dip(accuracy), [k for k in CLAIMS if k.startswith("T5")]
-  if accuracy.shape[1] < 2 or np.isnan(accuracy).any():
+  if min(accuracy.shape) < 2 or np.isnan(accuracy).any():
     return {}, dict.fromkeys(keys)  # With one seed, any noise is a dip.
   if dip is None:
     return {}, dict.fromkeys(keys, False)
   falls = dip.depth > 2 * dip.stderr
   if dip.at == len(accuracy) - 1:  # Whether accuracy rises again is not seen.
     return {}, dict.fromkeys(keys, None if falls else False)
-  growth, changes = {}, {}
+  ranks = [sizes.at(w, "rank", "test") for w in ("best", "last")]
+  left = left_by_k((np.abs(ranks[1] - ranks[0]) > 0).mean(axis=1))
+  growth, bounds = {}, {}
   for metric in ("radius", "dimension"):
     best, last = (sizes.at(w, metric, "test") for w in ("best", "last"))
-    changes[metric] = last - best
     # A dead network has no dimension to grow from.
-    growth[metric] = changes[metric] / np.where(best > 0, best, np.nan)
-  dimension = growth["dimension"].mean(axis=1)
-  radius = growth["radius"][dip.at].mean()
+    growth[metric] = (last - best) / np.where(best > 0, best, np.nan)
+    mean = 1 + growth[metric].mean(axis=1)
+    # By as much as another K at one of the epochs may change it.
+    bounds[metric] = mean * left - 1, mean / left - 1
   parameters = sizes.fact("num_parameters")[dip.at, 0]
   falls &= dip.rise > 2 * dip.rise_stderr
-  grows = dimension[dip.at] > np.max([0, dimension[0], dimension[-1]])
+  ends = [0, dip.at, -1]
+  least, most = (of[ends] for of in bounds["dimension"])
+  grows = [_is_largest(*pair) for pair in ((least, most), (most, least))]
   if is_the_papers:
     falls &= DIP_PLACE[0] <= parameters <= DIP_PLACE[1]
-    grows &= changes["dimension"][dip.at].mean() >= DIP_GROWTH
+    before, after = best[dip.at].mean(), last[dip.at].mean()  # The dimension's.
+    for i, of_last in enumerate((after * left[dip.at], after / left[dip.at])):
+      grows[i] &= of_last - before >= DIP_GROWTH
+  radii = [of[dip.at] for of in bounds["radius"]]
+  nearest = 0.0 if radii[0] < 0 < radii[1] else np.abs(radii).min()
+  changes_less = np.abs(radii).max() < least[1], nearest < most[1]
   return {
     "T5 accuracy": accuracy[dip.before] - accuracy[dip.at],
     **{f"T5 {metric}": of[dip.at] for metric, of in growth.items()},
   }, {
     "T5 accuracy": bool(falls),
-    "T5 dimension": _unless_nan(grows, dimension[[0, dip.at, -1]]),
-    "T5 radius": _unless_nan(
-      abs(radius) < dimension[dip.at], [radius, dimension[dip.at]]
-    ),
+    "T5 dimension": _verdict(*grows, [*least, *most]),
+    "T5 radius": _verdict(*changes_less, [*radii, least[1]]),
   }
 
 
-def _unless_nan(holds, numbers) -> bool | None:
-  """Returns a verdict, or None if a number behind it is NaN."""
-  return None if np.isnan(numbers).any() else bool(holds)
+def _is_largest(dip: np.ndarray, others: np.ndarray) -> bool:
+  """Tells whether growth in the dip, of three, is above 0 and the others."""
+  return bool(dip[1] > max(0, others[0], others[2]))
+
+
+def _verdict(surely, maybe, numbers) -> bool | None:
+  """Returns a verdict; None if a number behind it is NaN, or K may decide."""
+  if np.isnan(numbers).any():
+    return None
+  return True if surely else None if maybe else False
 
 
 _NUMBERS = {
