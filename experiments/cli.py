@@ -45,7 +45,7 @@ def study_of_run(study: type, *, has_run: bool = True, text: str = "") -> None:
       "run", None, "directory of a finished run", required=needed
     )
     values.define_path(
-      "data_dir", None, "TFDS directory, if the data have moved"
+      "data_dir", None, "directory of the data, if they have moved"
     )
   values.define_path(
     "out", None, f"directory of the results; by default {place}"
@@ -60,6 +60,9 @@ def study_of_run(study: type, *, has_run: bool = True, text: str = "") -> None:
     if has_run and flags.FLAGS.run is not None:
       log.say(f"Reading {flags.FLAGS.run} and its data.")
       trained = studies.TrainedRun(flags.FLAGS.run, flags.FLAGS.data_dir)
+      _ = (
+        trained.seeds
+      )  # The command line is not wrong if these cannot be read.
     with values.command_line():
       made = study(config, trained)
     return do(made, flags.FLAGS.out)

@@ -172,6 +172,21 @@ def test_own_arrays_and_what_is_wrong_with_them(tmp_path):
     data.load(bad, "train")
   with pytest.raises(data.DatasetError, match="There is no file"):
     data.load("npz:nowhere.npz", "train")
+  for x, y, told in (
+    (images[:0], np.arange(0), r"x_train and .* the shape \(0, 4, 4, 1\)"),
+    (images, np.arange(6) - 1, "smallest label is -1"),
+  ):
+    bad = write_npz(tmp_path / "bad.npz", x_train=x, y_train=y)
+    with pytest.raises(data.DatasetError, match=told):
+      data.load(bad, "train")
+  # One that has moved is found, and one that has not is read where it is.
+  (tmp_path / "a").mkdir()
+  other = {"x_train": images + 1, "y_train": np.arange(6)}
+  moved = write_npz(tmp_path / "a" / "good.npz", **other)
+  assert data.load(good, "train", tmp_path / "a").images.max() == 0
+  (tmp_path / "good.npz").unlink()
+  assert data.load(good, "train", tmp_path / "a").images.max() == 1
+  assert data.load(moved, "train", tmp_path).images.max() == 1
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])

@@ -289,7 +289,7 @@ LABELS = np.arange(6) % 3
     (IMAGES, LABELS - 1, "labels from 0 on"),
     (IMAGES, LABELS[:5], "one integer for each of the 6 images"),
     (IMAGES, np.eye(3)[LABELS], "one integer for each of the 6 images"),
-    (IMAGES[:0], LABELS[:0], "At least one example"),
+    (IMAGES[:0], LABELS[:0], "at least one image"),
     (np.array([{}], object), LABELS, "pickled objects are refused"),
   ],
 )

@@ -5,7 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
-from matplotlib.collections import PolyCollection
+from matplotlib.collections import LineCollection, PolyCollection
 
 from benchmarks import demo
 from geomem import plots, runs
@@ -102,6 +102,11 @@ def test_bands_are_one_standard_error():
   (band,) = (x for x in ax.collections if isinstance(x, PolyCollection))
   drawn = {tuple(vertex) for vertex in band.get_paths()[0].vertices}
   assert drawn >= {(0, 2.5), (0, 3.5), (1, 4.0), (1, 6.0)}
+  # The band of a single point is nowhere: it has a bar.
+  ax = style.new_figure(1, 1).subplots()
+  style.draw_band(ax, [1], [3.0], [0.5], color="k")
+  (bars,) = (x for x in ax.collections if isinstance(x, LineCollection))
+  np.testing.assert_array_equal(bars.get_segments(), [[[1, 2.5], [1, 3.5]]])
 
 
 def test_geometry_is_at_each_seeds_own_best_and_last_epoch():

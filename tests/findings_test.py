@@ -349,6 +349,16 @@ def test_capacities_with_different_k_are_said_not_to_be_comparable():
   for centers in ("none", "2"):
     config = {"measure": {"centers": centers}}
     assert len(Memorization.findings(config, differ)) == 5
+  # The table is there without the findings, too, and of the deepest layer.
+  for chosen in ("last", "layer3"):
+    config = {"measure": {"layers": chosen}}
+    index = 7 if chosen == "last" else 3
+    measured = [r for r in differ if r["layer"] in (None, f"layer{index}")]
+    (told,) = Memorization.findings(config, runs.Rows(measured))
+    assert f"in the layer layer{index} K is 1-3 at the best" in told
+  partly = runs.Rows(r for r in differ if r["subset"] != "restored")
+  (told,) = Memorization.findings({}, partly)
+  assert "K is 1-3 at the best, 0-1 at the last epoch" in told
   lines = Memorization.table(differ).splitlines()
   assert lines[0].endswith("dimension     K   (layer layer7)")
   assert [line[-2:] for line in lines[1:]] == [

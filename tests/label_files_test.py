@@ -171,5 +171,11 @@ def test_a_run_on_own_labels(tmp_path):
   )
   rows = studies.run(studies.Memorization(config), tmp_path / "run")
   wrong = labels != digits.labels
+  # The run finds the file where it has moved.
+  (tmp_path / "own.npz").rename(tmp_path / "run" / "own.npz")
+  with pytest.raises(data.DatasetError, match="directory with --data_dir"):
+    _ = studies.TrainedRun(tmp_path / "run").seeds
+  (seed,) = studies.TrainedRun(tmp_path / "run", str(tmp_path / "run")).seeds
+  np.testing.assert_array_equal(seed.labels.permuted, wrong)
   assert rows.fact("num_permuted") == {0: wrong.sum()}
   assert rows.where("capacity").subsets == ["unpermuted", "restored", "test"]

@@ -35,6 +35,28 @@ def test_its_rows_are_those_of_its_metrics(name):
   assert not any(v for v in dead.values() if np.isfinite(v)), dead
 
 
+@pytest.mark.parametrize(
+  ("activations", "told"),
+  [(lambda x: {"h": x}, "no layer 'g' among .* from h"), (lambda x: x, "dict")],
+)
+def test_functions_without_the_layers_are_refused(activations, told):
+  args = (lambda _, x: activations(x), None)
+  images = np.ones((2, 3, 4, 4, 1), np.uint8)
+  for yields in (
+    measures.layer_blocks(*args, images[0], ["g"]),
+    measures.measure_layers(
+      KEY,
+      [measures.MEASURES["spectrum"]],
+      measures.Options(),
+      *args,
+      {"own": images},
+      ["g"],
+    ),
+  ):
+    with pytest.raises(ValueError, match=told):
+      next(yields)
+
+
 def test_names_are_of_one_measure_each():
   metrics = [m.name for one in measures.MEASURES.values() for m in one.metrics]
   assert len(metrics) == len(set(metrics)) == len(measures.METRICS)

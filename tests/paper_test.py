@@ -120,6 +120,7 @@ def test_the_papers_own_numbers_hold(tmp_path):
   # Of two seeds that are .001 on either side.
   spread = 0.0403 / 0.04 * 0.001 * 2**0.5
   assert found["F3.3"]["spread"] == pytest.approx(spread)
+  assert "numbers are from" not in paper.Paper.table(runs.Rows())  # Of none.
   table = paper.Paper.table(runs.Rows(found.values()))
   (line,) = (x for x in table.splitlines() if "F3.2" in x and x[0] == "|")
   assert [cell.strip() for cell in line.split("|")[-4:-1]] == [

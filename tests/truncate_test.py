@@ -174,6 +174,8 @@ def test_the_figure_shows_the_rows():
 def test_bad_input_is_a_sentence(trained):
   with pytest.raises(ValueError, match="layer 'fc9' is not known"):
     Truncate(TruncateConfig(layers="fc9"), trained)
+  with pytest.raises(ValueError, match="the logits alone"):
+    Truncate(TruncateConfig(layers="logits"), trained)
   with pytest.raises(ValueError, match="positive numbers were expected"):
     TruncateConfig(dimensions=(0,))
 

@@ -12,7 +12,7 @@ from geomem.data.dataset import (
 )
 from geomem.data.label_kinds import LABELS, has_own_fraction, make_labels
 from geomem.data.labels import PermutedLabels, permute_labels
-from geomem.data.sources import SOURCES, hold, load, open_split
+from geomem.data.sources import SOURCES, hold, load, located, open_split
 from geomem.data.streamed import Images, StreamedImages, read_ahead, streams
 from geomem.data.subsets import Subset, make_subsets, sample_manifolds
 from geomem.runs import SUBSETS
@@ -35,6 +35,7 @@ __all__ = [
   "hold",
   "limit_per_class",
   "load",
+  "located",
   "make_dataset",
   "make_labels",
   "make_subsets",

@@ -71,9 +71,14 @@ def make_dataset(images, labels, class_names=None) -> Dataset:
       f"The labels are {labels.dtype} of shape {labels.shape}; one integer for"
       f" each of the {len(images)} images was expected."
     )
-  if 0 in images.shape or labels.min() < 0:
+  if 0 in images.shape:
     raise DatasetError(
-      "At least one example was expected, with labels from 0 on."
+      f"The images have the shape {images.shape}; at least one image, of one"
+      " pixel, was expected."
+    )
+  if labels.min() < 0:
+    raise DatasetError(
+      f"The smallest label is {labels.min()}; labels from 0 on were expected."
     )
   if class_names is None:
     _check_no_gap(labels)

@@ -54,12 +54,14 @@ def labels_from_file(
   except (AttributeError, TypeError):  # An npy file is the array itself.
     labels = np.load(file, allow_pickle=False)
   except Exception as error:
-    reason = type(error).__name__
+    reason, moved = type(error).__name__, ""
     if isinstance(error, OSError):  # NumPy's other texts mislead.
       reason = f"{reason}: {error}"
+    if isinstance(error, FileNotFoundError):
+      moved = " If it has moved, give its directory with --data_dir."
     raise DatasetError(
       f"{path} cannot be read as labels ({reason}). An npz file with an array"
-      " `labels`, or an npy file, was expected."
+      f" `labels`, or an npy file, was expected.{moved}"
     ) from error
   return _join(labels, dataset, path)
 
@@ -126,8 +128,8 @@ def _join(labels: np.ndarray, dataset: Dataset, name: str) -> PermutedLabels:
   if given.min() < 0 or given.max() >= num_classes:
     raise DatasetError(
       f"{name} gives labels from {given.min()} to {given.max()} to examples of"
-      f" {num_classes} classes; use all classes of the data set, without"
-      " --num_classes."
+      f" {num_classes} classes; labels from 0 to {num_classes - 1} were"
+      " expected. If they are too many with --num_classes, leave it out."
     )
   given = given.astype(np.int32)  # Only now, as larger integers would wrap.
   return PermutedLabels(given, dataset.labels, given != dataset.labels)

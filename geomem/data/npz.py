@@ -17,7 +17,10 @@ def load_npz(path: str, split: str) -> Dataset:
   if not path:
     raise DatasetError("dataset npz: names no file; npz:PATH was expected.")
   if not file.is_file():
-    raise DatasetError(f"There is no file {file}; npz:PATH names an npz file.")
+    raise DatasetError(
+      f"There is no file {file}; npz:PATH names an npz file. If it has moved,"
+      " give its directory with --data_dir."
+    )
   names = (f"x_{split}", f"y_{split}")
   try:
     with np.load(file, allow_pickle=False) as arrays:
@@ -36,7 +39,10 @@ def load_npz(path: str, split: str) -> Dataset:
       f"{file} cannot be read as npz ({type(error).__name__}). Write it with"
       " numpy.savez, of numbers only: pickled objects are refused."
     ) from error
-  dataset = make_dataset(images, labels)
+  try:
+    dataset = make_dataset(images, labels)
+  except DatasetError as error:
+    raise DatasetError(f"{file}, x_{split} and y_{split}: {error}") from error
   if trained.dtype.kind not in "iu" or not trained.size:
     raise DatasetError(
       f"The training labels in {file} are {trained.dtype} of shape"

@@ -37,7 +37,8 @@ def load(
       `npz:PATH` (see `load_npz`), or the name of a TFDS image set.
     split: `train` or `test`; if a TFDS set has no test split, `test` is its
       validation split.
-    data_dir: directory of the TFDS sets; TFDS's own by default.
+    data_dir: directory of the TFDS sets; TFDS's own by default. Also that of an
+      npz file which is not at PATH any more.
     image_size: side to which the images of a TFDS set are scaled; by default
       their own, or 224 if they differ in size.
     memory_limit: GB of pixels that are held in memory; `MEMORY_LIMIT` by
@@ -69,11 +70,25 @@ def open_split(
       raise DatasetError(
         f"{name} is not resized; leave --image_size out, or resize your arrays."
       )
+    _, _, rest = located(name, data_dir).partition(":")
     return SOURCES[source](rest, split)
   # TFDS takes a second to import, and only these sets need it.
   from geomem.data import tfds_images
 
   return tfds_images.open_split(name, split, data_dir, image_size)
+
+
+def located(name: str, data_dir: str | pathlib.Path | None) -> str:
+  """Returns `kind:PATH`, or its file in `data_dir` where only that exists.
+
+  So a run finds a file that has moved, though its config names the old place.
+  """
+  kind, _, path = name.partition(":")
+  if data_dir is None or not path:
+    return name
+  moved = pathlib.Path(data_dir).expanduser() / pathlib.Path(path).name
+  is_there = pathlib.Path(path).expanduser().exists()
+  return f"{kind}:{moved}" if moved.is_file() and not is_there else name
 
 
 def hold(dataset: Dataset, memory_limit: float | None = None) -> Dataset:

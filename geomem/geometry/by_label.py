@@ -85,7 +85,7 @@ def _on_host(labels) -> np.ndarray:
       "Some labels are hidden by a mask; leave these examples out."
     )
   labels = np.asarray(labels)
-  if labels.dtype == object:  # For example columns of pandas.
+  if labels.dtype.kind in "OT":  # Columns of pandas, or NumPy's StringDType.
     for kind in (str, bool, numbers.Integral):
       if all(isinstance(x, kind) for x in labels.flat):
         return np.array(labels.tolist())

@@ -74,12 +74,30 @@ def padded_width(num_features: int) -> int:
 
 
 def layer_bytes(
-  forward: Forward, state: Any, images: np.ndarray | Array
+  forward: Forward,
+  state: Any,
+  images: np.ndarray | Array,
+  layers: Sequence[str],
 ) -> dict[str, int]:
-  """Returns the bytes of one image's float32 activations, by layer."""
+  """Returns the bytes of one image's float32 activations, by layer.
+
+  Raises:
+    ValueError: `forward` returns no layers, or not these.
+  """
   image = jax.ShapeDtypeStruct((1, *images.shape[1:]), images.dtype)
   shapes = jax.eval_shape(forward, state, image)
-  return {name: 4 * shape.size for name, shape in shapes.items()}
+  if not isinstance(shapes, dict):
+    raise ValueError(
+      f"forward returns {type(shapes).__name__}; a dict of activations by the"
+      " names of the layers was expected."
+    )
+  for name in layers:
+    if name not in shapes:
+      raise ValueError(
+        f"There is no layer {name!r} among the activations; choose from"
+        f" {', '.join(shapes)}."
+      )
+  return {name: 4 * shapes[name].size for name in layers}
 
 
 def group_layers(sizes: dict[str, int], max_size: int) -> list[tuple[str, ...]]:
@@ -122,8 +140,8 @@ def layer_blocks(
   """
   num_images = len(images)
   batch_size = min(batch_size * parallel.mesh().size, num_images)
-  image_bytes = layer_bytes(forward, state, images)
-  widths = {name: padded_width(image_bytes[name] // 4) for name in layers}
+  image_bytes = layer_bytes(forward, state, images, layers)
+  widths = {name: padded_width(size // 4) for name, size in image_bytes.items()}
   sizes = {name: 4 * num_images * width for name, width in widths.items()}
   for group in group_layers(sizes, max_bytes):
     run = _compiled(forward, group)
@@ -158,7 +176,7 @@ def manifold_blocks(
   least one manifold. Points are sharded and padded likewise.
   """
   num_manifolds, num_points = images.shape[:2]
-  each = layer_bytes(forward, state, images[0])[layer]
+  each = layer_bytes(forward, state, images[0], [layer])[layer]
   most = min(batch_size, max_bytes // each) * parallel.mesh().size // num_points
   # A divisor of P, so that one program serves all blocks.
   divisors = (m for m in range(1, num_manifolds + 1) if num_manifolds % m == 0)

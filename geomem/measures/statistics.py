@@ -64,7 +64,7 @@ def layer_statistics(
   # Arrays on the host may be larger than a device's memory.
   on_host = isinstance(arrays[0], np.ndarray)
   stacked = np.stack(arrays) if on_host else jnp.stack(arrays)
-  image_bytes = activations.layer_bytes(forward, state, stacked[0, 0])
+  image_bytes = activations.layer_bytes(forward, state, stacked[0, 0], layers)
   count = int(np.prod(stacked.shape[:3]))
   max_bytes = most_held_bytes() if max_bytes is None else max_bytes
   if "points" in kinds:

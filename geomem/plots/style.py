@@ -61,12 +61,15 @@ def shades(count: int) -> np.ndarray:
 
 
 def draw_band(ax, x, mean, error, **look) -> None:
-  """Draws a line with a band of one standard error."""
+  """Draws a line with a band of one standard error; of one point, a bar."""
   x, mean, error = (np.asarray(values, float) for values in (x, mean, error))
   (line,) = ax.plot(x, mean, **look)
   ax.fill_between(
     x, mean - error, mean + error, color=line.get_color(), alpha=0.2, lw=0
   )
+  if np.isfinite(mean).sum() == 1:  # A band of one point has no width.
+    bar = {"fmt": "none", "ecolor": line.get_color(), "alpha": 0.5}
+    ax.errorbar(x, mean, error, **bar, elinewidth=1, capsize=2)
 
 
 def label_of(metric: str) -> str:

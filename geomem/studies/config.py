@@ -14,7 +14,8 @@ class DataConfig(Fields):
 
   Attributes:
     dataset: `digits`, a TFDS name, or `npz:PATH`.
-    data_dir: directory of the TFDS data; by default that of TFDS itself.
+    data_dir: directory of the TFDS data, by default that of TFDS itself; or of
+      npz and label files that have moved.
     image_size: side to which TFDS images are scaled and cropped; by default
       their own.
     memory_limit: GB of pixels to hold in memory, 4 by default; larger sets are

@@ -192,7 +192,7 @@ def prepare_seed(experiment: Experiment, number: int) -> Seed:
   keys = jax.random.split(jax.random.key(number), 4)
   label_key, sample_key, training_key, geometry_key = keys
   labels = data.make_labels(
-    config.data.labels,
+    data.located(config.data.labels, config.data.data_dir),
     label_key,
     experiment.train,
     config.data.permuted_fraction,

@@ -24,17 +24,22 @@ _METRICS = ("capacity", "radius", "dimension")
 
 def differing_ranks(rows: runs.Rows) -> list[str]:
   """Says where the table compares capacities with different K, if anywhere."""
-  of_epoch = {which: rows.at(which).where("rank").known() for which in _EPOCHS}
-  ranks = {
-    which: of.last_hidden().values for which, of in of_epoch.items() if of
+  removed = rows.where("rank")
+  if not removed:
+    return []
+  ((index, layer),) = removed.last_hidden().layers.items()
+  of_epoch = {
+    which: rows.at(which).where("rank", layer_index=index).known()
+    for which in _EPOCHS
   }
+  ranks = {which: of.values for which, of in of_epoch.items() if of}
   found = {value for values in ranks.values() for value in values}
   if len(found) < 2:
     return []
   named = ", ".join(f"{_range(v)} at the {which}" for which, v in ranks.items())
   return [
     "Capacities with different numbers K of shared directions removed are not"
-    f" comparable in detail; in the last hidden layer K is {named} epoch."
+    f" comparable in detail; in the layer {layer} K is {named} epoch."
     f" `python -m experiments measure --run=DIR --centers={max(found):.0f}`"
     " removes the same number everywhere."
   ]
@@ -136,12 +141,12 @@ class Memorization:
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
     """Tests F3.1 to F3.5, if their subsets and layers were measured."""
     measured = set(rows.where("capacity").subsets)
-    layers = (config.get("measure") or {}).get("layers")
-    if layers or not {"permuted", "restored", "test"} <= measured:
-      return doubts(rows)
-    chosen = (config.get("measure") or {}).get("centers", "low_rank")
-    unlike = differing_ranks(rows) if chosen == "low_rank" else []
-    return [*doubts(rows), *find(rows), *unlike]
+    chosen = config.get("measure") or {}
+    has_all = {"permuted", "restored", "test"} <= measured
+    found = find(rows) if has_all and not chosen.get("layers") else []
+    is_default = chosen.get("centers", "low_rank") == "low_rank"
+    unlike = differing_ranks(rows) if is_default else []
+    return [*doubts(rows), *found, *unlike]
 
   @staticmethod
   def table(rows: runs.Rows) -> str:

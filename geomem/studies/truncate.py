@@ -99,12 +99,17 @@ class Truncate(OfRun):
     """Checks the names of the layers.
 
     Raises:
-      ValueError: a layer does not exist.
+      ValueError: a layer does not exist, or only the logits were chosen.
     """
     super().__init__(config, trained)
     names = trained.experiment.network.layer_names
     chosen = measured_layers(config.layers, names)
     self.layers = [name for name in chosen if name != "logits"]
+    if not self.layers:
+      raise ValueError(
+        "layers names the logits alone, and there is no layer above them that"
+        " could run on their projection; name another layer."
+      )
 
   def facts(self) -> runs.Rows:
     """Returns untruncated networks' scores, and the best and last epochs."""

@@ -281,7 +281,8 @@ def _expect_checkpoints(directory: pathlib.Path) -> None:
   if existing != directory or not any(name.isdigit() for name in names):
     raise CheckpointError(
       f"There are no checkpoints in {directory}; {existing} holds"
-      f" {', '.join(names) or 'nothing'}."
+      f" {', '.join(names) or 'nothing'}. Give a copy of the run that has its"
+      " networks."
     )
 
 

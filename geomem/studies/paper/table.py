@@ -60,7 +60,7 @@ class Paper:
       sources[CLAIMS[row["metric"]].source].append(row["metric"])
     listed = [f"- {', '.join(of)}: {source}" for source, of in sources.items()]
     doubts = [f"- {row['text']}" for row in rows.where("doubt")]
-    notes = ["The paper's numbers are from:", "", *listed]
+    notes = ["The paper's numbers are from:", "", *listed] if listed else []
     if doubts:
       notes += ["", "Doubts:", "", *doubts]
     return "\n".join([caption, "", *text, "", *notes])
