@@ -60,9 +60,8 @@ def study_of_run(study: type, *, has_run: bool = True, text: str = "") -> None:
     if has_run and flags.FLAGS.run is not None:
       log.say(f"Reading {flags.FLAGS.run} and its data.")
       trained = studies.TrainedRun(flags.FLAGS.run, flags.FLAGS.data_dir)
-      _ = (
-        trained.seeds
-      )  # The command line is not wrong if these cannot be read.
+      # Before the command line, which is not wrong if these cannot be read.
+      _ = trained.seeds
     with values.command_line():
       made = study(config, trained)
     return do(made, flags.FLAGS.out)

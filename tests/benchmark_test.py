@@ -68,7 +68,7 @@ def test_a_benchmark_is_a_study(tmp_path, monkeypatch):
   rows = studies.run(Benchmark(config), tmp_path)
   assert rows.values.tolist() == [3, 4]
   other = Benchmark(BenchmarkConfig(sizes=(3,), kappas=(0.0,), layer=False))
-  with pytest.raises(runs.RunError, match="another sizes"):
+  with pytest.raises(runs.RunError, match="sizes differs"):
     studies.run(other, tmp_path)
 
 

@@ -45,7 +45,7 @@ def test_layers_of_a_run_are_compared(trained, tmp_path):
   assert "simulated over theory has median" in said
   config = studies.CapacityConfig(**SMALL | {"num_draws": 6})
   other = studies.Capacity(config, studies.TrainedRun(trained))
-  with pytest.raises(runs.RunError, match="another num_draws"):
+  with pytest.raises(runs.RunError, match="num_draws differs"):
     studies.run(other, tmp_path)
 
 

@@ -185,7 +185,7 @@ def test_stopped_in_the_geometry_it_ends_with_the_same_rows(
 
 def test_a_choice_is_part_of_what_a_run_is(few):
   with pytest.raises(
-    runs.RunError, match="another measure_epochs: 'best,last'"
+    runs.RunError, match="measure_epochs differs: 'best,last'"
   ):
     studies.run(study_of(), few)
 

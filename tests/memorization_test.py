@@ -36,7 +36,7 @@ def test_a_run_is_whole_and_the_second_start_does_nothing(tmp_path):
     "memorization", out=tmp_path / "run", **(SMALL | {"width": 17})
   )
   assert other.returncode == 1
-  assert "another width" in other.stderr
+  assert "width differs" in other.stderr
   assert runs.read_rows(tmp_path / "run") == rows
 
 

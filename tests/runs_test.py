@@ -282,9 +282,9 @@ def test_rows_of_other_runs_take_the_place_of_all(tmp_path):
 
 def test_another_config_is_refused_by_field(tmp_path):
   do_all(tmp_path)
-  with pytest.raises(runs.RunError, match="another width: 4 there, 5 asked"):
+  with pytest.raises(runs.RunError, match="width differs: 4 there, 5 asked"):
     runs.Run(tmp_path, CONFIG | {"width": 5})
-  with pytest.raises(runs.RunError, match="width: 4 there, the default asked"):
+  with pytest.raises(runs.RunError, match="width differs: 4 there, the default"):
     runs.Run(tmp_path, {"model": "mlp", "width": None})
   runs.Run(tmp_path, CONFIG | {"data_dir": "elsewhere"}).close()
 
@@ -300,7 +300,7 @@ def test_a_config_without_work_is_replaced(tmp_path, work):
   runs.Run(tmp_path, CONFIG).close()
   assert not (tmp_path / "labels_seed0.npz").exists()
   (tmp_path / work).mkdir()
-  with pytest.raises(runs.RunError, match="another width: 4 there, 5 asked"):
+  with pytest.raises(runs.RunError, match="width differs: 4 there, 5 asked"):
     runs.Run(tmp_path, CONFIG | {"width": 5})
   # Nor is the file of another program.
   (tmp_path / work).rmdir()
@@ -315,7 +315,7 @@ def test_groups_of_a_config_are_compared_field_by_field(tmp_path):
     run.commit({"unit": 0})
   moved = {"data": {"dataset": "x", "data_dir": "there"}, "model": {"width": 4}}
   runs.Run(tmp_path, moved).close()
-  with pytest.raises(runs.RunError, match="another width: 4 there, 5 asked"):
+  with pytest.raises(runs.RunError, match="width differs: 4 there, 5 asked"):
     runs.Run(tmp_path, config | {"model": {"width": 5}})
 
 

@@ -297,7 +297,7 @@ def test_similarity_compares_layers_epochs_and_runs(trained, tmp_path):
   # The other run may move, but may not be another one.
   assert study.as_dict()["other_id"] == runs.parent_of(trained.path).id
   changed = study.as_dict() | {"other_id": "another"}
-  with pytest.raises(runs.RunError, match="another other_id"):
+  with pytest.raises(runs.RunError, match="other_id differs"):
     runs.Run(tmp_path, changed, study.origin)
   with pytest.raises(ValueError, match="lower --num_images"):
     Similarity(SimilarityConfig(num_images=10**6), trained)

@@ -119,7 +119,7 @@ def test_it_is_drawn_and_reported_and_another_is_refused(
   assert isinstance(study.table(rows), str)
   fields = study.as_dict()
   changed = fields | {"experiment": "another"}
-  with pytest.raises(runs.RunError, match="another experiment"):
+  with pytest.raises(runs.RunError, match="experiment differs"):
     runs.Run(tmp_path, changed, study.origin)
 
 

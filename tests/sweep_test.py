@@ -272,7 +272,7 @@ def test_a_failed_cell_is_reported_and_the_others_go_on(tmp_path):
   # The sweep can grow; another one is refused.
   do_sweep(tmp_path, [2, 3], num_seeds=1)
   assert runs.read_rows(tmp_path).distinct("width") == [2, 3]
-  with pytest.raises(runs.RunError, match="another epochs"):
+  with pytest.raises(runs.RunError, match="epochs differs"):
     do_sweep(tmp_path, [2, 3], num_seeds=1, epochs=4)
 
 
@@ -286,11 +286,11 @@ def test_runs_that_are_no_cells_are_left_out(calm, tmp_path, caplog):
   config.write_text(config.read_text().replace('"epochs": 3', '"epochs": 8'))
   assert not do_sweep(path)
   assert results(path) == results(calm)
-  assert "fast (another epochs)" in caplog.text
+  assert "fast (epochs differs)" in caplog.text
   assert "width=3.bak (the cell is width=3)" in caplog.text
   # Where a cell is to be, another run is an error.
   shutil.copy(config, path / "width=3")
-  with pytest.raises(runs.RunError, match=r"width=3 holds .* another epochs"):
+  with pytest.raises(runs.RunError, match=r"width=3 holds .* epochs differs"):
     do_sweep(path)
 
 

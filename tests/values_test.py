@@ -325,7 +325,7 @@ def test_a_complete_run_is_complete_on_a_disk_that_is_read_only(
   with runs.Run(complete, config) as run:
     assert run.is_done
     assert len(run.rows) == len(rows_of_a_run())
-  with pytest.raises(runs.RunError, match="another width"):
+  with pytest.raises(runs.RunError, match="width differs"):
     runs.Run(complete, config | {"model": config["model"] | {"width": 3}})
   (complete / "done").unlink()
   with pytest.raises(disk.DiskError, match="Read-only file system"):

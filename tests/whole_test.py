@@ -20,7 +20,7 @@ def test_a_complete_run_gives_its_rows(tmp_path):
   study = studies.Memorization(config)
   assert studies.run(study, tmp_path / "run", progress=refuse) == rows
   other = studies.Memorization(studies.make_config(**SMALL, width=7))
-  with pytest.raises(runs.RunError, match="another width"):
+  with pytest.raises(runs.RunError, match="width differs"):
     studies.run(other, tmp_path / "run")
 
 

@@ -209,7 +209,7 @@ def check_config(
       for fields in (old, config)
     )
     raise RunError(
-      f"{path} holds a run with another {field}: {there} there, {asked} asked"
+      f"{path} holds a run whose {field} differs: {there} there, {asked} asked"
       f" for. {advice}, or give the same flags."
     )
   recorded = content.get("origin")

@@ -99,7 +99,10 @@ def find(rows: runs.Rows) -> list[Finding]:
         "F3.3",
         undecided,
         _restored_falls,
-        *(*capacity, chance, unlike, changed),
+        *capacity,
+        chance,
+        unlike,
+        changed,
       ),
       judge("F3.4", undecided, _permuted_shrinks, *sizes, unlike, changed),
       judge("F3.5", no_half, _early_layers_stay, *capacity, early, unlike),
@@ -285,9 +288,8 @@ def _permuted_rises_late(best, last, early: int, unlike) -> _Judged:
 
 def _restored_falls(best, last, chance: float, unlike, rows) -> _Judged:
   before, after = best["restored"][-1], last["restored"][-1]
-  falls, is_vague = _falls(
-    *(rows, "capacity", "restored", after / before, unlike["restored"][-1])
-  )
+  ratio, of_seeds = after / before, unlike["restored"][-1]
+  falls, is_vague = _falls(rows, "capacity", "restored", ratio, of_seeds)
   holds = all_hold(falls, _are_between(_EQUAL, after / chance))
   return (
     holds,
@@ -299,24 +301,21 @@ def _restored_falls(best, last, chance: float, unlike, rows) -> _Judged:
 
 
 def _permuted_shrinks(radii, dimensions, unlike, rows) -> _Judged:
-  radius = [at["permuted"][-1] for at in radii]
-  dimension = [at["permuted"][-1] for at in dimensions]
-  falls, is_vague = zip(
-    *(
-      _falls(rows, metric, "permuted", after / before, unlike["permuted"][-1])
-      for metric, (before, after) in (
-        ("radius", radius),
-        ("dimension", dimension),
-      )
-    ),
-    strict=True,
-  )
-  holds = all_hold(*falls)
+  numbers, of_seeds = {}, unlike["permuted"][-1]
+  for metric, of_epochs in (("radius", radii), ("dimension", dimensions)):
+    numbers[metric] = [at["permuted"][-1] for at in of_epochs]
+  falls = [
+    _falls(rows, metric, "permuted", after / before, of_seeds)
+    for metric, (before, after) in numbers.items()
+  ]
+  holds = all_hold(*(of for of, _ in falls))
+  is_vague = holds is None and any(vague for _, vague in falls)
+  radius, dimension = numbers.values()
   return (
     holds,
     f"permuted radius and dimension of the last hidden layer go from"
     f" {radius[0]:.2f} and {dimension[0]:.1f} to {radius[1]:.2f} and"
-    f" {dimension[1]:.1f}{_VAGUE if any(is_vague) and holds is None else ''}",
+    f" {dimension[1]:.1f}{_VAGUE if is_vague else ''}",
   )
 
 

@@ -262,7 +262,7 @@ def _collect(
     if field := runs.differing_field(stored, expected):
       if place in [cell.path for cell in wanted]:
         runs.Run(place, cell.as_dict())  # Raises.
-      others.append(f"{place.name} (another {field})")
+      others.append(f"{place.name} ({field} differs)")
     elif place != cell.path:
       others.append(f"{place.name} (the cell is {cell.path.name})")
     else:
