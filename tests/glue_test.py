@@ -302,6 +302,34 @@ def test_points_that_surround_the_origin_are_said_to():
   assert float(apart.interior) == 0
 
 
+def test_points_of_two_manifolds_on_one_ray_leave_the_anchors_open():
+  """Their λ can be exchanged: NNLS found D = 2.21, and this solver 1.96."""
+  points = np.array(known_manifolds(6, 10, 90, 3, 1.0))
+  labels = np.array([1, 1, -1, 1, -1, 1.0])
+
+  def measured(labels, place, manifold):
+    changed = points.copy()
+    changed[place] = manifold
+    key = jax.random.key(0)
+    return geometry.glue(key, changed, labels=labels, num_probes=400)
+
+  for place, factor in ((1, 1), (2, -2)):
+    found = measured(labels, place, factor * points[0])
+    assert float(found.interior) == 0
+    assert found.converged.all()
+    assert np.isfinite([found.capacity, found.critical_features]).all()
+    unknown = (found.dimension, found.radius, found.utility, *found.active)
+    assert np.isnan(unknown).all()
+  # Neither near each other nor on opposite rays can they be exchanged.
+  noise = 1e-3 * np.random.default_rng(0).normal(size=points[0].shape)
+  opposite = labels * [1, -1, 1, 1, 1, 1]
+  for found in (
+    measured(labels, 1, points[0] + noise.astype("f4")),
+    measured(opposite, 1, points[0]),
+  ):
+    assert np.isfinite([found.dimension, found.radius, found.utility]).all()
+
+
 def test_independent_points_never_surround_the_origin():
   """For 1 key in 10, one of two points almost touches; all were then NaN."""
   products = geometry.point_products(np.eye(2, dtype="f4")[:, None])

@@ -284,7 +284,9 @@ def test_another_config_is_refused_by_field(tmp_path):
   do_all(tmp_path)
   with pytest.raises(runs.RunError, match="width differs: 4 there, 5 asked"):
     runs.Run(tmp_path, CONFIG | {"width": 5})
-  with pytest.raises(runs.RunError, match="width differs: 4 there, the default"):
+  with pytest.raises(
+    runs.RunError, match="width differs: 4 there, the default"
+  ):
     runs.Run(tmp_path, {"model": "mlp", "width": None})
   runs.Run(tmp_path, CONFIG | {"data_dir": "elsewhere"}).close()
 

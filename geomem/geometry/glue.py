@@ -36,7 +36,12 @@ from geomem.geometry import checks
 from geomem.geometry.double import in_double
 from geomem.geometry.estimators import mean_over_probes, ratio_of_means
 from geomem.geometry.fields import draw_normal, fields_of
-from geomem.geometry.glue_doubt import distance_apart, is_lost, surrounds_origin
+from geomem.geometry.glue_doubt import (
+  distance_apart,
+  is_lost,
+  share_rays,
+  surrounds_origin,
+)
 from geomem.geometry.labellings import Labels, draw_labels
 from geomem.geometry.linalg import (
   diagonal,
@@ -55,7 +60,7 @@ from geomem.geometry.qp.signed import default_error, solve_signed
 from geomem.geometry.statistics import GramStatistics, times_power
 
 _MAXITER = 1000
-_MOST_INTERIOR = 0.01
+_MOST_NOT_UNIQUE = 0.01
 _LEAST_CONVERGED = 0.5
 # These depend on F alone, which is unique where the anchors are not.
 _OF_FORCES = ("capacity", "capacity_stderr", "critical_features")
@@ -270,7 +275,9 @@ class Glue(NamedTuple):
       0, F is ‖t‖² in the span of the points, and anchors are not unique, as
       there are more points than dimensions. Above one in a hundred, all numbers
       above but capacity and critical_features are NaN. It is NaN itself for a
-      dead layer.
+      dead layer. So are they, with `interior` 0, where in more than one sample
+      in a hundred a point is active on a ray from the origin on which another
+      manifold has a point, too: their shares of λ can be exchanged.
     converged: which problems are solved; none of a dead layer, or of points
       that rounding has taken. If fewer than half are, all numbers are NaN.
     residual: the largest violation of their optimality conditions.
@@ -342,9 +349,10 @@ def _solve(floats, others, tol, single):
   values = numbers_of(K, g, signs, solution.lam, mask)
   fixed = jax.lax.stop_gradient((products, K, b, solution.lam))
   interior = surrounds_origin(*fixed, signs).mean()
+  shared = share_rays(*fixed[:2], fixed[3], signs).mean()
   converged = solution.converged & ~dead
   unsolved = converged.mean() < _LEAST_CONVERGED
-  not_unique = unsolved | (interior > _MOST_INTERIOR)
+  not_unique = unsolved | (jnp.maximum(interior, shared) > _MOST_NOT_UNIQUE)
   for name in values:
     unknown = unsolved if name in _OF_FORCES else not_unique
     # Not by a choice alone, which would make the derivative 0 instead of NaN.

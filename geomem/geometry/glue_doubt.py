@@ -1,10 +1,11 @@
-"""Where GLUE has no answer: lost points, and points around the origin."""
+"""Where GLUE has no answer: points that are lost, or whose anchors are many."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from geomem.geometry.fields import shifted_root
+from geomem.geometry.linalg import matmul
 from geomem.geometry.products import PointProducts
 from geomem.geometry.qp.growing_set import value
 from geomem.geometry.qp.projected_cg import product
@@ -18,6 +19,9 @@ _NO_REST = 1e-5
 # A point is dependent where its squared distance from the span of those before
 # it is below this many times the shift of their root.
 _DEPENDENT = 1e3
+# Squared distance from a ray that counts as none, in units of the square of the
+# spread, and of ε of the point's own square.
+_ON_RAY, _ROUNDING_ON_RAY = 1e-12, 64
 
 
 def is_lost(products: PointProducts, K: Float[Array, "n n"]) -> Bool[Array, ""]:
@@ -77,3 +81,35 @@ def surrounds_origin(
     return touching & whole & dependent
 
   return jax.lax.cond(touching.any(), surrounded, lambda: touching)
+
+
+def share_rays(
+  products: PointProducts,
+  K: Float[Array, "n n"],
+  lam: Float[Array, "T n"],
+  signs: Float[Array, "T n"],
+) -> Bool[Array, " T"]:
+  """Tells in which samples a point is active on a ray of another manifold.
+
+  As with equal points in two manifolds of equal labels, or points at z and −z
+  in two of opposite labels: their multipliers can be exchanged.
+  """
+  lengths = jnp.diagonal(K)
+  squares = jnp.where(lengths > 0, lengths, jnp.inf)
+  distances = lengths[:, None] - K * (K / squares[None])
+  least = jnp.maximum(
+    _ON_RAY * jnp.diagonal(products.gram).max(),
+    _ROUNDING_ON_RAY * jnp.finfo(K.dtype).eps * lengths,
+  )
+  manifold = jnp.arange(len(K)) // products.mask.shape[1]
+  on_line = (distances < least[:, None]) & (K != 0)
+  on_line &= manifold[:, None] != manifold[None]
+
+  def shared():
+    towards = jnp.where(on_line, jnp.sign(K), 0)
+    # Twice the number of points on the line that have the same direction.
+    of_either = jnp.abs(towards).sum(axis=1)
+    count = of_either[None] + signs * matmul(signs, towards.T)
+    return ((lam > 0) & (count > 0)).any(axis=1)
+
+  return jax.lax.cond(on_line.any(), shared, lambda: jnp.zeros(len(lam), bool))
