@@ -67,7 +67,7 @@ def rows_of(state, images, names, centers):
   "names, centers, error",
   [
     pytest.param(tuple(measures.MEASURES), None, 1e-3, marks=pytest.mark.long),
-    (("mean_field", "glue"), "low_rank", 5e-2),
+    (("mean_field",), "low_rank", 5e-2),
   ],
 )
 def test_layers_measured_together_and_in_blocks_give_the_same(

@@ -206,7 +206,7 @@ def test_small_eigenvalues_count_in_single_precision():
   ("size", "rank", "dtype"),
   [
     (10, 6, np.float64),
-    (20, 10, np.float32),
+    pytest.param(20, 10, np.float32, marks=pytest.mark.long),
     pytest.param(10, 6, np.float32, marks=pytest.mark.long),
     pytest.param(20, 10, np.float64, marks=pytest.mark.long),
     pytest.param(100, 5, np.float32, marks=pytest.mark.long),
@@ -306,7 +306,7 @@ def test_rounding_key_and_program_do_not_choose_the_number_of_directions():
     )
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("dtype", [np.float32, *also_long(np.float64)])
 def test_what_is_removed_is_gone(dtype):
   """K directions of N features leave N − K axes, and none of rounding.
 

@@ -131,7 +131,7 @@ def test_killed_on_many_cores_it_ends_with_the_same_rows(tmp_path):
   assert len(begun) < len(calm)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_two_threads_do_not_wait_for_each_other():
   """JAX shares factorizations out to the threads that run programs."""
   run(TWO_THREADS)
