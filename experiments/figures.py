@@ -35,8 +35,8 @@ def main(argv) -> int:
       print(f"{run} has no figures; left out.")
       continue
     out = None if _OUT.value is None else _OUT.value / run.relative_to(path)
-    for written in studies.draw(run, out):
-      print(written)
+    written = studies.draw(run, out)
+    print(*(written or [f"{run} has no rows to draw."]), sep="\n")
   return 0
 
 

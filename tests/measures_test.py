@@ -57,6 +57,18 @@ def test_functions_without_the_layers_are_refused(activations, told):
       next(yields)
 
 
+def test_nothing_to_measure_and_unlike_subsets_are_refused():
+  forward, images = lambda _, x: {"h": x}, np.ones((2, 3, 4, 4, 1), np.uint8)
+  for names, of_subsets in (([], {"own": images}), (["spectrum"], {})):
+    chosen = [measures.MEASURES[name] for name in names]
+    what = (KEY, chosen, measures.Options(), forward, None, of_subsets, ["h"])
+    with pytest.raises(ValueError, match="at least one of each"):
+      next(measures.measure_layers(*what))
+  unlike = {"own": images, "other": images[:, :2]}
+  with pytest.raises(ValueError, match=r"'other': \(2, 2, 4, 4, 1\)"):
+    next(measures.layer_statistics(forward, None, unlike, ["h"]))
+
+
 def test_names_are_of_one_measure_each():
   metrics = [m.name for one in measures.MEASURES.values() for m in one.metrics]
   assert len(metrics) == len(set(metrics)) == len(measures.METRICS)

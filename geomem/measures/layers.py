@@ -42,8 +42,14 @@ def measure_layers(
     A layer's name and its rows, without the columns that name the layer.
 
   Raises:
-    ValueError: activations are not finite; names the layer and the subset.
+    ValueError: there is nothing to measure; activations are not finite, naming
+      the layer and the subset.
   """
+  if not (measures and images):
+    raise ValueError(
+      f"{len(measures)} measures of {len(images)} subsets were asked for; at"
+      " least one of each was expected."
+    )
   subsets = list(images)
   kinds = tuple(dict.fromkeys(one.statistic for one in measures))
   num_layers = max(1, shares.entries_at_once() // len(subsets))

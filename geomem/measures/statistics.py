@@ -57,10 +57,17 @@ def layer_statistics(
     subsets.
 
   Raises:
-    ValueError: points are not finite, naming the layer and the subset; or the
-      products of all points, or the points that they need, exceed `max_bytes`.
+    ValueError: there are no subsets, or they differ in shape; points are not
+      finite, naming the layer and the subset; or the products of all points, or
+      the points that they need, exceed `max_bytes`.
   """
   arrays = list(images.values())
+  shapes = {name: np.shape(array) for name, array in images.items()}
+  if len(set(shapes.values())) != 1:
+    raise ValueError(
+      f"The images have the shapes {shapes}; those of at least one subset, of"
+      " one shape, were expected."
+    )
   # Arrays on the host may be larger than a device's memory.
   on_host = isinstance(arrays[0], np.ndarray)
   stacked = np.stack(arrays) if on_host else jnp.stack(arrays)
