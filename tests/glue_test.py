@@ -297,7 +297,7 @@ def test_points_that_surround_the_origin_are_said_to():
   assert float(apart.interior) == 0
 
 
-def test_points_of_two_manifolds_on_one_ray_leave_the_anchors_open():
+def test_points_on_one_ray_leave_the_anchors_open():
   """Their λ can be exchanged: NNLS found D = 2.21, and this solver 1.96."""
   points = np.array(known_manifolds(6, 10, 90, 3, 1.0))
   labels = np.array([1, 1, -1, 1, -1, 1.0])
@@ -308,8 +308,9 @@ def test_points_of_two_manifolds_on_one_ray_leave_the_anchors_open():
     key = jax.random.key(0)
     return geometry.glue(key, changed, labels=labels, num_probes=400)
 
-  for place, factor in ((1, 1), (2, -2)):
-    found = measured(labels, place, factor * points[0])
+  own = np.concatenate([points[0, :5], 3 * points[0, :5]])
+  for place, manifold in ((1, points[0]), (2, -2 * points[0]), (0, own)):
+    found = measured(labels, place, manifold)
     assert float(found.interior) == 0
     assert found.converged.all()
     assert np.isfinite([found.capacity, found.critical_features]).all()
@@ -321,6 +322,7 @@ def test_points_of_two_manifolds_on_one_ray_leave_the_anchors_open():
   for found in (
     measured(labels, 1, points[0] + noise.astype("f4")),
     measured(opposite, 1, points[0]),
+    measured(labels, 0, np.concatenate([points[0, :5], points[0, :5]])),
   ):
     assert np.isfinite([found.dimension, found.radius, found.utility]).all()
 

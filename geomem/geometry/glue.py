@@ -277,7 +277,8 @@ class Glue(NamedTuple):
       above but capacity and critical_features are NaN. It is NaN itself for a
       dead layer. So are they, with `interior` 0, where in more than one sample
       in a hundred a point is active on a ray from the origin on which another
-      manifold has a point, too: their shares of λ can be exchanged.
+      manifold has a point, or its own one of another length: their shares of λ
+      can be exchanged.
     converged: which problems are solved; none of a dead layer, or of points
       that rounding has taken. If fewer than half are, all numbers are NaN.
     residual: the largest violation of their optimality conditions.

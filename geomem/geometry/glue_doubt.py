@@ -22,6 +22,8 @@ _DEPENDENT = 1e3
 # Squared distance from a ray that counts as none, in units of the square of the
 # spread, and of ε of the point's own square.
 _ON_RAY, _ROUNDING_ON_RAY = 1e-12, 64
+# In these units, by how much points of one manifold must differ along a ray.
+_ALONG_RAY = 1e4
 
 
 def is_lost(products: PointProducts, K: Float[Array, "n n"]) -> Bool[Array, ""]:
@@ -89,10 +91,11 @@ def share_rays(
   lam: Float[Array, "T n"],
   signs: Float[Array, "T n"],
 ) -> Bool[Array, " T"]:
-  """Tells in which samples a point is active on a ray of another manifold.
+  """Tells in which samples a point is active on a ray that it shares.
 
-  As with equal points in two manifolds of equal labels, or points at z and −z
-  in two of opposite labels: their multipliers can be exchanged.
+  With a point of another manifold, like equal points in two manifolds of equal
+  labels, or points at z and −z in two of opposite labels; or with one of its
+  own, of another length. Their multipliers can be exchanged, and move anchors.
   """
   lengths = jnp.diagonal(K)
   squares = jnp.where(lengths > 0, lengths, jnp.inf)
@@ -103,7 +106,9 @@ def share_rays(
   )
   manifold = jnp.arange(len(K)) // products.mask.shape[1]
   on_line = (distances < least[:, None]) & (K != 0)
-  on_line &= manifold[:, None] != manifold[None]
+  norms = jnp.sqrt(jnp.maximum(lengths, 0))
+  along = (norms[:, None] - norms[None]) ** 2 > _ALONG_RAY * least[:, None]
+  on_line &= along | (manifold[:, None] != manifold[None])
 
   def shared():
     towards = jnp.where(on_line, jnp.sign(K), 0)
