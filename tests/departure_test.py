@@ -128,7 +128,8 @@ def test_layers_that_were_not_measured_are_unknown(measured, departs):
   _, (sentence, *_) = noise.summarize_noise(rows)
   assert f"; permuted capacity departs from chance at {departs}" in sentence
   deepest = [layer for layer in measured if layer != "logits"][-1]
-  assert f"in the last hidden layer measured ({deepest}) at" in sentence
+  named = f"the last hidden layer measured ({deepest})"
+  assert f"in {'the input' if deepest == 'input' else named} at" in sentence
 
 
 @pytest.mark.parametrize("kind", ["capacity", "converged"])

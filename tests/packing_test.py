@@ -92,7 +92,9 @@ def test_without_networks_it_has_its_rows_and_says_what_it_lacks(
   first = tmp_path / "first"
   pack(whole, first, networks="0")
   config = studies.MeasuringConfig(measure_epochs="last")
-  with pytest.raises(ValueError, match=r"of measure_epochs last no .* are 0\."):
+  with pytest.raises(
+    ValueError, match=r"no network of measure_epochs last; .* epochs 0\."
+  ):
     studies.Measuring(config, studies.TrainedRun(first))
 
 

@@ -111,6 +111,8 @@ def grouped(rows: Iterable[runs.Row], *columns: str) -> dict[tuple, runs.Rows]:
 def last_measured(rows: runs.Rows) -> str:
   """Names the deepest hidden layer measured, as it may not be the last."""
   (layer,) = rows.last_hidden().layers.values()
+  if layer in ("input", "logits"):  # No hidden layer was measured.
+    return f"the {layer}"
   return f"the last hidden layer measured ({layer})"
 
 

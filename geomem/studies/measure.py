@@ -106,11 +106,11 @@ class Measuring(OfRun):
       for seed, epochs in saved.items()
     }
     if not places_to_measure(config.measure_epochs, self.epochs):
-      there = sorted({str(e) for of in saved.values() for e in of}, key=int)
+      there = sorted({epoch for of in saved.values() for epoch in of})
       raise ValueError(
-        f"Nothing is to be measured: of measure_epochs {config.measure_epochs}"
-        f" no network is saved in {trained.path}; saved are"
-        f" {', '.join(there)}."
+        f"There is nothing to measure: {trained.path} has no network of"
+        f" measure_epochs {config.measure_epochs}; it has those of epochs"
+        f" {', '.join(map(str, there))}."
       )
     measures = (measure.name for measure in config.chosen)
     self.directory = self._directory("measure", *measures)

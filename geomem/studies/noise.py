@@ -8,12 +8,7 @@ import numpy as np
 
 from geomem import plots, runs
 from geomem.plots.noise import NO_DEPARTURE
-from geomem.studies.finding import (
-  doubts,
-  grouped,
-  last_measured,
-  with_error,
-)
+from geomem.studies.finding import doubts, grouped, last_measured, with_error
 from geomem.studies.presets import make_config
 from geomem.studies.sweep import Sweep, make_axes, of_cells
 

@@ -172,9 +172,10 @@ def _model_size(rows: runs.Rows, is_the_papers: bool) -> _Judged:
     return {}, dict.fromkeys(keys, None if falls else False)
   ranks = [sizes.at(w, "rank", "test") for w in ("best", "last")]
   left = left_by_k((np.abs(ranks[1] - ranks[0]) > 0).mean(axis=1))
-  growth, bounds = {}, {}
+  pairs, growth, bounds = {}, {}, {}
   for metric in ("radius", "dimension"):
-    best, last = (sizes.at(w, metric, "test") for w in ("best", "last"))
+    pairs[metric] = [sizes.at(w, metric, "test") for w in ("best", "last")]
+    best, last = pairs[metric]
     # A dead network has no dimension to grow from.
     growth[metric] = (last - best) / np.where(best > 0, best, np.nan)
     mean = 1 + growth[metric].mean(axis=1)
@@ -187,7 +188,7 @@ def _model_size(rows: runs.Rows, is_the_papers: bool) -> _Judged:
   grows = [_is_largest(*pair) for pair in ((least, most), (most, least))]
   if is_the_papers:
     falls &= DIP_PLACE[0] <= parameters <= DIP_PLACE[1]
-    before, after = best[dip.at].mean(), last[dip.at].mean()  # The dimension's.
+    before, after = (of[dip.at].mean() for of in pairs["dimension"])
     for i, of_last in enumerate((after * left[dip.at], after / left[dip.at])):
       grows[i] &= of_last - before >= DIP_GROWTH
   radii = [of[dip.at] for of in bounds["radius"]]
