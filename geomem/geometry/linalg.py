@@ -22,8 +22,8 @@ _STEPS_A_QUESTION = 4
 # Why functions with rules for their derivatives refuse to be differentiated
 # without them; see `no_derivative`.
 NO_SECOND = (
-  "JAX ignores the rules of second derivatives inside a scan, such as that of"
-  " jax.lax.map; use jax.vmap or a Python loop there."
+  "JAX before 0.12 ignores the rules of second derivatives inside a scan, such"
+  " as that of jax.lax.map; use jax.vmap or a Python loop there."
 )
 
 _HIGHEST = jax.lax.Precision.HIGHEST
@@ -121,8 +121,8 @@ ad.primitive_jvps[_no_derivative] = _refuse
 def no_derivative(tree: _T, why: str) -> _T:
   """Returns arrays whose derivative raises a TypeError that says why.
 
-  Iterations would give wrong derivatives, and JAX ignores the rules of
-  `jax.custom_jvp` in second derivatives inside a scan. A primitive cannot be
+  Iterations would give wrong derivatives, and JAX before 0.12 ignores the rules
+  of `jax.custom_jvp` in second derivatives inside a scan. A primitive cannot be
   ignored.
   """
   return jax.tree.map(lambda x: _no_derivative.bind(x, why=why), tree)
