@@ -2,7 +2,6 @@
 
 import atexit
 import gc
-import importlib.metadata
 import os
 import pathlib
 import shutil
@@ -21,29 +20,6 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
   os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="compiled")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-
-
-def _is_known(flags: str) -> bool:
-  """Tells whether XLA knows flags; one that it does not ends the process."""
-  start = [sys.executable, "-c", "import jax; jax.numpy.zeros(1)"]
-  env = os.environ | {"XLA_FLAGS": flags}
-  return not subprocess.run(start, env=env, capture_output=True).returncode
-
-
-# Most of the suite's time is compilation. Without costly optimizations it takes
-# less than half of it, and with XLA's older emitters, which JAX 0.11 has lost,
-# still less; the last digits alone change. The oldest versions keep their own.
-OLDER_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
-QUICK = (
-  "--xla_backend_optimization_level=0"
-  " --xla_llvm_disable_expensive_passes=true"
-  " --xla_cpu_parallel_codegen_split_count=1"
-)
-JAX_VERSION = importlib.metadata.version("jax").split(".")
-if [int(part) for part in JAX_VERSION[:2]] >= [0, 10]:
-  if "XLA_FLAGS" not in os.environ:
-    choices = f"{QUICK} {OLDER_EMITTERS}", QUICK
-    os.environ["XLA_FLAGS"] = next(filter(_is_known, choices), "")
 
 import jax
 import jaxtyping
@@ -68,6 +44,30 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
   atexit.register(
     shutil.rmtree, os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True
   )
+
+# Most of the suite's time is compilation. Without costly optimizations it takes
+# less than half of it, and with XLA's older emitters, which JAX 0.11 has lost,
+# still less; the last digits alone change. The oldest versions keep their own.
+QUICK = (
+  "--xla_backend_optimization_level=0"
+  " --xla_llvm_disable_expensive_passes=true"
+  " --xla_cpu_parallel_codegen_split_count=1"
+)
+OLDER_EMITTERS = "--xla_cpu_use_fusion_emitters=false"
+
+
+def _is_known(flags: str) -> bool:
+  """Tells whether XLA knows flags; one that it does not ends the process."""
+  start = [sys.executable, "-c", "import jax; jax.numpy.zeros(1)"]
+  env = os.environ | {"XLA_FLAGS": flags}
+  return not subprocess.run(start, env=env, capture_output=True).returncode
+
+
+def pytest_configure():
+  """Sets XLA's flags, which are read when the first array is made."""
+  if jax.__version_info__ >= (0, 10) and "XLA_FLAGS" not in os.environ:
+    choices = f"{QUICK} {OLDER_EMITTERS}", QUICK
+    os.environ["XLA_FLAGS"] = next(filter(_is_known, choices), "")
 
 
 def pytest_collection_finish():

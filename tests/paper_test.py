@@ -84,7 +84,8 @@ def sized_rows(accuracy, growth, radius_growth=0.0):
   return rows
 
 
-def simulated_rows(ratio):
+def simulated_rows(ratio, apart=0.0):
+  """Rows of two seeds, whose ratios differ by twice `apart`."""
   return [
     {"seed": seed, "layer": f"fc{i}", "layer_index": i, "subset": "test"}
     | {"epoch": 5, "centers": "low_rank", "metric": metric, "value": value}
@@ -92,7 +93,7 @@ def simulated_rows(ratio):
     for i in range(4)
     for metric, value in (
       ("capacity", 0.1 * (i + 1)),
-      ("simulated_capacity", 0.1 * (i + 1) * ratio),
+      ("simulated_capacity", 0.1 * (i + 1) * (ratio + apart * (1 - 2 * seed))),
     )
   ]
 
@@ -169,6 +170,26 @@ def test_rewinds_are_judged(recovered, permuted, first, holds, tmp_path):
   assert found["F4.1"]["value"] == pytest.approx(recovered[0])
   assert found["F4.2"]["holds"]
   assert found["T4"]["value"] == pytest.approx(max(recovered[:2]))
+
+
+@pytest.mark.parametrize(
+  ("metric", "subset", "error", "holds"),
+  [
+    ("recovered", "test", 0.05, True),  # .9 ± .035 recovered, .8 needed,
+    ("recovered", "test", 0.1, None),
+    ("accuracy", "permuted", 0.05, True),  # .1 ± .035 left, .2 allowed.
+    ("accuracy", "permuted", 0.1, None),
+  ],
+)
+def test_rewinds_within_two_errors_are_not(
+  metric, subset, error, holds, tmp_path
+):
+  rows = rewound_rows((0.2, 0.9, 1), 0.1)
+  for row in rows:
+    if (row["metric"], row.get("subset")) == (metric, subset):
+      row["stderr"] = error
+  found = verdicts(tmp_path, "memorization/rewind", rows)
+  assert found["T4"]["holds"] is holds
 
 
 def test_any_of_the_last_layers_may_restore(tmp_path):
@@ -305,10 +326,21 @@ def test_of_one_width_there_is_no_dip(tmp_path):
   assert {row["holds"] for row in found.values()} == {None}
 
 
-@pytest.mark.parametrize(("ratio", "holds"), [(0.9, True), (0.8, False)])
-def test_the_simulation_is_judged(ratio, holds, tmp_path):
-  found = verdicts(tmp_path, "memorization/capacity", simulated_rows(ratio))
-  assert found["T2 ratio"]["holds"] == holds
+@pytest.mark.parametrize(
+  ("ratio", "apart", "holds"),
+  [
+    (0.9, 0, True),
+    (0.8, 0, False),
+    (0.9, 0.02, True),  # The error of the mean is .02.
+    (0.9, 0.03, None),
+    (0.8, 0.02, False),
+    (0.8, 0.03, None),
+  ],
+)
+def test_the_simulation_is_judged(ratio, apart, holds, tmp_path):
+  rows = simulated_rows(ratio, apart)
+  found = verdicts(tmp_path, "memorization/capacity", rows)
+  assert found["T2 ratio"]["holds"] is holds
   assert found["T2 ratio"]["value"] == pytest.approx(ratio)
   assert found["T2 correlation"]["holds"]
 

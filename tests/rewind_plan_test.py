@@ -122,13 +122,13 @@ def test_findings_follow_the_rows():
   assert "is b at epoch 1 (permuted accuracy 1.000 to 0.400" in outside.sentence
   assert "In the last third (c, d) it is d at epoch 1" in outside.sentence
   single["d"] = (0.1, 1.0)
-  rows = made_rows([0.1, 0.85, 0.9, 1], single)
+  rows = made_rows([0.1, 0.95, 0.97, 1], single)
   last, outside = find_rewinds(rows)
   assert last.holds
   assert not outside.holds
   assert "is d at epoch 1" in outside.sentence
   assert best_rewinds(rows)[0].startswith(
-    "Best suffix rewind: the last 3 layers (from b on), to epoch 1; 90% ± 7%"
+    "Best suffix rewind: the last 3 layers (from b on), to epoch 1; 97% ± 7%"
   )
 
 
@@ -185,7 +185,7 @@ def test_the_first_layers_must_not_restore():
   assert found.name.startswith("F4.2")
   assert found.holds
   assert "80% takes the first 3 layers (up to c): 90% ± 7%" in found.sentence
-  (found,) = find_rewinds(prefix_rows([0.1, 0.85, 0.9, 1]))
+  (found,) = find_rewinds(prefix_rows([0.1, 0.95, 0.9, 1]))
   assert not found.holds
   # Nor do layers that never restore.
   (found,) = find_rewinds(prefix_rows([0.1, 0.2, 0.3, 0.4]))
@@ -196,7 +196,8 @@ def test_the_first_layers_must_not_restore():
 @pytest.mark.parametrize(("error", "told"), [(0.3, True), (0.5, False)])
 def test_shares_of_next_to_nothing_tell_nothing(error, told):
   """Of two seeds the mean has an error of .21, of .35: .25 is the limit."""
-  for rows in (made_rows([0.1, 0.9, 0.9, 1], {}), prefix_rows([0.9] * 4)):
+  shares = [0.1, 0.2, 0.9, 1]
+  for rows in (made_rows(shares, {}), prefix_rows(shares)):
     for row in rows:
       if row["metric"] == "recovered":
         row["stderr"] = error
@@ -205,6 +206,32 @@ def test_shares_of_next_to_nothing_tell_nothing(error, told):
     assert (found.holds is not None) == told
     assert told or "the test examples alone leave ± 35%" in str(found)
     assert bool(best_rewinds(rows)) == told
+
+
+@pytest.mark.parametrize("make", [lambda x: made_rows(x, {}), prefix_rows])
+@pytest.mark.parametrize(
+  ("share", "seeds", "examples", "told"),
+  [
+    (0.85, (0, 1), 0.0, False),  # The seeds leave ± .05,
+    (0.91, (0, 1), 0.0, True),
+    (0.69, (0, 1), 0.0, True),
+    (0.69, (0, 1), 0.1, False),  # the examples ± .07.
+    (0.64, (0, 1), 0.1, True),
+    (0.95, (0,), 0.1, False),  # Of one seed, ± .1 about .9.
+    (0.95, (0,), 0.04, True),
+  ],
+)
+def test_shares_within_two_errors_of_enough_are_undecided(
+  make, share, seeds, examples, told
+):
+  rows = make([0.1, share, 0.99, 1]).where(seed=seeds)
+  for row in rows:
+    if row["metric"] == "recovered":
+      row["stderr"] = examples
+  (found,) = find_rewinds(rows)
+  expected = (share > 0.8) == found.name.startswith("F4.1")
+  assert found.holds == (expected if told else None)
+  assert ("within two errors" in str(found)) != told
 
 
 SINGLE = {"a": (0.3, 0.5), "b": (0.4, 0.9), "c": (0.9, 1.0), "d": (0.8, 1.0)}

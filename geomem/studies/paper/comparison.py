@@ -108,22 +108,23 @@ def _rewind(rows: runs.Rows, _) -> _Judged:
       values[key] = recovered(kind, scores.rewound(kind)[few - 1])
   # Rewinding all layers gives another epoch's network.
   shares = {s: recovered("suffix", s) for s in scores.rewound("suffix")[:-1]}
-  remaining = {
-    s: scores.at_best("suffix", s, "permuted").mean() for s in shares
-  }
   if not shares or np.isnan([*shares.values()]).any():
     return values, {"T4": None}
-  holding = [
-    s
-    for s in shares
-    if shares[s].mean() >= ENOUGH and remaining[s] <= 2 * scores.chance
-  ]
-  best = max(holding or shares, key=lambda layers: shares[layers].mean())
-  values["T4"] = shares[best]
   if scores.undecided("suffix"):
+    values["T4"] = max(shares.values(), key=np.mean)
     return values, {"T4": None}
-  holds = bool(holding)
-  return values, {"T4": _verdict(holds, holds, [*remaining.values()])}
+  reached, left = (
+    {s: scores.bounds("suffix", s, *of) for s in shares}
+    for of in (("test", "recovered"), ("permuted", "accuracy"))
+  )
+  at_most = 2 * scores.chance
+  surely, maybe = (
+    [s for s in shares if reached[s][i] >= ENOUGH and left[s][1 - i] <= at_most]
+    for i in (0, 1)
+  )
+  best = max(surely or maybe or shares, key=lambda s: shares[s].mean())
+  values["T4"] = shares[best]
+  return values, {"T4": _verdict(surely, maybe, [*left.values()])}
 
 
 def _gradients(rows: runs.Rows, _) -> _Judged:
@@ -153,9 +154,17 @@ def _capacity(rows: runs.Rows, _) -> _Judged:
       [of[0].correlation if of else None for of in of_seeds], float
     ),
   }
+  off, correlation = abs(overall[0].ratios[2] - 1), overall[0].correlation
+  off_error, its_error = (
+    2 * np.nan_to_num(runs.mean_and_error(np.asarray(of))[1])
+    for of in values.values()
+  )
   return values, {
-    "T2 ratio": abs(overall[0].ratios[2] - 1) <= AGREES,
-    "T2 correlation": overall[0].correlation >= CORRELATES,
+    "T2 ratio": _verdict(off + off_error <= AGREES, off - off_error <= AGREES),
+    "T2 correlation": _verdict(
+      correlation - its_error >= CORRELATES,
+      correlation + its_error >= CORRELATES,
+    ),
   }
 
 
@@ -209,8 +218,8 @@ def _is_largest(dip: np.ndarray, others: np.ndarray) -> bool:
   return bool(dip[1] > max(0, others[0], others[2]))
 
 
-def _verdict(surely, maybe, numbers) -> bool | None:
-  """Returns a verdict; None if a number behind it is NaN, or K may decide."""
+def _verdict(surely, maybe, numbers=()) -> bool | None:
+  """Returns a verdict; None if a number is NaN, or its error or K decides."""
   if np.isnan(numbers).any():
     return None
   return True if surely else None if maybe else False
