@@ -34,10 +34,10 @@ _CLAIMS = {
 # If less of a centre is left without its shared directions, its manifold's
 # capacity hangs on which of several directions went.
 _LITTLE_LEFT = 0.05
-_VAGUE = "; a fall within two errors cannot be known"
+_VAGUE = "a fall within two errors cannot be known"
 _BY_K_OR_CENTERS = BY_K.replace("may", "or little of a centre left may")
-# Whether a claim holds, and a sentence with its numbers.
-_Judged = tuple[bool | None, str]
+# Whether a claim holds, why not if it is undecided, and its numbers.
+_Judged = tuple[bool | None, str, str]
 
 
 def find(rows: runs.Rows) -> list[Finding]:
@@ -76,9 +76,11 @@ def find(rows: runs.Rows) -> list[Finding]:
   of_best = [rows.at("best").where(subset=s) for s in ("restored", "test")]
 
   def judge(name, nothing, test: Callable, *of) -> Finding:
-    holds, sentence = (None, nothing) if nothing else test(*of)
-    if holds is None and not nothing and not sentence.endswith(_VAGUE):
-      sentence += f"; {_BY_K_OR_CENTERS if name == 'F3.1' else BY_K}"
+    holds, sentence = None, nothing
+    if not nothing:
+      holds, reason, sentence = test(*of)
+      if holds is None:
+        sentence += f"; {reason}"
     if left_out and name != "F3.1":
       sentence += f" (left out, as the best epoch is the last: {left_out})"
     return Finding(name, holds, sentence, _CLAIMS[name])
@@ -266,6 +268,7 @@ def _permuted_at_chance(best, chance: float, unlike) -> _Judged:
   )
   return (
     holds,
+    _BY_K_OR_CENTERS,
     f"best epoch: permuted capacity is within"
     f" {_farthest(at_chance):.0%} of chance ({chance:.3f}) in"
     f" every hidden layer, restored within {_farthest(alike):.0%} of test",
@@ -280,6 +283,7 @@ def _permuted_rises_late(best, last, early: int, unlike) -> _Judged:
       _are_between((1.5, np.inf), rise[-1], unlike[-1]),
       _are_between(stays, rise[:early], unlike[:early], if_equal=True),
     ),
+    BY_K,
     f"last epoch: permuted capacity rises to {rise[-1]:.2f} times its best-"
     f"epoch value in the last hidden layer, at most {rise[:early].max():.2f}"
     f" times in the first {early}",
@@ -293,10 +297,10 @@ def _restored_falls(best, last, chance: float, unlike, rows) -> _Judged:
   holds = all_hold(falls, _are_between(_EQUAL, after / chance))
   return (
     holds,
+    _VAGUE if is_vague else BY_K,
     f"last epoch: restored capacity of the last hidden layer goes from"
     f" {before:.3f} to {after:.3f}, {after / chance - 1:+.0%} from chance, test"
-    f" from {best['test'][-1]:.3f} to {last['test'][-1]:.3f}"
-    f"{_VAGUE if is_vague and holds is None else ''}",
+    f" from {best['test'][-1]:.3f} to {last['test'][-1]:.3f}",
   )
 
 
@@ -308,14 +312,13 @@ def _permuted_shrinks(radii, dimensions, unlike, rows) -> _Judged:
     _falls(rows, metric, "permuted", after / before, of_seeds)
     for metric, (before, after) in numbers.items()
   ]
-  holds = all_hold(*(of for of, _ in falls))
-  is_vague = holds is None and any(vague for _, vague in falls)
   radius, dimension = numbers.values()
   return (
-    holds,
+    all_hold(*(of for of, _ in falls)),
+    _VAGUE if any(is_vague for _, is_vague in falls) else BY_K,
     f"permuted radius and dimension of the last hidden layer go from"
     f" {radius[0]:.2f} and {dimension[0]:.1f} to {radius[1]:.2f} and"
-    f" {dimension[1]:.1f}{_VAGUE if is_vague else ''}",
+    f" {dimension[1]:.1f}",
   )
 
 
@@ -324,6 +327,7 @@ def _early_layers_stay(best, last, early: int, unlike) -> _Judged:
   unlike = np.array([unlike[s][:early] for s in best])
   return (
     _are_between(_EQUAL, change, unlike, if_equal=True),
+    BY_K,
     f"the first {early} hidden layers change by at most"
     f" {_farthest(change):.0%} in capacity between best and last epoch, over"
     " all subsets",

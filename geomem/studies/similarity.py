@@ -30,6 +30,9 @@ from geomem.studies.measure_config import measured_layers
 from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.trained import OfRun, TrainedRun
 
+# Of fewer, the unbiased estimate of CKA is 0/0.
+LEAST_IMAGES = 4
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SimilarityConfig(Fields):
@@ -44,7 +47,7 @@ class SimilarityConfig(Fields):
     layers: comma-separated names, or `last` (hidden); all by default.
   """
 
-  _least: ClassVar = {"num_images": 4}
+  _least: ClassVar = {"num_images": LEAST_IMAGES}
   other: str | None = None
   subset: str = "test"
   num_images: int = 500
@@ -104,8 +107,9 @@ class Similarity(OfRun):
     """Validates the config, and opens the other run.
 
     Raises:
-      ValueError: a layer or subset does not exist, the other run's images have
-        another shape, or the kernels do not fit in memory.
+      ValueError: a layer or subset does not exist, it has too few images, the
+        other run's images have another shape, or the kernels do not fit in
+        memory.
       RunError: `other` is not a finished run.
     """
     super().__init__(config, trained)
@@ -115,6 +119,13 @@ class Similarity(OfRun):
     if config.subset not in known:
       raise ValueError(
         f"{config.subset!r} is not a subset; choose from {', '.join(known)}."
+      )
+    number = trained.seeds[0].manifolds[config.subset].size
+    if number < LEAST_IMAGES:
+      raise ValueError(
+        f"The manifolds of {config.subset} hold {number} images, and CKA needs"
+        f" {LEAST_IMAGES}; compare a run measured with more"
+        " --num_manifolds or --manifold_points."
       )
     self.other = None
     if config.other:
@@ -165,9 +176,8 @@ class Similarity(OfRun):
   def _images(self, seed: Seed) -> Any:
     """Returns `[n, ...]` images, spread evenly over the manifolds."""
     images = manifold_images(self.trained.experiment, seed)[self.config.subset]
-    number = self.config.num_images
-    images = images[:, : max(1, number // len(images))]
-    return images.reshape(-1, *images.shape[2:])[:number]
+    one_by_one = images.swapaxes(0, 1).reshape(-1, *images.shape[2:])
+    return one_by_one[: self.config.num_images]
 
   def _kernels(
     self, trained: TrainedRun, seed: int, epoch: int, images, layers
