@@ -8,24 +8,19 @@ from geomem import geometry, plots, runs, studies
 from geomem.studies import capacity
 from geomem.studies.capacity_findings import agreements
 from tests.binaries import execute
+from tests.fakes import SMALL_RUN
 
 SMALL = {"num_draws": 5, "num_probes": 10, "num_shuffles": 2, "epochs": "last"}
 COMPARISON = studies.CapacityConfig(**SMALL)
+# As the run's: three classes, five points of each, and 64 pixels.
+SHAPE = (3, 5, 64)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
   """The directory of a tiny finished run."""
   path = tmp_path_factory.mktemp("trained") / "run"
-  config = studies.make_config(
-    model="mlp",
-    width=16,
-    epochs=1,
-    manifold_points=5,
-    num_classes=3,
-    num_probes=10,
-    permuted_fraction=0.0,
-  )
+  config = studies.make_config(**SMALL_RUN | {"epochs": 1, "num_seeds": 1})
   studies.run(studies.Memorization(config), path)
   return path
 
@@ -37,10 +32,10 @@ def study_of(trained):
 @pytest.mark.slow
 def test_layers_of_a_run_are_compared(trained, tmp_path):
   rows = studies.run(study_of(trained), tmp_path)
-  # 5 layers x 2 subsets, with and without shared directions.
-  assert len(study_of(trained).sets()) == 5 * 2 * 2
+  # 3 layers x 4 subsets, with and without shared directions.
+  assert len(study_of(trained).sets()) == 3 * 4 * 2
   for metric in ("capacity", "simulated_capacity", "null_capacity"):
-    assert len(rows.where(metric)) == 5 * 2 * 2
+    assert len(rows.where(metric)) == 3 * 4 * 2
   (said, *_) = studies.findings(tmp_path)
   assert "simulated over theory has median" in said
   config = studies.CapacityConfig(**SMALL | {"num_draws": 6})
@@ -55,7 +50,7 @@ def test_the_subsets_of_the_run_are_compared(trained):
   run.experiment = run.experiment._replace(config=config)
   sets = studies.Capacity(COMPARISON, run).sets()
   assert {one.columns["subset"] for one in sets} == {"test"}
-  assert len(sets) == 5 * 2
+  assert len(sets) == 3 * 2
 
 
 def test_a_run_that_is_none_is_refused(tmp_path):
@@ -163,7 +158,7 @@ def test_what_is_not_to_be_believed_is_left_out_and_said():
 
 def test_rows_say_what_converged_and_the_error_of_the_null():
   rng = np.random.default_rng(0)
-  points = rng.normal(size=(6, 4, 30)).astype(np.float32)
+  points = rng.normal(size=SHAPE).astype(np.float32)
   points -= points.mean(axis=(0, 1))
   columns = {"centers": "none", "subset": "clouds"}
   key = jax.random.key(0)
@@ -184,7 +179,7 @@ def test_rows_say_what_converged_and_the_error_of_the_null():
 def test_centres_lost_in_rounding_are_in_doubt(left, converged):
   """Far from the origin all but `left` of the points is their offset."""
   rng = np.random.default_rng(0)
-  points = np.float32(rng.normal(size=(6, 4, 30)) * left + 1)
+  points = np.float32(rng.normal(size=SHAPE) * left + 1)
   columns = {"centers": "none", "subset": "clouds"}
   one = capacity.ManifoldSet(jax.random.key(0), columns, lambda: points)
   rows = runs.Rows(capacity.compare(one, COMPARISON))

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from geomem import measures, runs
+from geomem import measures, plots, runs
 
 _NUMBERS = itertools.count()
 # Fields of a run that takes a second. Tests that share it share its programs.
@@ -60,6 +60,15 @@ def write_run(path, config, rows, *, done=True) -> runs.Rows:
     if done:
       run.finish()
     return run.rows
+
+
+def draw_as_png(monkeypatch) -> None:
+  """Lets figures be drawn as PNG alone; as PDF, too, they take twice as long.
+
+  Tests of memorization and of values draw PDFs.
+  """
+  save = functools.partial(plots.save_figure, suffixes=(".png",))
+  monkeypatch.setattr(plots, "save_figure", save)
 
 
 def shown(figure) -> set[float]:

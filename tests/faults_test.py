@@ -20,18 +20,9 @@ from geomem import data, disk, geometry, runs, studies, training
 from geomem.studies.measure import geometry_stage
 from geomem.studies.measure_config import SavedEpochs
 from geomem.studies.train import train_seeds
-from tests.fakes import fields_of
+from tests.fakes import SMALL_RUN, fields_of
 
-CONFIG = studies.make_config(
-  model="mlp1",
-  width=3,
-  num_classes=3,
-  examples_per_class=20,
-  epochs=3,
-  batch_size=20,
-  manifold_points=5,
-  num_probes=10,
-)
+CONFIG = studies.make_config(**SMALL_RUN | {"epochs": 3, "num_seeds": 1})
 
 TREE = {"fc": {"kernel": np.arange(3000, dtype=np.float32)}}
 

@@ -108,15 +108,18 @@ def test_killed_at_any_moment_it_ends_with_the_same_rows(
   if goes_on:
     flags = flags | {"run": request.getfixturevalue("finished")}
   calm = tmp_path / "calm"
-  began = time.monotonic()
   _finish(start(module, flags, calm), calm)
-  duration = time.monotonic() - began
   rng = random.Random(job)
   number, kills = 0, 0
   while kills < max(KILLS, 1):
     killed = tmp_path / f"killed{number}"
     process = start(module, flags, killed)
-    process.join(rng.uniform(0, duration))
+    # By the units of work that are done: compilation takes most of the time,
+    # and of what was compiled before, a start takes no time at all.
+    wanted = rng.randint(0, _units(calm))
+    while process.is_alive() and _units(killed) < wanted:
+      time.sleep(0.01)
+    process.join(rng.uniform(0, 1))
     if not process.is_alive():
       _expect_the_same(process, killed, calm)
       number += 1  # From the start again: each kill shall meet work.
@@ -140,6 +143,13 @@ def _expect_the_same(process, killed, calm) -> None:
   assert _results(killed) == _results(calm)
   assert not _found(killed, "*tmp*")
   assert not _found(killed, "*.partial")
+
+
+def _units(path) -> int:
+  """Counts the units that are done, of all cells of a sweep."""
+  # Not by rglob: other directories may go while it looks into them.
+  files = [path / "units.jsonl", *path.glob("*/units.jsonl")]
+  return sum(x.read_bytes().count(b"\n") for x in files if x.exists())
 
 
 def _results(path) -> dict[pathlib.Path, bytes]:

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-from geomem import data, studies
+from geomem import data, runs, studies
+from tests.fakes import SMALL_RUN
 
 KEY = jax.random.key(0)
 
@@ -151,31 +152,25 @@ def test_human_labels_that_are_not_installed_are_named(monkeypatch):
 
 
 def test_a_run_on_own_labels(tmp_path):
+  fields = SMALL_RUN | {"layers": "last", "measure_epochs": "last"}
+  digits = studies.prepare(studies.make_config(**fields)).train
   rng = np.random.default_rng(0)
-  digits = data.load("digits", "train")
   number = len(digits.labels)
-  drawn = rng.integers(10, size=number)
-  labels = np.where(rng.random(number) < 0.4, drawn, digits.labels)
+  drawn = rng.integers(3, size=number)
+  labels = np.where(rng.random(number) < 0.6, drawn, digits.labels)
   whole = np.zeros(digits.ids.max() + 1, int)  # Digits of both splits.
   whole[digits.ids] = labels
   np.savez(tmp_path / "own.npz", labels=whole)
-  config = studies.make_config(
-    labels=f"file:{tmp_path / 'own.npz'}",
-    model="mlp1",
-    width=4,
-    epochs=1,
-    subsets="unpermuted,restored,test",
-    layers="last",
-    manifold_points=4,
-    num_probes=5,
-  )
+  fields |= {"labels": f"file:{tmp_path / 'own.npz'}"}
+  config = studies.make_config(**fields)
   rows = studies.run(studies.Memorization(config), tmp_path / "run")
   wrong = labels != digits.labels
   # The run finds the file where it has moved.
   (tmp_path / "own.npz").rename(tmp_path / "run" / "own.npz")
   with pytest.raises(data.DatasetError, match="directory with --data_dir"):
     _ = studies.TrainedRun(tmp_path / "run").seeds
-  (seed,) = studies.TrainedRun(tmp_path / "run", str(tmp_path / "run")).seeds
-  np.testing.assert_array_equal(seed.labels.permuted, wrong)
-  assert rows.fact("num_permuted") == {0: wrong.sum()}
-  assert rows.where("capacity").subsets == ["unpermuted", "restored", "test"]
+  seeds = studies.TrainedRun(tmp_path / "run", str(tmp_path / "run")).seeds
+  for seed in seeds:
+    np.testing.assert_array_equal(seed.labels.permuted, wrong)
+  assert rows.fact("num_permuted") == dict.fromkeys((0, 1), wrong.sum())
+  assert rows.where("capacity").subsets == list(runs.SUBSETS)

@@ -17,41 +17,13 @@ from tests import binaries
 from tests.fakes import SMALL_RUN
 from tests.faults_test import as_before  # noqa: F401
 
-RUN = SMALL_RUN | {"layers": "last"}
+RUN = SMALL_RUN | {"layers": "last", "measure_epochs": "last"}
 
 
 def lines_of(path) -> list[str]:
   """The lines of a log, without time and process."""
   lines = (path / "log.txt").read_text().splitlines()
   return [re.sub(r"^\d{4}-[\d :-]+ \[\d+\] ", "", line) for line in lines]
-
-
-def test_a_run_keeps_a_log(tmp_path):
-  out = tmp_path / "run"
-  told = binaries.execute("memorization", out=out, **SMALL_RUN)
-  assert told.returncode == 0, told.stderr
-  assert "F3.1" in told.stdout
-  assert not (out / "resume").exists()  # Nothing is left to resume.
-  lines = lines_of(out)
-  assert lines[0].startswith("Command: ")
-  text = "\n".join(lines)
-  assert re.search(rf"Work on {out} begins: .*, process 0 of 1 on", text)
-  assert "\ntraining, seeds 0 to 1: 2 of 2 [" in text
-  assert "\ngeometry: 18 of 18 [" in text
-  # What is printed is in it.
-  for line in told.stdout.splitlines():
-    assert line in text
-  assert re.match(rf"Work on {out} is done after [\d.]+ s, [\d.]+ s", lines[-1])
-  # Every line but those of tables has its time.
-  stamped = re.findall(r"^\d{4}-\d\d-\d\d", (out / "log.txt").read_text(), re.M)
-  assert len(stamped) > 8
-  assert 0 < runs.read_duration(out) < 600
-  # A complete run is left alone.
-  binaries.execute("memorization", out=out, **SMALL_RUN)
-  assert lines_of(out) == lines
-  # Without a terminal a bar is a line, and says what it waits for.
-  first = told.stderr.splitlines()[0]
-  assert first == "training, seeds 0 to 1: 0 of 2 [00:00<?, compiling]"
 
 
 def test_a_stop_is_in_the_log_and_starts_follow_each_other(tmp_path):
@@ -111,7 +83,7 @@ def test_the_log_goes_elsewhere_and_is_no_condition(tmp_path):
 
 
 def test_the_cells_of_a_sweep_have_logs_and_events(tmp_path):
-  fields = RUN | {"width": "2,3", "num_seeds": 1}
+  fields = RUN | {"width": "2,3", "num_seeds": 1, "epochs": 1}
   told = binaries.execute(
     "memorization", "--tensorboard", out=tmp_path, **fields
   )

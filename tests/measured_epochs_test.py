@@ -14,9 +14,10 @@ from geomem.studies.measure_config import (
   normalized,
   places_to_measure,
 )
+from geomem.studies.paper import estimates
 from geomem.studies.study import _Silent
 from tests.binaries import execute
-from tests.fakes import SMALL_RUN, also_long, shown
+from tests.fakes import SMALL_RUN, also_long, draw_as_png, shown
 
 # Saved are 0, 1, 2 and 3; 3 epochs give the best one a choice.
 THREE = SMALL_RUN | {"epochs": 3}
@@ -163,8 +164,9 @@ def test_rows_are_those_of_all_epochs_in_their_order(whole, few):
   [4, *also_long(1, 9, 20)],
 )
 def test_stopped_in_the_geometry_it_ends_with_the_same_rows(
-  moves, whole, tmp_path
+  moves, whole, tmp_path, monkeypatch
 ):
+  draw_as_png(monkeypatch)
   with pytest.raises(StoppedError):
     studies.run(study_of(), tmp_path, progress=stopping("geometry", moves))
   rows = runs.read_rows(whole)
@@ -338,8 +340,8 @@ def test_measuring_takes_over_what_the_run_has_measured(
   assert [r for r in found if r["layer"]] == [
     r for r in everything if r["layer"]
   ]
-  # Another number of probes is another measure.
-  other = studies.MeasuringConfig(num_probes=7, measure_epochs="last")
+  # At another margin it is another measure.
+  other = studies.MeasuringConfig(**own, kappa=0.3, measure_epochs="last")
   study = studies.Measuring(other, studies.TrainedRun(few))
   assert study.directory == few / "measure-mean_field-last"
   rows = runs.read_rows(few)
@@ -395,6 +397,7 @@ def test_a_paper_begun_without_a_choice_goes_on_so(tmp_path, monkeypatch):
     paper, "SCALES", {"small": paper.Scale("for tests", fields)}
   )
   monkeypatch.setattr(studies, "draw", lambda *_, **__: [])
+  monkeypatch.setattr(estimates, "calibrate", lambda *_: paper.Work(*[1.0] * 9))
 
   def reproduce():
     stages = paper.choose(["fig3", "epochs"])

@@ -1,4 +1,6 @@
-"""The main job through its binary: results, resuming, refusals."""
+"""The main job through its binary: results, log, resuming, refusals."""
+
+import re
 
 import jax
 import jax.numpy as jnp
@@ -7,37 +9,57 @@ import pytest
 
 from geomem import runs, studies, training
 from tests.binaries import execute
+from tests.fakes import SMALL_RUN
+from tests.log_test import lines_of
 
-SMALL = {
-  "model": "mlp",
-  "width": 16,
-  "epochs": 3,
-  "manifold_points": 5,
-  "num_probes": 10,
-  "num_classes": 4,
-}
+SMALL = SMALL_RUN | {"epochs": 3}
 
 
 def test_a_run_is_whole_and_the_second_start_does_nothing(tmp_path):
-  first = execute("memorization", pdf=True, out=tmp_path / "run", **SMALL)
+  out = tmp_path / "run"
+  first = execute("memorization", pdf=True, out=out, **SMALL_RUN)
   assert first.returncode == 0, first.stderr
-  rows = runs.read_rows(tmp_path / "run")
-  # 5 layers x 4 epochs x 4 subsets; input to logits.
+  lines = expect_log(out, first)
+  rows = runs.read_rows(out)
+  # 3 layers x 3 epochs x 4 subsets x 2 seeds; input to logits.
   capacities = [row for row in rows if row["metric"] == "capacity"]
-  assert len(capacities) == 5 * 4 * 4
+  assert len(capacities) == 3 * 3 * 4 * 2
   assert all(row["value"] > 0 and row["stderr"] > 0 for row in capacities)
   for name in ("accuracy", "geometry_by_layer", "capacity_by_epoch"):
     for suffix in (".png", ".pdf"):
-      assert (tmp_path / "run" / "figures" / (name + suffix)).stat().st_size
-  second = execute("memorization", out=tmp_path / "run", **SMALL)
+      assert (out / "figures" / (name + suffix)).stat().st_size
+  second = execute("memorization", out=out, **SMALL_RUN)
   assert "nothing to do" in second.stdout
-  assert runs.read_rows(tmp_path / "run") == rows
-  other = execute(
-    "memorization", out=tmp_path / "run", **(SMALL | {"width": 17})
-  )
+  assert runs.read_rows(out) == rows
+  assert lines_of(out) == lines  # A complete run is left alone.
+  other = execute("memorization", out=out, **SMALL_RUN | {"width": 5})
   assert other.returncode == 1
   assert "width differs" in other.stderr
-  assert runs.read_rows(tmp_path / "run") == rows
+  assert runs.read_rows(out) == rows
+
+
+def expect_log(out, told) -> list[str]:
+  """Expects that the run has kept a log of what it told; returns its lines."""
+  assert "F3.1" in told.stdout
+  assert not (out / "resume").exists()  # Nothing is left to resume.
+  lines = lines_of(out)
+  assert lines[0].startswith("Command: ")
+  text = "\n".join(lines)
+  assert re.search(rf"Work on {out} begins: .*, process 0 of 1 on", text)
+  assert "\ntraining, seeds 0 to 1: 2 of 2 [" in text
+  assert "\ngeometry: 18 of 18 [" in text
+  # What is printed is in it.
+  for line in told.stdout.splitlines():
+    assert line in text
+  assert re.match(rf"Work on {out} is done after [\d.]+ s, [\d.]+ s", lines[-1])
+  # Every line but those of tables has its time.
+  stamped = re.findall(r"^\d{4}-\d\d-\d\d", (out / "log.txt").read_text(), re.M)
+  assert len(stamped) > 8
+  assert 0 < runs.read_duration(out) < 600
+  # Without a terminal a bar is a line, and says what it waits for.
+  first = told.stderr.splitlines()[0]
+  assert first == "training, seeds 0 to 1: 0 of 2 [00:00<?, compiling]"
+  return lines
 
 
 @pytest.mark.parametrize(
@@ -50,7 +72,7 @@ def test_a_run_is_whole_and_the_second_start_does_nothing(tmp_path):
     ({"manifold_points": 500}, "lower --manifold_points"),
     ({"batch_size": 5000}, "lower --batch_size"),
     ({"centers": "half"}, "'half' is not known"),
-    ({"centers": "9"}, "from 4 manifolds; at most"),
+    ({"centers": "9"}, "from 3 manifolds; at most"),
     ({"num_seeds": 0}, "num_seeds is 0; at least 1 was expected"),
     ({"num_probes": 0}, "num_probes is 0; at least 1 was expected"),
     ({"manifold_points": 1}, "manifold_points is 1; at least 2"),
@@ -86,7 +108,9 @@ def test_training_resumes_bit_for_bit(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step():
-  config = studies.make_config(**(SMALL | {"learning_rate": 1e6}))
+  # Of few units all may be dead at once, and the loss is finite.
+  options = {"model": "mlp", "width": 16, "learning_rate": 1e6}
+  config = studies.make_config(**SMALL | options)
   experiment = studies.prepare(config)
   seed = studies.prepare_seed(experiment, 0)
   from geomem.studies import experiment as experiments
@@ -143,7 +167,7 @@ def test_a_last_update_that_is_too_large_stops_before_it_is_saved(
   tmp_path, num_seeds, decay, sentence
 ):
   """One step an epoch: only the next loss would show what it did."""
-  options = {"batch_size": 578, "epochs": 1, "learning_rate": 1e30}
+  options = {"batch_size": 180, "epochs": 1, "learning_rate": 1e30}
   # Of few units all may be dead then, and the logits are the last bias.
   options |= {"model": "mlp", "width": 16, "num_seeds": num_seeds}
   options |= {"weight_decay": decay}

@@ -12,33 +12,26 @@ import pytest
 from geomem import data, runs, studies
 from geomem.studies import fields
 from tests import binaries
-from tests.fakes import also_long, commit
+from tests.fakes import SMALL_RUN, also_long, commit
 
 
 def write_set(path, seed):
   rng = np.random.default_rng(seed)
   np.savez(
     path,
-    x_train=rng.integers(0, 255, (300, 6, 6), np.uint8),
-    y_train=np.arange(300) % 3,
-    x_test=rng.integers(0, 255, (24, 6, 6), np.uint8),
+    x_train=rng.integers(0, 255, (180, 8, 8), np.uint8),
+    y_train=np.arange(180) % 3,
+    x_test=rng.integers(0, 255, (24, 8, 8), np.uint8),
     y_test=np.arange(24) % 3,
   )
   return path
 
 
 def config_of(file, **changes):
-  return studies.make_config(
-    dataset=f"npz:{file}",
-    model="mlp1",
-    width=4,
-    epochs=2,
-    batch_size=20,
-    learning_rate=0.1,
-    manifold_points=5,
-    num_probes=10,
-    **changes,
-  )
+  fields = SMALL_RUN | {"num_seeds": 1, "learning_rate": 0.1} | changes
+  for name in ("num_classes", "examples_per_class"):
+    del fields[name]  # The set is as large as theirs.
+  return studies.make_config(dataset=f"npz:{file}", **fields)
 
 
 @pytest.fixture(scope="module")

@@ -12,19 +12,19 @@ from experiments import paper as binary
 from geomem import runs, studies, training
 from geomem.studies import paper
 from geomem.studies.packing import pack, size_of
+from geomem.studies.paper import estimates
 from geomem.studies.rewind import LayerRewind
 from tests.binaries import execute
-from tests.fakes import SMALL_RUN
+from tests.fakes import SMALL_RUN, draw_as_png
 
-THREE = SMALL_RUN | {"epochs": 3}
 REWIND = {"kinds": ("suffix",)}
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-  """A run of two seeds and four epochs, with a rewind of it."""
+  """A run of two seeds and three epochs, with a rewind of it."""
   path = tmp_path_factory.mktemp("whole") / "run"
-  studies.run(studies.Memorization(studies.make_config(**THREE)), path)
+  studies.run(studies.Memorization(studies.make_config(**SMALL_RUN)), path)
   rewind(path)
   return path
 
@@ -71,21 +71,22 @@ def test_a_copy_has_all_but_the_other_networks(whole, tmp_path):
 def test_studies_go_on_from_it_with_the_same_numbers(whole, tmp_path):
   small = tmp_path / "small"
   pack(whole, small, networks="best,last,first")
-  fields = {"kinds": ("prefix",), "epochs": (0, 3)}
+  fields = {"kinds": ("prefix",), "epochs": (0, 2)}
   here, there = rewind(whole, **fields), rewind(small, **fields)
   assert here == there
 
 
 def test_without_networks_it_has_its_rows_and_says_what_it_lacks(
-  whole, tmp_path
+  whole, tmp_path, monkeypatch
 ):
   small = tmp_path / "small"
   (found,) = pack(whole, small, networks="none")
   assert found.epochs == {0: [], 1: []}
   assert contents(small) == contents(whole)
   # It is complete as ever, and can be drawn.
-  config = studies.make_config(**THREE)
+  config = studies.make_config(**SMALL_RUN)
   studies.run(studies.Memorization(config), small)
+  draw_as_png(monkeypatch)
   assert studies.draw(small)
   with pytest.raises(training.CheckpointError, match="no checkpoints in"):
     rewind(small, kinds=("prefix",))
@@ -103,7 +104,7 @@ def test_rounded_networks_are_marked_in_all_that_comes_from_them(
 ):
   small = tmp_path / "small"
   pack(whole, small, networks="all", dtype="bfloat16")
-  exact, rounded = network(whole, 0, 3), network(small, 0, 3)
+  exact, rounded = network(whole, 0, 2), network(small, 0, 2)
   for a, b in zip(*map(jax.tree.leaves, (exact, rounded)), strict=True):
     assert b.dtype == a.dtype
     np.testing.assert_array_equal(a.astype(jnp.bfloat16).astype(a.dtype), b)
@@ -141,7 +142,7 @@ def test_numbers_do_not_go_on_from_other_networks(whole, tmp_path):
   assert not (tmp_path / "no").exists()
 
 
-def test_training_that_has_not_ended_keeps_what_it_needs(tmp_path):
+def test_training_that_has_not_ended_keeps_what_it_needs(whole, tmp_path):
   class StoppedError(Exception):
     pass
 
@@ -158,14 +159,14 @@ def test_training_that_has_not_ended_keeps_what_it_needs(tmp_path):
 
     return Bar()
 
-  config = studies.make_config(**THREE)
+  config = studies.make_config(**SMALL_RUN)
   with pytest.raises(StoppedError):
     studies.run(studies.Memorization(config), tmp_path / "a", progress=stop)
   (found,) = pack(tmp_path / "a", tmp_path / "b", networks="none")
   assert not found.is_trained
   assert (tmp_path / "b" / "resume").exists()
   rows = studies.run(studies.Memorization(config), tmp_path / "b")
-  assert rows == studies.run(studies.Memorization(config), tmp_path / "calm")
+  assert rows == runs.read_rows(whole)
 
 
 def test_a_copy_is_whole_or_not_there(whole, tmp_path, monkeypatch):
@@ -192,7 +193,7 @@ def test_the_binary_says_what_is_there(whole, tmp_path):
   out = tmp_path / "small"
   told = execute("pack", run=whole, out=out, networks="last")
   assert told.returncode == 0, told.stderr
-  assert f"{out}: networks of seed 1 at epochs 3." in told.stdout
+  assert f"{out}: networks of seed 1 at epochs 2." in told.stdout
   assert " MB of the " in told.stdout
   for flags in ({"networks": "lost"}, {"dtype": "float8"}):
     told = execute("pack", run=whole, out=tmp_path / "no", **flags)
@@ -206,14 +207,18 @@ def test_the_binary_says_what_is_there(whole, tmp_path):
 
 def test_the_paper_goes_on_from_a_copy(tmp_path, monkeypatch, capsys):
   fields = {
-    "memorization": THREE | {"num_seeds": 1, "measure_epochs": "best,last"},
+    "memorization": SMALL_RUN | {"num_seeds": 1, "measure_epochs": "best,last"},
     "rewind": REWIND | {"kinds": ("suffix", "prefix")},
     "gradients": {"draws": 2, "max_examples": 80},
-    "model_size": THREE | {"width": (2,), "subsets": "test", "num_seeds": 1},
+    # Of the same network and subsets, so that there is less to compile.
+    "model_size": SMALL_RUN
+    | {"width": (4,), "num_seeds": 1, "permuted_fraction": 0.5}
+    | {"subsets": "unpermuted,permuted,restored,test"},
   }
   scales = {"small": paper.Scale("for tests", fields)}
   monkeypatch.setattr(paper, "SCALES", scales)
   monkeypatch.setattr(studies, "draw", lambda *_, **__: [])
+  monkeypatch.setattr(estimates, "calibrate", lambda *_: paper.Work(*[1.0] * 9))
 
   def do(path, *only):
     stages = paper.choose(only)
@@ -225,7 +230,7 @@ def test_the_paper_goes_on_from_a_copy(tmp_path, monkeypatch, capsys):
   found = {str(run.path): run for run in pack(here, home)}
   assert found["memorization"].epochs[0][0] == 0
   # Of sweeps only rows are left.
-  assert not found["model_size/width=2"].epochs[0]
+  assert not found["model_size/width=4"].epochs[0]
   do(home, "fig3", "fig4", "figa1")
   said = capsys.readouterr().out
   assert said.count("; complete.") == 3

@@ -392,10 +392,13 @@ def small(monkeypatch):
     "capacity": {
       "epochs": "last",
       "num_draws": 5,
-      "num_probes": 5,
-      "num_shuffles": 1,
+      "num_probes": 10,
+      "num_shuffles": 2,
     },
-    "model_size": SMALL_RUN | {"width": (2,), "subsets": "test"},
+    # Of the same network and subsets, so that there is less to compile.
+    "model_size": SMALL_RUN
+    | {"width": (4,), "num_seeds": 1, "permuted_fraction": 0.5}
+    | {"subsets": ",".join(SUBSETS)},
   }
   scales = {"small": paper.Scale("for tests", fields)}
   monkeypatch.setattr(paper, "SCALES", scales)

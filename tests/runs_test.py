@@ -46,7 +46,8 @@ def test_a_unit_is_whole_or_not_there(tmp_path):
   do_all(tmp_path)
   file = tmp_path / "results.jsonl"
   whole = file.read_bytes()
-  for cut in range(0, len(whole), 7):
+  ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
+  for cut in (0, *(end - x for end in ends for x in (60, 7, 1, 0))):
     file.write_bytes(whole[:cut])
     with runs.Run(tmp_path, CONFIG) as run:
       there = {row["seed"] for row in run.rows}

@@ -16,24 +16,23 @@ from geomem import runs, studies, training
 from geomem.studies import experiment as experiments
 from geomem.studies import model_size, sweep
 from geomem.studies.fields import Fields
+from geomem.studies.study import _Silent
 from geomem.studies.trained import checkpoints
 from geomem.training import together
 from tests import binaries
+from tests.fakes import SMALL_RUN, draw_as_png
 
-TINY = {
-  "num_classes": 3,
-  "examples_per_class": 20,
-  "epochs": 3,
-  "batch_size": 16,
-  "manifold_points": 5,
-  "num_probes": 10,
-  "num_seeds": 2,
+# As many sets are measured together as elsewhere: there is less to compile.
+TINY = SMALL_RUN | {
+  "permuted_fraction": 0.5,
+  "subsets": "unpermuted,permuted,restored,test",
 }
+del TINY["model"], TINY["width"]
 WIDTHS = [2, 3]
 
 
 def prepared(**fields):
-  config = studies.make_config(**TINY | {"num_probes": 10} | fields)
+  config = studies.make_config(**TINY | fields)
   experiment = studies.prepare(config)
   seeds = studies.prepare_seeds(experiment)
   return experiment, seeds
@@ -122,14 +121,16 @@ def test_on_an_accelerator_all_are_one_program(monkeypatch, can, form):
 def test_a_seed_that_has_memorized_ends_and_the_others_go_on(tmp_path):
   # Wide, so that each seed is a program of its own and rows are equal exactly.
   fields = {
-    "model": "mlp",
+    "model": "mlp1",
     "width": 80,
+    "examples_per_class": 20,
+    "batch_size": 15,
     "epochs": 40,
     "optimizer": "adam",
-    "learning_rate": 0.003,
+    "learning_rate": 0.01,
     "stop_when_memorized": True,
     "layers": "last",
-    "subsets": "test",
+    "measure_epochs": "last",
   }
   config = studies.make_config(**TINY | fields)
   found = studies.run(studies.Memorization(config), tmp_path / "together")
@@ -175,7 +176,9 @@ def results(path):
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
   path = tmp_path_factory.mktemp("calm")
-  assert do_sweep(path, drawn=True)
+  with pytest.MonkeyPatch.context() as patched:
+    draw_as_png(patched)
+    assert do_sweep(path, drawn=True)
   return path
 
 
@@ -210,16 +213,27 @@ def test_a_cell_is_a_run_that_can_be_opened(calm):
   experiment = studies.TrainedRun(calm / "width=3").experiment
   assert experiment.network.num_parameters == 64 * 3 + 3 + 3 * 3 + 3
   with checkpoints(calm / "width=3", 1) as saved:
-    assert saved.epochs == [0, 1, 2, 3]
+    assert saved.epochs == [0, 1, 2]
 
 
 def test_killed_in_the_middle_it_ends_with_the_same_rows(calm, tmp_path):
-  process = start(tmp_path)
-  while not (tmp_path / "width=2" / "done").exists():
-    assert process.is_alive()
-    time.sleep(0.02)
-  process.kill()
-  process.join()
+  class KilledError(BaseException):
+    """A failure is reported, and a kill is not."""
+
+  class Bar(_Silent):
+    """One of training, of which the first epoch kills."""
+
+    def update(self, size):
+      if size:
+        raise KilledError
+
+  def bar(desc, **_):
+    is_first = not (tmp_path / "width=2" / "done").exists()
+    return _Silent() if is_first or "training" not in desc else Bar()
+
+  with pytest.raises(KilledError):
+    studies.run_sweep(sweep_of(), tmp_path, progress=bar)
+  assert (tmp_path / "width=3" / "config.json").exists()
   assert not (tmp_path / "width=3" / "done").exists()
   first = (tmp_path / "width=2" / "done").stat().st_mtime_ns
   do_sweep(tmp_path)
@@ -259,21 +273,25 @@ def test_a_cell_held_by_another_is_done_last(calm, tmp_path, monkeypatch):
   assert results(tmp_path) == results(calm)
 
 
-def test_a_failed_cell_is_reported_and_the_others_go_on(tmp_path):
-  # A file where the cell's directory would be.
-  (tmp_path / "width=3").touch()
-  fields = TINY | {"out": tmp_path, "num_seeds": 1, "width": "2,3"}
+def test_a_failed_cell_is_reported_and_the_others_go_on(calm, tmp_path):
+  # A file where the first cell's directory would be.
+  (tmp_path / "width=2").touch()
+  (failure,) = studies.run_sweep(sweep_of(), tmp_path)
+  assert failure.cell.path == tmp_path / "width=2"
+  assert (tmp_path / "width=3" / "done").exists()
+  fields = TINY | {"out": tmp_path, "width": "2,3"}
   told = binaries.execute("model_size", **fields)
   assert told.returncode == 1
-  assert f"Failed: {tmp_path / 'width=3'}" in told.stderr
+  assert f"Failed: {tmp_path / 'width=2'}" in told.stderr
   assert "1 of 2 cells are complete" in told.stdout
-  (tmp_path / "width=3").unlink()
-  assert runs.read_rows(tmp_path).distinct("width") == [2]
+  (tmp_path / "width=2").unlink()
+  assert runs.read_rows(tmp_path).distinct("width") == [3]
   # The sweep can grow; another one is refused.
-  do_sweep(tmp_path, [2, 3], num_seeds=1)
+  do_sweep(tmp_path)
   assert runs.read_rows(tmp_path).distinct("width") == [2, 3]
+  assert results(tmp_path) == results(calm)
   with pytest.raises(runs.RunError, match="epochs differs"):
-    do_sweep(tmp_path, [2, 3], num_seeds=1, epochs=4)
+    do_sweep(tmp_path, epochs=3)
 
 
 def test_runs_that_are_no_cells_are_left_out(calm, tmp_path, caplog):
@@ -283,7 +301,7 @@ def test_runs_that_are_no_cells_are_left_out(calm, tmp_path, caplog):
   for name in ("width=3.bak", "fast"):
     shutil.copytree(path / "width=3", path / name)
   config = path / "fast" / "config.json"
-  config.write_text(config.read_text().replace('"epochs": 3', '"epochs": 8'))
+  config.write_text(config.read_text().replace('"epochs": 2', '"epochs": 8'))
   assert not do_sweep(path)
   assert results(path) == results(calm)
   assert "fast (epochs differs)" in caplog.text
@@ -339,9 +357,14 @@ def test_shares_are_a_partition():
   assert [len(part) for part in parts] == [1, 1]
 
 
-def test_the_memorization_experiment_is_swept_over_fraction_and_model(tmp_path):
+def test_the_memorization_experiment_is_swept_over_fraction_and_model(
+  tmp_path, monkeypatch
+):
+  draw_as_png(monkeypatch)
   axes = {"permuted_fraction": [0.0, 1.0], "model": ["mlp", "mlp1"]}
-  fields = TINY | {"width": 4, "epochs": 1, "layers": "last", "num_seeds": 1}
+  # Accuracies are of all subsets.
+  fields = TINY | {"layers": "last", "measure_epochs": "last"}
+  fields |= {"width": 4, "epochs": 1, "num_seeds": 1, "subsets": "test"}
   swept = studies.memorization_sweep(axes, **fields)
   assert not studies.run_sweep(swept, tmp_path)
   studies.draw(tmp_path)

@@ -10,17 +10,14 @@ import pytest
 from geomem import runs, studies
 from geomem.studies.truncate import Truncate, TruncateConfig
 from tests.binaries import execute
+from tests.fakes import SMALL_RUN
 
-SMALL = {
+SMALL = SMALL_RUN | {
   "model": "mlp",
   "width": 6,
-  "epochs": 3,
-  "num_classes": 3,
-  "examples_per_class": 40,
-  "batch_size": 20,
-  "manifold_points": 5,
-  "num_probes": 10,
+  "num_seeds": 1,
   "layers": "last",
+  "measure_epochs": "last",
 }
 
 
