@@ -14,6 +14,10 @@ from tests.fakes import also_long
 
 NUM_PROBES = 48_000
 KAPPAS = (-1.0, 0.0, 0.5)
+# As one program each: their operations one by one would be many.
+controls_of = jax.jit(control_variates)
+mean_of = jax.jit(mean_over_probes)
+means_of_groups = jax.jit(jax.vmap(mean_over_probes))
 
 
 def frames():
@@ -153,12 +157,7 @@ def test_controls_have_mean_zero_at_every_margin():
   with jax.enable_x64(True):
     for kappa in KAPPAS:
       x = np.asarray(
-        control_variates(
-          jnp.asarray(frame),
-          jnp.asarray(probes),
-          jnp.float64(frame.shape[1] - 1),
-          kappa,
-        )
+        controls_of(frame, probes, jnp.float64(frame.shape[1] - 1), kappa)
       )
       error = x.std(axis=0) / np.sqrt(len(x))
       assert (np.abs(x.mean(axis=0)) < 4.5 * error).all()
@@ -166,9 +165,9 @@ def test_controls_have_mean_zero_at_every_margin():
 
 def test_what_goes_along_with_nothing_is_left_alone():
   rng = np.random.default_rng(0)
-  x = jnp.asarray(rng.normal(size=(64, 2)), jnp.float32)
-  controls = jnp.asarray(rng.normal(size=(64, 9)), jnp.float32)
-  found, plain = mean_over_probes(x, controls), mean_over_probes(x)
+  x = rng.normal(size=(64, 2)).astype(np.float32)
+  controls = rng.normal(size=(64, 9)).astype(np.float32)
+  found, plain = mean_of(x, controls), mean_of(x)
   assert (np.abs(found[0] - plain[0]) < plain[1]).all()
   assert (np.asarray(found[1]) <= np.asarray(plain[1])).all()
 
@@ -180,8 +179,8 @@ def test_intervals_hold_where_controls_explain_nearly_all(count):
   frame = jnp.array([[R, 1], [-R, 1]])
   probes = jax.random.normal(jax.random.key(0), (groups * count, 2))
   force = geometry.anchors(frame, probes).force
-  controls = control_variates(frame, probes, jnp.float32(1), 0.0)
-  mean, error = jax.vmap(mean_over_probes)(
+  controls = controls_of(frame, probes, jnp.float32(1), 0.0)
+  mean, error = means_of_groups(
     force.reshape(groups, count, 1), controls.reshape(groups, count, -1)
   )
   exact = 0.5 + 2 / np.pi * np.arctan(R)
