@@ -284,7 +284,7 @@ def test_vmap_and_sums_over_blocks_equal_a_loop():
       )
 
 
-@pytest.mark.parametrize("num_manifolds", [2, 3])
+@pytest.mark.parametrize("num_manifolds", [2, *also_long(3)])
 def test_few_manifolds_are_defined(num_manifolds):
   """ρ is 1 for two; of so few, no direction is removed."""
   found = measure(POINTS[:num_manifolds])
