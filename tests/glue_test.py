@@ -1,5 +1,6 @@
 """GLUE: by hand in NumPy and SciPy, closed forms, recovery, invariances."""
 
+import functools
 import inspect
 
 import jax
@@ -13,6 +14,12 @@ from geomem import geometry
 from geomem.geometry.fields import draw_normal, fields_of, shifted_root
 from geomem.geometry.linalg import pseudo_inverse_shares
 from geomem.geometry.qp.growing_set import solved
+from tests.fakes import also_long
+
+# Most tests measure six manifolds of eight points, by 60 or 400 probes: each
+# other number of them would be a program of its own.
+P, M = 6, 8
+exact_fields = jax.jit(fields_of)
 
 
 def known_manifolds(P, M, N, D, R, correlation=0.0, seed=0):
@@ -92,39 +99,38 @@ def draw_fields(key, products, num_probes):
     exact = jax.tree.map(
       lambda a: a.astype(float) if a.dtype == jnp.float32 else a, (products, x)
     )
-    # As one program: its operations one by one would be a hundred.
-    return np.asarray(jax.jit(fields_of)(*exact))
+    return np.asarray(exact_fields(*exact))
 
 
 def drawn(key, products, labels, num_probes):
   """The fields and labels that `glue` draws from a key."""
   probe_key, label_key = jax.random.split(key)
   fields = draw_fields(probe_key, products, num_probes)
-  P = products.mask.shape[0]
-  y = geometry.draw_labels(label_key, labels, num_probes, P)
+  num_manifolds = len(products.mask)
+  y = geometry.draw_labels(label_key, labels, num_probes, num_manifolds)
   return np.asarray(fields, float), np.asarray(y)
 
 
 @pytest.mark.parametrize(
   ("sizes", "labels"),
   [
-    ((6, 6, 6, 6), "balanced"),
-    ((6, 3, 5, 4), "independent"),
-    ((5, 6, 4, 6), "one_vs_rest"),
-    ((6, 4, 6, 4), np.array([1, 1, -1, -1])),
+    ((8, 8, 8, 8, 8, 8), "balanced"),
+    ((8, 3, 5, 4, 1, 7), "independent"),
+    ((5, 8, 4, 8, 6, 2), "one_vs_rest"),
+    ((8, 4, 8, 4, 6, 3), np.array([1, 1, -1, -1, 1, -1])),
   ],
 )
 def test_every_number_is_that_of_the_definition(sizes, labels):
-  rng = np.random.default_rng(len(sizes))
+  rng = np.random.default_rng(0)
   manifolds = [
-    (rng.normal(size=(1, 12)) + 0.7 * rng.normal(size=(m, 12))).astype("f4")
+    (rng.normal(size=(1, 30)) + 0.7 * rng.normal(size=(m, 30))).astype("f4")
     for m in sizes
   ]
   key = jax.random.key(3)
   products = geometry.point_products(manifolds)
-  found = geometry.glue(key, products, labels=labels, num_probes=40)
+  found = geometry.glue(key, products, labels=labels, num_probes=60)
   assert found.converged.all()
-  fields, y = drawn(key, products, labels, 40)
+  fields, y = drawn(key, products, labels, 60)
   there = np.asarray(products.mask).reshape(-1)
   expected = by_hand(manifolds, fields[:, there], y)
   for name, value in expected.items():
@@ -154,24 +160,35 @@ def test_the_fields_have_the_covariance_of_the_points():
 
 
 def test_orthonormal_points_have_their_closed_forms():
-  # P manifolds of one point: each is on the right side or not, by itself.
-  points = np.eye(48, dtype="f4")[:, None]
-  found = geometry.glue(jax.random.key(0), points, num_probes=600)
-  assert abs(found.capacity - 2) < 4 * found.capacity_stderr
+  def measured(products, num_keys, labels):
+    """Means over keys, and what they are known by."""
+    found = [
+      geometry.glue(jax.random.key(i), products, labels=labels, num_probes=400)
+      for i in range(num_keys)
+    ]
+    found = jax.tree.map(lambda *each: np.stack(each), *found)
+    errors = (found.capacity_stderr, found.manifold_capacity_stderr)
+    return (
+      jax.tree.map(lambda x: x.mean(axis=0), found),
+      *(np.sqrt((x**2).mean(axis=0) / num_keys) for x in errors),
+    )
+
+  # Manifolds of one point: each is on the right side or not, by itself.
+  points, mask = np.zeros((P, M, 24), "f4"), np.zeros((P, M), bool)
+  points[:, 0], mask[:, 0] = np.eye(24)[:P], True
+  products = geometry.point_products(points, mask=mask)
+  found, error, _ = measured(products, 12, "balanced")
+  assert abs(found.capacity - 2) < 4 * error
   for value in (found.dimension, found.radius, found.utility):
     assert float(value) == pytest.approx(1, abs=0.03)
-  np.testing.assert_allclose(found.manifold_dimension, 1, atol=0.2)
+  np.testing.assert_allclose(found.manifold_dimension, 1, atol=0.1)
   # F = Σ max(y z·t, 0)²: manifolds of M such points have the capacity 2 / M.
-  basis, sizes = np.eye(15, dtype="f4"), np.array([1, 2, 4, 8])
-  found = geometry.glue(
-    jax.random.key(2),
-    np.split(basis, np.cumsum(sizes)[:-1]),
-    labels="independent",
-    num_probes=4000,
-  )
-  z = (found.manifold_capacity - 2 / sizes) / found.manifold_capacity_stderr
+  basis, sizes = np.eye(24, dtype="f4"), np.array([1, 2, 3, 4, 6, 8])
+  products = geometry.point_products(np.split(basis, np.cumsum(sizes)[:-1]))
+  found, _, errors = measured(products, 10, "independent")
+  z = (found.manifold_capacity - 2 / sizes) / errors
   assert np.abs(z).max() < 4
-  assert (found.manifold_capacity_stderr < 0.05 * 2 / sizes).all()
+  assert (errors < 0.05 * 2 / sizes).all()
 
 
 @pytest.mark.slow
@@ -207,14 +224,14 @@ def test_known_manifolds_are_recovered(D, R, correlation, expected):
   # In double precision also where there are more points than features.
   ("x64", "num_features", "error"),
   [
-    (False, 150, 5e-4),
-    pytest.param(True, 70, 1e-6, marks=pytest.mark.long),
+    (False, 60, 5e-4),
+    pytest.param(True, 28, 1e-6, marks=pytest.mark.long),
   ],
 )
 def test_zeros_rotation_and_order_of_features_change_nothing(
   x64, num_features, error
 ):
-  points = known_manifolds(6, 20, num_features, 3, 1.0).astype(float)
+  points = known_manifolds(P, M, num_features, 3, 1.0).astype(float)
   rng = np.random.default_rng(1)
   Q, _ = np.linalg.qr(rng.normal(size=(num_features, num_features)))
   others = {
@@ -225,9 +242,9 @@ def test_zeros_rotation_and_order_of_features_change_nothing(
   }
   key = jax.random.key(5)
   with jax.enable_x64(x64):
-    found = geometry.glue(key, points)
+    found = geometry.glue(key, points, num_probes=60)
     for name, other in others.items():
-      again = geometry.glue(key, other)
+      again = geometry.glue(key, other, num_probes=60)
       for field in ("capacity", "dimension", "radius", "utility"):
         np.testing.assert_allclose(
           getattr(again, field), getattr(found, field), rtol=error, err_msg=name
@@ -258,7 +275,7 @@ def test_products_add_up_over_blocks_and_lose_no_digits_to_an_offset():
 
 
 def test_points_of_any_size_are_measured_and_dead_ones_are_not():
-  points = known_manifolds(6, 8, 60, 3, 1.0)
+  points = known_manifolds(P, M, 60, 3, 1.0)
   key = jax.random.key(0)
   expected = geometry.glue(key, points, num_probes=60)
   for scale in (2.0**-70, 2.0**70):
@@ -274,32 +291,53 @@ def test_points_of_any_size_are_measured_and_dead_ones_are_not():
   dead = geometry.glue(key, 0 * points, num_probes=60)
   assert np.isnan(dead.capacity)
   # Under jit nothing can be refused: it must end, and say so.
-  bad = jnp.asarray(points).at[0, 0, 0].set(jnp.nan)
-  found = jax.jit(lambda x: geometry.glue(key, x, num_probes=60))(bad)
-  assert np.isnan(found.capacity)
-  assert not found.converged.any()
+  bad = points.copy()
+  bad[0, 0, 0] = np.nan
+  labels = np.array([1, -1] * 3)
+  assert_unknown(measured_inside(bad, labels, np.ones((P, M), bool)))
+
+
+@jax.jit
+def measured_inside(points, labels, mask):
+  found = geometry.glue(
+    jax.random.key(0), points, labels=labels, mask=mask, num_probes=60
+  )
+  return found.capacity, found.dimension, found.converged
+
+
+def assert_unknown(measured):
+  capacity, dimension, converged = measured
+  assert np.isnan(capacity)
+  assert np.isnan(dimension)
+  assert not converged.any()
+
+
+def two_orthogonal_points():
+  points, mask = np.zeros((2, M, 30), "f4"), np.zeros((2, M), bool)
+  points[:, 0], mask[:, 0] = np.eye(30)[:2], True
+  return geometry.point_products(points, mask=mask)
 
 
 def test_points_that_surround_the_origin_are_said_to():
-  # 60 random points in 9 dimensions: no labels can be separated, F = ‖t‖².
-  points = np.random.default_rng(0).normal(size=(6, 10, 9)).astype("f4")
+  # 48 random points in 9 dimensions: no labels can be separated, F = ‖t‖².
+  points = np.random.default_rng(0).normal(size=(P, M, 9)).astype("f4")
   found = geometry.glue(jax.random.key(0), points, num_probes=400)
   assert float(found.interior) > 0.99
   assert abs(float(found.critical_features) - 9) < 1
   assert np.isnan(found.dimension)
   # Two points that are both active leave no slack, and are independent.
-  two = np.eye(2, dtype="f4")[:, None]
-  two = geometry.glue(jax.random.key(0), two, num_probes=50)
+  two = two_orthogonal_points()
+  two = geometry.glue(jax.random.key(0), two, num_probes=100)
   assert float(two.interior) == 0
   assert np.isfinite(two.dimension)
-  apart = known_manifolds(6, 10, 90, 3, 1.0)
+  apart = known_manifolds(P, M, 90, 3, 1.0)
   apart = geometry.glue(jax.random.key(0), apart, num_probes=400)
   assert float(apart.interior) == 0
 
 
 def test_points_on_one_ray_leave_the_anchors_open():
   """Their λ can be exchanged: NNLS found D = 2.21, and this solver 1.96."""
-  points = np.array(known_manifolds(6, 10, 90, 3, 1.0))
+  points = known_manifolds(P, M, 90, 3, 1.0)
   labels = np.array([1, 1, -1, 1, -1, 1.0])
 
   def measured(labels, place, manifold):
@@ -308,7 +346,7 @@ def test_points_on_one_ray_leave_the_anchors_open():
     key = jax.random.key(0)
     return geometry.glue(key, changed, labels=labels, num_probes=400)
 
-  own = np.concatenate([points[0, :5], 3 * points[0, :5]])
+  own = np.concatenate([points[0, :4], 3 * points[0, :4]])
   for place, manifold in ((1, points[0]), (2, -2 * points[0]), (0, own)):
     found = measured(labels, place, manifold)
     assert float(found.interior) == 0
@@ -322,24 +360,24 @@ def test_points_on_one_ray_leave_the_anchors_open():
   for found in (
     measured(labels, 1, points[0] + noise.astype("f4")),
     measured(opposite, 1, points[0]),
-    measured(labels, 0, np.concatenate([points[0, :5], points[0, :5]])),
+    measured(labels, 0, np.concatenate([points[0, :4], points[0, :4]])),
   ):
     assert np.isfinite([found.dimension, found.radius, found.utility]).all()
 
 
 def test_independent_points_never_surround_the_origin():
   """For 1 key in 10, one of two points almost touches; all were then NaN."""
-  products = geometry.point_products(np.eye(2, dtype="f4")[:, None])
+  products = two_orthogonal_points()
   for i in range(60):
-    found = geometry.glue(jax.random.key(i), products, num_probes=50)
+    found = geometry.glue(jax.random.key(i), products, num_probes=100)
     assert float(found.interior) == 0
     assert np.isfinite(found.dimension)
 
 
-def far_away(offset, manifolds):
+def far_away(offset, manifolds, shape=(P, M)):
   """Random manifolds in 30 dimensions, some of them moved by an offset."""
   rng = np.random.default_rng(11)
-  points = rng.normal(size=(5, 1, 30)) + rng.normal(size=(5, 8, 30))
+  points = rng.normal(size=(shape[0], 1, 30)) + rng.normal(size=(*shape, 30))
   points[manifolds] += offset
   return points
 
@@ -357,11 +395,11 @@ def far_away(offset, manifolds):
 def test_points_far_from_the_origin_are_measured(offset, manifolds):
   points = far_away(offset, manifolds)
   key, products = jax.random.key(7), geometry.point_products(points)
-  found = geometry.glue(key, products, num_probes=40)
+  found = geometry.glue(key, products, num_probes=60)
   assert found.converged.all()
   assert float(found.interior) == 0
-  forces = exact_forces(points, *drawn(key, products, "balanced", 40))
-  assert float(found.capacity) == pytest.approx(5 / forces.mean(), rel=1e-3)
+  forces = exact_forces(points, *drawn(key, products, "balanced", 60))
+  assert float(found.capacity) == pytest.approx(P / forces.mean(), rel=1e-3)
   assert np.isfinite(found.radius)
 
 
@@ -370,9 +408,9 @@ def test_fields_of_points_far_from_each_other_lose_no_direction(manifolds):
   points = far_away(1e5, manifolds)
   found = geometry.glue(jax.random.key(0), points, num_probes=400)
   probes = np.random.default_rng(0).normal(size=(400, 30))
-  y = geometry.draw_labels(jax.random.key(1), "balanced", 400, 5)
-  fields = probes @ points.reshape(40, 30).T
-  forces = exact_forces(points, fields, np.asarray(y)) / 5
+  y = geometry.draw_labels(jax.random.key(1), "balanced", 400, P)
+  fields = probes @ points.reshape(P * M, 30).T
+  forces = exact_forces(points, fields, np.asarray(y)) / P
   z = 1 / found.capacity - forces.mean()
   error = found.capacity_stderr / found.capacity**2
   assert abs(float(z)) < 4 * float(jnp.hypot(error, forces.std() / 20))
@@ -384,14 +422,16 @@ def test_fields_of_points_far_from_each_other_lose_no_direction(manifolds):
 )
 @pytest.mark.parametrize("x64", [False, True])
 def test_points_too_far_away_are_said_to_be(offset, manifolds, x64):
+  # In double precision the program of the test of differences.
+  shape, num_probes = ((3, 5), 20) if x64 else ((P, M), 60)
   with jax.enable_x64(x64):
-    points = far_away(offset, manifolds)
-    found = geometry.glue(jax.random.key(7), points, num_probes=40)
+    points = far_away(offset, manifolds, shape)
+    found = geometry.glue(jax.random.key(7), points, num_probes=num_probes)
     assert not found.converged.any()
     assert np.isnan(found.capacity)
     assert np.isnan(found.dimension)
-    whole = np.rint(10 * far_away(0, manifolds)).astype(int) + 2**60
-    found = geometry.glue(jax.random.key(7), whole, num_probes=40)
+    whole = np.rint(10 * far_away(0, manifolds, shape)).astype(int) + 2**60
+    found = geometry.glue(jax.random.key(7), whole, num_probes=num_probes)
     assert not found.converged.any()
     assert np.isnan(found.capacity)
 
@@ -400,7 +440,7 @@ def test_points_too_far_away_are_said_to_be(offset, manifolds, x64):
 def test_points_at_the_origin_constrain_nothing(dtype):
   points = np.maximum(far_away(0, slice(None)), 0).astype(dtype)
   points[0, 3] = 0
-  key, mask = jax.random.key(1), np.ones((5, 8), bool)
+  key, mask = jax.random.key(1), np.ones((P, M), bool)
   mask[0, 3] = False
   products = geometry.point_products(points)
   assert float(products.raw[3, 3]) == 0
@@ -447,24 +487,6 @@ def test_shares_have_derivatives_where_manifolds_are_dependent():
       np.testing.assert_allclose(
         jax.jit(slope(found))(B), jax.jit(slope(exact))(B), rtol=1e-7
       )
-
-
-def test_derivatives_that_do_not_exist_are_nan():
-  points = known_manifolds(3, 4, 20, 2, 1.0)
-
-  def slope(name, points):
-    def number(points):
-      return getattr(
-        geometry.glue(jax.random.key(0), points, num_probes=20), name
-      )
-
-    return jax.grad(number)(jnp.asarray(points))
-
-  assert np.isfinite(slope("capacity", points)).all()
-  points[1, 2] = points[0, 1]
-  assert np.isnan(slope("capacity", points)).all()
-  around = np.random.default_rng(0).normal(size=(3, 4, 2)).astype("f4")
-  assert np.isnan(slope("radius", around)).all()
 
 
 def test_labellings_are_what_their_names_say():
@@ -523,55 +545,64 @@ def test_what_only_a_caller_without_types_can_give_is_refused():
 @pytest.mark.parametrize("name", ["labels", "mask"])
 def test_what_is_refused_outside_jit_is_unknown_inside(name):
   """Zeros for −1, and a manifold without points, gave plausible numbers."""
-  points = known_manifolds(4, 3, 30, 2, 1.0)
-  good, bad = {
-    "labels": ([1, -1, 1, -1], [1, 0, 1, 0]),
-    "mask": (np.ones((4, 3), bool), np.arange(4)[:, None] * np.ones(3) > 0),
-  }[name]
-
-  @jax.jit
-  def measure(x):
-    found = geometry.glue(jax.random.key(0), points, **{name: x}, num_probes=4)
-    return found.capacity, found.dimension, found.converged
-
-  capacity, dimension, converged = measure(jnp.asarray(good))
+  points = known_manifolds(P, M, 60, 3, 1.0)
+  good = {"labels": np.array([1, -1] * 3), "mask": np.ones((P, M), bool)}
+  bad = {
+    "labels": np.array([1, 0] * 3),
+    "mask": np.arange(P)[:, None] * np.ones(M) > 0,
+  }
+  capacity, dimension, converged = measured_inside(points, **good)
   assert np.isfinite([capacity, dimension]).all()
   assert converged.all()
-  capacity, dimension, converged = measure(jnp.asarray(bad))
-  assert np.isnan(capacity)
-  assert np.isnan(dimension)
-  assert not converged.any()
+  assert_unknown(measured_inside(points, **good | {name: bad[name]}))
+
+
+NAMES = ("capacity", "dimension", "radius", "utility")
+
+
+def numbers_of(points):
+  found = geometry.glue(jax.random.key(0), points, num_probes=20)
+  whole = [getattr(found, name) for name in NAMES]
+  own = [getattr(found, f"manifold_{name}") for name in NAMES]
+  errors = [getattr(found, f"{name}_stderr") for name in NAMES[1:]]
+  return jnp.concatenate([jnp.stack(whole), *own]), jnp.stack(errors)
+
+
+slopes_of = jax.jit(jax.jacrev(numbers_of))
 
 
 @pytest.mark.slow
 def test_derivatives_are_those_of_finite_differences():
   """Those of errors, too: they count how samples move the mean anchors."""
-  names = ("capacity", "dimension", "radius", "utility")
+  points, way = np.random.default_rng(0).normal(size=(2, 3, 5, 30))
   with jax.enable_x64(True):
-    points, way = np.random.default_rng(0).normal(size=(2, 3, 5, 30))
-
-    @jax.jit
-    def values(step):
-      found = geometry.glue(
-        jax.random.key(0), points + step * way, num_probes=20
-      )
-      whole = [getattr(found, name) for name in names]
-      own = [getattr(found, f"manifold_{name}") for name in names]
-      errors = [getattr(found, f"{name}_stderr") for name in names[1:]]
-      return jnp.concatenate([jnp.stack(whole), *own]), jnp.stack(errors)
-
-    slopes = jax.jit(jax.jacrev(values))(0.0)
+    slopes = [np.tensordot(x, way, 3) for x in slopes_of(points)]
     # Less than 1e-4 would be lost in the rounding of the roots.
     for place, h, tolerances in (
       (0, 1e-4, {"rtol": 1e-4}),
       (1, 1e-5, {"rtol": 5e-3, "atol": 1e-5}),
     ):
-      differences = (values(h)[place] - values(-h)[place]) / (2 * h)
+      above, below = (
+        np.asarray(numbers_of(points + step * way)[place]) for step in (h, -h)
+      )
+      differences = (above - below) / (2 * h)
       np.testing.assert_allclose(slopes[place], differences, **tolerances)
 
 
+def test_derivatives_that_do_not_exist_are_nan():
+  points = np.random.default_rng(0).normal(size=(3, 5, 30))
+  # In two of the features, points surround the origin.
+  around = np.where(np.arange(30) < 2, points, 0)
+  with jax.enable_x64(True):
+    assert np.isfinite(slopes_of(points)[0]).all()
+    points[1, 2] = points[0, 1]
+    assert np.isnan(slopes_of(points)[0]).all()
+    radius = slopes_of(around)[0][NAMES.index("radius")]
+    assert np.isnan(radius).all()
+
+
 def test_pairs_are_measured_each_by_itself():
-  points = known_manifolds(4, 15, 30, 3, 1.0)
+  points = known_manifolds(4, M, 30, 3, 1.0)
   found = geometry.glue(
     jax.random.key(0), points, labels="pairs", num_probes=100
   )
@@ -629,21 +660,21 @@ def drawn_in_double(key, points, labels, num_probes):
   x = draw_normal(jax.random.split(key)[0], single, num_probes)
   with jax.enable_x64(True):
     products = geometry.point_products(points.astype(float))
-    return np.asarray(fields_of(products, jnp.asarray(x, float))), y
+    return np.asarray(exact_fields(products, jnp.asarray(x, float))), y
 
 
-@pytest.mark.parametrize("labels", ["balanced", [1, -1] * 5])
+@pytest.mark.parametrize("labels", ["balanced", [1, -1] * 4])
 def test_ill_conditioned_points_near_separability_are_solved(labels):
   """Multipliers are of 10⁴ where labels are nearly inseparable.
 
   With products in single precision 40 to 70 % of the problems were solved.
   """
-  points = pixels(25).astype("f4")
+  points = pixels(20)[:8].astype("f4")
   key = jax.random.key(1)
-  found = geometry.glue(key, points, labels=labels, num_probes=60)
+  found = geometry.glue(key, points, labels=labels, num_probes=40)
   assert found.converged.mean() >= 0.99
-  forces = exact_forces(points, *drawn_in_double(key, points, labels, 60))
-  assert float(found.capacity) == pytest.approx(10 / forces.mean(), rel=1e-4)
+  forces = exact_forces(points, *drawn_in_double(key, points, labels, 40))
+  assert float(found.capacity) == pytest.approx(8 / forces.mean(), rel=1e-4)
 
 
 def test_directions_in_which_points_hardly_vary_count():
@@ -653,16 +684,17 @@ def test_directions_in_which_points_hardly_vary_count():
   F would be less.
   """
   scales = np.logspace(0, -4, 60)
-  points = np.random.default_rng(0).normal(size=(6, 8, 60)) * scales
+  points = np.random.default_rng(0).normal(size=(P, M, 60)) * scales
   points = points.astype("f4")
   key = jax.random.key(0)
   found = geometry.glue(key, points, num_probes=60)
   assert found.converged.all()
   forces = exact_forces(points, *drawn_in_double(key, points, "balanced", 60))
-  assert float(found.capacity) == pytest.approx(6 / forces.mean(), rel=1e-3)
+  assert float(found.capacity) == pytest.approx(P / forces.mean(), rel=1e-3)
 
 
-def test_problems_that_are_said_to_be_solved_are():
+@pytest.mark.parametrize("tol", [3e-4, *also_long(1e-6)])
+def test_problems_that_are_said_to_be_solved_are(tol):
   """Each of them, to the tolerance, and no others are said to be."""
   points = pixels(12)
   fields, y = drawn_in_double(jax.random.key(2), points, "balanced", 30)
@@ -671,26 +703,24 @@ def test_problems_that_are_said_to_be_solved_are():
   norms = np.linalg.norm(Z, axis=1)
   signs = np.repeat(y, 12, axis=1).astype(float)
   with jax.enable_x64(True):
-    for tol in (1e-6, 3e-4):
-      problem = map(jnp.asarray, (Z @ Z.T, signs * fields, signs))
-      found = geometry.solve_signed_qp(*problem, tol=tol)
-      assert found.converged.all()
-      lam = np.asarray(found.lam)
-      np.testing.assert_allclose(
-        (((signs * lam) @ Z) ** 2).sum(axis=1), exact, rtol=tol
-      )
+    found = geometry.solve_signed_qp(Z @ Z.T, signs * fields, signs, tol=tol)
+    assert found.converged.all()
+    lam = np.asarray(found.lam)
+    np.testing.assert_allclose(
+      (((signs * lam) @ Z) ** 2).sum(axis=1), exact, rtol=tol
+    )
     # A little less than the multipliers is not the optimum, nor is nothing.
+    are_solved = jax.jit(functools.partial(solved, tol=3e-4))
     for share, expected in ((1, True), (0.999, False), (0, False)):
       v = signs * (fields - share * (signs * lam) @ Z @ Z.T)
       arrays = (share * lam * norms, v / norms, signs * fields / norms)
-      said = np.asarray(solved(*map(jnp.asarray, arrays), 3e-4))
-      assert (said == expected).all()
+      assert (np.asarray(are_solved(*arrays)) == expected).all()
 
 
 def test_error_bars_hold_what_they_say():
   """Of 100 keys, intervals of 95 % hold the mean: .95 ± .022."""
   rng = np.random.default_rng(0)
-  points = rng.normal(size=(6, 8, 30)) + 2 * rng.normal(size=(6, 1, 30))
+  points = rng.normal(size=(P, M, 30)) + 2 * rng.normal(size=(P, 1, 30))
   products = geometry.point_products(points.astype("f4"))
   found = [
     geometry.glue(jax.random.key(i), products, num_probes=60)
@@ -710,18 +740,27 @@ def test_a_root_found_with_a_larger_shift_has_the_derivative_of_cholesky():
   half, weights = rng.normal(size=(6, 3)), rng.normal(size=(6, 6))
   C = half @ half.T / np.outer(*2 * [np.linalg.norm(half, axis=1)])
   with jax.enable_x64(True):
-    C = jnp.asarray(C) - 1e-3 * jnp.eye(6)  # Indefinite: the first ε fails.
-    epsilon = shifted_root(C)[1]
-    assert epsilon > 1e-3
+    C = C - 1e-3 * np.eye(6)  # Indefinite: the first ε fails.
 
     def root(C):
-      return (weights * shifted_root(C)[0]).sum()
+      L, epsilon = shifted_root(C)
+      return (weights * L).sum(), epsilon
 
-    def cholesky(C):
-      return (weights * jnp.linalg.cholesky(C + epsilon * jnp.eye(6))).sum()
+    @jax.jit
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def cholesky(C, epsilon):
+      L = jnp.linalg.cholesky(C + epsilon * jnp.eye(6))
+      return (weights * L).sum(), None
 
-    np.testing.assert_allclose(root(C), cholesky(C), rtol=1e-12)
-    expected = jax.grad(cholesky)(C)
-    np.testing.assert_allclose(jax.grad(root)(C), expected, rtol=1e-8)
-    _, along = jax.jvp(root, (C,), (jnp.asarray(weights),))
+    @jax.jit
+    def both_modes(C):
+      tangents = (jnp.asarray(weights),)
+      _, along, _ = jax.jvp(root, (C,), tangents, has_aux=True)
+      return jax.value_and_grad(root, has_aux=True)(C), along
+
+    ((value, epsilon), slope), along = both_modes(C)
+    assert epsilon > 1e-3
+    (exact, _), expected = cholesky(C, epsilon)
+    np.testing.assert_allclose(value, exact, rtol=1e-12)
+    np.testing.assert_allclose(slope, expected, rtol=1e-8)
     np.testing.assert_allclose(along, (expected * weights).sum(), rtol=1e-8)

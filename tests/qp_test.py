@@ -1,5 +1,7 @@
 """The quadratic programmes against closed forms and independent solvers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import jaxtyping
@@ -38,14 +40,13 @@ def test_one_point_has_the_perceptrons_capacity():
     np.testing.assert_allclose(found.force, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("num_points", [2, 10, 50])
+@pytest.mark.parametrize("num_points", [2, *also_long(10), 50])
 def test_simplices_are_exact_for_every_probe(num_points):
   """F = Σ max(κ-shifted t·u_i, 0)² over the orthonormal u_i = (s_i, 1)/√M."""
   frame = frame_of(problems.simplex(num_points))
   probes = jax.random.normal(KEY, (64, num_points))
-  measure = jax.jit(geometry.anchors)
   for kappa in (-0.5, 0.0, 0.5, 2.0):
-    found = measure(frame, probes, kappa)
+    found = geometry.anchors(frame, probes, kappa)
     directions = np.asarray(frame) / np.sqrt(num_points)
     shifted = np.asarray(probes) - kappa * np.eye(num_points)[-1]
     expected = (np.maximum(-shifted @ directions.T, 0) ** 2).sum(axis=1)
@@ -56,7 +57,6 @@ def test_simplices_are_exact_for_every_probe(num_points):
 @pytest.mark.parametrize("num_features", [5, 200])
 def test_forces_agree_with_scipys_nnls(num_features):
   """Float32 to 1e-5, float64 to 1e-9: every family, two margins."""
-  measure = jax.jit(geometry.anchors)
   for name, shape in problems.families(30, num_features).items():
     points = np.zeros((30, 200))
     points[:, : shape.shape[1]] = shape - shape.mean(axis=0)
@@ -66,7 +66,7 @@ def test_forces_agree_with_scipys_nnls(num_features):
       for x64, tolerance in ((False, 1e-5), (True, 1e-9)):
         with jax.enable_x64(x64):
           dtype = jnp.float64 if x64 else jnp.float32
-          found = measure(
+          found = geometry.anchors(
             jnp.asarray(S, dtype), jnp.asarray(probes, dtype), kappa
           )
         force = np.asarray(found.force, np.float64)
@@ -107,33 +107,42 @@ def test_the_iterative_solver_agrees_and_differentiates():
     S = jnp.asarray(rng.normal(size=(6, 9)))
     G, b = S @ S.T, jnp.asarray(rng.normal(size=6))
     solver = geometry.NonnegativeQP()
-    lam = solver.run(None, G, b).params
-    batch = geometry.solve_nonnegative_qp(G[None], b[None, None]).lam[0, 0]
-    np.testing.assert_allclose(lam, batch, atol=1e-12)
-    stock = BoxCDQP(tol=1e-12, maxiter=5000).run(
-      jnp.zeros(6),
-      params_obj=(G, -b),
-      params_ineq=(jnp.zeros(6), jnp.full(6, 1e6)),
-    )
-    np.testing.assert_allclose(lam, stock.params, atol=1e-8)
-    assert float(jnp.abs(solver.optimality_fun(lam, G, b)).max()) < 1e-12
-    warm = solver.run(lam, G, b)
-    assert int(warm.state.iter_num) < 3
 
+    @jax.jit
+    def solutions(G, b):
+      lam = solver.run(None, G, b).params
+      batch = geometry.solve_nonnegative_qp(G[None], b[None, None]).lam[0, 0]
+      stock = BoxCDQP(tol=1e-12, maxiter=5000).run(
+        jnp.zeros(6),
+        params_obj=(G, -b),
+        params_ineq=(jnp.zeros(6), jnp.full(6, 1e6)),
+      )
+      warm = solver.run(lam, G, b).state.iter_num
+      return lam, batch, stock.params, warm, solver.optimality_fun(lam, G, b)
+
+    lam, batch, stock, warm, error = solutions(G, b)
+    np.testing.assert_allclose(lam, batch, atol=1e-12)
+    np.testing.assert_allclose(lam, stock, atol=1e-8)
+    assert float(jnp.abs(error).max()) < 1e-12
+    assert int(warm) < 3
+
+    @jax.jit
+    @jax.value_and_grad
     def one(b):
       return (solver.run(None, G, b).params ** 3).sum()
 
+    @jax.jit
+    @jax.value_and_grad
     def other(b):
       return (
         geometry.solve_nonnegative_qp(G[None], b[None, None]).lam ** 3
       ).sum()
 
     step = 1e-6
-    for function in (jax.jit(one), jax.jit(other)):
-      gradient = jax.grad(function)(b)
-      for i in range(3):
-        e = step * jnp.eye(6)[i]
-        finite = (function(b + e) - function(b - e)) / (2 * step)
+    for function in (one, other):
+      _, gradient = function(b)
+      for i, e in enumerate(step * np.eye(6)[:3]):
+        finite = (function(b + e)[0] - function(b - e)[0]) / (2 * step)
         assert float(gradient[i]) == pytest.approx(float(finite), abs=1e-6)
 
 
@@ -174,12 +183,14 @@ def hard_frames(num_points):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("name", hard_frames(20))
+@pytest.mark.parametrize("name", hard_frames(30))
 def test_hard_problems_are_solved(name, dtype):
   """All of them, with NNLS's value to the digits of the type."""
-  frame = hard_frames(20)[name]
-  S = np.hstack([frame, np.ones((20, 1))])
-  probes = np.random.default_rng(1).normal(size=(30, S.shape[1]))
+  # Of one shape with the families above, so that all take its programs.
+  frame = hard_frames(30)[name]
+  frame = np.pad(frame, ((0, 0), (0, 200 - frame.shape[1])))
+  S = np.hstack([frame, np.ones((30, 1))])
+  probes = np.random.default_rng(1).normal(size=(40, S.shape[1]))
   with jax.enable_x64(dtype == np.float64):
     for kappa in (0.0, 0.5, -2.0):
       found = geometry.anchors(
@@ -204,7 +215,7 @@ def test_repeated_points_have_derivatives():
     b = -probes @ frame.T
     return geometry.solve_nonnegative_qp(G[None], b[None]).lam.sum()
 
-  assert np.isfinite(jax.grad(total)(frame)).all()
+  assert np.isfinite(jax.jit(jax.grad(total))(frame)).all()
 
 
 @pytest.mark.parametrize("method", geometry.METHODS)
@@ -217,7 +228,15 @@ def test_every_method_keeps_the_contract(method):
     b = rng.normal(size=(2, 3, 7))
     G[0, 6], G[0, :, 6], b[0, :, 6] = 0, 0, -1.0
     G, b = jnp.asarray(G), jnp.asarray(b)
-    found = geometry.solve_nonnegative_qp(G, b, method=method)
+
+    # One program for the solution and its derivative.
+    @jax.jit
+    @functools.partial(jax.grad, has_aux=True)
+    def forces_and_solution(b):
+      found = geometry.solve_nonnegative_qp(G, b, method=method)
+      return (found.lam * b).sum() / 2, found
+
+    forces, found = forces_and_solution(b)
     assert bool(found.converged.all())
     assert float(found.residual.max()) < 1e-10
     np.testing.assert_array_equal(found.lam[0, :, 6], 0)
@@ -231,11 +250,6 @@ def test_every_method_keeps_the_contract(method):
         continue  # Rank-deficient: b is not in the range of G.
       lam, _ = optimize.nnls(root, target)
       np.testing.assert_allclose(root @ found.lam[p, t], root @ lam, atol=1e-8)
-    forces = jax.grad(
-      lambda b: (
-        (geometry.solve_nonnegative_qp(G, b, method=method).lam * b).sum() / 2
-      )
-    )(b)
     # By the envelope theorem the derivative of ½ bᵀλ(b) is λ.
     np.testing.assert_allclose(forces, found.lam, atol=1e-7)
 
@@ -252,15 +266,20 @@ def test_solutions_have_second_derivatives(method):
       moved = jnp.asarray(G) + x * change
       return geometry.METHODS[method](moved[None], b[None, None], 500)[0][0, 0]
 
-    x = jnp.float64(0.0)
-    on = np.flatnonzero(solve(x))
+    # Forward over reverse mode, under vmap; and reverse mode twice.
+    @jax.jit
+    def solution_and_seconds(x):
+      twice = jax.jacrev(jax.jacrev(solve))
+      return solve(x), (jax.hessian(solve)(x), twice(x))
+
+    lam, seconds = solution_and_seconds(0.0)
+    on = np.flatnonzero(lam)
     assert 0 < len(on) < 4
     inverse = np.linalg.inv(G[np.ix_(on, on)])
     turn = inverse @ change[np.ix_(on, on)]
     expected = 2 * turn @ turn @ inverse @ np.asarray(b)[on]
-    # Forward over reverse mode, under vmap; and reverse mode twice.
-    for second in (jax.hessian(solve), jax.jacrev(jax.jacrev(solve))):
-      np.testing.assert_allclose(second(x)[on], expected, rtol=1e-8)
+    for second in seconds:
+      np.testing.assert_allclose(second[on], expected, rtol=1e-8)
 
 
 def test_where_second_derivatives_would_be_wrong_there_are_none():
