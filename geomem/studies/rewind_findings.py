@@ -16,6 +16,7 @@ from geomem.studies.finding import (
   grouped,
   name_seeds,
   too_little_memory,
+  with_error,
 )
 
 # The largest standard error at which recovered shares are informative.
@@ -37,7 +38,7 @@ class RewindScores:
 
   Attributes:
     subsets: names of the subsets, in the order of the rows.
-    chance: 1 / classes.
+    chance: 1 / classes; NaN if not recorded.
     has_lost: whether any seed has lost test accuracy.
     without: names the seeds that are left out, in parentheses; empty if none.
     best: the best epoch of each seed.
@@ -48,7 +49,8 @@ class RewindScores:
   def __init__(self, rows: runs.Rows):
     """Selects the rows of networks, leaving out those of layers."""
     self.subsets = rows.distinct("subset")
-    self.chance = rows.where("chance_accuracy")[0]["value"]
+    chance = rows.where("chance_accuracy")  # Old runs have none.
+    self.chance = chance[0]["value"] if chance else math.nan
     recovered = rows.where("recovered")
     self.has_lost = bool(recovered)
     self._vague = too_vague(recovered)
@@ -67,9 +69,11 @@ class RewindScores:
     self.nearest = {row["seed"]: row["epoch"] for row in nearest}
 
   @property
-  def tell_shares(self) -> bool:
-    """Whether recovered shares are precise enough to be informative."""
-    return self.has_lost and not self._vague
+  def unknown_shares(self) -> str:
+    """Why recovered shares are not informative; empty if they are."""
+    if not self.has_lost:
+      return "no test accuracy is lost after the best epoch"
+    return self._vague
 
   @property
   def kinds(self) -> list[str]:
@@ -144,7 +148,7 @@ class RewindScores:
     if len(sets) < 2:
       return "fewer than two sets of layers are rewound"
     if not self.has_lost:
-      return "no test accuracy is lost after the best epoch"
+      return self.unknown_shares
     if missing := {
       seed: best
       for seed, best in self.best.items()
@@ -232,8 +236,8 @@ def _side(scores: RewindScores, kind: str) -> Finding:
     takes = f"{ENOUGH:.0%} takes {named}: {says(enough[0])}"
   sentence = (
     f"at the best epoch {_set_name(kind, sets[half - 1])} of {len(sets)}"
-    f" recover {says(half - 1)} (chance {scores.chance:.3f}), of the test"
-    f" accuracy that was lost; {takes}{scores.without}"
+    f" recover {says(half - 1)} (chance {with_error(scores.chance)}), of the"
+    f" test accuracy that was lost; {takes}{scores.without}"
   )
   bounds = [scores.bounds(kind, s, "test", "recovered") for s in sets[:half]]
   surely, maybe = (any(b[i] >= ENOUGH for b in bounds) for i in (0, 1))
@@ -249,7 +253,12 @@ def best_rewinds(rows: runs.Rows) -> list[str]:
   Rewinding all layers is left out: it gives an earlier epoch's network.
   """
   scores, sentences = RewindScores(rows), []
-  for kind in scores.kinds if scores.tell_shares else ():
+  if scores.unknown_shares:
+    # The findings say so, if there are any.
+    if set(_CLAIMS) & set(scores.kinds):
+      return []
+    return [f"Recovered shares cannot be told: {scores.unknown_shares}."]
+  for kind in scores.kinds:
     sets = scores.rewound(kind)
     recovered = {
       (rewound, place): scores.at(epochs, kind, rewound, "test", "recovered")
@@ -394,7 +403,7 @@ def rewind_table(rows: runs.Rows) -> str:
       of_set = scores.nearest, kind, rewound
       recovered = scores.at(*of_set, "test", "recovered").mean()
       line = f"{kind:8}{short.get(kind, rewound):{width - 8}}"
-      line += f"{recovered:10.2f}" if scores.tell_shares else f"{'':10}"
+      line += f"{'':10}" if scores.unknown_shares else f"{recovered:10.2f}"
       for subset in scores.subsets:
         line += f"{scores.at(*of_set, subset).mean():11.3f}"
       lines.append(line)
