@@ -207,8 +207,8 @@ def test_long_segments_have_the_closed_form_or_have_not_converged():
 
 def test_equal_points_have_no_spread_by_rounding():
   rng = np.random.default_rng(0)
-  points = np.repeat(rng.normal(size=(4, 1, 30)), 7, axis=1).astype(np.float32)
-  points[1] += rng.normal(size=(7, 30))
+  points = np.repeat(rng.normal(size=(4, 1, 30)), 8, axis=1).astype(np.float32)
+  points[1] += rng.normal(size=(8, 30))
   stats = geometry.gram_statistics(points)
   blocks = geometry.statistics_by_manifold(lambda: [points[:3], points[3:]])
   for found in (stats, blocks):
@@ -220,7 +220,7 @@ def test_equal_points_have_no_spread_by_rounding():
 
   @jax.grad
   def slope(points):
-    weights = jnp.arange(4 * 7 * 4.0).reshape(4, 7, 4)
+    weights = jnp.arange(4 * 8 * 4.0).reshape(4, 8, 4)
     return (geometry.gram_statistics(points).cross * weights).sum()
 
   # Derivatives are those of points that differ a little.
