@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from geomem import geometry
+from tests.fakes import also_long
 from tests.problems import segment_capacity
 
 NUM_POINTS, NUM_FEATURES, NUM_PROBES = 6, 4, 8
@@ -185,7 +186,7 @@ def test_one_manifold_far_away_takes_the_digits_of_the_others():
   assert np.array_equal(_geometry(points).converged, [True] + [False] * 3)
 
 
-@pytest.mark.parametrize("num_points", [8, 50])
+@pytest.mark.parametrize("num_points", [8, *also_long(50)])
 def test_rounding_adds_no_dimension_to_a_line(num_points):
   for spread in (1.0, 1e-3, 1e-4, 1e-5):
     found = _geometry(_far_apart(spread, (num_points, 30), 1, of_line=True))

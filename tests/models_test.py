@@ -22,15 +22,7 @@ RESNET18_COUNTS = {
 }
 
 
-@pytest.mark.parametrize(
-  "width",
-  [
-    4,
-    14,
-    64,
-    *also_long(8, 16, 32, 44),
-  ],
-)
+@pytest.mark.parametrize("width", [4, 64, *also_long(8, 14, 16, 32, 44)])
 def test_resnet18_has_the_exact_number_of_parameters(width):
   network = build(
     "resnet18", num_classes=100, image_shape=(32, 32, 3), width=width
