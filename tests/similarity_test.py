@@ -388,8 +388,15 @@ def test_epochs_ascend_where_seeds_have_others():
   np.testing.assert_allclose(drawn[known], both[known])
 
 
-@pytest.mark.parametrize("decided", [0, 2])
-@pytest.mark.parametrize("scale", [0.0, 1.0])
+@pytest.mark.parametrize(
+  "decided, scale",
+  [
+    (0, 0.0),
+    (2, 1.0),
+    pytest.param(0, 1.0, marks=pytest.mark.long),
+    pytest.param(2, 0.0, marks=pytest.mark.long),
+  ],
+)
 def test_a_layer_without_spread_decides_nothing(
   trained, tmp_path, decided, scale
 ):
