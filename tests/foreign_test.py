@@ -141,8 +141,9 @@ def test_manifolds_under_jit_are_those_outside():
     found = geometry.manifold_geometry(key, drawn, num_probes=4, centers=None)
     return found.mean_capacity, drawn
 
+  drawn = geometry.manifolds(jnp.asarray(x), labels, per_class=3, key=key)
   differentiated = jax.value_and_grad(measured, has_aux=True)
-  (capacity, drawn), gradient = differentiated(jnp.asarray(x))
+  (capacity, _), gradient = differentiated(jnp.asarray(x))
 
   @jax.jit
   def under_jit(traced, scale):
