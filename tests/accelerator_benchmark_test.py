@@ -13,7 +13,8 @@ from benchmarks.accelerator_stages import STAGES, TINY
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_runs_on_a_core(stage):
-  rows = list(STAGES[stage](TINY))
+  # Three manifolds have no directions to search; accelerator_test does.
+  rows = list(STAGES[stage](TINY._replace(layer=(3, 4, 30))))
   assert rows
   assert stage in accelerator.LIMITS
   for row in rows:

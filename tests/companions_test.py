@@ -45,7 +45,7 @@ def test_few_shot_errors_are_those_of_simulated_learning(shots):
 
 def test_few_shot_terms_are_those_of_the_covariances():
   rng = np.random.default_rng(1)
-  manifolds = gaussian_manifolds(rng, (9, 7, 8))
+  manifolds = gaussian_manifolds(rng, (8, 7, 6))
   found = found_of("few_shot", manifolds)
   centers = [m.mean(axis=0) for m in manifolds]
   covariances = [np.cov(m.T, bias=True) for m in manifolds]
@@ -103,9 +103,9 @@ def test_collapsed_manifolds_are_told_apart_by_their_neighbours(size):
   points = rng.normal(size=(6, 1, 10)) + 1e-3 * rng.normal(size=(6, size, 10))
   assert found_of("neighbors", points)["knn_accuracy"] == 1
   # The points that are there count, not the room for them.
-  mask = np.ones((6, size + 5), bool)
+  mask = np.ones((6, 13), bool)
   mask[2, size:] = False
-  padded = np.pad(points, ((0, 0), (0, 5), (0, 0)), "reflect")
+  padded = np.pad(points, ((0, 0), (0, 13 - size), (0, 0)), "reflect")
   assert found_of("neighbors", padded, mask=mask)["knn_accuracy"] == 1
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import optimize
 
 from geomem import geometry
+from tests.fakes import also_long
 from tests.problems import segment_capacity
 
 NUM_POINTS, NUM_FEATURES, NUM_PROBES = 6, 4, 8
@@ -185,7 +186,7 @@ def test_one_manifold_far_away_takes_the_digits_of_the_others():
   assert np.array_equal(_geometry(points).converged, [True] + [False] * 3)
 
 
-@pytest.mark.parametrize("num_points", [8, 50])
+@pytest.mark.parametrize("num_points", [8, *also_long(50)])
 def test_rounding_adds_no_dimension_to_a_line(num_points):
   for spread in (1.0, 1e-3, 1e-4, 1e-5):
     found = _geometry(_far_apart(spread, (num_points, 30), 1, of_line=True))
@@ -207,8 +208,8 @@ def test_long_segments_have_the_closed_form_or_have_not_converged():
 
 def test_equal_points_have_no_spread_by_rounding():
   rng = np.random.default_rng(0)
-  points = np.repeat(rng.normal(size=(4, 1, 30)), 7, axis=1).astype(np.float32)
-  points[1] += rng.normal(size=(7, 30))
+  points = np.repeat(rng.normal(size=(4, 1, 30)), 8, axis=1).astype(np.float32)
+  points[1] += rng.normal(size=(8, 30))
   stats = geometry.gram_statistics(points)
   blocks = geometry.statistics_by_manifold(lambda: [points[:3], points[3:]])
   for found in (stats, blocks):
@@ -220,7 +221,7 @@ def test_equal_points_have_no_spread_by_rounding():
 
   @jax.grad
   def slope(points):
-    weights = jnp.arange(4 * 7 * 4.0).reshape(4, 7, 4)
+    weights = jnp.arange(4 * 8 * 4.0).reshape(4, 8, 4)
     return (geometry.gram_statistics(points).cross * weights).sum()
 
   # Derivatives are those of points that differ a little.

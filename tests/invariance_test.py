@@ -6,6 +6,7 @@ NumPy and SciPy in float64.
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -156,11 +157,34 @@ def expected(function):
   return function(POINTS)
 
 
-@pytest.mark.parametrize("change", CHANGES)
-@pytest.mark.parametrize("function", FUNCTIONS, ids=lambda f: f.__name__)
+# Of points in these types both would compile a program of their own, as they do
+# for bfloat16, uint8 and int32.
+LONG = [
+  (function, f"{where} {dtype}")
+  for function in (subsamples, null)
+  for where, dtype in (
+    ("in", "float16"),
+    ("on the device in", "float16"),
+    ("on the device in", "uint16"),
+    ("on the device in", "uint32"),
+  )
+]
+
+
+@pytest.mark.parametrize(
+  ("function", "change"),
+  [
+    pytest.param(
+      *case,
+      id=f"{case[0].__name__}-{case[1]}",
+      marks=[pytest.mark.long] if case in LONG else [],
+    )
+    for case in itertools.product(FUNCTIONS, CHANGES)
+    # Blocks are lists of their own.
+    if case != (streamed, "as a list")
+  ],
+)
 def test_what_must_not_matter_does_not(function, change):
-  if function is streamed and change == "as a list":
-    pytest.skip("blocks are lists of their own")
   changed = CHANGES[change](POINTS)
   if function is spectrum and change.rsplit(maxsplit=1)[-1] in BEYOND_FLOAT32:
     with pytest.raises(ValueError, match="divide the points"):

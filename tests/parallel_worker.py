@@ -18,7 +18,7 @@ from geomem.measures import layers as measuring
 from geomem.models import spec
 
 CONFIG = studies.make_config(
-  model="mlp",
+  model="mlp1",
   width=16,
   epochs=3,
   batch_size=21,  # Goes up in no number of devices.
@@ -27,7 +27,7 @@ CONFIG = studies.make_config(
   num_classes=3,
   examples_per_class=30,
   centers="none",
-  subsets="permuted,test",
+  subsets="permuted,unpermuted,test",
 )
 
 
@@ -58,7 +58,7 @@ class Bar:
 def do_run(path: pathlib.Path) -> None:
   """Trains, measures, and rewinds with geometry; says each epoch."""
   studies.run(studies.Memorization(CONFIG), path, progress=Bar)
-  config = studies.RewindConfig(kinds=("suffix",), geometry=True, epochs=(1,))
+  config = studies.RewindConfig(kinds=("prefix",), geometry=True, epochs=(1,))
   rewind = studies.LayerRewind(config, studies.TrainedRun(path))
   studies.run(rewind, path / "rewind")
 
@@ -106,14 +106,14 @@ def find_numbers() -> dict:
 
 def find_geometry() -> dict:
   """The geometry of given points, through the program of the run."""
-  points = np.random.default_rng(2).standard_normal((2, 3, 8, 40), np.float32)
+  points = np.random.default_rng(2).standard_normal((3, 3, 8, 40), np.float32)
   stats = [geometry.gram_statistics(one + 2) for one in points]
-  stats = jax.tree.map(lambda *xs: jnp.stack(xs), *stats)
+  stats = parallel.replicate(jax.tree.map(lambda *xs: jnp.stack(xs), *stats))
   found = measuring.measure(
     jax.random.key(3),
     tuple(CONFIG.measure.chosen),
     measuring.stack_layers(
-      [{"manifolds": stats}], max(1, jax.device_count() // 2)
+      [{"manifolds": stats}], max(1, jax.device_count() // 3)
     ),
     CONFIG.measure.options,
   )["mean_field"]

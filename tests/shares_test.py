@@ -39,9 +39,10 @@ shares._MOST_BYTES_A_CORE = 2**25
 pickle.dump(shares_test.measured(), sys.stdout.buffer)
 """
 
-# Ends by itself after so many steps: the bar's, of training and measuring.
-RUN = f"""{START}
-path, left = sys.argv[2], int(sys.argv[3])
+# One run for each path that follows. That of the last ends by itself after so
+# many steps: the bar's, of training and measuring.
+RUNS = f"""{START}
+*calm, last, left = *sys.argv[2:-1], int(sys.argv[-1])
 
 class Bar(parallel_worker.Bar):
   def update(self, size=1):
@@ -51,7 +52,9 @@ class Bar(parallel_worker.Bar):
       os._exit(9)
 
 study = studies.Memorization(parallel_worker.CONFIG)
-studies.run(study, path, progress=Bar)
+for path in calm:
+  studies.run(study, path)
+studies.run(study, last, progress=Bar)
 """
 
 TWO_THREADS = """
@@ -118,10 +121,9 @@ def test_cores_find_what_one_device_finds():
 
 def test_killed_on_many_cores_it_ends_with_the_same_rows(tmp_path):
   """Three epochs of training, and after some layers the end."""
-  run(RUN, 2, tmp_path / "calm", -1)
-  run(RUN, 2, tmp_path / "killed", 6, status=9)
+  run(RUNS, 2, tmp_path / "calm", tmp_path / "killed", 6, status=9)
   begun = (tmp_path / "killed" / "results.jsonl").read_bytes()
-  run(RUN, 2, tmp_path / "killed", -1)
+  run(RUNS, 2, tmp_path / "killed", -1)
   calm, killed = (
     (tmp_path / name / "results.jsonl").read_bytes()
     for name in ("calm", "killed")
