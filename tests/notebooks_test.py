@@ -1,14 +1,10 @@
 """The notebooks are stored clean, and run from top to bottom."""
 
-import ast
 import asyncio
-import importlib
-import inspect
 import os
 import pathlib
 import re
 import runpy
-from collections.abc import Iterator
 
 import jupyter_client
 import nbclient
@@ -34,8 +30,6 @@ SMALL = {
   "memorization": "epochs, num_probes, manifold_points, width = 1, 10, 10, 4",
   "your_own_network": "epochs, num_probes, num_points, width = 1, 10, 10, 4",
 }
-# What they need alone takes long to compile.
-COSTLY = ("double_descent", "glue_and_friends")
 FIGURES = {
   "double_descent": 2,
   "geometry_quickstart": 2,
@@ -139,48 +133,8 @@ def kernel(tmp_path_factory):
     asyncio.run(manager.shutdown_kernel(now=True))
 
 
-PACKAGES = {
-  name: importlib.import_module(f"geomem.{name}")
-  for name in (
-    *("data", "geometry", "measures", "models"),
-    *("plots", "report", "runs", "studies"),
-  )
-}
-
-
-def called_of_ours(notebook) -> Iterator[tuple[str, ast.Call]]:
-  """Yields calls of our packages' functions: `geometry.glue(...)`."""
-  for cell in code_cells(notebook):
-    code = re.sub(r"^( *)%.*$", r"\1pass", cell.source, flags=re.MULTILINE)
-    for node in ast.walk(ast.parse(code)):
-      if isinstance(node, ast.Call):
-        package, _, name = ast.unparse(node.func).partition(".")
-        if package in PACKAGES and name.isidentifier():
-          yield package, node
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
-def test_what_it_calls_takes_what_it_gives(path):
-  """Without running it, which takes long."""
-  notebook = read(path)
-  for package, call in called_of_ours(notebook):
-    function = getattr(PACKAGES[package], call.func.attr)
-    given = [x for x in call.args if not isinstance(x, ast.Starred)]
-    named = {x.arg: x.value for x in call.keywords if x.arg}
-    inspect.signature(function).bind_partial(*given, **named)
-  assert any(called_of_ours(notebook))
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "path",
-  [
-    # The functions of these have many tests of their own.
-    pytest.param(path, marks=pytest.mark.long) if path.stem in COSTLY else path
-    for path in NOTEBOOKS
-  ],
-  ids=lambda p: p.stem,
-)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 def test_runs_from_top_to_bottom(path, kernel):
   manager, how = kernel
   notebook = read(path)
