@@ -306,6 +306,19 @@ def test_similarity_compares_layers_epochs_and_runs(trained, tmp_path):
     Similarity(SimilarityConfig(subset="all"), trained)
 
 
+def test_images_are_of_all_manifolds_and_at_least_four(trained, monkeypatch):
+  seed = trained.seeds[0]
+  study = Similarity(SimilarityConfig(num_images=5), trained)
+  images = manifold_images(trained.experiment, seed)["test"]
+  assert len(images) == 3
+  expected = np.concatenate([images[:, 0], images[:2, 1]])
+  np.testing.assert_array_equal(study._images(seed), expected)
+  few = seed._replace(manifolds={"test": seed.manifolds["test"][:, :1]})
+  monkeypatch.setattr(trained, "seeds", [few])
+  with pytest.raises(ValueError, match="test hold 3 images, and CKA needs 4"):
+    Similarity(SimilarityConfig(), trained)
+
+
 def test_decisions_on_activations_that_overflow_are_refused(trained, tmp_path):
   state = trained.state
 
