@@ -92,12 +92,16 @@ def rows_of(recovered, seed=0, error=0.05):
 
 
 def test_the_finding_follows_the_rows():
-  (found,) = Truncate.findings({}, rows_of([{1: 0.2, 2: 0.5}, {1: 0.85, 2: 0}]))
+  (found,) = Truncate.findings({}, rows_of([{1: 0.2, 2: 0.5}, {1: 0.95, 2: 0}]))
   assert found.holds
-  assert "at most 85% come back, by keeping 1 components of fc1" in str(found)
+  assert "at most 95% come back, by keeping 1 components of fc1" in str(found)
   assert "permuted accuracy 0.100" in str(found)
-  (found,) = Truncate.findings({}, rows_of([{1: 0.2, 2: 0.5}, {1: 0.75}]))
-  assert not found.holds
+  (found,) = Truncate.findings({}, rows_of([{1: 0.2, 2: 0.5}, {1: 0.65}]))
+  assert found.holds is False
+  for share in (0.75, 0.85):  # 80% was expected, and the error is 5%.
+    (found,) = Truncate.findings({}, rows_of([{1: 0.2}, {1: share}]))
+    assert found.holds is None
+    assert str(found).endswith("is within two errors.")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
+
 from geomem import runs
 
 _MOST_NAMED = 3
@@ -63,6 +65,18 @@ def apart(first: tuple[float, float], second: tuple[float, float]) -> bool:
   """
   (a, a_error), (b, b_error) = first, second
   return abs(a - b) > 2 * math.hypot(a_error, b_error)
+
+
+def bounds(values: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
+  """Returns a mean over seeds less, and plus, two of its errors.
+
+  The error is the larger of that of the mean over seeds, and that which the
+  errors of the values leave in it. One that is unknown (NaN) is none.
+  """
+  mean, of_seeds = runs.mean_and_error(values)
+  of_values = np.linalg.norm(errors) / len(errors)
+  error = np.nanmax([of_seeds, of_values, 0.0])
+  return mean - 2 * error, mean + 2 * error
 
 
 def seeds_unlike(first: runs.Rows, second: runs.Rows) -> set[int]:

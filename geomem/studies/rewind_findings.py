@@ -13,6 +13,7 @@ from geomem import runs
 from geomem.plots import style
 from geomem.studies.finding import (
   Finding,
+  bounds,
   grouped,
   name_seeds,
   too_little_memory,
@@ -109,17 +110,9 @@ class RewindScores:
   def bounds(
     self, kind: str, rewound: str, subset: str, metric: str
   ) -> tuple[float, float]:
-    """Returns a mean at the best epochs, less and plus two of its errors.
-
-    The error is the larger of that of the mean over seeds, and that which the
-    examples leave in it.
-    """
-    at = self.best, kind, rewound, subset
-    mean, error = runs.mean_and_error(self.at(*at, metric))
-    of_seeds = self.at(*at, metric, "stderr")
-    of_examples = np.linalg.norm(of_seeds) / len(of_seeds)
-    error = np.nanmax([error, of_examples, 0.0])  # An unknown error is none.
-    return mean - 2 * error, mean + 2 * error
+    """Returns `bounds` of a mean over seeds, each at its best epoch."""
+    at = self.best, kind, rewound, subset, metric
+    return bounds(self.at(*at), self.at(*at, "stderr"))
 
   def places(self) -> dict[str, dict[int, int]]:
     """Returns the epochs that layers are put back to: a name, one of each seed.
@@ -239,8 +232,8 @@ def _side(scores: RewindScores, kind: str) -> Finding:
     f" recover {says(half - 1)} (chance {with_error(scores.chance)}), of the"
     f" test accuracy that was lost; {takes}{scores.without}"
   )
-  bounds = [scores.bounds(kind, s, "test", "recovered") for s in sets[:half]]
-  surely, maybe = (any(b[i] >= ENOUGH for b in bounds) for i in (0, 1))
+  of_half = [scores.bounds(kind, s, "test", "recovered") for s in sets[:half]]
+  surely, maybe = (any(ends[i] >= ENOUGH for ends in of_half) for i in (0, 1))
   if surely != maybe:
     sentence += f"; whether half recover {ENOUGH:.0%} is within two errors"
     return Finding(name, None, sentence, claim)

@@ -21,7 +21,7 @@ from geomem.geometry.linalg import matmul
 from geomem.plots import style
 from geomem.studies.experiment import Seed, spread_images
 from geomem.studies.fields import Fields
-from geomem.studies.finding import Finding, grouped, with_error
+from geomem.studies.finding import Finding, bounds, grouped, with_error
 from geomem.studies.measure_config import measured_layers
 from geomem.studies.rewind_findings import ENOUGH, too_vague, without_loss
 from geomem.studies.study import Stage, Step
@@ -161,8 +161,8 @@ class Truncate(OfRun):
     if reason := too_vague(measured):
       return [Finding(name, None, reason)]
     of_all = measured.of_all_seeds(measured.seeds, *_PLACE)
-    cells = grouped(of_all, *_PLACE).items()
-    shares = [(cell.mean()[0], *place) for place, cell in cells]
+    cells = grouped(of_all, *_PLACE)
+    shares = [(cell.mean()[0], *place) for place, cell in cells.items()]
     if not shares:
       return [Finding(name, None, "no number of components is of all seeds")]
     share, kept, index = max(shares)
@@ -177,7 +177,15 @@ class Truncate(OfRun):
       f" keeping {kept} components of {rows.layers[index]} ({numbers});"
       f" {ENOUGH:.0%} was expected{without_loss(rows.seeds, measured.seeds)}"
     )
-    return [Finding(name, share >= ENOUGH, sentence)]
+    ends = [
+      bounds(cell.values, np.array([row["stderr"] for row in cell], float))
+      for cell in cells.values()
+    ]
+    surely, maybe = (any(end[i] >= ENOUGH for end in ends) for i in (0, 1))
+    if surely != maybe:
+      sentence += "; whether it does come back is within two errors"
+      return [Finding(name, None, sentence)]
+    return [Finding(name, surely, sentence)]
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
