@@ -4,6 +4,7 @@ Source: Stephenson et al., ICLR 2021, figure 3 and its text.
 """
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -35,9 +36,26 @@ _CLAIMS = {
 # capacity hangs on which of several directions went.
 _LITTLE_LEFT = 0.05
 _VAGUE = "a fall within two errors cannot be known"
-_BY_K_OR_CENTERS = BY_K.replace("may", "or little of a centre left may")
+_UNSURE = f"two standard errors, or {BY_K}"
+_UNSURE_OF_BEST = _UNSURE.replace("may", "or little of a centre left may")
 # Whether a claim holds, why not if it is undecided, and its numbers.
 _Judged = tuple[bool | None, str, str]
+
+
+class _Doubt(NamedTuple):
+  """What may alone move ratios, by hidden layer.
+
+  Attributes:
+    unlike: the share of the seeds in which K differs between both values.
+    error: relative standard error: over seeds or, of a single seed, its own.
+  """
+
+  unlike: np.ndarray
+  error: np.ndarray
+
+  def of(self, layers) -> "_Doubt":
+    """Selects layers."""
+    return _Doubt(self.unlike[layers], self.error[layers])
 
 
 def find(rows: runs.Rows) -> list[Finding]:
@@ -51,8 +69,9 @@ def find(rows: runs.Rows) -> list[Finding]:
   findings but F3.1, as they would be compared with themselves.
 
   A finding is undecided if a number it needs is missing, if nothing was learnt
-  (F3.1) or memorized, or if it may hang on the number K of shared directions
-  removed alone, where K differs between the two values of a ratio.
+  (F3.1) or memorized, if two standard errors decide, or if it may hang on the
+  number K of shared directions removed alone, where K differs between the two
+  values of a ratio.
   """
   changed, left_out = changed_seeds(rows)
   no_best = _lacks(rows, "best")
@@ -69,11 +88,13 @@ def find(rows: runs.Rows) -> list[Finding]:
   no_half = "" if early else "of one hidden layer there is no first half"
   no_half = undecided or no_half
   best, last = (changed.at(which) for which in _EPOCHS)
-  unlike = {
-    subset: _unlike(best.where(subset=subset), last.where(subset=subset))
+  doubt = {
+    subset: _doubt(best.where(subset=subset), last.where(subset=subset))
     for subset in capacity[0]
   }
-  of_best = [rows.at("best").where(subset=s) for s in ("restored", "test")]
+  permuted, *others = (
+    rows.at("best").where(subset=s) for s in ("permuted", "restored", "test")
+  )
 
   def judge(name, nothing, test: Callable, *of) -> Finding:
     holds, sentence = None, nothing
@@ -94,20 +115,21 @@ def find(rows: runs.Rows) -> list[Finding]:
         _permuted_at_chance,
         at_best,
         chance,
-        _unlike(*of_best, least_left=_LITTLE_LEFT),
+        _doubt(permuted),
+        _doubt(*others, least_left=_LITTLE_LEFT),
       ),
-      judge("F3.2", no_half, _permuted_rises_late, *capacity, early, unlike),
+      judge("F3.2", no_half, _permuted_rises_late, *capacity, early, doubt),
       judge(
         "F3.3",
         undecided,
         _restored_falls,
         *capacity,
         chance,
-        unlike,
+        doubt,
         changed,
       ),
-      judge("F3.4", undecided, _permuted_shrinks, *sizes, unlike, changed),
-      judge("F3.5", no_half, _early_layers_stay, *capacity, early, unlike),
+      judge("F3.4", undecided, _permuted_shrinks, *sizes, doubt, changed),
+      judge("F3.5", no_half, _early_layers_stay, *capacity, early, doubt),
     ]
 
 
@@ -195,40 +217,54 @@ def by_layer(rows: runs.Rows, metric: str, which: str) -> dict:
   }
 
 
-def _unlike(
-  first: runs.Rows, second: runs.Rows, least_left: float = 0.0
-) -> np.ndarray:
-  """Returns by hidden layer in which share of the seeds K differs in two sets.
+def _doubt(*of_ratio: runs.Rows, least_left: float = 0.0) -> _Doubt:
+  """Returns what may move the ratio of two sets' capacities, or one capacity.
 
-  Seeds in which less of a centre is left than `least_left` count as such. Runs
-  that do not record this are taken to have the same removed.
+  Seeds in which less of a centre is left than `least_left` count as unlike.
+  Runs that do not record this are taken to have the same removed.
   """
-  shares = []
-  both_of = first, second
-  both = runs.Rows([*first, *second])
-  for index in list(first.where("capacity").layers)[1:-1]:
+  shares, errors = [], []
+  both = runs.Rows(row for rows in of_ratio for row in rows)
+  for index in list(of_ratio[0].where("capacity").layers)[1:-1]:
     left = both.where("center_left", layer_index=index).known()
     seeds = {row["seed"] for row in left if row["value"] < least_left}
-    seeds |= seeds_unlike(*(of.where(layer_index=index) for of in both_of))
+    of_layer = [rows.where(layer_index=index) for rows in of_ratio]
+    if len(of_layer) > 1:
+      seeds |= seeds_unlike(*of_layer)
     shares.append(len(seeds) / len(both.seeds))
-  return np.array(shares)
+    errors.append(_relative_error([x.where("capacity") for x in of_layer]))
+  # An unknown error is none.
+  return _Doubt(np.array(shares), np.nan_to_num(np.array(errors)))
+
+
+def _relative_error(of_ratio: list[runs.Rows]) -> float:
+  """Returns the relative error of a ratio, paired by seed; NaN if unknown."""
+  by_seed = [{row["seed"]: row["value"] for row in rows} for rows in of_ratio]
+  seeds = set.intersection(*map(set, by_seed))
+  if len(seeds) < 2:
+    known = [rows.mean() for rows in of_ratio]
+    return float(np.hypot.reduce([error / mean for mean, error in known]))
+  first, *second = ([of[seed] for seed in sorted(seeds)] for of in by_seed)
+  mean, error = runs.mean_and_error(np.array(first, float) / np.prod(second, 0))
+  return error / mean
 
 
 def _are_between(
-  bounds: Sequence[float], ratios, unlike=0.0, *, if_equal: bool = False
+  bounds: Sequence[float], ratios, doubt: _Doubt, *, if_equal: bool = False
 ) -> bool | None:
-  """Tells whether all ratios are between two bounds; None if K may decide.
+  """Tells whether all ratios are between two bounds; None if doubt decides.
 
-  In the share of seeds that are `unlike`, K alone may have changed a ratio, up
-  or down. With `if_equal`, values that are equal although K differs count as
-  such.
+  Two errors, and K in the share of seeds that are unlike, may have moved a
+  ratio up or down. With `if_equal`, values that are equal although K differs
+  count as such.
   """
   low, high = bounds
-  least = left_by_k(unlike)
-  surely = (low < ratios * least) & (ratios / least < high)
-  maybe = (low < ratios / least) & (ratios * least < high)
-  if if_equal:
-    surely = (low < ratios) & (ratios < high)
+  least, most = np.maximum(1 - 2 * doubt.error, 0), 1 + 2 * doubt.error
+  by_k = left_by_k(doubt.unlike)
+  maybe = (low < ratios * most / by_k) & (ratios * least * by_k < high)
+  if not if_equal:
+    least, most = least * by_k, most / by_k
+  surely = (low < ratios * least) & (ratios * most < high)
   return True if np.all(surely) else None if np.all(maybe) else False
 
 
@@ -253,59 +289,63 @@ def _falls(
     error = np.hypot(*(error for _, error in pairs[0]))
   if 0 < abs(change) < 2 * error:  # An unknown error is none.
     return None, True
-  return _are_between(_FALLS, ratio, unlike), False
+  # The error was looked at above.
+  return _are_between(_FALLS, ratio, _Doubt(unlike, 0.0)), False
 
 
 def _farthest(ratios: np.ndarray) -> float:
   return float(np.abs(ratios - 1).max())
 
 
-def _permuted_at_chance(best, chance: float, unlike) -> _Judged:
+def _permuted_at_chance(
+  best, chance: float, doubt: _Doubt, doubt_of_others: _Doubt
+) -> _Judged:
   at_chance, alike = best["permuted"] / chance, best["restored"] / best["test"]
   holds = all_hold(
-    _are_between(_EQUAL, at_chance),
-    _are_between(_EQUAL, alike, unlike, if_equal=True),
+    _are_between(_EQUAL, at_chance, doubt),
+    _are_between(_EQUAL, alike, doubt_of_others, if_equal=True),
   )
   return (
     holds,
-    _BY_K_OR_CENTERS,
+    _UNSURE_OF_BEST,
     f"best epoch: permuted capacity is within"
     f" {_farthest(at_chance):.0%} of chance ({chance:.3f}) in"
     f" every hidden layer, restored within {_farthest(alike):.0%} of test",
   )
 
 
-def _permuted_rises_late(best, last, early: int, unlike) -> _Judged:
-  rise, unlike = last["permuted"] / best["permuted"], unlike["permuted"]
-  stays = (0.0, 1 + TOLERANCE)
+def _permuted_rises_late(best, last, early: int, doubt) -> _Judged:
+  rise, doubt = last["permuted"] / best["permuted"], doubt["permuted"]
+  stays, first = (0.0, 1 + TOLERANCE), slice(early)
   return (
     all_hold(
-      _are_between((1.5, np.inf), rise[-1], unlike[-1]),
-      _are_between(stays, rise[:early], unlike[:early], if_equal=True),
+      _are_between((1.5, np.inf), rise[-1], doubt.of(-1)),
+      _are_between(stays, rise[first], doubt.of(first), if_equal=True),
     ),
-    BY_K,
+    _UNSURE,
     f"last epoch: permuted capacity rises to {rise[-1]:.2f} times its best-"
     f"epoch value in the last hidden layer, at most {rise[:early].max():.2f}"
     f" times in the first {early}",
   )
 
 
-def _restored_falls(best, last, chance: float, unlike, rows) -> _Judged:
+def _restored_falls(best, last, chance: float, doubt, rows) -> _Judged:
   before, after = best["restored"][-1], last["restored"][-1]
-  ratio, of_seeds = after / before, unlike["restored"][-1]
+  ratio, of_seeds = after / before, doubt["restored"].unlike[-1]
   falls, is_vague = _falls(rows, "capacity", "restored", ratio, of_seeds)
-  holds = all_hold(falls, _are_between(_EQUAL, after / chance))
+  of_last = _doubt(rows.at("last").where(subset="restored")).of(-1)
+  holds = all_hold(falls, _are_between(_EQUAL, after / chance, of_last))
   return (
     holds,
-    _VAGUE if is_vague else BY_K,
+    _VAGUE if is_vague else _UNSURE,
     f"last epoch: restored capacity of the last hidden layer goes from"
     f" {before:.3f} to {after:.3f}, {after / chance - 1:+.0%} from chance, test"
     f" from {best['test'][-1]:.3f} to {last['test'][-1]:.3f}",
   )
 
 
-def _permuted_shrinks(radii, dimensions, unlike, rows) -> _Judged:
-  numbers, of_seeds = {}, unlike["permuted"][-1]
+def _permuted_shrinks(radii, dimensions, doubt, rows) -> _Judged:
+  numbers, of_seeds = {}, doubt["permuted"].unlike[-1]
   for metric, of_epochs in (("radius", radii), ("dimension", dimensions)):
     numbers[metric] = [at["permuted"][-1] for at in of_epochs]
   falls = [
@@ -322,12 +362,13 @@ def _permuted_shrinks(radii, dimensions, unlike, rows) -> _Judged:
   )
 
 
-def _early_layers_stay(best, last, early: int, unlike) -> _Judged:
+def _early_layers_stay(best, last, early: int, doubt) -> _Judged:
   change = np.array([last[s][:early] / best[s][:early] for s in best])
-  unlike = np.array([unlike[s][:early] for s in best])
+  first = [doubt[s].of(slice(early)) for s in best]
+  of_first = _Doubt(*(np.array(x) for x in zip(*first, strict=True)))
   return (
-    _are_between(_EQUAL, change, unlike, if_equal=True),
-    BY_K,
+    _are_between(_EQUAL, change, of_first, if_equal=True),
+    _UNSURE,
     f"the first {early} hidden layers change by at most"
     f" {_farthest(change):.0%} in capacity between best and last epoch, over"
     " all subsets",
