@@ -232,21 +232,27 @@ def _doubt(*of_ratio: runs.Rows, least_left: float = 0.0) -> _Doubt:
     if len(of_layer) > 1:
       seeds |= seeds_unlike(*of_layer)
     shares.append(len(seeds) / len(both.seeds))
-    errors.append(_relative_error([x.where("capacity") for x in of_layer]))
+    # What is 0 has no relative error.
+    with np.errstate(divide="ignore", invalid="ignore"):
+      errors.append(_relative_error([x.where("capacity") for x in of_layer]))
   # An unknown error is none.
-  return _Doubt(np.array(shares), np.nan_to_num(np.array(errors)))
+  known = np.where(np.isfinite(errors), errors, 0.0)
+  return _Doubt(np.array(shares), known)
 
 
 def _relative_error(of_ratio: list[runs.Rows]) -> float:
   """Returns the relative error of a ratio, paired by seed; NaN if unknown."""
-  by_seed = [{row["seed"]: row["value"] for row in rows} for rows in of_ratio]
-  seeds = set.intersection(*map(set, by_seed))
+  by_seed = [
+    dict(zip((row["seed"] for row in rows), rows.values, strict=True))
+    for rows in of_ratio
+  ]
+  seeds = sorted(set.intersection(*map(set, by_seed)))
   if len(seeds) < 2:
-    known = [rows.mean() for rows in of_ratio]
-    return float(np.hypot.reduce([error / mean for mean, error in known]))
-  first, *second = ([of[seed] for seed in sorted(seeds)] for of in by_seed)
-  mean, error = runs.mean_and_error(np.array(first, float) / np.prod(second, 0))
-  return error / mean
+    means, errors = np.array([rows.mean() for rows in of_ratio]).T
+    return float(np.linalg.norm(errors / means))
+  first, *second = (np.array([of[seed] for seed in seeds]) for of in by_seed)
+  mean, error = runs.mean_and_error(first / np.prod(second, axis=0))
+  return float(np.divide(error, mean))
 
 
 def _are_between(
