@@ -46,7 +46,7 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
   )
 
 # Most of the suite's time is compilation. Without costly optimizations it takes
-# less than half of it, and with XLA's older emitters, which JAX 0.11 has lost,
+# less than half of it, and with XLA's older emitters, which JAX lost in 0.11.2,
 # still less; the last digits alone change. The oldest versions keep their own.
 QUICK = (
   "--xla_backend_optimization_level=0"

@@ -192,6 +192,13 @@ def test_rewinds_within_two_errors_are_not(
   assert found["T4"]["holds"] is holds
 
 
+def test_without_a_recorded_chance_what_is_left_is_not_judged(tmp_path):
+  rows = rewound_rows((0.2, 0.9, 1), 0.1)
+  rows = [row for row in rows if row["metric"] != "chance_accuracy"]
+  found = verdicts(tmp_path, "memorization/rewind", rows)
+  assert found["T4"]["holds"] is None
+
+
 def test_any_of_the_last_layers_may_restore(tmp_path):
   """The last layer recovers less than the last two, and forgets more."""
   rows = rewound_rows((0.85, 0.95, 1), (0.15, 0.25, 0.1))

@@ -234,6 +234,14 @@ def test_shares_within_two_errors_of_enough_are_undecided(
   assert ("within two errors" in str(found)) != told
 
 
+def test_runs_without_a_recorded_chance_are_judged():
+  rows = made_rows([0.1, 0.5, 0.9, 1], {})
+  rows = runs.Rows(r for r in rows if r["metric"] != "chance_accuracy")
+  (found,) = find_rewinds(rows)
+  assert found.holds is False
+  assert "(chance unknown)" in found.sentence
+
+
 SINGLE = {"a": (0.3, 0.5), "b": (0.4, 0.9), "c": (0.9, 1.0), "d": (0.8, 1.0)}
 
 

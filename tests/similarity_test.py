@@ -315,7 +315,7 @@ def test_images_are_of_all_manifolds_and_at_least_four(trained, monkeypatch):
   np.testing.assert_array_equal(study._images(seed), expected)
   few = seed._replace(manifolds={"test": seed.manifolds["test"][:, :1]})
   monkeypatch.setattr(trained, "seeds", [few])
-  with pytest.raises(ValueError, match="test hold 3 images, and CKA needs 4"):
+  with pytest.raises(ValueError, match="hold 3 images, and CKA needs 4; take"):
     Similarity(SimilarityConfig(), trained)
 
 

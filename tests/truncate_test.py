@@ -101,7 +101,7 @@ def test_the_finding_follows_the_rows():
   for share in (0.75, 0.85):  # 80% was expected, and the error is 5%.
     (found,) = Truncate.findings({}, rows_of([{1: 0.2}, {1: share}]))
     assert found.holds is None
-    assert str(found).endswith("is within two errors.")
+    assert str(found).endswith("cannot be known within two errors.")
 
 
 @pytest.mark.parametrize(

@@ -210,6 +210,16 @@ def test_the_paper_names_its_figures():
     assert all(re.search(rf"\b{name}\b", told) for name in stage.names)
 
 
+def run_script(script, **environment):
+  return subprocess.run(
+    [sys.executable, "-c", script],
+    capture_output=True,
+    text=True,
+    env=os.environ | environment,
+    cwd=binaries.ROOT,
+  )
+
+
 def test_the_installed_command_is_the_same():
   names = ("readout", "rewind")  # Without a binary, and with one.
   script = (
@@ -220,12 +230,7 @@ def test_the_installed_command_is_the_same():
     "    experiments.main()\n"
     "  os.wait()\n"
   )
-  result = subprocess.run(
-    [sys.executable, "-c", script],
-    capture_output=True,
-    text=True,
-    cwd=pathlib.Path(__file__).parents[1],
-  )
+  result = run_script(script)
   told = [binaries.execute("__main__", x, "--help").stdout for x in names]
   assert result.stdout == "".join(told), result.stderr
 
@@ -239,13 +244,7 @@ def test_paths_may_start_at_home(tmp_path):
     "flags.FLAGS(['x', '--out=~/x', '--data_dir=~/y'])\n"
     "print(flags.FLAGS.out, flags.FLAGS.data_dir)\n"
   )
-  result = subprocess.run(
-    [sys.executable, "-c", script],
-    capture_output=True,
-    text=True,
-    env=os.environ | {"HOME": str(tmp_path)},
-    cwd=pathlib.Path(__file__).parents[1],
-  )
+  result = run_script(script, HOME=str(tmp_path))
   assert result.stdout.split() == [f"{tmp_path}/x", f"{tmp_path}/y"]
 
 

@@ -79,6 +79,24 @@ def bounds(values: np.ndarray, errors: np.ndarray) -> tuple[float, float]:
   return mean - 2 * error, mean + 2 * error
 
 
+def verdict(surely: object, maybe: object) -> bool | None:
+  """Returns whether a claim holds; None if it may hold, but not surely."""
+  return True if surely else None if maybe else False
+
+
+def any_reaches(
+  level: float, of_means: Iterable[tuple[float, float]]
+) -> bool | None:
+  """Tells whether any mean reaches a level; None if its errors decide.
+
+  Args:
+    level: the level.
+    of_means: `bounds` of each mean.
+  """
+  of_means = list(of_means)
+  return verdict(*(any(ends[i] >= level for ends in of_means) for i in (0, 1)))
+
+
 def seeds_unlike(first: runs.Rows, second: runs.Rows) -> set[int]:
   """Returns the seeds in which K differs between two selections of a layer."""
   ranks = (

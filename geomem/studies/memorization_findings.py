@@ -18,6 +18,7 @@ from geomem.studies.finding import (
   places,
   seeds_unlike,
   too_little_memory,
+  verdict,
 )
 
 TOLERANCE = 0.25  # Relative, for values that are equal in the paper.
@@ -271,7 +272,7 @@ def _are_between(
   if not if_equal:
     least, most = least * by_k, most / by_k
   surely = (low < ratios * least) & (ratios * most < high)
-  return True if np.all(surely) else None if np.all(maybe) else False
+  return verdict(np.all(surely), np.all(maybe))
 
 
 def _falls(

@@ -13,6 +13,7 @@ from geomem import runs
 from geomem.plots import style
 from geomem.studies.finding import (
   Finding,
+  any_reaches,
   bounds,
   grouped,
   name_seeds,
@@ -232,12 +233,16 @@ def _side(scores: RewindScores, kind: str) -> Finding:
     f" recover {says(half - 1)} (chance {with_error(scores.chance)}), of the"
     f" test accuracy that was lost; {takes}{scores.without}"
   )
-  of_half = [scores.bounds(kind, s, "test", "recovered") for s in sets[:half]]
-  surely, maybe = (any(ends[i] >= ENOUGH for ends in of_half) for i in (0, 1))
-  if surely != maybe:
-    sentence += f"; whether half recover {ENOUGH:.0%} is within two errors"
+  few_do = any_reaches(
+    ENOUGH, (scores.bounds(kind, s, "test", "recovered") for s in sets[:half])
+  )
+  if few_do is None:
+    sentence += (
+      f"; whether half of them recover {ENOUGH:.0%} cannot be known within two"
+      " errors"
+    )
     return Finding(name, None, sentence, claim)
-  return Finding(name, surely == (kind == "suffix"), sentence, claim)
+  return Finding(name, few_do == (kind == "suffix"), sentence, claim)
 
 
 def best_rewinds(rows: runs.Rows) -> list[str]:

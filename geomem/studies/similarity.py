@@ -31,7 +31,7 @@ from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.trained import OfRun, TrainedRun
 
 # Of fewer, the unbiased estimate of CKA is 0/0.
-LEAST_IMAGES = 4
+_LEAST_IMAGES = 4
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class SimilarityConfig(Fields):
     layers: comma-separated names, or `last` (hidden); all by default.
   """
 
-  _least: ClassVar = {"num_images": LEAST_IMAGES}
+  _least: ClassVar = {"num_images": _LEAST_IMAGES}
   other: str | None = None
   subset: str = "test"
   num_images: int = 500
@@ -121,11 +121,11 @@ class Similarity(OfRun):
         f"{config.subset!r} is not a subset; choose from {', '.join(known)}."
       )
     number = trained.seeds[0].manifolds[config.subset].size
-    if number < LEAST_IMAGES:
+    if number < _LEAST_IMAGES:
       raise ValueError(
         f"The manifolds of {config.subset} hold {number} images, and CKA needs"
-        f" {LEAST_IMAGES}; compare a run measured with more"
-        " --num_manifolds or --manifold_points."
+        f" {_LEAST_IMAGES}; take another subset, or a run measured with more"
+        " --manifold_points."
       )
     self.other = None
     if config.other:

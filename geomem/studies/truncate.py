@@ -21,7 +21,13 @@ from geomem.geometry.linalg import matmul
 from geomem.plots import style
 from geomem.studies.experiment import Seed, spread_images
 from geomem.studies.fields import Fields
-from geomem.studies.finding import Finding, bounds, grouped, with_error
+from geomem.studies.finding import (
+  Finding,
+  any_reaches,
+  bounds,
+  grouped,
+  with_error,
+)
 from geomem.studies.measure_config import measured_layers
 from geomem.studies.rewind_findings import ENOUGH, too_vague, without_loss
 from geomem.studies.study import Stage, Step
@@ -177,15 +183,16 @@ class Truncate(OfRun):
       f" keeping {kept} components of {rows.layers[index]} ({numbers});"
       f" {ENOUGH:.0%} was expected{without_loss(rows.seeds, measured.seeds)}"
     )
-    ends = [
-      bounds(cell.values, np.array([row["stderr"] for row in cell], float))
-      for cell in cells.values()
-    ]
-    surely, maybe = (any(end[i] >= ENOUGH for end in ends) for i in (0, 1))
-    if surely != maybe:
-      sentence += "; whether it does come back is within two errors"
-      return [Finding(name, None, sentence)]
-    return [Finding(name, surely, sentence)]
+    holds = any_reaches(
+      ENOUGH,
+      (
+        bounds(cell.values, np.array([row["stderr"] for row in cell], float))
+        for cell in cells.values()
+      ),
+    )
+    if holds is None:
+      sentence += "; which it is cannot be known within two errors"
+    return [Finding(name, holds, sentence)]
 
   @staticmethod
   def table(rows: runs.Rows) -> str:

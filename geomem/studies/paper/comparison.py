@@ -7,7 +7,13 @@ import numpy as np
 
 from geomem import runs
 from geomem.studies.capacity_findings import agreements
-from geomem.studies.finding import Finding, all_hold, doubts, left_by_k
+from geomem.studies.finding import (
+  Finding,
+  all_hold,
+  doubts,
+  left_by_k,
+  verdict,
+)
 from geomem.studies.gradients.findings import (
   at_epoch,
   unbiased_slope,
@@ -124,7 +130,8 @@ def _rewind(rows: runs.Rows, _) -> _Judged:
   )
   best = max(surely or maybe or shares, key=lambda s: shares[s].mean())
   values["T4"] = shares[best]
-  return values, {"T4": _verdict(surely, maybe, [*left.values()])}
+  numbers = [at_most, *np.ravel([*left.values()])]
+  return values, {"T4": _verdict(surely, maybe, numbers)}
 
 
 def _gradients(rows: runs.Rows, _) -> _Judged:
@@ -222,7 +229,7 @@ def _verdict(surely, maybe, numbers=()) -> bool | None:
   """Returns a verdict; None if a number is NaN, or its error or K decides."""
   if np.isnan(numbers).any():
     return None
-  return True if surely else None if maybe else False
+  return verdict(surely, maybe)
 
 
 _NUMBERS = {
