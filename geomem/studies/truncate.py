@@ -29,7 +29,7 @@ from geomem.studies.finding import (
   with_error,
 )
 from geomem.studies.measure_config import measured_layers
-from geomem.studies.rewind_findings import ENOUGH, too_vague, without_loss
+from geomem.studies.rewind_scores import ENOUGH, too_vague, without_loss
 from geomem.studies.study import Stage, Step
 from geomem.studies.train import score_logits
 from geomem.studies.trained import OfRun, TrainedRun

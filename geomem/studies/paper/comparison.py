@@ -27,7 +27,7 @@ from geomem.studies.memorization_findings import (
 from geomem.studies.model_size import Sizes, find_dip
 from geomem.studies.paper.numbers import CLAIMS, CLOSE, LAST_HIDDEN
 from geomem.studies.paper.stages import STAGES, Scale
-from geomem.studies.rewind_findings import ENOUGH, RewindScores
+from geomem.studies.rewind_scores import ENOUGH, RewindScores
 from geomem.studies.sweep import of_cells
 
 # The values of a study by claim, one for each seed, and the verdicts that its
