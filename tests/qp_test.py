@@ -11,6 +11,7 @@ from jaxopt import BoxCDQP
 from scipy import optimize
 
 from geomem import geometry
+from geomem.geometry.qp.projected_cg import longest_step
 from tests import problems
 from tests.fakes import also_long
 
@@ -308,3 +309,23 @@ def test_signs_are_one_for_each_point_or_do_not_count():
   signs = jnp.asarray([[1.0, -1.0, 1.0], [1.0, 0.0, 1.0]])
   solution = geometry.solve_signed_qp(G, b, signs)
   assert solution.converged.tolist() == [True, False]
+
+
+def test_hundreds_of_supporting_points_are_found():
+  """More than a working set holds, by steps of projections as long as can be."""
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(960, 1000)) / 1000**0.5
+  fields = rng.normal(size=(4, 1000)) @ points.T
+  signs = rng.choice([-1.0, 1.0], size=fields.shape)
+  G = points @ points.T
+  with jax.enable_x64(True):
+    found = geometry.solve_signed_qp(G, signs * fields, signs, tol=3e-4)
+    step = float(longest_step(jnp.asarray(G)))
+  multipliers = np.asarray(found.lam)
+  assert np.asarray(found.converged).all()
+  assert (multipliers > 0).sum(axis=1).min() > 400
+  assert np.asarray(found.num_iters).max() < 200
+  assert 1.8 <= step * np.linalg.eigvalsh(G)[-1] < 2
+  target = np.linalg.pinv(points) @ fields[0]
+  lam, _ = optimize.nnls((signs[0, :, None] * points).T, target)
+  np.testing.assert_allclose(multipliers[0], lam, atol=1e-5 * lam.max())

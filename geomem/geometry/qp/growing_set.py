@@ -28,6 +28,9 @@ from geomem.geometry.qp.working_set import solve_on
 # 5,000 points: more slots overflow a core's cache, and take 20 times as long.
 _TIERS = (("float32", (64, 320)), ("float64", (128, 320)))
 _MAX_ROUNDS = 12
+_MOST_SLOTS = max(slots for _, sizes in _TIERS for slots in sizes)
+# Share of the candidates that is expected to support a solution, to be sure.
+_SURE = 0.8
 # Tableau entries that are swept together on a core.
 _CACHED = 2**18
 # Largest violation of a solved lane: in units of the tolerance of F, or of the
@@ -106,11 +109,24 @@ def solve_on_growing_set(
     for slots in sizes:
       if b.shape[1] > tried:
         # Only lanes that ran out of slots get more.
-        lanes = lanes._replace(stalled=(lanes.lam > 0).sum(axis=1) < tried)
+        stalled = (lanes.lam > 0).sum(axis=1) < tried
+        lanes = lanes._replace(stalled=stalled | _is_crowded(G, lanes, tol))
         slots = min(slots, b.shape[1])
         lanes = _solve_in_rounds(G, b, signs, lanes, slots, kind, tol, judge)
         tried = slots
   return lanes.lam
+
+
+def _is_crowded(G, lanes: Lanes, tol) -> Bool[Array, " t"]:
+  """Tells which lanes expect more supporting points than there are slots.
+
+  They are expected where points in the support and violated ones are many, if
+  points are nearly independent: the rank of G is at least (tr G)² / ‖G‖².
+  """
+  rank = len(G) ** 2 / jnp.maximum((G * G).sum(), 1)
+  started = (lanes.lam > 0).any(axis=1)
+  candidates = ((lanes.lam > 0) | (lanes.gradient > tol)).sum(axis=1)
+  return started & (jnp.minimum(rank, _SURE * candidates) > _MOST_SLOTS)
 
 
 def _solve_in_rounds(G, b, signs, lanes, num_slots, kind, tol, judge) -> Lanes:

@@ -76,6 +76,7 @@ def iterate_in_blocks(
   G: Float[Array, "M M"],
   b: Float[Array, "t M"],
   lam: Float[Array, "t M"],
+  step: Float[Array, ""],
   maxiter: Int[Array, ""],
   signs: Float[Array, "t M"] | None = None,
   wanted: float = 0.0,
@@ -83,9 +84,9 @@ def iterate_in_blocks(
   """Iterates by conjugate gradients until no lane is pending.
 
   G has unit diagonal and, up to the signs of a lane's rows and columns, is that
-  of all lanes; λ is feasible, and `wanted` as in `projected_cg.pending`.
+  of all lanes; λ is feasible, `step` that of projections, and `wanted` as in
+  `projected_cg.pending`.
   """
-  step = projected_cg.step_length(G)
   lanes = projected_cg.start(G, b, lam, step, signs)
   for size, allowed in _blocks(len(b)):
     lanes = _finish_by_blocks(G, step, lanes, size, allowed, maxiter, wanted)
@@ -94,7 +95,8 @@ def iterate_in_blocks(
 
 def _solve_manifold(G, b, maxiter):
   """Solves for the t probes `[t, M]` of one manifold, with unit diagonal."""
-  lanes = iterate_in_blocks(G, b, solve_on_working_set(G, b), maxiter)
+  start, step = solve_on_working_set(G, b), projected_cg.step_length(G)
+  lanes = iterate_in_blocks(G, b, start, step, maxiter)
   gradient = b - matmul(lanes.lam, G)
   unsolved = violation(lanes.lam, gradient) > _CLOSE * jnp.finfo(b.dtype).eps
   return finish(G, b, lanes.lam, unsolved, maxiter), lanes.num_iters
