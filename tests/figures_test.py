@@ -9,7 +9,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 
 from benchmarks import demo
 from geomem import plots, runs
-from geomem.plots import style
+from geomem.plots import figures, style
 from tests.fakes import assert_distinct, shown
 
 SUBSETS = ("unpermuted", "permuted", "restored", "test")
@@ -249,6 +249,15 @@ def test_logarithmic_axes_have_ticks_however_short(low, high):
   assert ((ax.get_yticks() >= low) & (ax.get_yticks() <= high)).sum() >= 3
 
 
+def test_ticks_of_many_decades_do_not_overlap():
+  ax = style.new_figure(3, 3).subplots()
+  ax.plot([0, 1], [1e-2, 1e30])
+  style.log_axis(ax.yaxis)
+  named = boxes(ax.yaxis)
+  assert len(named) > 4
+  assert not any(a.overlaps(b) for a, b in itertools.pairwise(named))
+
+
 def test_measures_are_all_drawn():
   rows = rows_of()
   figure = plots.plot_measures(rows.where(layer=(*LAYERS, None)))
@@ -273,6 +282,64 @@ def test_many_measures_go_on_in_further_rows(count):
       low, high = ax.get_ylim()
       heights = np.concatenate([line.get_ydata() for line in ax.get_lines()])
       assert low <= heights.min() <= heights.max() <= high
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_legends_are_as_wide_as_the_figure(count):
+  figure = plots.plot_by_layer(rows_of(), METRICS[:count])
+  box = figure.legends[0].get_window_extent(figure.canvas.get_renderer())
+  assert 0 <= box.width <= figure.bbox.width
+
+
+def boxes(axis) -> list:
+  """Returns the boxes of the names along an axis that has been drawn."""
+  axis.axes.figure.draw_without_rendering()
+  texts = [text for text in axis.get_ticklabels() if text.get_text()]
+  return [text.get_window_extent() for text in texts]
+
+
+def test_names_of_forty_layers_do_not_overlap():
+  rows = rows_of()
+  for row in rows_of().where("capacity", layer="fc1"):
+    for place in range(4, 40):
+      layer = {"layer": f"attention{place}", "layer_index": place}
+      rows.append(row | layer)
+  for ax in plots.plot_geometry_by_layer(rows).axes[3:]:
+    named = boxes(ax.xaxis)
+    assert len(named) == 20
+    centers = [(box.x0 + box.x1) / 2 for box in named]
+    assert np.diff(centers).min() > 0.8 * named[0].width
+
+
+@pytest.mark.parametrize("last", [1, 8, 100, 610, 1000, 20000])
+@pytest.mark.parametrize("panels", [1, 4])
+def test_numbers_of_epochs_do_not_overlap(last, panels):
+  figure = style.new_figure(2.75 * panels if panels > 1 else 5.4, 3)
+  ax, *_ = np.atleast_1d(figure.subplots(1, panels))
+  figures.epoch_axis(ax, last)
+  named = boxes(ax.xaxis)
+  assert len(named) > 1
+  assert not any(a.overlaps(b) for a, b in itertools.pairwise(named))
+
+
+@pytest.mark.parametrize("last", [8, 150, 240, 1000])
+def test_epochs_of_a_map_do_not_overlap(last):
+  saved = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987)
+  epochs = sorted({*(epoch for epoch in saved if epoch < last), last})
+  ax = style.new_figure(2.6, 2).subplots()
+  style.draw_heatmap(ax, np.zeros((2, len(epochs))), epochs, rows_of())
+  named = boxes(ax.xaxis)
+  assert not any(a.overlaps(b) for a, b in itertools.pairwise(named))
+
+
+def test_accuracies_of_layers_have_their_chance():
+  rows = rows_of()
+  for row in rows_of().where("radius"):
+    rows.append(row | {"metric": "probe_accuracy"})
+  axes = plots.plot_by_layer(rows, ("probe_accuracy", "radius")).axes
+  for ax in axes:
+    is_accuracy = "accuracy" in ax.get_ylabel()
+    assert bool(named(ax, "chance 0.25")) == is_accuracy
 
 
 SETS = {
@@ -365,6 +432,17 @@ def test_what_comes_back_is_of_the_seeds_that_lost_something():
   assert {x for x in shown(figure) if x == x} == {
     x for x in shown(alone) if x == x
   }
+
+
+def test_what_did_not_come_back_is_said():
+  rows = rewind_rows()
+  rows = runs.Rows(r for r in rows if r["metric"] != "recovered")
+  lost, permuted = plots.plot_recovered(rows).axes
+  (text,) = lost.texts
+  assert text.get_text() == "no test accuracy was lost"
+  assert not permuted.texts
+  names = [text.get_text() for text in lost.get_xticklabels()]
+  assert names == ["fc1", "fc2"]
 
 
 def test_what_is_null_on_disk_is_not_drawn():
@@ -531,6 +609,15 @@ def test_sizes_tell_epochs_subsets_and_levels_apart():
   assert not {style.COLORS[s] for s in SUBSETS[:3]} & colors
   # No legend lies on the data.
   assert not any(ax.get_legend() for ax in figure.axes)
+
+
+@pytest.mark.parametrize(
+  "draw", [plots.plot_model_size, plots.plot_size_by_epoch]
+)
+def test_accuracies_by_size_have_their_chance(draw):
+  accuracies = [ax for ax in draw(size_rows()).axes if "acc" in ax.get_ylabel()]
+  assert accuracies
+  assert all(named(ax, "chance 0.25") for ax in accuracies)
 
 
 def test_noise_is_drawn_by_its_fraction():

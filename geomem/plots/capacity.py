@@ -149,7 +149,8 @@ def _explain(figure: Figure) -> None:
     Line2D([], [], color="0.3", ls="-.", lw=0.9, label="labels shuffled"),
     Line2D([], [], color="0.4", ls=":", lw=0.9, label=_CHANCE),
   ]
-  figure.legend(handles=handles, loc="outside upper center", ncols=4)
+  labels = [handle.get_label() for handle in handles]
+  style.draw_legend(figure, handles, labels, ncols=4)
 
 
 def plot_capacity_by_layer(rows) -> Figure:

@@ -57,12 +57,8 @@ def plot_gradient_law(rows: runs.Rows) -> Figure:
   handles, names = left.get_legend_handles_labels()
   # The legend is filled by columns: centred above raw, the crosses last.
   order = sorted(range(len(names)), key=lambda i: names[i] in _LAST)
-  figure.legend(
-    [handles[i] for i in order],
-    [names[i] for i in order],
-    loc="outside upper center",
-    ncols=4,
-  )
+  ordered = ([entries[i] for i in order] for entries in (handles, names))
+  style.draw_legend(figure, *ordered, ncols=4)
   return figure
 
 

@@ -71,8 +71,6 @@ def _draw(ax, sizes, metric: str, subset: str) -> None:
     _band(ax, sizes, at_epoch, **style.look_of(subset) | drawn)
   rows = next(iter(sizes.values()))
   style.metric_axis(ax, metric, rows)
-  if metric == "accuracy":
-    style.draw_chance_accuracy(ax, rows)
   ax.set_ylabel(f"{subset} {style.label_of(metric)}")
 
 
@@ -81,6 +79,7 @@ def _draw_training(ax, sizes) -> None:
   for subset in ("unpermuted", "permuted"):
     at_last = operator.methodcaller("of_network", "accuracy", subset, "last")
     _band(ax, sizes, at_last, **style.look_of(subset), label=subset)
+  style.draw_chance_accuracy(ax, next(iter(sizes.values())))
   ax.set_ylabel("training accuracy, last epoch")
 
 
@@ -168,6 +167,7 @@ def plot_size_by_epoch(rows) -> Figure:
     if dimension:
       series = dimension.last_hidden().series("epoch")
       style.draw_series(axes[1], series, **look)
+  style.draw_chance_accuracy(axes[0], sizes[0][1])
   for ax, metric in zip(axes, ("accuracy", "dimension"), strict=True):
     figures.epoch_axis(ax, max(rows.distinct("epoch")))
     ax.set_ylabel(f"test {style.label_of(metric)}")

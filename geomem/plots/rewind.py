@@ -141,6 +141,7 @@ def plot_recovered(rows) -> Figure:
     for chosen in sets.values()
     for row in chosen.nearest(best)
   }
+  names = list(dict.fromkeys(n for sets in kinds.values() for n in sets))
   figure = style.new_figure(8.0, 3.4)
   axes = figure.subplots(1, 2)
   panels = [("recovered", "test"), ("accuracy", "permuted")]
@@ -156,7 +157,8 @@ def plot_recovered(rows) -> Figure:
       ]
       if all(by_set):
         mean, error = np.array([of_set.mean() for of_set in by_set]).T
-        ax.errorbar(list(sets), mean, error, capsize=2, **look)
+        places = [names.index(name) for name in sets]
+        ax.errorbar(places, mean, error, capsize=2, **look)
   axes[0].set_ylabel("test accuracy recovered")
   axes[1].set_ylabel("permuted accuracy")
   style.draw_level(axes[0], 0, "last epoch (0) and best epoch (1)", ls="-.")
@@ -170,7 +172,13 @@ def plot_recovered(rows) -> Figure:
     seeds = f"\n(seeds that lost accuracy: {', '.join(map(str, drawn))})"
   for ax in axes:
     ax.set_xlabel(f"layer, put back to {place}{seeds}")
-    ax.tick_params(axis="x", rotation=90, labelsize=7)
+    style.layer_axis(ax, dict(enumerate(names)))
+    ax.set_xlim(-0.5, len(names) - 0.5)
+  reasons = ("no test accuracy was lost", "no labels were permuted")
+  for ax, reason in zip(axes, reasons, strict=True):
+    if not ax.containers:
+      look = {"ha": "center", "va": "center", "transform": ax.transAxes}
+      ax.text(0.5, 0.5, reason, **look)
   style.explain(figure, axes, ncols=3)
   return figure
 

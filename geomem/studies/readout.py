@@ -67,7 +67,7 @@ def plot_readout(rows: runs.Rows):
     figures.epoch_axis(ax, max(measured.distinct("epoch")))
     ax.set_ylabel(_LABELS[name])
   handles, labels = axes[0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside upper center", ncols=4)
+  style.draw_legend(figure, handles, labels, ncols=4)
   return figure
 
 

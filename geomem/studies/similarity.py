@@ -91,8 +91,8 @@ def plot_similarity(rows: runs.Rows):
     vertical, horizontal, matrix = _matrix(selected, row, column)
     image = ax.imshow(matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     ax.set_title(title)
-    ax.set_yticks(range(len(vertical)), vertical, fontsize=6)
-    ax.set_xticks(range(len(horizontal)), horizontal, fontsize=6, rotation=90)
+    style.layer_axis(ax, dict(enumerate(horizontal)), fontsize=6)
+    ax.set_yticks(*style.some_of(dict(enumerate(vertical))), fontsize=6)
   figure.colorbar(image, ax=axes, label="linear CKA", shrink=0.8)
   return figure
 
