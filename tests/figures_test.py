@@ -510,6 +510,16 @@ def test_theory_and_simulation_are_drawn_against_each_other():
     assert tuple(rounded(number(m, None, radius)) for m in pair) in points
 
 
+def test_a_legend_of_many_leaves_room_for_the_axes():
+  rows = capacity_rows()
+  for group in (*SUBSETS, "points", "segments"):
+    rows += [row | {"subset": group} for row in capacity_rows()]
+  rows.append(rows[0] | {"metric": "manifold_points", "value": 10})
+  figure = plots.plot_capacity(rows)
+  figure.draw_without_rendering()
+  assert figure.axes[0].xaxis.label.get_window_extent().y0 >= 0
+
+
 def test_both_panels_have_the_same_limits_and_chance():
   rows = capacity_rows()
   for row in capacity_rows():
@@ -609,6 +619,40 @@ def test_sizes_tell_epochs_subsets_and_levels_apart():
   assert not {style.COLORS[s] for s in SUBSETS[:3]} & colors
   # No legend lies on the data.
   assert not any(ax.get_legend() for ax in figure.axes)
+
+
+def test_sizes_without_geometry_show_accuracies_alone():
+  rows = size_rows().where(layer=None)
+  drawn = {
+    name: draw and len(draw.axes)
+    for name, draw in ((n, draw(rows)) for n, draw in plots.MODEL_SIZE.items())
+  }
+  one_each = {"model_size": 2, "size_by_epoch": 1}
+  assert drawn == one_each | {"geometry_by_size": None}
+  for row in size_rows().where("radius", layer="fc2"):
+    rows.append(row | {"metric": "probe_accuracy"})
+  axes = plots.MODEL_SIZE["geometry_by_size"](rows).axes
+  assert [ax.get_ylabel().split()[0] for ax in axes] == list(SUBSETS)
+
+
+def test_noise_without_geometry_has_no_figure():
+  rows = runs.Rows()
+  for width in (2, 64):
+    rows += rows_of(width=width)
+  for draw in plots.MEMORIZATION_SWEEP.values():
+    assert draw(rows.where(layer=None)) is None
+    for ax in draw(rows).axes:
+      assert ax.get_xscale() == "log"
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_values_of_a_sweep_do_not_overlap(count):
+  rows = runs.Rows()
+  for width in range(100, 100 + count):
+    rows += rows_of(width=width).where(layer=(None, "fc2"))
+  names = boxes(plots.plot_last_layer(rows).axes[0].xaxis)
+  assert len(names) == count
+  assert (names[0].width < names[0].height) == (count > 3)
 
 
 @pytest.mark.parametrize(

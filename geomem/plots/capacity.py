@@ -115,7 +115,7 @@ def plot_capacity(rows) -> Figure | None:
   if not everything.size:
     return None
   treatments, looks = rows.distinct("centers"), _looks(rows)
-  figure = style.new_figure(3.6 * len(treatments) + 0.2, 4.4)
+  figure = style.new_figure(3.6 * len(treatments) + 0.2, 5)
   axes = figure.subplots(1, len(treatments), squeeze=False)[0]
   line = np.array([everything.min() / 1.3, everything.max() * 1.3])
   for ax, centers in zip(axes, treatments, strict=True):
