@@ -8,7 +8,7 @@ import pytest
 from matplotlib.collections import LineCollection, PolyCollection
 
 from benchmarks import demo
-from geomem import plots, runs
+from geomem import plots, runs, studies
 from geomem.plots import figures, style
 from tests.fakes import assert_distinct, shown
 
@@ -686,6 +686,15 @@ def test_noise_is_drawn_by_its_fraction():
     depth = [number("departure", seed, fraction) for seed in (0, 1)]
     assert rounded(sum(depth) / 2) in numbers
     assert mean_of("capacity", "permuted", LAST, "fc2", fraction) in numbers
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_what_is_not_measured_yet_is_not_drawn(name):
+  facts = rows_of().where(layer=None, epoch=None)
+  # The rows of a sweep are those of complete cells.
+  for rows in (runs.Rows(), *(() if name == "model_size" else (facts,))):
+    for draw in studies.STUDIES[name].figures.values():
+      assert draw(rows) is None
 
 
 @pytest.mark.parametrize(

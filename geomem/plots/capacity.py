@@ -153,12 +153,14 @@ def _explain(figure: Figure) -> None:
   style.draw_legend(figure, handles, labels, ncols=4)
 
 
-def plot_capacity_by_layer(rows) -> Figure:
+def plot_capacity_by_layer(rows) -> Figure | None:
   """Draws theory and simulation by layer, with shared directions removed.
 
   A column for each subset; a row for each epoch of a seed, earlier first.
   """
   rows = rows.where(centers="low_rank")
+  if not rows.where("capacity"):
+    return None
   looks = _looks(rows)
   ranked = {
     seed: sorted(measured.distinct("epoch"))
@@ -183,10 +185,12 @@ def plot_capacity_by_layer(rows) -> Figure:
   return figure
 
 
-def plot_capacity_by_radius(rows) -> Figure:
+def plot_capacity_by_radius(rows) -> Figure | None:
   """Draws theory and simulation of synthetic manifolds by radius."""
   looks = _looks(rows)
   looks.pop("points", None)
+  if not looks:
+    return None
   figure = style.new_figure(2.1 * len(looks) + 0.4, 3.1)
   axes = figure.subplots(1, len(looks), sharey=True, squeeze=False)[0]
   for (group, look), ax in zip(looks.items(), axes, strict=True):
@@ -202,7 +206,7 @@ def plot_capacity_by_radius(rows) -> Figure:
   return figure
 
 
-def plot_capacity_along(rows) -> Figure:
+def plot_capacity_along(rows) -> Figure | None:
   """Draws capacity by layer for a run, by radius for synthetic manifolds."""
   if rows.layers:
     return plot_capacity_by_layer(rows)

@@ -110,12 +110,14 @@ def _change(rows: runs.Rows, metric: str) -> runs.Rows:
   )
 
 
-def plot_model_size(rows) -> Figure:
+def plot_model_size(rows) -> Figure | None:
   """Draws accuracy and test geometry by number of parameters.
 
   Of the vertical lines, the dashed one is the interpolation threshold and the
   broad one the dip. Bands are standard errors over seeds.
   """
+  if not rows:  # No width is complete.
+    return None
   has_geometry = "test" in rows.where("dimension").subsets
   shape = (2, 3) if has_geometry else (1, 2)
   figure = style.new_figure(10 * shape[1] / 3, 2.8 * shape[0])
@@ -153,9 +155,11 @@ def plot_geometry_by_size(rows) -> Figure | None:
   return figure
 
 
-def plot_size_by_epoch(rows) -> Figure:
+def plot_size_by_epoch(rows) -> Figure | None:
   """Draws test accuracy and dimension over epochs, for at most six sizes."""
   sizes = list(_by_size(rows).items())
+  if not sizes:
+    return None
   count = min(len(sizes), _MOST_CURVES)
   chosen = np.unique(np.linspace(0, len(sizes) - 1, count).round().astype(int))
   shades = style.shades(len(sizes))

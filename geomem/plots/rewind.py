@@ -42,12 +42,14 @@ def _panels(rows: runs.Rows) -> list[str]:
   return [subset for subset in _PANELS if subset in rows.subsets]
 
 
-def plot_rewind_accuracy(rows) -> Figure:
+def plot_rewind_accuracy(rows) -> Figure | None:
   """Draws accuracy after a rewind by epoch, one curve per layer.
 
   Each kind has a row of panels. The dashed line is the epoch's own network.
   """
   kinds = _by_kind(rows)
+  if not kinds:  # Nothing has been rewound yet.
+    return None
   networks = rows.where(layer=None, kind=None, subset=runs.SUBSETS)
   panels = _panels(networks)
   figure = style.new_figure(8.6, 2.5 * len(kinds) + 0.5)
@@ -82,13 +84,15 @@ def plot_rewind_accuracy(rows) -> Figure:
   return figure
 
 
-def plot_rewind_heatmaps(rows) -> Figure:
+def plot_rewind_heatmaps(rows) -> Figure | None:
   """Draws how rewinds change test and permuted accuracy, by layer and epoch.
 
   Values are relative to the network of the last epoch: red is higher, blue
   lower. The dashed line is the best epoch.
   """
   kinds, at_last = _by_kind(rows), rows.at("last").where("accuracy", kind=None)
+  if not kinds:
+    return None
   of_last = at_last.where(layer=None)
   last = {
     (row["seed"], row["subset"]): value
@@ -125,7 +129,7 @@ def plot_rewind_heatmaps(rows) -> Figure:
   return figure
 
 
-def plot_recovered(rows) -> Figure:
+def plot_recovered(rows) -> Figure | None:
   """Draws what rewinds to the best epoch recover (test), forget (permuted).
 
   A seed that was not rewound to its best epoch is drawn at the nearest one, and
@@ -135,6 +139,8 @@ def plot_recovered(rows) -> Figure:
   best = rows.epochs("best")
   drawn = rows.where("recovered").seeds or rows.seeds
   kinds = _by_kind(rows.where(seed=tuple(drawn)))
+  if not kinds:
+    return None
   epochs = {
     (row["seed"], row["epoch"])
     for sets in kinds.values()

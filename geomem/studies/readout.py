@@ -56,9 +56,11 @@ class ReadoutConfig(Fields):
 def plot_readout(rows: runs.Rows):
   """Draws prediction depth, NC3 and NC4 by epoch and subset."""
   present = [name for name in _LABELS if rows.where(name).known()]
-  figure = style.new_figure(3.4 * max(1, len(present)), 3)
-  axes = np.atleast_1d(figure.subplots(1, max(1, len(present))))
-  for name, ax in zip(present, axes, strict=False):
+  if not present:
+    return None
+  figure = style.new_figure(3.4 * len(present), 3)
+  axes = np.atleast_1d(figure.subplots(1, len(present)))
+  for name, ax in zip(present, axes, strict=True):
     measured = rows.where(name)
     for subset in measured.subsets:
       look = style.look_of(subset) | {"label": subset}

@@ -79,12 +79,15 @@ def plot_similarity(rows: runs.Rows):
     (f"layers, {w} epoch", rows.at(w).where("cka", kind="layers"), *layers)
     for w in ("best", "last")
   ]
-  of_epochs = cka.where(kind="epochs").last_hidden()
+  of_epochs = cka.where(kind="epochs")
+  of_epochs = of_epochs.last_hidden() if of_epochs else of_epochs
   for layer in of_epochs.layers.values():
     panels.append((f"epochs, {layer}", of_epochs, *epochs))
   of_runs = cka.where(kind="runs")
   panels.append(("this run against the other", of_runs, *layers))
   panels = [panel for panel in panels if panel[1]]
+  if not panels:
+    return None
   figure = style.new_figure(3.6 * len(panels), 3.6)
   axes = np.atleast_1d(figure.subplots(1, len(panels)))
   for (title, selected, row, column), ax in zip(panels, axes, strict=True):

@@ -64,12 +64,14 @@ def plot_truncation(rows: runs.Rows):
 
   Numbers that some seeds lack, as their layer has a smaller rank, are left out.
   """
-  figure = style.new_figure(8.6, 3.4)
-  axes = figure.subplots(1, 2, sharex=True, sharey=True)
   truncated = rows.where("accuracy", kept=tuple(rows.distinct("kept")))
   truncated = truncated.of_all_seeds(rows.seeds, *_PLACE)
   untruncated = rows.at("last").where("accuracy", kept=None)
   layers = truncated.layers
+  if not layers:
+    return None
+  figure = style.new_figure(8.6, 3.4)
+  axes = figure.subplots(1, 2, sharex=True, sharey=True)
   colors = style.shades(len(layers))
   for subset, ax in zip(("test", "permuted"), axes, strict=True):
     for (index, layer), color in zip(layers.items(), colors, strict=True):
