@@ -434,6 +434,17 @@ def test_what_comes_back_is_of_the_seeds_that_lost_something():
   }
 
 
+def test_a_kind_of_rewind_has_its_colour_also_alone():
+  rows = rewind_rows()
+  alone = runs.Rows(r for r in rows if r.get("kind") in (None, "suffix"))
+  looks = []
+  for drawn in (rows, alone):
+    ax, _ = plots.plot_recovered(drawn).axes
+    (bars,) = (c for c in ax.containers if c.get_label() == "from a layer on")
+    looks.append((bars.lines[0].get_color(), bars.lines[0].get_marker()))
+  assert looks[0] == looks[1]
+
+
 def test_what_did_not_come_back_is_said():
   rows = rewind_rows()
   rows = runs.Rows(r for r in rows if r["metric"] != "recovered")

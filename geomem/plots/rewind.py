@@ -151,10 +151,11 @@ def plot_recovered(rows) -> Figure | None:
   figure = style.new_figure(8.0, 3.4)
   axes = figure.subplots(1, 2)
   panels = [("recovered", "test"), ("accuracy", "permuted")]
-  markers = zip(style.CYCLE, "o<>D", strict=False)
-  for (kind, sets), (color, marker) in zip(
-    kinds.items(), markers, strict=False
-  ):
+  looks = dict(
+    zip(_TITLES, zip(style.CYCLE, "o<>D", strict=False), strict=True)
+  )
+  for kind, sets in kinds.items():
+    color, marker = looks[kind]
     look = {"color": color, "marker": marker, "label": _TITLES[kind]}
     for (metric, subset), ax in zip(panels, axes, strict=True):
       by_set = [
