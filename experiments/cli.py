@@ -244,7 +244,7 @@ def do_sweep(
   missing = [cell.path.name for cell in cells if not cell.is_done]
   if missing:
     log.say(
-      f"{len(cells) - len(missing)} of {len(cells)} cells are complete;"
+      f"Complete: {len(cells) - len(missing)} of {len(cells)} cells;"
       f" remaining: {', '.join(missing)}."
     )
   elif complete and not reported:

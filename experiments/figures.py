@@ -1,6 +1,6 @@
 """Redraws every figure of a run directory, and of those below it, from rows.
 
-python -m experiments figures --run=runs/demo
+  python -m experiments figures --run=runs/demo
 
 --out chooses another directory, for example if the run is read-only.
 """

@@ -106,6 +106,8 @@ def define_flags(
     default = field.default
     if default is dataclasses.MISSING or field.name in filled:
       default = None
+      # It takes the place of the field's own default.
+      text = re.sub("[;,] ([^;,]+ )?by default.*", "", text)
       text += "; the default depends on the data set"
     if field.name in sweeps:
       text += "; several, comma-separated, make a sweep"

@@ -142,7 +142,7 @@ def test_what_is_not_to_be_believed_is_left_out_and_said():
   (found,) = agreements(rows)
   assert (found.count, found.unknown, found.doubted) == (2, 0, 2)
   assert set(found.ratios) == {1}
-  assert "; 2 more are left out, as they are not to be believed" in str(found)
+  assert str(found).endswith("(converged below 1): 2 more.")
   (ax,) = plots.plot_capacity(rows).axes
   assert 50 not in {y for line in ax.get_lines() for y in line.get_ydata()}
   bad = runs.Rows(r for r in rows if r["manifold_radius"] in (0.3, 3.0))

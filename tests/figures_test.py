@@ -8,8 +8,8 @@ import pytest
 from matplotlib.collections import LineCollection, PolyCollection
 
 from benchmarks import demo
-from geomem import plots, runs
-from geomem.plots import style
+from geomem import plots, runs, studies
+from geomem.plots import figures, style
 from tests.fakes import assert_distinct, shown
 
 SUBSETS = ("unpermuted", "permuted", "restored", "test")
@@ -249,6 +249,15 @@ def test_logarithmic_axes_have_ticks_however_short(low, high):
   assert ((ax.get_yticks() >= low) & (ax.get_yticks() <= high)).sum() >= 3
 
 
+def test_ticks_of_many_decades_do_not_overlap():
+  ax = style.new_figure(3, 3).subplots()
+  ax.plot([0, 1], [1e-2, 1e30])
+  style.log_axis(ax.yaxis)
+  named = boxes(ax.yaxis)
+  assert len(named) > 4
+  assert not any(a.overlaps(b) for a, b in itertools.pairwise(named))
+
+
 def test_measures_are_all_drawn():
   rows = rows_of()
   figure = plots.plot_measures(rows.where(layer=(*LAYERS, None)))
@@ -273,6 +282,64 @@ def test_many_measures_go_on_in_further_rows(count):
       low, high = ax.get_ylim()
       heights = np.concatenate([line.get_ydata() for line in ax.get_lines()])
       assert low <= heights.min() <= heights.max() <= high
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_legends_are_as_wide_as_the_figure(count):
+  figure = plots.plot_by_layer(rows_of(), METRICS[:count])
+  box = figure.legends[0].get_window_extent(figure.canvas.get_renderer())
+  assert 0 <= box.width <= figure.bbox.width
+
+
+def boxes(axis) -> list:
+  """Returns the boxes of the names along an axis that has been drawn."""
+  axis.axes.figure.draw_without_rendering()
+  texts = [text for text in axis.get_ticklabels() if text.get_text()]
+  return [text.get_window_extent() for text in texts]
+
+
+def test_names_of_forty_layers_do_not_overlap():
+  rows = rows_of()
+  for row in rows_of().where("capacity", layer="fc1"):
+    for place in range(4, 40):
+      layer = {"layer": f"attention{place}", "layer_index": place}
+      rows.append(row | layer)
+  for ax in plots.plot_geometry_by_layer(rows).axes[3:]:
+    named = boxes(ax.xaxis)
+    assert len(named) == 20
+    centers = [(box.x0 + box.x1) / 2 for box in named]
+    assert np.diff(centers).min() > 0.8 * named[0].width
+
+
+@pytest.mark.parametrize("last", [1, 8, 100, 610, 1000, 20000])
+@pytest.mark.parametrize("panels", [1, 4])
+def test_numbers_of_epochs_do_not_overlap(last, panels):
+  figure = style.new_figure(2.75 * panels if panels > 1 else 5.4, 3)
+  ax, *_ = np.atleast_1d(figure.subplots(1, panels))
+  figures.epoch_axis(ax, last)
+  named = boxes(ax.xaxis)
+  assert len(named) > 1
+  assert not any(a.overlaps(b) for a, b in itertools.pairwise(named))
+
+
+@pytest.mark.parametrize("last", [8, 150, 240, 1000])
+def test_epochs_of_a_map_do_not_overlap(last):
+  saved = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89, 144, 233, 377, 610, 987)
+  epochs = sorted({*(epoch for epoch in saved if epoch < last), last})
+  ax = style.new_figure(2.6, 2).subplots()
+  style.draw_heatmap(ax, np.zeros((2, len(epochs))), epochs, rows_of())
+  named = boxes(ax.xaxis)
+  assert not any(a.overlaps(b) for a, b in itertools.pairwise(named))
+
+
+def test_accuracies_of_layers_have_their_chance():
+  rows = rows_of()
+  for row in rows_of().where("radius"):
+    rows.append(row | {"metric": "probe_accuracy"})
+  axes = plots.plot_by_layer(rows, ("probe_accuracy", "radius")).axes
+  for ax in axes:
+    is_accuracy = "accuracy" in ax.get_ylabel()
+    assert bool(named(ax, "chance 0.25")) == is_accuracy
 
 
 SETS = {
@@ -367,6 +434,28 @@ def test_what_comes_back_is_of_the_seeds_that_lost_something():
   }
 
 
+def test_a_kind_of_rewind_has_its_colour_also_alone():
+  rows = rewind_rows()
+  alone = runs.Rows(r for r in rows if r.get("kind") in (None, "suffix"))
+  looks = []
+  for drawn in (rows, alone):
+    ax, _ = plots.plot_recovered(drawn).axes
+    (bars,) = (c for c in ax.containers if c.get_label() == "from a layer on")
+    looks.append((bars.lines[0].get_color(), bars.lines[0].get_marker()))
+  assert looks[0] == looks[1]
+
+
+def test_what_did_not_come_back_is_said():
+  rows = rewind_rows()
+  rows = runs.Rows(r for r in rows if r["metric"] != "recovered")
+  lost, permuted = plots.plot_recovered(rows).axes
+  (text,) = lost.texts
+  assert text.get_text() == "no test accuracy was lost"
+  assert not permuted.texts
+  names = [text.get_text() for text in lost.get_xticklabels()]
+  assert names == ["fc1", "fc2"]
+
+
 def test_what_is_null_on_disk_is_not_drawn():
   rows = rewind_rows()
   for row in rows.where("accuracy", seed=0, epoch=1):
@@ -430,6 +519,16 @@ def test_theory_and_simulation_are_drawn_against_each_other():
   for radius in (0.1, 0.3, 1.0):
     pair = ("capacity", "simulated_capacity")
     assert tuple(rounded(number(m, None, radius)) for m in pair) in points
+
+
+def test_a_legend_of_many_leaves_room_for_the_axes():
+  rows = capacity_rows()
+  for group in (*SUBSETS, "points", "segments"):
+    rows += [row | {"subset": group} for row in capacity_rows()]
+  rows.append(rows[0] | {"metric": "manifold_points", "value": 10})
+  figure = plots.plot_capacity(rows)
+  figure.draw_without_rendering()
+  assert figure.axes[0].xaxis.label.get_window_extent().y0 >= 0
 
 
 def test_both_panels_have_the_same_limits_and_chance():
@@ -533,6 +632,49 @@ def test_sizes_tell_epochs_subsets_and_levels_apart():
   assert not any(ax.get_legend() for ax in figure.axes)
 
 
+def test_sizes_without_geometry_show_accuracies_alone():
+  rows = size_rows().where(layer=None)
+  drawn = {
+    name: draw and len(draw.axes)
+    for name, draw in ((n, draw(rows)) for n, draw in plots.MODEL_SIZE.items())
+  }
+  one_each = {"model_size": 2, "size_by_epoch": 1}
+  assert drawn == one_each | {"geometry_by_size": None}
+  for row in size_rows().where("radius", layer="fc2"):
+    rows.append(row | {"metric": "probe_accuracy"})
+  axes = plots.MODEL_SIZE["geometry_by_size"](rows).axes
+  assert [ax.get_ylabel().split()[0] for ax in axes] == list(SUBSETS)
+
+
+def test_noise_without_geometry_has_no_figure():
+  rows = runs.Rows()
+  for width in (2, 64):
+    rows += rows_of(width=width)
+  for draw in plots.MEMORIZATION_SWEEP.values():
+    assert draw(rows.where(layer=None)) is None
+    for ax in draw(rows).axes:
+      assert ax.get_xscale() == "log"
+
+
+@pytest.mark.parametrize("count", [3, 40])
+def test_values_of_a_sweep_do_not_overlap(count):
+  rows = runs.Rows()
+  for width in range(100, 100 + count):
+    rows += rows_of(width=width).where(layer=(None, "fc2"))
+  names = boxes(plots.plot_last_layer(rows).axes[0].xaxis)
+  assert len(names) == count
+  assert (names[0].width < names[0].height) == (count > 3)
+
+
+@pytest.mark.parametrize(
+  "draw", [plots.plot_model_size, plots.plot_size_by_epoch]
+)
+def test_accuracies_by_size_have_their_chance(draw):
+  accuracies = [ax for ax in draw(size_rows()).axes if "acc" in ax.get_ylabel()]
+  assert accuracies
+  assert all(named(ax, "chance 0.25") for ax in accuracies)
+
+
 def test_noise_is_drawn_by_its_fraction():
   rows = runs.Rows()
   for fraction in (0.25, 0.5):
@@ -555,6 +697,15 @@ def test_noise_is_drawn_by_its_fraction():
     depth = [number("departure", seed, fraction) for seed in (0, 1)]
     assert rounded(sum(depth) / 2) in numbers
     assert mean_of("capacity", "permuted", LAST, "fc2", fraction) in numbers
+
+
+@pytest.mark.parametrize("name", studies.STUDIES)
+def test_what_is_not_measured_yet_is_not_drawn(name):
+  facts = rows_of().where(layer=None, epoch=None)
+  # The rows of a sweep are those of complete cells.
+  for rows in (runs.Rows(), *(() if name == "model_size" else (facts,))):
+    for draw in studies.STUDIES[name].figures.values():
+      assert draw(rows) is None
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,8 @@ def test_help_teaches(module, start, tmp_path):
   assert all(len(line) <= 80 for line in told.splitlines())
   # Every flag says what it is.
   assert not re.search(r"^  --\S+\s*\n  --", flags, re.MULTILINE)
+  # None has two defaults.
+  assert not re.search(r"by default\W[^.-]*default depends", flags)
   assert not (tmp_path / "no").exists()
 
 

@@ -435,7 +435,7 @@ def test_a_layer_without_spread_decides_nothing(
   assert found.holds is None
   assert "a depth at the last epoch is unknown" in found.sentence
   assert "prediction_depth           nan" in Readout.table(rows)
-  assert Readout.figures["readout"](rows)
+  assert Readout.figures["readout"](rows) is None
   # The layers below, alone, have their votes.
   below = Readout(ReadoutConfig(layers="input"), constant)
   known = studies.run(below, tmp_path / "input")

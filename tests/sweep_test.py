@@ -283,7 +283,7 @@ def test_a_failed_cell_is_reported_and_the_others_go_on(calm, tmp_path):
   told = binaries.execute("model_size", **fields)
   assert told.returncode == 1
   assert f"Failed: {tmp_path / 'width=2'}" in told.stderr
-  assert "1 of 2 cells are complete" in told.stdout
+  assert "Complete: 1 of 2 cells" in told.stdout
   (tmp_path / "width=2").unlink()
   assert runs.read_rows(tmp_path).distinct("width") == [3]
   # The sweep can grow; another one is refused.

@@ -348,3 +348,12 @@ def test_curves_are_means_over_all_seeds():
   # Of 1, 1, 1.2 half way is 1.1; of 1, 1.8, 2 it is 1.5.
   said = earlier.sentence.replace(" ± 0.0", "")
   assert "at epoch 3.1 by GLUE and 7.5 by" in said
+
+
+def test_what_nothing_has_memorized_is_not_told():
+  rows = table(**ANSWERS | {"fitted": (0.1, 0.1, 0.15, 0.2)})
+  rows.append(row("chance_accuracy", 0.1))
+  found = {each.name: each for each in TaskCapacity.findings({}, rows)}
+  for name in ("Task 1", "Task 2"):
+    assert found[name].holds is None
+    assert "there is too little memory" in str(found[name])

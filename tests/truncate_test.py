@@ -32,6 +32,9 @@ def trained(tmp_path_factory):
 def test_all_components_are_the_whole_network(trained):
   config = TruncateConfig(dimensions=(6,), layers="fc1,fc3")
   rows = studies.run(Truncate(config, trained))
+  figure = Truncate.figures["truncation"](rows)
+  for ax in figure.axes:
+    assert "chance 0.333" in {line.get_label() for line in ax.get_lines()}
   whole = trained.rows.at("last").where("accuracy", layer=None)
   for subset in whole.subsets:
     truncated = rows.where("accuracy", subset=subset, kept=6)
@@ -94,7 +97,7 @@ def rows_of(recovered, seed=0, error=0.05):
 def test_the_finding_follows_the_rows():
   (found,) = Truncate.findings({}, rows_of([{1: 0.2, 2: 0.5}, {1: 0.95, 2: 0}]))
   assert found.holds
-  assert "at most 95% come back, by keeping 1 components of fc1" in str(found)
+  assert "at most 95% comes back, by keeping 1 component of fc1" in str(found)
   assert "permuted accuracy 0.100" in str(found)
   (found,) = Truncate.findings({}, rows_of([{1: 0.2, 2: 0.5}, {1: 0.65}]))
   assert found.holds is False
@@ -126,7 +129,7 @@ def test_only_numbers_that_all_seeds_have_are_compared():
   rows = runs.Rows(full + low + third)
   (found,) = Truncate.findings({}, rows)
   assert found.holds is False
-  assert "at most 50% come back, by keeping 2 components" in found.sentence
+  assert "at most 50% comes back, by keeping 2 components" in found.sentence
   assert found.sentence.endswith("as no test accuracy is lost: seed 2)")
   assert "(test accuracy 0.550, permuted accuracy 0.200)" in found.sentence
   test = Truncate.figures["truncation"](rows).axes[0].get_lines()[0]

@@ -4,7 +4,7 @@ from geomem import geometry
 from geomem.measures.measure import Measure, Metric
 
 METRICS = (
-  Metric("capacity", r"capacity $\alpha_M$", "log", has_chance=True),
+  Metric("capacity", r"capacity $\alpha_M$", "log", "chance_capacity"),
   Metric("radius", r"radius $R_M$ (centre norms)", "log"),
   Metric("dimension", r"dimension $D_M$"),
   Metric("center_correlation", r"centre correlation $\rho$"),

@@ -19,13 +19,14 @@ class Metric(NamedTuple):
     name: its name in rows.
     label: its name on axes, with the unit, in Matplotlib's markup.
     scale: `linear` or `log`.
-    has_chance: whether the rows hold its value for structureless points.
+    chance: the fact among the rows that is its value for structureless points,
+      `chance_capacity` or `chance_accuracy`; empty if none is.
   """
 
   name: str
   label: str
   scale: str = "linear"
-  has_chance: bool = False
+  chance: str = ""
 
   @property
   def plain_label(self) -> str:

@@ -26,7 +26,7 @@ STRENGTHS = (1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
 _FITTED, _CHOOSING = 0.6, 0.2
 
 METRICS = (
-  Metric("probe_accuracy", "linear probe accuracy"),
+  Metric("probe_accuracy", "linear probe accuracy", chance="chance_accuracy"),
   Metric("label_alignment", "alignment with the labels"),
 )
 

@@ -115,7 +115,7 @@ def plot_capacity(rows) -> Figure | None:
   if not everything.size:
     return None
   treatments, looks = rows.distinct("centers"), _looks(rows)
-  figure = style.new_figure(3.6 * len(treatments) + 0.2, 4.4)
+  figure = style.new_figure(3.6 * len(treatments) + 0.2, 5)
   axes = figure.subplots(1, len(treatments), squeeze=False)[0]
   line = np.array([everything.min() / 1.3, everything.max() * 1.3])
   for ax, centers in zip(axes, treatments, strict=True):
@@ -149,15 +149,18 @@ def _explain(figure: Figure) -> None:
     Line2D([], [], color="0.3", ls="-.", lw=0.9, label="labels shuffled"),
     Line2D([], [], color="0.4", ls=":", lw=0.9, label=_CHANCE),
   ]
-  figure.legend(handles=handles, loc="outside upper center", ncols=4)
+  labels = [handle.get_label() for handle in handles]
+  style.draw_legend(figure, handles, labels, ncols=4)
 
 
-def plot_capacity_by_layer(rows) -> Figure:
+def plot_capacity_by_layer(rows) -> Figure | None:
   """Draws theory and simulation by layer, with shared directions removed.
 
   A column for each subset; a row for each epoch of a seed, earlier first.
   """
   rows = rows.where(centers="low_rank")
+  if not rows.where("capacity"):
+    return None
   looks = _looks(rows)
   ranked = {
     seed: sorted(measured.distinct("epoch"))
@@ -182,10 +185,12 @@ def plot_capacity_by_layer(rows) -> Figure:
   return figure
 
 
-def plot_capacity_by_radius(rows) -> Figure:
+def plot_capacity_by_radius(rows) -> Figure | None:
   """Draws theory and simulation of synthetic manifolds by radius."""
   looks = _looks(rows)
   looks.pop("points", None)
+  if not looks:
+    return None
   figure = style.new_figure(2.1 * len(looks) + 0.4, 3.1)
   axes = figure.subplots(1, len(looks), sharey=True, squeeze=False)[0]
   for (group, look), ax in zip(looks.items(), axes, strict=True):
@@ -201,7 +206,7 @@ def plot_capacity_by_radius(rows) -> Figure:
   return figure
 
 
-def plot_capacity_along(rows) -> Figure:
+def plot_capacity_along(rows) -> Figure | None:
   """Draws capacity by layer for a run, by radius for synthetic manifolds."""
   if rows.layers:
     return plot_capacity_by_layer(rows)

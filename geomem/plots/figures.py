@@ -18,9 +18,13 @@ _FAINT = {"alpha": 0.35, "lw": 1}
 def epoch_axis(ax, last: float | int) -> None:
   """Makes the x-axis one of epochs: linear from 0 to 1, then logarithmic."""
   ax.set_xscale("symlog", linthresh=1, linscale=0.4)
-  ticks = [
-    t for t in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if t <= last
-  ]
+  width = ax.figure.get_figwidth() / ax.get_subplotspec().get_gridspec().ncols
+  digits = len(f"{last:.0f}")
+  # In points: on a narrow panel, numbers that are closer would overlap.
+  decade = 61 * width / (np.log10(max(last, 1)) + 0.5)
+  factors = (1, 2, 5) if decade > 18 * digits + 10 else (1,)
+  ticks = np.outer(10 ** np.arange(digits), factors).ravel()
+  ticks = [0, *ticks[ticks <= last]]
   ax.set_xticks(ticks, [str(t) for t in ticks])
   ax.minorticks_off()
   ax.set_xlim(-0.15, last * 1.1)
@@ -122,7 +126,6 @@ def _epochs_to_draw(
 
 def _draw_rows(axes, rows: runs.Rows, at, metrics) -> None:
   """Draws the earlier epoch above the later one, with one scale per metric."""
-  places, layers = zip(*rows.layers.items(), strict=True)
   first, last = next(iter(at.values())), list(at)[-1]
   for (name, at_epoch), row_of_axes in zip(at.items(), axes, strict=True):
     for metric, ax, above in zip(metrics, row_of_axes, axes[0], strict=True):
@@ -134,9 +137,7 @@ def _draw_rows(axes, rows: runs.Rows, at, metrics) -> None:
         ax.plot(x, mean, color=style.COLORS[subset], **_FAINT)
       style.draw_subsets(ax, measured, "layer_index")
       style.metric_axis(ax, metric, rows)
-      step = max(1, len(layers) // 24)
-      ax.set_xticks(places[::step], layers[::step])
-      ax.tick_params(axis="x", rotation=90, labelsize=7)
+      style.layer_axis(ax, rows.layers)
       if name != last:
         ax.tick_params(labelbottom=False)
       if ax is not above:
@@ -195,8 +196,7 @@ def plot_capacity_heatmaps(rows: runs.Rows) -> Figure | None:
   bar.ax.set_ylim(low, high)
   bar.ax.axhline(1, color="k", lw=1.5)
   white = patches.Patch(fc="w", ec="0.4", label=style.chance_label(rows))
-  ncols = 4 if len(grids) > 1 else 1
-  style.explain(figure, axes, further=[white], ncols=ncols)
+  style.explain(figure, axes, further=[white], ncols=4)
   return figure
 
 

@@ -34,7 +34,7 @@ def _rms(values) -> float:
   return float(np.sqrt(np.mean(np.square(values))))
 
 
-def plot_gradient_law(rows: runs.Rows) -> Figure:
+def plot_gradient_law(rows: runs.Rows) -> Figure | None:
   """Draws the label part's norm by the number of examples.
 
   Points are root mean squares over draws and seeds, lines are the fits with
@@ -42,6 +42,8 @@ def plot_gradient_law(rows: runs.Rows) -> Figure:
   examples, and the dashed line is the n^-1/2 of labels without structure. The
   right panel shows the slope of every layer.
   """
+  if not rows.where("law_norm"):  # It is measured last.
+    return None
   figure = style.new_figure(9, 3.6)
   left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
   for drawn, labels in itertools.product(_DRAWN, _LABELS):
@@ -57,12 +59,8 @@ def plot_gradient_law(rows: runs.Rows) -> Figure:
   handles, names = left.get_legend_handles_labels()
   # The legend is filled by columns: centred above raw, the crosses last.
   order = sorted(range(len(names)), key=lambda i: names[i] in _LAST)
-  figure.legend(
-    [handles[i] for i in order],
-    [names[i] for i in order],
-    loc="outside upper center",
-    ncols=4,
-  )
+  ordered = ([entries[i] for i in order] for entries in (handles, names))
+  style.draw_legend(figure, *ordered, ncols=4)
   return figure
 
 
@@ -176,13 +174,15 @@ def _group_rows(rows, metric: str, group, mode, subset, part) -> runs.Rows:
   return combined
 
 
-def plot_gradient_parts(rows) -> Figure:
+def plot_gradient_parts(rows) -> Figure | None:
   """Draws the two parts by epoch and group of layers: figure A.1.
 
   Norms are above, signed projections on the total gradient below; the parts'
   projections add up to the total's norm. Training mode has rows of its own
   where it was measured.
   """
+  if not rows.where("norm"):
+    return None
   groups = _groups(rows)
   modes = [m for m in ("evaluation", "training") if rows.where("norm", mode=m)]
   shape = (2 * len(modes), len(groups))
@@ -215,12 +215,14 @@ def plot_gradient_parts(rows) -> Figure:
   return figure
 
 
-def plot_gradient_comparison(rows) -> Figure:
+def plot_gradient_comparison(rows) -> Figure | None:
   """Draws permuted against unpermuted, and how far parts cancel.
 
   Values are of the whole network, in evaluation mode, with centred labels. The
   ratio is drawn as measured, and without the noise of a finite set.
   """
+  if not rows.where("ratio"):
+    return None
   figure = style.new_figure(10.5, 3.5)
   axes = figure.subplots(1, 3)
   at = {"layer": None, "mode": "evaluation"}

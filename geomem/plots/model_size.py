@@ -71,8 +71,6 @@ def _draw(ax, sizes, metric: str, subset: str) -> None:
     _band(ax, sizes, at_epoch, **style.look_of(subset) | drawn)
   rows = next(iter(sizes.values()))
   style.metric_axis(ax, metric, rows)
-  if metric == "accuracy":
-    style.draw_chance_accuracy(ax, rows)
   ax.set_ylabel(f"{subset} {style.label_of(metric)}")
 
 
@@ -81,6 +79,7 @@ def _draw_training(ax, sizes) -> None:
   for subset in ("unpermuted", "permuted"):
     at_last = operator.methodcaller("of_network", "accuracy", subset, "last")
     _band(ax, sizes, at_last, **style.look_of(subset), label=subset)
+  style.draw_chance_accuracy(ax, next(iter(sizes.values())))
   ax.set_ylabel("training accuracy, last epoch")
 
 
@@ -111,18 +110,22 @@ def _change(rows: runs.Rows, metric: str) -> runs.Rows:
   )
 
 
-def plot_model_size(rows) -> Figure:
+def plot_model_size(rows) -> Figure | None:
   """Draws accuracy and test geometry by number of parameters.
 
   Of the vertical lines, the dashed one is the interpolation threshold and the
   broad one the dip. Bands are standard errors over seeds.
   """
-  figure = style.new_figure(10, 5.6)
-  axes = figure.subplots(2, 3, sharex=True)
+  if not rows:  # No width is complete.
+    return None
+  has_geometry = "test" in rows.where("dimension").subsets
+  shape = (2, 3) if has_geometry else (1, 2)
+  figure = style.new_figure(10 * shape[1] / 3, 2.8 * shape[0])
+  axes = figure.subplots(*shape, sharex=True, squeeze=False)
   sizes = _by_size(rows)
   _draw(axes[0, 0], sizes, "accuracy", "test")
   _draw_training(axes[0, 1], sizes)
-  if "test" in rows.where("dimension").subsets:
+  if has_geometry:
     _draw_change(axes[0, 2], sizes)
     for metric, ax in zip(_PAPERS, axes[1], strict=True):
       _draw(ax, sizes, metric, "test")
@@ -130,13 +133,16 @@ def plot_model_size(rows) -> Figure:
   return figure
 
 
-def plot_geometry_by_size(rows) -> Figure:
+def plot_geometry_by_size(rows) -> Figure | None:
   """Draws the last hidden layer by size, with a row for each subset.
 
-  Test has no row where `plot_model_size` shows all of its metrics.
+  Test has no row where `plot_model_size` shows all of its metrics. Without any
+  of the metrics, the result is None.
   """
-  subsets = rows.where("capacity").subsets
+  subsets = rows.where(_PAPERS + _FURTHER).subsets
   metrics = [name for name in _PAPERS + _FURTHER if rows.where(name)]
+  if not metrics:
+    return None
   if len(subsets) > 1 and not rows.where(_FURTHER):
     subsets = [subset for subset in subsets if subset != "test"]
   figure = style.new_figure(3.3 * len(metrics), 2.5 * len(subsets) + 0.4)
@@ -149,14 +155,18 @@ def plot_geometry_by_size(rows) -> Figure:
   return figure
 
 
-def plot_size_by_epoch(rows) -> Figure:
+def plot_size_by_epoch(rows) -> Figure | None:
   """Draws test accuracy and dimension over epochs, for at most six sizes."""
   sizes = list(_by_size(rows).items())
+  if not sizes:
+    return None
   count = min(len(sizes), _MOST_CURVES)
   chosen = np.unique(np.linspace(0, len(sizes) - 1, count).round().astype(int))
   shades = style.shades(len(sizes))
-  figure = style.new_figure(8.4, 3.4)
-  axes = figure.subplots(1, 2)
+  metrics = ["accuracy"]
+  metrics += ["dimension"] if rows.where("dimension", subset="test") else []
+  figure = style.new_figure(4.2 * len(metrics), 3.4)
+  axes = figure.subplots(1, len(metrics), squeeze=False)[0]
   for index in chosen:
     parameters, of_size = sizes[index]
     color = shades[index]
@@ -168,7 +178,8 @@ def plot_size_by_epoch(rows) -> Figure:
     if dimension:
       series = dimension.last_hidden().series("epoch")
       style.draw_series(axes[1], series, **look)
-  for ax, metric in zip(axes, ("accuracy", "dimension"), strict=True):
+  style.draw_chance_accuracy(axes[0], sizes[0][1])
+  for ax, metric in zip(axes, metrics, strict=True):
     figures.epoch_axis(ax, max(rows.distinct("epoch")))
     ax.set_ylabel(f"test {style.label_of(metric)}")
   handles, labels = axes[0].get_legend_handles_labels()

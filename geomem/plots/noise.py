@@ -39,20 +39,28 @@ def _cells(rows, x_column: str) -> dict[float, runs.Rows]:
 
 def _x_axis(ax, rows, column: str) -> None:
   values = list(rows.split(column))
-  if isinstance(values[0], str):
-    ax.set_xticks(range(len(values)), values)
+  names = [v if isinstance(v, str) else f"{v:g}" for v in values]
+  is_named = isinstance(values[0], str)
+  if column == "width":
+    ax.set_xscale("log")
+  # Side by side, more letters than this would overlap.
+  rotation = 90 if sum(len(name) + 1 for name in names) > 32 else 0
+  places = range(len(values)) if is_named else values
+  ax.set_xticks(places, names, rotation=rotation)
+  ax.xaxis.minorticks_off()
+  if is_named:
     ax.set_xlim(-0.5, len(values) - 0.5)
-  else:
-    ax.set_xticks(values, [f"{v:g}" for v in values])
   ax.set_xlabel(_NAMES[column] or column)
 
 
-def plot_last_layer(rows) -> Figure:
+def plot_last_layer(rows) -> Figure | None:
   """Draws the last hidden layer's geometry against the swept column.
 
   Each group, such as a model, has a row of panels; open symbols and faint lines
-  are the best epoch, filled symbols the last.
+  are the best epoch, filled symbols the last. Without it, the result is None.
   """
+  if not rows.where(_METRICS):
+    return None
   x_column, group_column = _layout(rows)
   groups = _groups(rows, group_column)
   figure = style.new_figure(10, 2.7 * len(groups) + 0.6)
@@ -81,13 +89,16 @@ def _draw_subsets(ax, rows, x_column: str, metric: str) -> None:
   style.metric_axis(ax, metric, rows)
 
 
-def plot_departure(rows) -> Figure:
+def plot_departure(rows) -> Figure | None:
   """Draws where permuted capacity departs from chance, and how far.
 
   On the left is the depth of the first layer that stays above chance at the
   last epoch, on the right the capacity of the last hidden layer. Faint depths
-  are of single seeds; where only some of them depart, there is no mean.
+  are of single seeds; where only some of them depart, there is no mean. Without
+  permuted capacities, the result is None.
   """
+  if not rows.where("capacity", subset="permuted"):
+    return None
   x_column, group_column = _layout(rows)
   figure = style.new_figure(8.4, 3.4)
   left, right = figure.subplots(1, 2)

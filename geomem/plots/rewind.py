@@ -42,12 +42,14 @@ def _panels(rows: runs.Rows) -> list[str]:
   return [subset for subset in _PANELS if subset in rows.subsets]
 
 
-def plot_rewind_accuracy(rows) -> Figure:
+def plot_rewind_accuracy(rows) -> Figure | None:
   """Draws accuracy after a rewind by epoch, one curve per layer.
 
   Each kind has a row of panels. The dashed line is the epoch's own network.
   """
   kinds = _by_kind(rows)
+  if not kinds:  # Nothing has been rewound yet.
+    return None
   networks = rows.where(layer=None, kind=None, subset=runs.SUBSETS)
   panels = _panels(networks)
   figure = style.new_figure(8.6, 2.5 * len(kinds) + 0.5)
@@ -82,13 +84,15 @@ def plot_rewind_accuracy(rows) -> Figure:
   return figure
 
 
-def plot_rewind_heatmaps(rows) -> Figure:
+def plot_rewind_heatmaps(rows) -> Figure | None:
   """Draws how rewinds change test and permuted accuracy, by layer and epoch.
 
   Values are relative to the network of the last epoch: red is higher, blue
   lower. The dashed line is the best epoch.
   """
   kinds, at_last = _by_kind(rows), rows.at("last").where("accuracy", kind=None)
+  if not kinds:
+    return None
   of_last = at_last.where(layer=None)
   last = {
     (row["seed"], row["subset"]): value
@@ -125,7 +129,7 @@ def plot_rewind_heatmaps(rows) -> Figure:
   return figure
 
 
-def plot_recovered(rows) -> Figure:
+def plot_recovered(rows) -> Figure | None:
   """Draws what rewinds to the best epoch recover (test), forget (permuted).
 
   A seed that was not rewound to its best epoch is drawn at the nearest one, and
@@ -135,19 +139,23 @@ def plot_recovered(rows) -> Figure:
   best = rows.epochs("best")
   drawn = rows.where("recovered").seeds or rows.seeds
   kinds = _by_kind(rows.where(seed=tuple(drawn)))
+  if not kinds:
+    return None
   epochs = {
     (row["seed"], row["epoch"])
     for sets in kinds.values()
     for chosen in sets.values()
     for row in chosen.nearest(best)
   }
+  names = list(dict.fromkeys(n for sets in kinds.values() for n in sets))
   figure = style.new_figure(8.0, 3.4)
   axes = figure.subplots(1, 2)
   panels = [("recovered", "test"), ("accuracy", "permuted")]
-  markers = zip(style.CYCLE, "o<>D", strict=False)
-  for (kind, sets), (color, marker) in zip(
-    kinds.items(), markers, strict=False
-  ):
+  looks = dict(
+    zip(_TITLES, zip(style.CYCLE, "o<>D", strict=False), strict=True)
+  )
+  for kind, sets in kinds.items():
+    color, marker = looks[kind]
     look = {"color": color, "marker": marker, "label": _TITLES[kind]}
     for (metric, subset), ax in zip(panels, axes, strict=True):
       by_set = [
@@ -156,7 +164,8 @@ def plot_recovered(rows) -> Figure:
       ]
       if all(by_set):
         mean, error = np.array([of_set.mean() for of_set in by_set]).T
-        ax.errorbar(list(sets), mean, error, capsize=2, **look)
+        places = [names.index(name) for name in sets]
+        ax.errorbar(places, mean, error, capsize=2, **look)
   axes[0].set_ylabel("test accuracy recovered")
   axes[1].set_ylabel("permuted accuracy")
   style.draw_level(axes[0], 0, "last epoch (0) and best epoch (1)", ls="-.")
@@ -170,7 +179,13 @@ def plot_recovered(rows) -> Figure:
     seeds = f"\n(seeds that lost accuracy: {', '.join(map(str, drawn))})"
   for ax in axes:
     ax.set_xlabel(f"layer, put back to {place}{seeds}")
-    ax.tick_params(axis="x", rotation=90, labelsize=7)
+    style.layer_axis(ax, dict(enumerate(names)))
+    ax.set_xlim(-0.5, len(names) - 0.5)
+  reasons = ("no test accuracy was lost", "no labels were permuted")
+  for ax, reason in zip(axes, reasons, strict=True):
+    if not ax.containers:
+      look = {"ha": "center", "va": "center", "transform": ax.transAxes}
+      ax.text(0.5, 0.5, reason, **look)
   style.explain(figure, axes, ncols=3)
   return figure
 

@@ -34,6 +34,12 @@ EPOCHS = {
 # Points without structure have a capacity of 2/M in as many features and more;
 # in M features they have a tenth more, in a third of M twice as much.
 CHANCE_HOLDS = "with 2M features or more"
+# More names of layers than this overlap along an axis, and more letters of
+# epochs below a map.
+_MOST_NAMES = 24
+_MOST_LETTERS = 32
+# Of more decades, not each has a tick.
+_MOST_DECADES = 12
 # Choices of ticks within a decade; the first with enough ticks is used.
 _FACTORS = ((1,), (1, 2, 5), (1, 1.5, 2, 3, 5, 7))
 _STYLE = {
@@ -127,6 +133,8 @@ class _PlainTicks(ticker.Locator):
     if not 0 < low <= high < np.inf:  # There is nothing to show, or NaN.
       return np.array([])
     powers = 10.0 ** np.arange(np.floor(np.log10(low)), np.log10(high) + 1)
+    if len(powers) > _MOST_DECADES:
+      return powers[:: -(-len(powers) // _MOST_DECADES)]
     for factors in _FACTORS:
       ticks = np.outer(powers, factors).ravel()
       ticks = ticks[(low <= ticks) & (ticks <= high)]
@@ -156,8 +164,10 @@ def metric_axis(ax, metric: str, rows: runs.Rows) -> None:
   ax.set_ylabel(label_of(metric))
   if entry and entry.scale == "log":
     log_axis(ax.yaxis)
-  if entry and entry.has_chance:
+  if entry and entry.chance == "chance_capacity":
     draw_chance(ax, rows)
+  if metric == "accuracy" or (entry and entry.chance == "chance_accuracy"):
+    draw_chance_accuracy(ax, rows)
 
 
 def chance_label(rows: runs.Rows) -> str:
@@ -196,11 +206,15 @@ def accuracy_axis(ax, rows: runs.Rows) -> None:
   ax.set_ylim(-0.02, 1.02)
 
 
+def some_of(layers: dict[int, str]) -> tuple[list[int], list[str]]:
+  """Returns the places and names of layers, of many only every so many."""
+  step = -(-len(layers) // _MOST_NAMES) or 1
+  return list(layers)[::step], list(layers.values())[::step]
+
+
 def layer_axis(ax, layers: dict[int, str], fontsize: int = 7) -> None:
   """Labels an x-axis by layer, given the layers' names by place."""
-  ax.set_xticks(
-    list(layers), list(layers.values()), rotation=90, fontsize=fontsize
-  )
+  ax.set_xticks(*some_of(layers), rotation=90, fontsize=fontsize)
 
 
 def mark_best(ax, rows: runs.Rows, places=None, **look) -> None:
@@ -242,7 +256,9 @@ def draw_heatmap(ax, grid, epochs, rows: runs.Rows, **scale):
     ax.fill_between([], [], color="0.6", label="unknown")
   step = -(-len(epochs) // 14)
   labelled = list(range(len(epochs) - 1, -1, -step))[::-1]
-  ax.set_xticks(labelled, [f"{epochs[i]:g}" for i in labelled], fontsize=7)
+  names = [f"{epochs[i]:g}" for i in labelled]
+  crowded = sum(len(name) + 1 for name in names) > _MOST_LETTERS
+  ax.set_xticks(labelled, names, fontsize=7, rotation=90 if crowded else 0)
   places = {epoch: place for place, epoch in enumerate(epochs)}
   # Dark with a light outline is visible on every colour.
   outline = patheffects.withStroke(linewidth=3, foreground="w", alpha=0.8)
@@ -259,13 +275,18 @@ def explain(figure: Figure, axes, *, further=(), ncols: int = 5) -> None:
       entries.setdefault(label, handle)
   handles = [*entries.values(), *further]
   labels = [*entries, *(handle.get_label() for handle in further)]
-  figure.legend(
-    handles,
-    labels,
-    loc="outside upper center",
-    ncols=ncols,
-    columnspacing=1.2,
-  )
+  draw_legend(figure, handles, labels, ncols)
+
+
+def draw_legend(figure: Figure, handles, labels, ncols: int) -> None:
+  """Draws a legend above all panels, in fewer columns if it is too wide."""
+  for count in range(ncols, 0, -1):
+    look = {"loc": "outside upper center", "columnspacing": 1.2}
+    legend = figure.legend(handles, labels, **look, ncols=count)
+    box = legend.get_window_extent(figure.canvas.get_renderer())
+    if box.width <= figure.bbox.width or count == 1:
+      return
+    legend.remove()
 
 
 def epoch_handles(**look) -> list[Line2D]:

@@ -67,11 +67,13 @@ def half_rise_with_error(series: runs.Series) -> tuple[float, float]:
   return half_rise(series.x, series.mean), error
 
 
-def plot_task(rows: runs.Rows) -> Figure:
+def plot_task(rows: runs.Rows) -> Figure | None:
   """Draws capacities of permuted examples, separability, and both readouts.
 
   The panel by layer is left out where there is only one layer.
   """
+  if not rows.layers:
+    return None
   has_layers = len(rows.where("capacity").layers) > 1
   count = 4 if has_layers else 3
   figure = style.new_figure(3.15 * count, 3.2)

@@ -102,7 +102,7 @@ def write_report(
         "name": metric.name,
         "label": metric.plain_label,
         "log": metric.scale == "log",
-        "chance": metric.has_chance,
+        "chance": metric.chance,
       }
       for metric in measures.METRICS.values()
     ],

@@ -52,7 +52,9 @@ function ticks(low, high, log) {
       found.push(...factors.map((m) => Number((m * 10 ** e).toPrecision(8))));
     }
     const within = found.filter((t) => t >= low && t <= high);
-    if (within.length > 2) return within;
+    // Of many decades, not each has room for a number.
+    const every = Math.ceil(within.length / 10);
+    if (within.length > 2) return within.filter((_, i) => i % every === 0);
   }
   const rough = (high - low) / 5;
   const unit = 10 ** Math.floor(Math.log10(rough));

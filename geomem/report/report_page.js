@@ -5,7 +5,10 @@ const METRICS = DATA.metrics.map((metric) => metric.name);
 const LABELS = { accuracy: "accuracy", loss: "loss (nats)",
   ...Object.fromEntries(DATA.metrics.map((m) => [m.name, m.label])) };
 const LOG = DATA.metrics.filter((m) => m.log).map((m) => m.name);
-const CHANCE = DATA.metrics.filter((m) => m.chance).map((m) => m.name);
+const withChance = (fact) =>
+  DATA.metrics.filter((m) => m.chance === fact).map((m) => m.name);
+const CHANCE = withChance("chance_capacity");
+const ACCURACIES = ["accuracy", ...withChance("chance_accuracy")];
 const KINDS = { single: "one layer alone", suffix: "from a layer on",
   prefix: "up to a layer", custom: "chosen layers" };
 const SUBSETS = Object.keys(DATA.looks);
@@ -80,7 +83,7 @@ function chanceOf(rows, metric) {
 }
 
 function chanceMarks(rows, metric) {
-  const y = metric === "accuracy" ? fact(rows, "chance_accuracy")[0]
+  const y = ACCURACIES.includes(metric) ? fact(rows, "chance_accuracy")[0]
     : chanceOf(rows, metric);
   return Number.isFinite(y) ? [{ y, label: "chance" }] : [];
 }

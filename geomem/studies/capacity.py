@@ -313,7 +313,8 @@ def _exact(given: np.ndarray, points: np.ndarray) -> Bool[np.ndarray, " P"]:
 
   The centre is what projection has left of it, and the rounding float32's.
   """
-  rounding = _EPS * np.linalg.norm(given, axis=-1).max(axis=1)
+  with np.errstate(over="ignore"):  # Infinite rounding is not small, either.
+    rounding = _EPS * np.linalg.norm(given, axis=-1).max(axis=1)
   return rounding < _MOST_ROUNDING * np.linalg.norm(points.mean(axis=1), axis=1)
 
 

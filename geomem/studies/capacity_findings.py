@@ -43,11 +43,11 @@ class Agreement(NamedTuple):
     if self.correlation is not None:
       said.append(f"correlation {self.correlation:.3f}")
     if self.unknown:
-      said.append(f"{self.unknown} more are not separable in all features")
+      said.append(f"not separable in all features: {self.unknown} more")
     if self.doubted:
       said.append(
-        f"{self.doubted} more are left out, as they are not to be believed"
-        " (converged below 1)"
+        "left out, as not to be believed (converged below 1):"
+        f" {self.doubted} more"
       )
     return "; ".join(said) + "."
 

@@ -125,6 +125,14 @@ def too_little_memory(fitted: float, chance: float) -> str:
   )
 
 
+def unmemorized(rows: runs.Rows) -> str:
+  """Says that permuted labels are hardly fitted at the last epoch, if so."""
+  scores = rows.at("last").where("accuracy", subset="permuted")
+  fitted, _ = scores.mean(rows.seeds)
+  chance = rows.fact("chance_accuracy").values()  # Old runs have none.
+  return too_little_memory(fitted, max(chance)) if chance else ""
+
+
 def all_hold(*verdicts: bool | None) -> bool | None:
   """Returns whether claims hold together; one that fails decides."""
   unknown = None in verdicts and False not in verdicts
@@ -177,8 +185,8 @@ def doubts(rows: runs.Rows) -> list[str]:
   rest = len(bad) - len(named)
   ending = f" and {rest} more" if rest else ""
   return [
-    f"Not to be believed: {len(bad)} of {len(measured)} layers"
-    " measured hold manifolds whose points or centres are lost in rounding, or"
-    f" whose problems were not solved (converged below 1): {', '.join(named)}"
-    f"{ending}."
+    f"Not to be believed: {len(bad)} of {len(measured)} layers, subsets and"
+    " epochs measured, where points or centres of manifolds are lost in"
+    " rounding, or problems were not solved (converged below 1):"
+    f" {', '.join(named)}{ending}."
   ]

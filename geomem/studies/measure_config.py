@@ -101,7 +101,7 @@ class MeasuringConfig(Fields):
   """The measures of every layer, and the epochs to measure.
 
   Attributes:
-    measures: names of measures, comma-separated.
+    measures: names of measures, comma-separated; docs/numbers.md lists them.
     num_probes: T, probes per manifold.
     kappa: margin κ, in units of the norm of a manifold's centre.
     centers: rule for shared directions to remove: `low_rank`, `none` (None in

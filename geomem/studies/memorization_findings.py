@@ -17,7 +17,7 @@ from geomem.studies.finding import (
   name_seeds,
   places,
   seeds_unlike,
-  too_little_memory,
+  unmemorized,
   verdict,
 )
 
@@ -84,7 +84,7 @@ def find(rows: runs.Rows) -> list[Finding]:
     [by_layer(changed, metric, which) for which in _EPOCHS]
     for metric in _METRICS
   )
-  undecided = undecided or _unmemorized(changed)
+  undecided = undecided or unmemorized(changed)
   early = 0 if undecided else len(capacity[0]["permuted"]) // 2
   no_half = "" if early else "of one hidden layer there is no first half"
   no_half = undecided or no_half
@@ -196,14 +196,6 @@ def _unlearnt(rows: runs.Rows) -> str:
     f"nothing is learnt: the test accuracy of {name_seeds(seeds)} at the best"
     f" epoch is within two errors of chance ({chance[seeds[0]]:.3f})"
   )
-
-
-def _unmemorized(rows: runs.Rows) -> str:
-  """Says that permuted labels are hardly fitted at the last epoch, if so."""
-  scores = rows.at("last").where("accuracy", subset="permuted")
-  fitted, _ = scores.mean(rows.seeds)
-  chance = rows.fact("chance_accuracy").values()
-  return too_little_memory(fitted, max(chance)) if chance else ""
 
 
 def by_layer(rows: runs.Rows, metric: str, which: str) -> dict:
@@ -332,7 +324,7 @@ def _permuted_rises_late(best, last, early: int, doubt) -> _Judged:
     _UNSURE,
     f"last epoch: permuted capacity rises to {rise[-1]:.2f} times its best-"
     f"epoch value in the last hidden layer, at most {rise[:early].max():.2f}"
-    f" times in the first {early}",
+    f" times in the first{f' {early}' if early > 1 else ''}",
   )
 
 
@@ -376,7 +368,7 @@ def _early_layers_stay(best, last, early: int, doubt) -> _Judged:
   return (
     _are_between(_EQUAL, change, of_first, if_equal=True),
     _UNSURE,
-    f"the first {early} hidden layers change by at most"
-    f" {_farthest(change):.0%} in capacity between best and last epoch, over"
-    " all subsets",
+    f"the first {f'{early} hidden layers' if early > 1 else 'hidden layer'}"
+    f" changed by at most {_farthest(change):.0%} in capacity between best and"
+    " last epoch, over all subsets",
   )

@@ -56,9 +56,11 @@ class ReadoutConfig(Fields):
 def plot_readout(rows: runs.Rows):
   """Draws prediction depth, NC3 and NC4 by epoch and subset."""
   present = [name for name in _LABELS if rows.where(name).known()]
-  figure = style.new_figure(3.4 * max(1, len(present)), 3)
-  axes = np.atleast_1d(figure.subplots(1, max(1, len(present))))
-  for name, ax in zip(present, axes, strict=False):
+  if not present:
+    return None
+  figure = style.new_figure(3.4 * len(present), 3)
+  axes = np.atleast_1d(figure.subplots(1, len(present)))
+  for name, ax in zip(present, axes, strict=True):
     measured = rows.where(name)
     for subset in measured.subsets:
       look = style.look_of(subset) | {"label": subset}
@@ -67,7 +69,7 @@ def plot_readout(rows: runs.Rows):
     figures.epoch_axis(ax, max(measured.distinct("epoch")))
     ax.set_ylabel(_LABELS[name])
   handles, labels = axes[0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside upper center", ncols=4)
+  style.draw_legend(figure, handles, labels, ncols=4)
   return figure
 
 

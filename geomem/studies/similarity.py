@@ -79,20 +79,23 @@ def plot_similarity(rows: runs.Rows):
     (f"layers, {w} epoch", rows.at(w).where("cka", kind="layers"), *layers)
     for w in ("best", "last")
   ]
-  of_epochs = cka.where(kind="epochs").last_hidden()
+  of_epochs = cka.where(kind="epochs")
+  of_epochs = of_epochs.last_hidden() if of_epochs else of_epochs
   for layer in of_epochs.layers.values():
     panels.append((f"epochs, {layer}", of_epochs, *epochs))
   of_runs = cka.where(kind="runs")
   panels.append(("this run against the other", of_runs, *layers))
   panels = [panel for panel in panels if panel[1]]
+  if not panels:
+    return None
   figure = style.new_figure(3.6 * len(panels), 3.6)
   axes = np.atleast_1d(figure.subplots(1, len(panels)))
   for (title, selected, row, column), ax in zip(panels, axes, strict=True):
     vertical, horizontal, matrix = _matrix(selected, row, column)
     image = ax.imshow(matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto")
     ax.set_title(title)
-    ax.set_yticks(range(len(vertical)), vertical, fontsize=6)
-    ax.set_xticks(range(len(horizontal)), horizontal, fontsize=6, rotation=90)
+    style.layer_axis(ax, dict(enumerate(horizontal)), fontsize=6)
+    ax.set_yticks(*style.some_of(dict(enumerate(vertical))), fontsize=6)
   figure.colorbar(image, ax=axes, label="linear CKA", shrink=0.8)
   return figure
 

@@ -37,6 +37,7 @@ from geomem.studies.finding import (
   left_by_k,
   places,
   seeds_unlike,
+  unmemorized,
   with_error,
 )
 from geomem.studies.measure import Measuring
@@ -118,6 +119,10 @@ class TaskCapacity(Measuring):
       "Task 4": (_representation(rows), best | last),
     }
     found: list[Any] = doubts(rows)
+    # Where nothing is memorized, capacities rise and fall by noise alone.
+    if too_little := unmemorized(rows):
+      for name in ("Task 1", "Task 2"):
+        tasks[name] = (None, too_little), tasks[name][1]
     for name, ((holds, sentence), needed) in tasks.items():
       if missing := sorted({epoch for _, epoch in needed - measured}):
         named = ", ".join(f"{epoch:g}" for epoch in missing)

@@ -64,12 +64,14 @@ def plot_truncation(rows: runs.Rows):
 
   Numbers that some seeds lack, as their layer has a smaller rank, are left out.
   """
-  figure = style.new_figure(8.6, 3.4)
-  axes = figure.subplots(1, 2, sharex=True, sharey=True)
   truncated = rows.where("accuracy", kept=tuple(rows.distinct("kept")))
   truncated = truncated.of_all_seeds(rows.seeds, *_PLACE)
   untruncated = rows.at("last").where("accuracy", kept=None)
   layers = truncated.layers
+  if not layers:
+    return None
+  figure = style.new_figure(8.6, 3.4)
+  axes = figure.subplots(1, 2, sharex=True, sharey=True)
   colors = style.shades(len(layers))
   for subset, ax in zip(("test", "permuted"), axes, strict=True):
     for (index, layer), color in zip(layers.items(), colors, strict=True):
@@ -82,7 +84,7 @@ def plot_truncation(rows: runs.Rows):
       ax.axhline(level, color="0.4", ls="--", label="all")
     ax.set_xscale("log", base=2)
     ax.xaxis.set_major_formatter("{x:g}")
-    ax.set_ylim(-0.02, 1.02)
+    style.accuracy_axis(ax, rows)
     ax.set_xlabel("principal components kept")
     ax.set_title(subset)
   axes[0].set_ylabel("accuracy, last epoch")
@@ -120,7 +122,8 @@ class Truncate(OfRun):
   def facts(self) -> runs.Rows:
     """Returns untruncated networks' scores, and the best and last epochs."""
     facts = self.trained.rows.where(layer=None)
-    return facts.where(("accuracy", "loss", "best_epoch", "last_epoch"))
+    names = ("best_epoch", "last_epoch", "chance_accuracy")
+    return facts.where(("accuracy", "loss", *names))
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Truncates every layer of every seed's last network."""
@@ -178,9 +181,10 @@ class Truncate(OfRun):
       for subset in ("test", "permuted")
       if (of_subset := accuracy.where(subset=subset, seed=measured.seeds))
     )
+    parts = "component" if kept == 1 else "components"
     sentence = (
-      f"of the test accuracy that was lost at most {share:.0%} come back, by"
-      f" keeping {kept} components of {rows.layers[index]} ({numbers});"
+      f"of the test accuracy that was lost at most {share:.0%} comes back, by"
+      f" keeping {kept} {parts} of {rows.layers[index]} ({numbers});"
       f" {ENOUGH:.0%} was expected{without_loss(rows.seeds, measured.seeds)}"
     )
     holds = any_reaches(
