@@ -67,7 +67,9 @@ def test_what_a_layer_in_doubt_decides_is_unknown(doubt):
   assert np.isnan([row["value"] for row in further]).all()
   assert {row["layer"] for row in further} == {None}
   first, doubts, *_ = sentences
-  assert "departs from chance at unknown (where unknown, a layer" in first
+  assert (
+    "departs from chance at an unknown layer (where unknown, a layer" in first
+  )
   assert doubts.startswith("permuted_fraction 0.5: Not to be believed: 1 of 5")
   assert "fc3 of permuted examples at epoch 3" in doubts
   assert plots.plot_departure(runs.Rows(rows + further))
@@ -105,7 +107,7 @@ def test_the_departure_is_told_by_cell():
   assert (found[0.9]["layer"], found[0.9]["value"]) == (None, NO_DEPARTURE)
   assert "permuted capacity 0.300" in sentences[0]
   assert sentences[0].endswith("departs from chance at fc3.")
-  assert sentences[1].endswith("departs from chance at none.")
+  assert sentences[1].endswith("departs from chance at no layer.")
   # A margin lowers chance, and what departs from it.
   _, (sentence, _) = noise.summarize_noise(
     noise_rows({0.5: [0.1, 0.1, 0.3], 0.9: [1.0]}, chance=0.05)
@@ -117,9 +119,9 @@ def test_the_departure_is_told_by_cell():
   ("measured", "departs"),
   [
     (("fc1", "fc2", "fc3", "logits"), "fc3."),
-    (("input", "fc3", "logits"), "unknown"),  # Perhaps at fc1.
-    (("fc2", "fc3"), "unknown"),  # Perhaps there are more.
-    (("input",), "unknown"),
+    (("input", "fc3", "logits"), "an unknown layer"),  # Perhaps at fc1.
+    (("fc2", "fc3"), "an unknown layer"),  # Perhaps there are more.
+    (("input",), "an unknown layer"),
   ],
 )
 def test_layers_that_were_not_measured_are_unknown(measured, departs):
@@ -148,7 +150,9 @@ def test_a_seed_of_which_nothing_is_known_has_an_unknown_departure(kind):
   known, unknown = (row["value"] for row in further)
   assert known == 1.0
   assert np.isnan(unknown)
-  assert "departs from chance at fc3, unknown (where unknown" in sentence
+  assert (
+    "departs from chance at fc3, an unknown layer (where unknown" in sentence
+  )
   if kind == "capacity":
     assert "capacity unknown, radius unknown, dimension unknown in" in sentence
     last = plots.plot_last_layer(rows).axes[0].containers

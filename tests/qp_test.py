@@ -312,7 +312,7 @@ def test_signs_are_one_for_each_point_or_do_not_count():
 
 
 def test_hundreds_of_supporting_points_are_found():
-  """More than a working set holds, by steps of projections as long as can be."""
+  """More than a working set holds; steps are as long as can be."""
   rng = np.random.default_rng(0)
   points = rng.normal(size=(960, 1000)) / 1000**0.5
   fields = rng.normal(size=(4, 1000)) @ points.T

@@ -12,6 +12,8 @@ from geomem.studies.finding import doubts, grouped, last_measured, with_error
 from geomem.studies.presets import make_config
 from geomem.studies.sweep import Sweep, make_axes, of_cells
 
+_UNKNOWN = "an unknown layer"
+
 # The multiple of chance that counts as a departure; points without structure
 # scatter by less than a tenth over layers.
 DEPARTED = 1.25
@@ -95,11 +97,11 @@ def _sentence(cell: runs.Rows, departures: list[runs.Row]) -> str:
   text = f"{subset} {numbers} in {last_measured(cell)} at the last epoch"
   if departures:
     layers = [
-      str(row["layer"] or "none") if runs.has_value(row) else "unknown"
+      str(row["layer"] or "no layer") if runs.has_value(row) else _UNKNOWN
       for row in departures
     ]
     text += f"; permuted capacity departs from chance at {', '.join(layers)}"
-    if "unknown" in layers:
+    if _UNKNOWN in layers:
       text += (
         " (where unknown, a layer decides that is not to be believed, or was"
         " not measured)"
