@@ -4,13 +4,17 @@ import os
 import shlex
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable
 
+import jax
 from absl import flags
 
 from experiments import errors, log
 
 _PATIENCE = 2.0  # Seconds until a lost stop is raised again.
+_FAREWELL = 1.0  # Seconds until a process that failed leaves the others.
 # By its exit status the caller learns which signal stopped the process.
 _EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -51,7 +55,10 @@ def _told(error: Exception) -> int:
     return abandoned()
   sentence = errors.sentence(error)
   if sentence is None:
-    raise error
+    if not jax.distributed.is_initialized():
+      raise error
+    traceback.print_exception(error)
+    return 1
   print(f"Error: {sentence}", file=sys.stderr)
   return 2 if isinstance(error, flags.Error) else 1
 
@@ -76,6 +83,18 @@ def _stopped(number: int) -> int:
   return _EXIT_STATUS[number]
 
 
+def _leave_others(status: int) -> None:
+  """Ends this process if it is one of several, which may wait for it.
+
+  JAX's own exit waits for the others, and they for this one, for minutes.
+  """
+  if jax.distributed.is_initialized():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(_FAREWELL)  # Others with the same error still say it.
+    os._exit(status)
+
+
 def guarded(main: Callable) -> Callable:
   """Wraps a main function to report its errors as messages.
 
@@ -96,6 +115,10 @@ def guarded(main: Callable) -> Callable:
       received = received or [signal.SIGINT]
       status = 1
     signal.setitimer(signal.ITIMER_REAL, 0)
-    return _stopped(received[0]) if received and status else status
+    if received and status:
+      status = _stopped(received[0])
+    if status:
+      _leave_others(status)
+    return status
 
   return run
