@@ -12,9 +12,12 @@ import jax
 from absl import flags
 
 from experiments import errors, log
+from geomem import parallel
 
 _PATIENCE = 2.0  # Seconds until a lost stop is raised again.
-_FAREWELL = 1.0  # Seconds until a process that failed leaves the others.
+# Seconds until a failed process leaves the others: the first, and another one.
+# The first must have time to say why, should it fail, too.
+_FAREWELLS = (1.0, 5.0)
 # By its exit status the caller learns which signal stopped the process.
 _EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -91,7 +94,7 @@ def _leave_others(status: int) -> None:
   if jax.distributed.is_initialized():
     sys.stdout.flush()
     sys.stderr.flush()
-    time.sleep(_FAREWELL)  # Others with the same error still say it.
+    time.sleep(_FAREWELLS[not parallel.is_first()])
     os._exit(status)
 
 
@@ -107,17 +110,17 @@ def guarded(main: Callable) -> Callable:
     log.start()
     received = _stop_by_exception()
     try:
-      status = main(argv)
+      status, is_alone = main(argv), False  # Others return as well.
     except Exception as error:
       # A library may turn a stop into an error of its own.
-      status = 1 if received else _told(error)
+      status, is_alone = 1 if received else _told(error), True
     except KeyboardInterrupt:
       received = received or [signal.SIGINT]
-      status = 1
+      status, is_alone = 1, True
     signal.setitimer(signal.ITIMER_REAL, 0)
     if received and status:
       status = _stopped(received[0])
-    if status:
+    if is_alone:
       _leave_others(status)
     return status
 
