@@ -16,8 +16,8 @@ from geomem import parallel
 
 _PATIENCE = 2.0  # Seconds until a lost stop is raised again.
 # Seconds until a failed process leaves the others: the first, and another one.
-# The first must have time to say why, should it fail, too.
-_FAREWELLS = (1.0, 5.0)
+# Those that fail together all say why, and the first must be the last to leave.
+_FAREWELLS = (6.0, 5.0)
 # By its exit status the caller learns which signal stopped the process.
 _EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 

@@ -237,16 +237,26 @@ def by_examples(
   return run
 
 
+# Not empty while the first process calls a function of `from_first`.
+_ALONE: list[bool] = []
+
+
 def from_first(function: Callable[[], _T]) -> _T:
-  """Calls a function in the first process; returns or raises in all."""
-  if jax.process_count() == 1:
+  """Calls a function in the first process; returns or raises in all.
+
+  Within the function, which the others do not call, it calls and no more.
+  """
+  if jax.process_count() == 1 or _ALONE:
     return function()
   message = b""
   if is_first():
+    _ALONE.append(True)
     try:
       message = pickle.dumps((function(), None))
     except Exception as error:  # All processes must raise it.
       message = pickle.dumps((None, error))
+    finally:
+      _ALONE.pop()
   value, error = pickle.loads(_broadcast(message))
   if error is not None:
     raise error

@@ -194,6 +194,22 @@ def test_processes_that_see_other_directories_do_not_work_together(
     assert other._identity() is None
 
 
+def test_what_the_first_process_does_alone_is_not_sent_twice(monkeypatch):
+  # The others would take a message within for that of the whole.
+  sent = []
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(parallel, "_broadcast", lambda x: sent.append(x) or x)
+
+  def fail():
+    return parallel.from_first(lambda: 1 / 0)
+
+  assert parallel.from_first(lambda: parallel.from_first(lambda: 3) + 1) == 4
+  with pytest.raises(ZeroDivisionError):
+    parallel.from_first(fail)
+  assert parallel.from_first(lambda: 5) == 5
+  assert len(sent) == 3
+
+
 def test_stops_are_not_left_to_jax(monkeypatch):
   # Its service for preemptions takes SIGTERM away from the binaries.
   seen = []
