@@ -8,7 +8,7 @@ import traceback
 from absl import flags
 
 import geomem
-from geomem import disk
+from geomem import disk, parallel
 
 _PACKAGES = [pathlib.Path(x).parent for x in (geomem.__file__, __file__)]
 _PYTHON = sysconfig.get_path("stdlib")
@@ -18,6 +18,11 @@ def sentence(error: BaseException) -> str | None:
   """Returns an error's message for the user, or None for a bug of ours."""
   if isinstance(error, flags.Error):
     return f"{error} See --help."
+  if parallel.has_lost_another(error):
+    return (
+      "Another process has failed or was stopped; its own output says why."
+      " Repeat the command in all of them to continue from here."
+    )
   if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
     return _out_of_memory(error)
   if isinstance(error, OSError):

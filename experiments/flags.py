@@ -176,6 +176,19 @@ def help_text(text: str, computes: bool = True) -> str:
   return "\n".join(lines)
 
 
+def _shared_values() -> dict[str, str]:
+  """Returns the flags that all processes must share.
+
+  Paths may differ: opening a run directory checks that all see the same one.
+  """
+  own = ("process_id", *log.FLAGS)
+  return {
+    f"value of --{name}": str(flags.FLAGS[name].value)
+    for name in flags.FLAGS
+    if name not in own and not values.is_path(name)
+  }
+
+
 # Patterns of absl's messages about wrong flags, and our wording.
 _IN_WORDS = (
   (r"flag --(\w+)=None: .*", r"--\1 must be given."),
@@ -249,6 +262,7 @@ def run(main: Callable, *, text: str = "", computes: bool = True) -> None:
         flags.FLAGS.process_id,
         automatic=flags.FLAGS.distributed,
       )
+      parallel.check_same(_shared_values())
     with contextlib.ExitStack() as silenced:
       if not parallel.is_first():
         nowhere = silenced.enter_context(open(os.devnull, "w"))

@@ -4,13 +4,20 @@ import os
 import shlex
 import signal
 import sys
+import time
+import traceback
 from collections.abc import Callable
 
+import jax
 from absl import flags
 
 from experiments import errors, log
+from geomem import parallel
 
 _PATIENCE = 2.0  # Seconds until a lost stop is raised again.
+# Seconds until a failed process leaves the others: the first, and another one.
+# Those that fail together all say why, and the first must be the last to leave.
+_FAREWELLS = (6.0, 5.0)
 # By its exit status the caller learns which signal stopped the process.
 _EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
@@ -51,7 +58,10 @@ def _told(error: Exception) -> int:
     return abandoned()
   sentence = errors.sentence(error)
   if sentence is None:
-    raise error
+    if not jax.distributed.is_initialized():
+      raise error
+    traceback.print_exception(error)
+    return 1
   print(f"Error: {sentence}", file=sys.stderr)
   return 2 if isinstance(error, flags.Error) else 1
 
@@ -76,6 +86,18 @@ def _stopped(number: int) -> int:
   return _EXIT_STATUS[number]
 
 
+def _leave_others(status: int) -> None:
+  """Ends this process if it is one of several, which may wait for it.
+
+  JAX's own exit waits for the others, and they for this one, for minutes.
+  """
+  if jax.distributed.is_initialized():
+    sys.stdout.flush()
+    sys.stderr.flush()
+    time.sleep(_FAREWELLS[not parallel.is_first()])
+    os._exit(status)
+
+
 def guarded(main: Callable) -> Callable:
   """Wraps a main function to report its errors as messages.
 
@@ -88,14 +110,18 @@ def guarded(main: Callable) -> Callable:
     log.start()
     received = _stop_by_exception()
     try:
-      status = main(argv)
+      status, is_alone = main(argv), False  # Others return as well.
     except Exception as error:
       # A library may turn a stop into an error of its own.
-      status = 1 if received else _told(error)
+      status, is_alone = 1 if received else _told(error), True
     except KeyboardInterrupt:
       received = received or [signal.SIGINT]
-      status = 1
+      status, is_alone = 1, True
     signal.setitimer(signal.ITIMER_REAL, 0)
-    return _stopped(received[0]) if received and status else status
+    if received and status:
+      status = _stopped(received[0])
+    if is_alone:
+      _leave_others(status)
+    return status
 
   return run

@@ -84,3 +84,8 @@ def define_path(
 ) -> flags.FlagHolder:
   """Defines a flag whose value is a path."""
   return flags.DEFINE(_PathParser(), name, default, text, required=required)
+
+
+def is_path(name: str) -> bool:
+  """Returns whether the value of a flag is a path."""
+  return isinstance(flags.FLAGS[name].parser, _PathParser)

@@ -48,11 +48,15 @@ def describe() -> dict[str, Any]:
     "devices": f"{len(devices)} {devices[0].device_kind}",
     "python": platform.python_version(),
     "geomem_changed": None if changes is None else bool(changes),
-    **_versions(),
+    **versions(),
   }
 
 
-def _versions() -> dict[str, str | None]:
+def versions() -> dict[str, str | None]:
+  """Returns the versions of geomem and of the packages that it computes with.
+
+  Those of geomem and its revision are None where they are unknown.
+  """
   versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
   try:
     version = importlib.metadata.version("geomem")
@@ -83,7 +87,7 @@ def changes_since(
   """
   if not isinstance(recorded, dict):
     return []
-  current = _versions()
+  current = versions()
   return [
     f"{name} {recorded[name]} (now {current[name]})"
     for name in names

@@ -12,9 +12,11 @@ the cores.
 
 import contextlib
 import functools
+import json
 import os
 import pickle
 import re
+import zlib
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -26,6 +28,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 AXIS = "devices"
 # More cores than this would hardly have enough work.
 _MOST_CORES = 16
+# What the libraries that connect processes call themselves in their errors.
+_LOST = re.compile("Gloo|NCCL|coordination ?service", re.IGNORECASE)
 _T = TypeVar("_T")
 
 
@@ -54,7 +58,7 @@ def start(
       _use_cores()
       return
     try:
-      jax.distributed.initialize()
+      _initialize()
     except (ValueError, RuntimeError) as error:
       raise ValueError(
         f"--distributed found no cluster to join ({error}); give"
@@ -72,6 +76,14 @@ def start(
       " need all three: HOST:PORT, their number, and an index below it, from 0;"
       " or --distributed if the cluster provides them."
     )
+  _initialize(*given)
+
+
+def _initialize(*given) -> None:
+  # JAX's service would take SIGTERM from us, and the work would not stop. Old
+  # versions have no such option.
+  with contextlib.suppress(AttributeError):
+    jax.config.update("jax_enable_preemption_service", False)
   jax.distributed.initialize(*given)
 
 
@@ -225,16 +237,26 @@ def by_examples(
   return run
 
 
+# Not empty while the first process calls a function of `from_first`.
+_ALONE: list[bool] = []
+
+
 def from_first(function: Callable[[], _T]) -> _T:
-  """Calls a function in the first process; returns or raises in all."""
-  if jax.process_count() == 1:
+  """Calls a function in the first process; returns or raises in all.
+
+  Within the function, which the others do not call, it calls and no more.
+  """
+  if jax.process_count() == 1 or _ALONE:
     return function()
   message = b""
   if is_first():
+    _ALONE.append(True)
     try:
       message = pickle.dumps((function(), None))
     except Exception as error:  # All processes must raise it.
       message = pickle.dumps((None, error))
+    finally:
+      _ALONE.pop()
   value, error = pickle.loads(_broadcast(message))
   if error is not None:
     raise error
@@ -254,3 +276,35 @@ def wait(name: str) -> None:
   """Blocks until every process has reached this call."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
+
+
+def check_same(values: dict[str, Any]) -> None:
+  """Checks that every process has the same values, of JSON types.
+
+  Raises:
+    ValueError: in all of them; names a process, and what it has otherwise.
+  """
+  if jax.process_count() == 1:
+    return
+  names = from_first(lambda: list(values))
+  texts = (json.dumps(values.get(name), sort_keys=True) for name in names)
+  sums = np.array([zlib.crc32(text.encode()) for text in texts], np.uint32)
+  gathered = multihost_utils.process_allgather(sums)
+  different = np.argwhere(gathered != gathered[0])
+  if len(different):
+    process, index = different[0]
+    raise ValueError(
+      f"Process {process} has another {names[index]} than process 0. Give all"
+      " of them the same flags but for --process_id, the same data, the same"
+      " versions, and directories on a disk that they share."
+    )
+
+
+def has_lost_another(error: BaseException | None) -> bool:
+  """Returns whether an error, or its cause, is that another process is gone."""
+  if error is None:
+    return False
+  # In this order, as counting processes starts the devices.
+  if _LOST.search(str(error)) and jax.process_count() > 1:
+    return True
+  return has_lost_another(error.__cause__ or error.__context__)

@@ -4,6 +4,7 @@ import contextlib
 import io
 import itertools
 import logging
+import os
 import re
 import resource
 import shutil
@@ -343,6 +344,42 @@ def test_binaries_end_in_a_sentence_and_a_status(
   main, status, sentence, as_before, capsys
 ):
   assert terminal.guarded(lambda _: main())([]) == status
+  assert sentence in capsys.readouterr().err
+
+
+def lose_another():
+  try:
+    raise ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer")
+  except ValueError as error:
+    raise training.CheckpointError("It has damaged metadata.") from error
+
+
+def fail():
+  raise RuntimeError("A bug.")
+
+
+@pytest.mark.parametrize(
+  ("main", "status", "sentence"),
+  [
+    (refuse, 1, "Error: It is so."),
+    (lose_another, 1, "Error: Another process has failed or was stopped;"),
+    (fail, 1, "RuntimeError: A bug."),
+    (misunderstand, 2, "--width=x is not a number. See --help."),
+    (lambda: signal.raise_signal(signal.SIGTERM), 143, "resume with:\n  "),
+  ],
+)
+def test_a_process_that_fails_does_not_keep_the_others_waiting(
+  main, status, sentence, as_before, capsys, monkeypatch
+):
+  left = []
+  monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(terminal, "_FAREWELLS", (0.0, 0.0))
+  monkeypatch.setattr(os, "_exit", left.append)
+  # All return together, but one may fail alone.
+  assert terminal.guarded(lambda _: 1)([]) == 1
+  terminal.guarded(lambda _: main())([])
+  assert left == [status]
   assert sentence in capsys.readouterr().err
 
 

@@ -189,6 +189,19 @@ def test_a_copy_is_whole_or_not_there(whole, tmp_path, monkeypatch):
     pack(tmp_path, tmp_path / "other")
 
 
+def test_what_others_work_on_is_not_copied(whole, tmp_path):
+  # The rows would be of one time, and the networks of a later one.
+  below = next(file.parent for file in whole.glob("rewind*/config.json"))
+  for place in (whole, below):
+    with (
+      runs.Run(place, runs.read_config(place)),
+      pytest.raises(runs.BusyError, match=f"works on {place}; wait"),
+    ):
+      pack(whole, tmp_path / "small")
+    assert not list(tmp_path.iterdir())
+  pack(whole, tmp_path / "small", networks="none")
+
+
 def test_the_binary_says_what_is_there(whole, tmp_path):
   out = tmp_path / "small"
   told = execute("pack", run=whole, out=out, networks="last")

@@ -3,6 +3,7 @@
 import os
 import pathlib
 import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from geomem import geometry, parallel, runs, training
 from geomem.measures import activations
+from geomem.runs import shared
 from tests import parallel_worker as worker
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -82,7 +84,9 @@ def assert_same_rows(path, expected) -> None:
     if row["metric"] == "residual":  # Rounding itself.
       continue
     tolerance = TOLERANCES.get(row["metric"], OF_GEOMETRY)
-    assert row["value"] == pytest.approx(other["value"], rel=tolerance), row
+    assert row["value"] == pytest.approx(
+      other["value"], rel=tolerance, nan_ok=True
+    ), row
 
 
 @pytest.mark.slow
@@ -128,8 +132,102 @@ def test_two_processes_killed_and_resumed_equal_one(one_device, tmp_path):
   assert {row["epoch"] for row in rows} == {0, 1, 2}
   for process in start_two(tmp_path):
     expect_success(process)
-  for part in ("", "rewind"):
+  worker.do_capacity(one_device)
+  for part in ("", "rewind", "capacity"):
     assert_same_rows(tmp_path / "run" / part, one_device / part)
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+  """This process as the first of two; returns which checked value differs."""
+  differs = []
+
+  def gather(sums):
+    found = np.stack([sums, sums])
+    if differs and differs[0] < len(sums):
+      found[1, differs[0]] += 1
+    if differs:
+      differs[0] -= len(sums)
+    return found
+
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(parallel, "from_first", lambda function: function())
+  monkeypatch.setattr(parallel.multihost_utils, "process_allgather", gather)
+  return differs
+
+
+def test_processes_that_differ_do_not_work_together(two_processes, tmp_path):
+  origin = {"data": "1f", "run": {"path": "/runs/a", "id": "2e"}}
+  fields = {"width": 4, "data_dir": "/data"}
+  told = []
+  for position in range(4):
+    two_processes[:] = [position]
+    with pytest.raises(ValueError, match="Process 1 has another") as error:
+      runs.open_run(tmp_path, fields, origin)
+    told.append(
+      re.search("another (.*?),? than process 0", str(error.value))[1]
+    )
+    runs.Run(tmp_path, fields, origin).close()  # It is not held.
+  assert told == [
+    "value of width",
+    "version of geomem or JAX",
+    "fingerprint of the data, or run",
+    f"directory {tmp_path}",
+  ]
+  two_processes.clear()
+  runs.open_run(tmp_path, fields, origin).close()
+
+
+def test_processes_that_see_other_directories_do_not_work_together(
+  two_processes, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(shared, "_PATIENCE", 0.0)
+  first, path = tmp_path / "first", tmp_path / "other"
+  runs.Run(first, {}).close()
+  with runs.open_run(path, {}) as other:
+    place = other._identity()
+    monkeypatch.setattr(parallel, "from_first", lambda _: place)
+    assert other._identity() == place  # As both see it.
+    other.path = first
+    assert other._identity() not in (None, place)
+    other.path = tmp_path / "nowhere"
+    assert other._identity() is None
+
+
+def test_what_the_first_process_does_alone_is_not_sent_twice(monkeypatch):
+  # The others would take a message within for that of the whole.
+  sent = []
+  monkeypatch.setattr(jax, "process_count", lambda: 2)
+  monkeypatch.setattr(parallel, "_broadcast", lambda x: sent.append(x) or x)
+
+  def fail():
+    return parallel.from_first(lambda: 1 / 0)
+
+  assert parallel.from_first(lambda: parallel.from_first(lambda: 3) + 1) == 4
+  with pytest.raises(ZeroDivisionError):
+    parallel.from_first(fail)
+  assert parallel.from_first(lambda: 5) == 5
+  assert len(sent) == 3
+
+
+def test_stops_are_not_left_to_jax(monkeypatch):
+  # Its service for preemptions takes SIGTERM away from the binaries.
+  seen = []
+  name = "jax_enable_preemption_service"
+  if not hasattr(jax.config, name):
+    pytest.skip("JAX has no such option.")
+  monkeypatch.setattr(
+    jax.distributed,
+    "initialize",
+    lambda *given: seen.append((*given, getattr(jax.config, name))),
+  )
+  before = getattr(jax.config, name)
+  try:
+    parallel.start("localhost:1234", 2, 1)
+    parallel.start(automatic=True)
+  finally:
+    jax.config.update(name, before)
+  assert seen == [("localhost:1234", 2, 1, False), (False,)]
 
 
 def test_two_passes_give_the_statistics_of_one(numbers):

@@ -63,6 +63,15 @@ def do_run(path: pathlib.Path) -> None:
   studies.run(rewind, path / "rewind")
 
 
+def do_capacity(path: pathlib.Path) -> None:
+  """Compares the run's theoretical capacities with simulated ones."""
+  config = studies.CapacityConfig(
+    epochs="last", num_draws=5, num_probes=10, num_shuffles=2
+  )
+  trained = studies.TrainedRun(path)
+  studies.run(studies.Capacity(config, trained), path / "capacity")
+
+
 def make_network(dtype=jnp.float32) -> models.Network:
   """Convolutions with batch norm."""
   layers = [
@@ -141,6 +150,7 @@ def main(path: pathlib.Path, *processes: str) -> None:
     parallel.start(address, int(count), int(number))
   do_run(path / "run")
   if processes:
+    do_capacity(path / "run")
     return
   like = make_network().abstract_state
   with training.Checkpoints(path / "saved") as saved:

@@ -1,15 +1,20 @@
 """A run directory that several processes share, of which the first writes."""
 
+import contextlib
 import functools
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from geomem import parallel
+from geomem import environment, parallel
+from geomem.runs import directory
 from geomem.runs.rows import Rows
 from geomem.runs.run import Run
+
+_PATIENCE = 60.0  # Seconds until a file that one host wrote is seen by others.
 
 
 def _in_first(method: Callable) -> Callable:
@@ -35,13 +40,49 @@ class SharedRun:
     config: dict[str, Any],
     origin: dict[str, Any] | None = None,
   ):
-    """Opens the directory in the first process; see `Run`."""
+    """Opens the directory in the first process; see `Run`.
+
+    Raises:
+      ValueError: the processes differ in their configs, data, versions or
+        directories: what they compute together would be nonsense.
+    """
     self.path = pathlib.Path(path)
+    given = {
+      f"value of {field}": value
+      for field, value in directory.flat_config(config).items()
+      if field not in directory.PLACES
+    }
+    source = dict(origin or {})
+    if "run" in source:  # Its path may differ.
+      source["run"] = source["run"]["id"]
+    parallel.check_same(
+      given
+      | {
+        "version of geomem or JAX": environment.versions(),
+        "fingerprint of the data, or run,": source,
+      }
+    )
     self.config = parallel.from_first(lambda: self._open(config, origin))
+    try:
+      parallel.check_same({f"directory {path}": self._identity()})
+    except ValueError:
+      self.close()
+      raise
 
   def _open(self, config, origin) -> dict[str, Any]:
     self._run = Run(self.path, config, origin)
     return self._run.config
+
+  def _identity(self) -> str | None:
+    """Returns the identifier of the run in this process's directory."""
+    first = parallel.from_first(lambda: directory.parent_of(self.path).id)
+    found, end = None, time.monotonic() + _PATIENCE
+    while True:
+      with contextlib.suppress(directory.RunError):
+        found = directory.parent_of(self.path).id
+      if found == first or time.monotonic() > end:
+        return found
+      time.sleep(0.1)
 
   @property
   def rows(self) -> Rows:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool
 
-from geomem import geometry, measures, plots, runs
+from geomem import geometry, measures, parallel, plots, runs
 from geomem.geometry.simulation import FEWEST_DRAWS
 from geomem.studies import experiment as experiments
 from geomem.studies.capacity_findings import find_agreements
@@ -228,7 +228,7 @@ def _layer_points(trained: TrainedRun, seed, epoch: int):
     forward = experiments.measuring_forward(trained.experiment)
     state = trained.state(seed.number, epoch)
     ((_, points),) = measures.layer_blocks(forward, state, flat, [layer])
-    points = np.asarray(points).reshape(*stacked.shape[:3], -1)
+    points = parallel.fetch(points).reshape(*stacked.shape[:3], -1)
     return dict(zip(images, points, strict=True))
 
   return lambda layer, subset: by_subset(layer)[subset]

@@ -4,10 +4,13 @@ Networks make up most of a run's size. A copy holds everything else, and only
 the requested networks: exactly, or rounded to bfloat16.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -66,6 +69,7 @@ def pack(
     ValueError: an epoch or a dtype is not known.
     RunError: `path` is not a run directory, `out` exists or is within it, or an
       incomplete run would continue from rounded networks.
+    BusyError: another process works on the run, or on one below it.
     DiskError: the copy cannot be written.
   """
   path, out = pathlib.Path(path), pathlib.Path(out)
@@ -88,7 +92,7 @@ def pack(
     shutil.rmtree(left_behind, ignore_errors=True)
   new = out.with_name(f".{out.name}.{os.getpid()}.copy")
   try:
-    with disk.explained(out):
+    with _unchanged(path), disk.explained(out):
       _copy(path, new)
       packed = [
         _pack_training(run, new / run.relative_to(path), path, chosen, dtype)
@@ -98,6 +102,29 @@ def pack(
   finally:
     shutil.rmtree(new, ignore_errors=True)
   return packed
+
+
+@contextlib.contextmanager
+def _unchanged(path: pathlib.Path) -> Iterator[None]:
+  """Keeps other processes from work on a run directory and all below it.
+
+  A copy of rows and of later networks would go on without the losses between.
+  """
+  with contextlib.ExitStack() as held:
+    for place, _, files in runs.walk(path):
+      if ".lock" not in files:
+        continue
+      try:
+        lock = held.enter_context(open(place / ".lock"))
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+      except BlockingIOError as error:
+        raise runs.BusyError(
+          f"Another process works on {place}; wait for it, or stop it before"
+          " you copy."
+        ) from error
+      except OSError:  # Where no lock can be had, nothing works either.
+        continue
+    yield
 
 
 def _check(trainings: list[pathlib.Path], chosen: str | None, dtype: str):
