@@ -364,7 +364,12 @@ def test_the_memorization_experiment_is_swept_over_fraction_and_model(
   axes = {"permuted_fraction": [0.0, 1.0], "model": ["mlp", "mlp1"]}
   # Accuracies are of all subsets.
   fields = TINY | {"layers": "last", "measure_epochs": "last"}
-  fields |= {"width": 4, "epochs": 1, "num_seeds": 1, "subsets": "test"}
+  fields |= {
+    "width": 4,
+    "epochs": 1,
+    "num_seeds": 1,
+    "subsets": "permuted,test",
+  }
   swept = studies.memorization_sweep(axes, **fields)
   assert not studies.run_sweep(swept, tmp_path)
   studies.draw(tmp_path)
