@@ -244,7 +244,7 @@ _ALONE: list[bool] = []
 def from_first(function: Callable[[], _T]) -> _T:
   """Calls a function in the first process; returns or raises in all.
 
-  Within the function, which the others do not call, it calls and no more.
+  A nested call, in which the others take no part, only calls its function.
   """
   if jax.process_count() == 1 or _ALONE:
     return function()

@@ -43,10 +43,7 @@ def _x_axis(ax, rows, column: str) -> None:
   is_named = isinstance(values[0], str)
   if column == "width":
     ax.set_xscale("log")
-  # Side by side, more letters than this would overlap.
-  rotation = 90 if sum(len(name) + 1 for name in names) > 32 else 0
-  places = range(len(values)) if is_named else values
-  ax.set_xticks(places, names, rotation=rotation)
+  style.name_ticks(ax, range(len(values)) if is_named else values, names)
   ax.xaxis.minorticks_off()
   if is_named:
     ax.set_xlim(-0.5, len(values) - 0.5)

@@ -2,7 +2,7 @@
 
 import io
 import pathlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import matplotlib
 import numpy as np
@@ -35,7 +35,7 @@ EPOCHS = {
 # in M features they have a tenth more, in a third of M twice as much.
 CHANCE_HOLDS = "with 2M features or more"
 # More names of layers than this overlap along an axis, and more letters of
-# epochs below a map.
+# names side by side.
 _MOST_NAMES = 24
 _MOST_LETTERS = 32
 # Of more decades, not each has a tick.
@@ -217,6 +217,12 @@ def layer_axis(ax, layers: dict[int, str], fontsize: int = 7) -> None:
   ax.set_xticks(*some_of(layers), rotation=90, fontsize=fontsize)
 
 
+def name_ticks(ax, places, names: Sequence[str], **look) -> None:
+  """Names the places of an x-axis, turned where they would overlap."""
+  crowded = sum(len(name) + 1 for name in names) > _MOST_LETTERS
+  ax.set_xticks(places, names, rotation=90 if crowded else 0, **look)
+
+
 def mark_best(ax, rows: runs.Rows, places=None, **look) -> None:
   """Draws a vertical line at the best epoch of each seed.
 
@@ -256,9 +262,7 @@ def draw_heatmap(ax, grid, epochs, rows: runs.Rows, **scale):
     ax.fill_between([], [], color="0.6", label="unknown")
   step = -(-len(epochs) // 14)
   labelled = list(range(len(epochs) - 1, -1, -step))[::-1]
-  names = [f"{epochs[i]:g}" for i in labelled]
-  crowded = sum(len(name) + 1 for name in names) > _MOST_LETTERS
-  ax.set_xticks(labelled, names, fontsize=7, rotation=90 if crowded else 0)
+  name_ticks(ax, labelled, [f"{epochs[i]:g}" for i in labelled], fontsize=7)
   places = {epoch: place for place, epoch in enumerate(epochs)}
   # Dark with a light outline is visible on every colour.
   outline = patheffects.withStroke(linewidth=3, foreground="w", alpha=0.8)

@@ -68,12 +68,13 @@ def step_length(G: Float[Array, "M M"]) -> Float[Array, ""]:
   return 1.9 / jnp.where(norm > 0, norm, 1)
 
 
-def longest_step(G: Float[Array, "M M"]) -> Float[Array, ""]:
+def spectral_step(G: Float[Array, "M M"]) -> Float[Array, ""]:
   """Returns a step just below 2 / ‖G‖₂, by power iterations.
 
   These find 94 to 99% of the norm of independent points; the exact line search
-  makes up for an estimate that is too low. Where points are nearly independent,
-  the step is many times `step_length`, and the face is found in half the steps.
+  makes up for an estimate that is too low. Where hundreds of points are nearly
+  independent, the step is many times `step_length`, and the face is found in
+  half the iterations; few points gain nothing.
   """
   # A vector without a pattern, which no matrix has as an eigenvector.
   start = jnp.cos(jnp.arange(len(G), dtype=G.dtype))

@@ -14,7 +14,7 @@ from geomem.geometry.qp.active_set import finish, violation
 from geomem.geometry.qp.growing_set import solve_on_growing_set, solved, value
 from geomem.geometry.qp.lockstep import iterate_in_blocks, scales
 from geomem.geometry.qp.nonnegative import QPSolution
-from geomem.geometry.qp.projected_cg import longest_step, product
+from geomem.geometry.qp.projected_cg import product, spectral_step
 
 # Error at which conjugate gradients stop, in units of the tolerance.
 _WANTED = 1e-3
@@ -47,7 +47,7 @@ def _solve(
     unit,
     jnp.where(wait, target, -1),
     jnp.where(wait, lam, 0),
-    longest_step(unit),
+    spectral_step(unit),
     max_steps,
     signs,
     _WANTED * tol,
