@@ -15,7 +15,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 
 # Room -> rooms of geomem that it may import.
 _BELOW = {"data", "disk", "models", "parallel", "runs", "training", "geometry"}
-_STUDIES = _BELOW | {"measures", "plots", "shares"}
+_STUDIES = _BELOW | {"compilation", "measures", "plots", "shares"}
 ARROWS = {
   "compilation": {"disk"},
   "disk": set(),
@@ -25,9 +25,9 @@ ARROWS = {
   "runs": {"disk", "environment", "parallel"},
   "data": {"disk", "runs"},
   "models": set(),
-  "training": {"data", "disk", "models", "parallel"},
+  "training": {"compilation", "data", "disk", "models", "parallel"},
   "geometry": set(),
-  "measures": {"geometry", "parallel", "shares"},
+  "measures": {"compilation", "geometry", "parallel", "shares"},
   "plots": {"disk", "measures", "runs"},
   "studies": _STUDIES,
   "report": _STUDIES | {"studies"},

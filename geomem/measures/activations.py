@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from geomem import parallel
+from geomem import compilation, parallel
 
 _FEATURE_BLOCK = 8192
 # (state, images) -> activations by layer name.
@@ -40,7 +40,7 @@ def _compiled(forward: Forward, layers: tuple[str, ...]):
       )
     return held
 
-  return jax.jit(run, donate_argnums=0, out_shardings=parallel.along(1))
+  return compilation.jit(run, donate_argnums=0, out_shardings=parallel.along(1))
 
 
 @functools.lru_cache(maxsize=256)
@@ -56,7 +56,7 @@ def _compiled_manifolds(forward: Forward, layer: str, shape: tuple[int, int]):
     padding = parallel.missing(points.shape[1])
     return jnp.pad(points, ((0, 0), (0, padding))).reshape(*shape, -1)
 
-  return jax.jit(run, out_shardings=parallel.along(2))
+  return compilation.jit(run, out_shardings=parallel.along(2))
 
 
 def feature_block() -> int | None:

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from geomem import data, models, parallel, training
+from geomem import compilation, data, models, parallel, training
 
 # Whether each layer in order, without the input, is from the other epoch. The
 # mask of a network's first layers identifies a node of the tree.
@@ -126,7 +126,7 @@ def _compiled_logits(network: models.Network, masks: tuple[Mask, ...]):
     outputs, _ = _run(network, masks, parts, x)
     return jnp.stack([outputs[mask] for mask in masks]).astype(jnp.float32)
 
-  return jax.jit(parallel.by_examples(run, argument=1, axis=1))
+  return compilation.jit(parallel.by_examples(run, argument=1, axis=1))
 
 
 @functools.cache
@@ -137,7 +137,7 @@ def _compiled_fit(network: models.Network, masks: tuple[Mask, ...]):
     x = parallel.share(data.normalize(images, mean, std))
     return _run(network, masks, parts, x, fit=True)[1]
 
-  return jax.jit(run)
+  return compilation.jit(run)
 
 
 def _block_size(network: models.Network, masks: Sequence[Mask]) -> int:

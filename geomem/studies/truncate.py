@@ -11,12 +11,11 @@ import functools
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from geomem import data, models, parallel, runs, training
+from geomem import compilation, data, models, parallel, runs, training
 from geomem.geometry.linalg import matmul
 from geomem.plots import style
 from geomem.studies.experiment import Seed, spread_images
@@ -273,4 +272,4 @@ def _compiled(network: models.Network, layer: str):
     logits = run(network.layer_names[index + 1 :], state, x)
     return logits.astype(jnp.float32)
 
-  return jax.jit(head), jax.jit(tail)
+  return compilation.jit(head), compilation.jit(tail)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from geomem import parallel
+from geomem import compilation, parallel
 from geomem.data import normalize
 from geomem.models import Network
 
@@ -19,7 +19,7 @@ def _compiled_logits(network: Network):
   def logits(state, images, mean, std):
     return network.apply(state, normalize(images, mean, std)).logits
 
-  return jax.jit(logits, out_shardings=parallel.everywhere())
+  return compilation.jit(logits, out_shardings=parallel.everywhere())
 
 
 def padded_blocks(

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from geomem import parallel
+from geomem import compilation, parallel
 from geomem.models import Network, kernels
 
 # On CPU, XLA runs batched matrix products in a loop of its own, which from
@@ -94,7 +94,9 @@ def _many_steps(step: Callable) -> Callable:
   Accelerators run one compiled scan. On CPU each step is one dispatch, since
   XLA runs a convolution about 25 times slower inside a loop than outside.
   """
-  on_mesh = functools.partial(jax.jit, out_shardings=parallel.everywhere())
+  on_mesh = functools.partial(
+    compilation.jit, out_shardings=parallel.everywhere()
+  )
   if jax.default_backend() != "cpu":
 
     @on_mesh

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from geomem import data, models
+from geomem import compilation, data, models
 
 # p − e_y, 1/C − e_y, 1/C, and ē − 1/C for the class frequencies ē of a block.
 BASIS = ("total", "label", "mean", "frequencies")
@@ -113,7 +113,7 @@ def _compiled(network: models.Network, train: bool):
     )
     return jax.tree.map(jnp.add, sums, gradients)
 
-  return jax.jit(add)
+  return compilation.jit(add)
 
 
 def padded_batches(

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from geomem import models
+from geomem import compilation, models
 from geomem.studies.gradients.backprop import basis_cotangents, pull_back
 
 WIDTH = 64
@@ -88,7 +88,7 @@ def _compiled(network: models.Network):
 
     return pull_back(network, state, images, cotangents)
 
-  return jax.jit(sums)
+  return compilation.jit(sums)
 
 
 def linear_rows(
