@@ -92,3 +92,31 @@ def test_kinds_of_machines_do_not_share_programs(monkeypatch):
   monkeypatch.setattr(compilation, "_processor", lambda: "flags: another")
   assert compilation.default_directory() != here
   assert jax.config.jax_compilation_cache_dir  # That of the tests.
+
+
+def test_convolutions_are_compiled_without_ynnpack():
+  """YNNPACK takes 17 times as long for this gradient; see the module."""
+
+  def total(x, kernel):
+    return jax.lax.conv_general_dilated(
+      x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    ).sum()
+
+  arguments = jax.numpy.ones((64, 32, 32, 16)), jax.numpy.ones((3, 3, 16, 16))
+  gradient = jax.grad(total, argnums=1)
+  compiled = compilation.jit(gradient).lower(*arguments).compile()
+  assert "ynn_fusion" not in compiled.as_text()
+  products = compilation.jit(lambda a: a @ a).lower(jax.numpy.ones((99, 99)))
+  plain = jax.jit(lambda a: a @ a).lower(jax.numpy.ones((99, 99)))
+  texts = [each.compile().as_text() for each in (products, plain)]
+  assert ("ynn_fusion" in texts[0]) == ("ynn_fusion" in texts[1])
+
+
+def test_unknown_compiler_options_are_left_out(monkeypatch):
+  compilation._compiler_options.cache_clear()
+  options = {"xla_cpu_of_another_version": "1"}
+  monkeypatch.setattr(compilation, "_FAST_CONVOLUTIONS", options)
+  try:
+    assert float(compilation.jit(lambda x: x + 1)(1.0)) == 2
+  finally:
+    compilation._compiler_options.cache_clear()
