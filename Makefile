@@ -1,6 +1,6 @@
 # make demo   train on digits with half of the labels permuted, and measure
 # make test   everything that must hold
-# make long   the same at length: more kills, more starts, whole recipes
+# make long   extended tests: more kills, more starts, complete recipes
 # make lint   style
 # make oldest the quick tests on the oldest versions that are supported
 # make docs   the documentation, in build/site

@@ -128,9 +128,10 @@ def compare_layer(shape=(100, 50, 5000)) -> list[dict]:
 
 
 def _rows(metrics: dict[str, tuple], **tags) -> list[dict]:
+  """Makes rows of values and of half their interquartile ranges, or None."""
   return [
-    tags | {"metric": metric, "value": value, "stderr": error}
-    for metric, (value, error) in metrics.items()
+    tags | {"metric": metric, "value": value, "spread": spread}
+    for metric, (value, spread) in metrics.items()
   ]
 
 
@@ -226,7 +227,7 @@ def _table_of(rows: runs.Rows, size: int, kappa: float) -> str:
     cells = [family_rows.where(solver=name)[0] for name in names]
     lines.append(
       f"{family:14}"
-      + "".join(f"{c['value']:11.2f} ± {c['stderr']:4.1f}" for c in cells)
+      + "".join(f"{c['value']:11.2f} ± {c['spread']:4.1f}" for c in cells)
     )
   for metric in ("capacity_error", "force_error"):
     worst = [max(rows.where(metric, solver=n).values) for n in names]

@@ -99,6 +99,7 @@ def _ratios(rows: runs.Rows) -> tuple[list, np.ndarray, np.ndarray]:
   return [row["points"] for row in rows], ratio, error
 
 
+@style.in_style
 def plot_calibration(rows: runs.Rows):
   """Plots measured / true against M, for spheres and clouds at R = 1."""
   rows = rows.where(check="calibration", radius=1.0)

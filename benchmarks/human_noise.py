@@ -89,6 +89,7 @@ def make_config(kind: str, directory: pathlib.Path, wrong: float, **fields):
   )
 
 
+@style.in_style
 def plot(rows_by_kind: dict[str, runs.Rows]) -> Figure:
   """Draws accuracy by epoch, and capacity by layer at the last epoch."""
   figure = style.new_figure(10, 3.6)
@@ -99,8 +100,8 @@ def plot(rows_by_kind: dict[str, runs.Rows]) -> Figure:
   ):
     look = {"color": color, "marker": marker, "label": f"labels {KINDS[kind]}"}
     for subset, line in (("permuted", "-"), ("test", ":")):
-      series = rows.where("accuracy", subset=subset).series("epoch")
-      style.draw_series(curves, series, ls=line, **look)
+      accuracy = rows.where("accuracy", subset=subset)
+      style.draw_series(curves, accuracy, "epoch", ls=line, **look)
     for ax, subset in zip(by_layer, ("permuted", "restored"), strict=True):
       last = rows.at("last").where("capacity", subset=subset)
       series = last.series("layer_index")

@@ -198,6 +198,7 @@ def draw_capacity(ax, points: np.ndarray, result, size: str) -> None:
   ax.plot([capacity] * 2, [0, 0.5], "--", color=color, lw=1)
 
 
+@style.in_style
 def picture():
   """Draws the three panels side by side."""
   figure = style.new_figure(9.2, 3.7)

@@ -167,7 +167,7 @@ def _markdown(check: str, rows: runs.Rows) -> str:
     lines += ["| | relative change |", "|---|---|"]
     lines += [f"| {row['case']} | {row['value']:.1e} |" for row in rows]
   else:
-    lines += ["| | measured | known | errors off |", "|---|---|---|---|"]
+    lines += ["| | measured | expected | errors off |", "|---|---|---|---|"]
     lines += [
       f"| {row['case']} | {row['value']:.4f} ± {row['stderr']:.4f} |"
       f" {row['expected']:.4f} | {_distance(row):.1f} |"

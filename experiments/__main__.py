@@ -17,8 +17,7 @@ import textwrap
 from experiments import cli, flags
 from geomem.studies import STUDIES, takes_a_run
 
-# The commands in the order of README's table; studies of a run that have no
-# binary of their own come between the two groups.
+# Studies of a run that have no binary of their own come between the two groups.
 _FIRST = (
   *("memorization", "rewind", "gradients", "capacity", "model_size"),
   *("paper", "measure"),

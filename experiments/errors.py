@@ -51,6 +51,6 @@ def _out_of_memory(error: BaseException) -> str:
   asked = f" where {size[0]} were asked for" if size else ""
   return (
     f"Memory ran out{asked}. What was done is kept. Lower --batch_size,"
-    " --width, --num_seeds, --manifold_points or --num_probes, or"
-    " --memory_limit, from which on images stay on the disk."
+    " --width, --num_seeds, --manifold_points or --num_probes, or, for images"
+    " of TFDS, --memory_limit, from which on they stay on the disk."
   )

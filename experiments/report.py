@@ -29,7 +29,10 @@ from geomem import report
 flags.DEFINE_list("run", None, "run directory, or several, comma-separated")
 flags.mark_flag_as_required("run")
 _OUT = values.define_path(
-  "out", None, "directory of the page; by default that of the (first) run"
+  "out",
+  None,
+  "directory of the page, by default that of the (first) run; with"
+  " --tensorboard of the events, by default each run's own",
 )
 _TENSORBOARD = flags.DEFINE_bool(
   "tensorboard", False, "whether to write TensorBoard's event files instead"

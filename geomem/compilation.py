@@ -20,6 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from geomem import disk
 
@@ -40,14 +41,27 @@ def jit(function: Callable, **options: Any) -> Callable:
   """Compiles a function in which there may be convolutions.
 
   It is `jax.jit` with the options under which the compiler of the default
-  backend makes them fast. JAX takes these for whole programs only: a function
-  that is itself compiled cannot call the result.
+  backend makes them fast. JAX takes these for whole programs only: within
+  another transformation, the result is that of `jax.jit` alone.
 
   Args:
     function: the function.
     **options: of `jax.jit`.
   """
-  return jax.jit(function, compiler_options=_compiler_options(), **options)
+  part = jax.jit(function, **options)
+  if _compiler_options() is None:
+    return part
+  program = jax.jit(function, compiler_options=_compiler_options(), **options)
+
+  @functools.wraps(function)
+  def call(*arguments):
+    # Within jit, even what depends on no argument is traced.
+    leaves = jax.tree.leaves((arguments, jnp.zeros(())))
+    is_part = any(isinstance(leaf, jax.core.Tracer) for leaf in leaves)
+    return (part if is_part else program)(*arguments)
+
+  call.lower = program.lower
+  return call
 
 
 @functools.cache
@@ -122,6 +136,7 @@ def keep_programs(
   try:
     path.mkdir(parents=True, exist_ok=True)
   except OSError:
+    jax.config.update("jax_compilation_cache_dir", None)
     return None
   _remove_torn(path)
   jax.config.update("jax_compilation_cache_dir", str(path))

@@ -91,7 +91,7 @@ def cache_directory() -> pathlib.Path:
 def checksum(array: np.typing.ArrayLike) -> int:
   """Returns the CRC-32 of an array's bytes, at some 2 GB a second.
 
-  It changes with every single bit, and every run of up to 32 bits; of other
+  It detects every single-bit error and every burst of up to 32 bits; of other
   damage it misses one case in four billion.
   """
   return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
@@ -119,13 +119,18 @@ def _is_in_use(temporary: pathlib.Path) -> bool:
   name, _, pid = temporary.name.removesuffix(".partial").rpartition(".")
   if not pid.isdecimal() or not name.endswith(f".{socket.gethostname()}"):
     return time.time() - temporary.stat().st_mtime < _SECONDS_TO_WRITE
+  return is_running(int(pid)) and int(pid) != os.getpid()
+
+
+def is_running(pid: int) -> bool:
+  """Returns whether a process of this host is running."""
   try:
-    os.kill(int(pid), 0)
+    os.kill(pid, 0)
   except ProcessLookupError:
     return False
   except PermissionError:  # It runs, for another user.
     return True
-  return int(pid) != os.getpid()
+  return True
 
 
 def write_whole(path: pathlib.Path, content: bytes) -> None:

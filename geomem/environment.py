@@ -38,18 +38,23 @@ def describe() -> dict[str, Any]:
   both are None where geomem is not in a clone.
   """
   now = datetime.datetime.now(datetime.UTC)
-  changes = None
-  if _revision() is not None:
-    changes = _git("status", "--porcelain", "--untracked-files=no", ".")
   devices = jax.devices()
   return {
     "started": now.isoformat(timespec="seconds"),
     "command": shlex.join(sys.orig_argv),
     "devices": f"{len(devices)} {devices[0].device_kind}",
     "python": platform.python_version(),
-    "geomem_changed": None if changes is None else bool(changes),
+    "geomem_changed": is_changed(),
     **versions(),
   }
+
+
+def is_changed() -> bool | None:
+  """Returns whether geomem's files differ from its commit; None if unknown."""
+  if _revision() is None:
+    return None
+  changes = _git("status", "--porcelain", "--untracked-files=no", ".")
+  return None if changes is None else bool(changes)
 
 
 def versions() -> dict[str, str | None]:

@@ -9,6 +9,7 @@ from sklearn import datasets
 
 from geomem import geometry
 from geomem.geometry import mean_field
+from geomem.geometry.centers import _edge
 from geomem.geometry.frames import make_frames, relative_grams
 from tests.fakes import also_long
 
@@ -145,6 +146,19 @@ def test_shared_directions_are_found_and_removed():
     kept = np.asarray(found.coefficients)[:, :3]
     V = (centers - centers.mean(axis=0)).T @ kept
     np.testing.assert_allclose(V.T @ V, np.eye(3), atol=1e-9)
+
+
+def test_the_edge_of_random_cosines_is_that_of_their_eigenvalues():
+  """Tracy and Widom: mean edge − 1.21 width, standard deviation 1.27 width."""
+  size, n = 60, 240
+  rng = np.random.default_rng(0)
+  largest = []
+  for _ in range(400):
+    X = rng.normal(size=(size, n)) / np.sqrt(n)
+    largest.append(np.linalg.eigvalsh(X @ X.T)[-1])
+  edge, width = _edge(size, jnp.asarray((size / n) ** 0.5))
+  assert (np.mean(largest) - edge) / width == pytest.approx(-1.21, abs=0.3)
+  assert np.std(largest) / width == pytest.approx(1.27, abs=0.15)
 
 
 def test_rules_find_the_rank_and_independent_centres_have_none():

@@ -122,6 +122,20 @@ def test_a_flipped_bit_is_found(flipped):
     assert saved.load_latest(tree)[0] == 0
 
 
+def test_damaged_checkpoints_can_be_replaced(directory):
+  """A state that cannot be read would otherwise be taken for a good one."""
+  for file in (directory / "1").rglob("*"):
+    if file.is_file() and "METADATA" not in file.name:
+      file.write_bytes(b"")
+  with training.Checkpoints(directory, keep=2) as saved:
+    found, _ = saved.load_latest(TREE)
+    assert found == 0
+    saved.drop_after(found)
+    assert saved.epochs == [0]
+    saved.save(1, TREE)
+    assert saved.load_latest(TREE)[0] == 1
+
+
 def test_checkpoints_of_older_versions_have_no_checksums(flipped):
   directory, tree = flipped
   file = directory / "1" / "_CHECKPOINT_METADATA"

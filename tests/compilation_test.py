@@ -112,6 +112,16 @@ def test_convolutions_are_compiled_without_ynnpack():
   assert ("ynn_fusion" in texts[0]) == ("ynn_fusion" in texts[1])
 
 
+def test_compiled_functions_may_be_part_of_others():
+  double = compilation.jit(lambda x: (2 * x).sum())
+  x = jax.numpy.ones(3)
+  assert float(double(x)) == 6
+  assert float(jax.jit(lambda: double(x))()) == 6
+  for gradient in (jax.grad(double), jax.jit(jax.grad(double))):
+    assert gradient(x).tolist() == [2, 2, 2]
+  assert jax.vmap(double)(jax.numpy.ones((2, 3))).tolist() == [6, 6]
+
+
 def test_unknown_compiler_options_are_left_out(monkeypatch):
   compilation._compiler_options.cache_clear()
   options = {"xla_cpu_of_another_version": "1"}

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from unittest import mock
 
 # Before jax is imported: tests never need an accelerator.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -74,6 +75,18 @@ def pytest_collection_finish():
   """Lets the collector look at young objects, of which tracing makes many."""
   gc.freeze()
   gc.set_threshold(50_000, 20, 20)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def of_a_revision():
+  """Takes geomem's files for those of their commit, also while they change."""
+  from geomem import environment
+
+  def is_changed():
+    return None if environment._revision() is None else False
+
+  with mock.patch.object(environment, "is_changed", is_changed):
+    yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -3,6 +3,7 @@
 import itertools
 import pathlib
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, PolyCollection
@@ -10,6 +11,7 @@ from matplotlib.collections import LineCollection, PolyCollection
 from benchmarks import demo
 from geomem import plots, runs, studies
 from geomem.plots import figures, style
+from geomem.plots.gradients import _by_seed as by_seed
 from tests.fakes import assert_distinct, shown
 
 SUBSETS = ("unpermuted", "permuted", "restored", "test")
@@ -71,6 +73,25 @@ def test_accuracy_is_the_mean_over_seeds():
   figure = plots.plot_accuracy(rows_of())
   for subset, epoch in itertools.product(SUBSETS, range(4)):
     assert mean_of("accuracy", subset, (epoch, epoch)) in shown(figure)
+
+
+def test_epochs_of_some_seeds_only_are_not_in_the_mean():
+  """Seed 1 ends at epoch 2: what is left of seed 0 is a point of its own."""
+  rows = runs.Rows(r for r in rows_of() if (r["seed"], r["epoch"]) != (1, 3))
+  ax = plots.plot_accuracy(rows).axes[0]
+  (curve,) = named(ax, "test")
+  np.testing.assert_array_equal(curve.get_xdata(), [0, 1, 2])
+  points = [line for line in ax.lines if line.get_linestyle() == "None"]
+  drawn = [(line.get_xdata()[0], line.get_ydata()[0]) for line in points]
+  assert sorted(drawn) == sorted(
+    (3, number("accuracy", 0, 3, subset)) for subset in SUBSETS
+  )
+
+
+def test_figures_leave_the_style_of_others_alone():
+  before = dict(matplotlib.rcParams)
+  assert not plots.plot_accuracy(rows_of()).axes[0].spines["top"].get_visible()
+  assert dict(matplotlib.rcParams) == before
 
 
 def test_losses_are_those_of_subsets_and_of_every_epoch_of_training():
@@ -697,6 +718,37 @@ def test_noise_is_drawn_by_its_fraction():
     depth = [number("departure", seed, fraction) for seed in (0, 1)]
     assert rounded(sum(depth) / 2) in numbers
     assert mean_of("capacity", "permuted", LAST, "fc2", fraction) in numbers
+
+
+def test_a_sweep_over_three_fields_pools_none_of_them():
+  fractions, widths, models = (0.25, 0.5), (8, 16), ("convnet", "mlp")
+  rows = runs.Rows()
+  for cell in itertools.product(fractions, widths, models):
+    names = ("permuted_fraction", "width", "model")
+    rows += rows_of(**dict(zip(names, cell, strict=True)))
+  figure = plots.plot_last_layer(rows)
+  titles = [ax.get_title() for ax in figure.axes if ax.get_title()]
+  assert titles == [f"width {w}, {m}" for w in widths for m in models]
+  numbers = shown(figure)
+  for cell in itertools.product(fractions, widths, models):
+    for metric, subset in itertools.product(METRICS, SUBSETS):
+      assert mean_of(metric, subset, LAST, "fc2", *cell) in numbers
+  labels = legend_of(plots.plot_departure(rows))
+  assert set(titles) <= set(labels)
+
+
+def test_errors_of_the_law_are_those_over_seeds():
+  """Many draws say nothing of other seeds."""
+  rows = runs.Rows()
+  for seed, draw in itertools.product((0, 1, 2), range(8)):
+    value = 1.0 + 0.3 * seed + 1e-6 * draw
+    at = {"seed": seed, "draw": draw, "num_examples": 64, "value": value}
+    rows.append(at | {"metric": "law_norm", "stderr": None})
+  _, mean, error = by_seed(rows).series("num_examples")
+  assert mean[0] == pytest.approx(1.3, abs=1e-4)
+  assert error[0] == pytest.approx(0.3 / 3**0.5, rel=1e-4)
+  _, _, alone = by_seed(rows.where(seed=0)).series("num_examples")
+  assert alone[0] == pytest.approx(np.std(range(8), ddof=1) * 1e-6 / 8**0.5)
 
 
 @pytest.mark.parametrize("name", studies.STUDIES)

@@ -101,6 +101,39 @@ def test_stages_agree_with_the_reference_conventions():
       assert abs(float(getattr(found, name)[i]) - value(mean)) < 4 * wide, name
 
 
+def test_missing_points_are_no_dimensions_where_axes_are_padded():
+  """Six points each, whether or not an array has room for ten."""
+  options = {"num_probes": 4000, "centers": None, "padded": True}
+  few = geometry.manifold_geometry(KEY, POINTS[:, :6], **options)
+  mask = np.broadcast_to(np.arange(10) < 6, (5, 10))
+  found = geometry.manifold_geometry(KEY, POINTS, mask=mask, **options)
+  # Four dimensions too many would make it 3 % larger.
+  error = 3 * float(np.hypot(*(x.mean_dimension_stderr for x in (few, found))))
+  assert error < 0.015 * float(few.mean_dimension)
+  assert float(found.mean_dimension) == pytest.approx(
+    float(few.mean_dimension), abs=error
+  )
+
+
+@pytest.mark.parametrize("what", ["gram_statistics", "point_products"])
+def test_stacks_of_statistics_are_refused(what):
+  stack = jax.vmap(getattr(geometry, what))(jnp.stack([POINTS, POINTS]))
+  call = {
+    "gram_statistics": geometry.manifold_geometry,
+    "point_products": geometry.glue,
+  }[what]
+  with pytest.raises(ValueError, match="those of one set"):
+    call(KEY, stack)
+  assert np.isfinite(jax.vmap(lambda one: call(KEY, one).capacity)(stack)).all()
+
+
+def test_of_a_dead_layer_nothing_is_known():
+  found = measure(np.ones_like(POINTS))
+  assert not found.converged.any()
+  for name in ("capacity", "radius", "center_left", "center_correlation"):
+    assert np.isnan(getattr(found, name)).all(), name
+
+
 def test_several_margins_share_the_probes():
   together = measure(POINTS, kappa=[0.0, 0.5])
   for i, kappa in enumerate((0.0, 0.5)):

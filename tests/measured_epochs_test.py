@@ -343,7 +343,7 @@ def test_measuring_takes_over_what_the_run_has_measured(
   # At another margin it is another measure.
   other = studies.MeasuringConfig(**own, kappa=0.3, measure_epochs="last")
   study = studies.Measuring(other, studies.TrainedRun(few))
-  assert study.directory == few / "measure-mean_field-last"
+  assert study.directory == few / "measure-mean_field-last-kappa=0.3"
   rows = runs.read_rows(few)
   last = rows.epochs("last")
   found = studies.run(study)

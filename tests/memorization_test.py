@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from geomem import runs, studies, training
 from tests.binaries import execute
@@ -132,7 +133,7 @@ def test_scores_have_their_closed_forms():
 
 
 def test_errors_of_scores_are_those_of_a_mean_over_examples():
-  """As of any mean: the accuracy is the mean of hits, zeros and ones."""
+  """Of the accuracy, what SciPy's Beta(hits + 1, misses + 1) leaves open."""
   rng = np.random.default_rng(0)
   logits, labels = rng.normal(size=(7, 5)), rng.integers(0, 5, 7)
   found = training.scores(
@@ -142,10 +143,20 @@ def test_errors_of_scores_are_those_of_a_mean_over_examples():
   assert 0 < hits.mean() < 1
   losses = -np.log(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True))
   losses = losses[np.arange(7), labels]
-  for metric, values in (("accuracy", hits), ("loss", losses)):
-    expected = runs.mean_and_error(values)
-    assert found["all"][metric] == pytest.approx(expected, rel=1e-5)
-    assert np.isnan(found["one"][metric][1])
+  expected = runs.mean_and_error(losses)
+  assert found["all"]["loss"] == pytest.approx(expected, rel=1e-5)
+  assert np.isnan(found["one"]["loss"][1])
+  for name, some in (("all", hits), ("one", hits[:1])):
+    unknown = stats.beta(some.sum() + 1, (1 - some).sum() + 1).std()
+    expected = some.mean(), unknown
+    assert found[name]["accuracy"] == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_all_or_none_of_a_few_examples_leave_something_unknown(share):
+  error = runs.error_of_share(share, 20)
+  assert error == pytest.approx(stats.beta(21, 1).std())
+  assert error > 0.04
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

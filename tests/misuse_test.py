@@ -158,6 +158,32 @@ def test_a_text_file_is_not_called_a_pickle(tmp_path):
   assert "pickle" not in str(caught.value)
 
 
+def test_subsets_that_are_empty_are_refused_before_any_work():
+  fields = SMALL_RUN | {"permuted_fraction": 0.0, "subsets": "permuted"}
+  sentence = "there are none of these examples, but unpermuted, test"
+  with pytest.raises(ValueError, match=sentence):
+    studies.Memorization(studies.make_config(**fields))
+
+
+def test_more_directions_than_there_are_are_refused_before_any_work(finished):
+  config = studies.MeasuringConfig(centers="7")
+  with pytest.raises(ValueError, match="cannot be removed from 3 manifolds"):
+    studies.Measuring(config, studies.TrainedRun(finished))
+
+
+def test_geometry_of_rewinds_with_other_statistics_is_refused(finished):
+  config = studies.RewindConfig(geometry=True, batch_norm="parameters")
+  with pytest.raises(ValueError, match="statistics are rewound together"):
+    studies.LayerRewind(config, studies.TrainedRun(finished))
+
+
+def test_a_stored_config_that_lacks_a_field_is_named():
+  config = studies.make_config(**SMALL_RUN).as_dict()
+  del config["training"]["learning_rate"]
+  with pytest.raises(ValueError, match="'training' has no 'learning_rate'"):
+    studies.ExperimentConfig.from_dict(config)
+
+
 def test_one_class_is_refused_before_any_work(tmp_path):
   images = np.zeros((6, 4, 4), np.uint8)
   arrays = {f"x_{split}": images for split in ("train", "test")}

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -167,6 +169,41 @@ def test_training_that_has_not_ended_keeps_what_it_needs(whole, tmp_path):
   assert (tmp_path / "b" / "resume").exists()
   rows = studies.run(studies.Memorization(config), tmp_path / "b")
   assert rows == runs.read_rows(whole)
+
+
+def test_a_run_that_is_still_measured_keeps_all_networks(whole, tmp_path):
+  """What is left to measure is of any epoch."""
+  run = tmp_path / "run"
+  shutil.copytree(whole, run)
+  (run / "done").unlink()
+  (found,) = pack(run, tmp_path / "small")
+  trained = studies.TrainedRun(whole)
+  assert found.epochs == {seed: trained.epochs(seed) for seed in (0, 1)}
+
+
+def test_a_run_stopped_in_its_first_seconds_is_packed(whole, tmp_path):
+  run = tmp_path / "run"
+  shutil.copytree(whole, run)
+  shutil.rmtree(run / "checkpoints" / "seed1")
+  for name in ("done", "results.jsonl"):
+    (run / name).unlink()
+  (found,) = pack(run, tmp_path / "small")
+  assert found.epochs[1] == []
+  assert found.epochs[0]
+
+
+def test_a_copy_in_work_is_not_removed_by_another(whole, tmp_path):
+  ended, of_another = (
+    tmp_path / f".{name}.999999.copy" for name in ("small", "small.v2")
+  )
+  with subprocess.Popen(["sleep", "60"]) as process:
+    kept = of_another, tmp_path / f".small.{process.pid}.copy"
+    for place in (*kept, ended):
+      place.mkdir()
+    pack(whole, tmp_path / "small")
+    process.kill()
+  assert all(place.is_dir() for place in kept)
+  assert not ended.exists()
 
 
 def test_a_copy_is_whole_or_not_there(whole, tmp_path, monkeypatch):

@@ -197,6 +197,16 @@ def test_several_values_of_a_column_are_selected_in_any_form(tmp_path):
   assert rows.where(names) == rows.where(list(names)) == rows
 
 
+def test_layers_without_a_place_are_not_among_the_others():
+  """As of the deep linear network that the gradient study checks."""
+  rows = runs.Rows(
+    dict.fromkeys(runs.COLUMNS) | {"layer": layer, "layer_index": index}
+    for layer, index in (("fc1", 1), ("dense", None), ("logits", 2))
+  )
+  assert rows.layers == {1: "fc1", 2: "logits"}
+  assert rows.last_hidden().distinct("layer") == ["fc1"]
+
+
 def test_a_misspelt_name_is_refused():
   columns = {"epoch": 1, "layer": "conv1", "subset": "permuted"}
   empty = dict.fromkeys(runs.COLUMNS)

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import KNeighborsClassifier
 
 from geomem import geometry, runs, studies
 from geomem.measures import probe
+from geomem.studies import similarity as similarity_study
 from geomem.studies.experiment import manifold_images
 from geomem.studies.readout import Readout, ReadoutConfig
 from geomem.studies.similarity import Similarity, SimilarityConfig
@@ -226,12 +228,18 @@ def test_the_probe_is_the_ridge_regression_of_scikit_learn():
 def test_the_error_of_the_probe_is_that_of_a_mean_over_its_held_out_points():
   found = compute("probe", geometry.point_products(points_of(10)))
   # A fifth of five points, of each of three manifolds.
-  hits = np.arange(3) < round(3 * float(found["accuracy"]))
-  expected = runs.mean_and_error(hits)
-  assert 0 < hits.mean() < 1
+  hits = round(3 * float(found["accuracy"]))
+  assert 0 < hits < 3
+  expected = hits / 3, stats.beta(hits + 1, 3 - hits + 1).std()
   np.testing.assert_allclose(
     [found["accuracy"], found["stderr"]], expected, rtol=1e-5
   )
+
+
+@pytest.mark.parametrize(("size", "is_known"), [(2, False), (3, True)])
+def test_the_probe_needs_three_points_of_a_manifold(size, is_known):
+  found = compute("probe", geometry.point_products(points_of(10)[:, :size]))
+  assert np.isfinite(found["accuracy"]) == is_known
 
 
 def test_the_probe_is_scored_on_points_that_it_has_not_seen():
@@ -300,8 +308,16 @@ def test_similarity_compares_layers_epochs_and_runs(trained, tmp_path):
   changed = study.as_dict() | {"other_id": "another"}
   with pytest.raises(runs.RunError, match="other_id differs"):
     runs.Run(tmp_path, changed, study.origin)
-  with pytest.raises(ValueError, match="lower --num_images"):
-    Similarity(SimilarityConfig(num_images=10**6), trained)
+  # No more kernels than there are images for, whatever number is asked for.
+  many = SimilarityConfig(num_images=10**6, other=str(trained.path))
+  kernels = len(study.layers) * (len(epochs) + 1)
+  needed = 4 * kernels * len(flat(of[last]["fc1"])) ** 2
+  with mock.patch.object(similarity_study, "most_held_bytes") as room:
+    room.return_value = needed
+    Similarity(many, trained)
+    room.return_value -= 1
+    with pytest.raises(ValueError, match="lower --num_images"):
+      Similarity(many, trained)
   with pytest.raises(ValueError, match="'all' is not a subset"):
     Similarity(SimilarityConfig(subset="all"), trained)
 
@@ -360,7 +376,8 @@ def test_depth_and_collapse_are_those_by_hand(trained, tmp_path):
     distances = ((h[:, :, None] - means) ** 2).sum(axis=-1)
     agreed = distances.argmin(axis=-1).reshape(-1) == decided
     (row,) = here.where("nc4")
-    expected = runs.mean_and_error(agreed)
+    hits, misses = agreed.sum(), (~agreed).sum()
+    expected = agreed.mean(), stats.beta(hits + 1, misses + 1).std()
     assert (row["value"], row["stderr"]) == pytest.approx(expected)
     (W,) = (
       np.asarray(leaf, float)

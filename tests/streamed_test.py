@@ -223,7 +223,10 @@ def test_windows_hold_what_the_steps_take(data_dir, steps):
   with mock.patch.object(windowing, "_WINDOW_BYTES", steps * bytes_per_step):
     found = list(
       windowing.windows(
-        training.TrainingData(stream.images, labels, *moments), batches, keys
+        training.TrainingData(stream.images, labels, *moments),
+        batches,
+        keys,
+        10,
       )
     )
   assert len(found) == 10 // steps
@@ -244,6 +247,31 @@ def test_windows_hold_what_the_steps_take(data_dir, steps):
   assert len(seen) == 1  # One program serves all windows.
 
 
+def test_the_rest_of_an_epoch_has_the_windows_of_the_whole(data_dir):
+  """Of 12 steps, windows of 3; of the 6 that are left alone they would be 6."""
+  stream, _ = both(data_dir)
+  moments = jnp.zeros(3), jnp.ones(3)
+  data = training.TrainingData(stream.images, jnp.zeros((1, 60), int), *moments)
+  batches = jnp.arange(24).reshape(12, 1, 2)
+  keys = jax.random.split(jax.random.key(0), (12, 1))
+
+  def lengths(start, whole):
+    rest = batches[start:], keys[start:]
+    windows = windowing.windows(data, *rest, whole)
+    return [len(window_keys) for _, _, window_keys in windows]
+
+  with mock.patch.object(windowing, "_WINDOW_BYTES", 3 * 2 * 12 * 12 * 3):
+    assert lengths(0, 12) == [3] * 4
+    assert lengths(3, 12) == [3] * 3
+  with mock.patch.object(windowing, "_WINDOW_BYTES", 7 * 2 * 12 * 12 * 3):
+    assert lengths(0, 12) == [6, 6]
+    assert lengths(6, 12) == lengths(6, 6) == [6]
+  with mock.patch.object(windowing, "_WINDOW_BYTES", 5 * 2 * 12 * 12 * 3):
+    # Alone, the seven steps of a prime number would be windows of one.
+    assert lengths(0, 12) == [4] * 3
+    assert lengths(8, 12) == [4]
+
+
 def test_a_set_in_memory_is_one_window():
   moments = jnp.zeros(1), jnp.ones(1)
   three = (
@@ -251,7 +279,7 @@ def test_a_set_in_memory_is_one_window():
     jnp.zeros((2, 1, 2), int),
     jax.random.split(jax.random.key(0), (2, 1)),
   )
-  ((images, batches, keys),) = windowing.windows(*three)
+  ((images, batches, keys),) = windowing.windows(*three, 2)
   assert (images, batches, keys) == three
 
 

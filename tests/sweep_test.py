@@ -339,6 +339,9 @@ def test_bad_lists_are_sentences(tmp_path):
   ):
     with pytest.raises(ValueError, match=sentence):
       do_sweep(tmp_path, widths)
+  for axes in ({"width": [None, 8]}, {"labels": ["permuted", "file:/a.npy"]}):
+    with pytest.raises(ValueError, match="must be something without a slash"):
+      studies.memorization_sweep(axes, **TINY).cells(tmp_path)
   for share in ("2/2", "1", "a/b"):
     with pytest.raises(ValueError, match="is not a share"):
       do_sweep(tmp_path, share=share)

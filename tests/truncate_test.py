@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from geomem import runs, studies
+from geomem import models, runs, studies
 from geomem.studies.truncate import Truncate, TruncateConfig
 from tests.binaries import execute
 from tests.fakes import SMALL_RUN
@@ -51,7 +51,9 @@ def test_logits_are_those_of_the_projected_layer(trained):
 
   experiment = trained.experiment
   state = trained.state(0, trained.last(0))
-  found = _Truncated(experiment, state, "fc2").logits(experiment.test.images, 2)
+  truncated = _Truncated(experiment, state, "fc2")
+  one, found = truncated.logits(experiment.test.images, (1, 2))
+  assert np.abs(np.asarray(one - found)).max() > 0.01
   network = experiment.network
 
   def layer(images):
@@ -66,6 +68,25 @@ def test_logits_are_those_of_the_projected_layer(trained):
   hidden = np.maximum(kept @ fc3["kernel"] + fc3["bias"], 0)
   expected = hidden @ last["kernel"] + last["bias"]
   np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_components_of_half_precision_are_computed_in_single(trained):
+  """NumPy's mean of bfloat16 numbers is far off."""
+  from geomem.studies.truncate import _Truncated
+
+  experiment, state = trained.experiment, trained.state(0, 0)
+  exact = _Truncated(experiment, state, "fc2")
+  network = models.build(
+    "mlp",
+    num_classes=experiment.num_classes,
+    image_shape=experiment.network.image_shape,
+    width=SMALL["width"],
+    dtype=jnp.bfloat16,
+  )
+  rounded = _Truncated(experiment._replace(network=network), state, "fc2")
+  assert rounded._center.dtype == rounded._components.dtype == np.float32
+  size = np.abs(exact._center).max()
+  np.testing.assert_allclose(rounded._center, exact._center, atol=0.01 * size)
 
 
 def test_more_components_than_there_are_are_left_out(trained, tmp_path):
@@ -182,6 +203,8 @@ def test_bad_input_is_a_sentence(trained):
     Truncate(TruncateConfig(layers="logits"), trained)
   with pytest.raises(ValueError, match="positive numbers were expected"):
     TruncateConfig(dimensions=(0,))
+  with pytest.raises(ValueError, match="names a number twice"):
+    TruncateConfig(dimensions=(4, 2, 4))
 
 
 @pytest.mark.slow

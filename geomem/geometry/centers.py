@@ -52,20 +52,30 @@ def _elbow(curves: Remainders, leading):
   return (line - correlations).argmax()
 
 
+def _edge(size: int, root: Array) -> tuple[Array, Array]:
+  """Returns where the largest eigenvalue of `size` random cosines lies.
+
+  It is (1 + √(P/n))² give or take (1 + √(P/n))^(4/3) √(P/n) P^(-2/3), for P
+  vectors of n random numbers and the `root` √(P/n).
+
+  Source: Johnstone, "On the distribution of the largest eigenvalue in principal
+  components analysis", Annals of Statistics 2001.
+  """
+  return (1 + root) ** 2, (1 + root) ** (4 / 3) * root * size ** (-2 / 3)
+
+
 def _null(curves: Remainders, leading):
   """Finds the first K at which the centres look independent.
 
-  Cosines of independent centres scatter by 1/√n about zero, and the largest
-  eigenvalue of their matrix is (1 + √(P/n))², which it rarely exceeds by more
-  than P^(-2/3) of it (Marchenko and Pastur; Johnstone 2001). The scatter is
-  estimated at the K of least correlation.
+  Cosines of independent centres scatter by 1/√n about zero, which gives the
+  edge of their largest eigenvalue. The scatter is estimated at the K of least
+  correlation.
   """
   # The cost includes the cosine of each centre with itself.
   size, least = len(leading) + 2, curves.correlation.argmin()
   spread = (2 * curves.cost[least] - size) / (size * (size - 1))
   root = jnp.sqrt(size * jnp.maximum(spread, 0))
-  edge = (1 + root) ** 2
-  width = (1 + root) * root ** (1 / 3) * size ** (-2 / 3) * root
+  edge, width = _edge(size, root)
   tried = jnp.isfinite(curves.correlation)
   independent = tried & (leading <= edge + 2 * width)
   # If no K looks independent, the one of least correlation is taken.
@@ -253,8 +263,9 @@ def shared_directions(
       less than .2 % on what centres lose.
 
   Raises:
-    ValueError: the rule is not known, K is too large for P, or the centres are
-      not `[P, P]`, or not finite (outside jit).
+    ValueError: the rule or `select` is not known, K is too large for P,
+      `num_starts` is not positive, or the centres are not `[P, P]`, or not
+      finite (outside jit).
   """
   checks.key(key)
   centers = _square(centers)

@@ -54,6 +54,16 @@ def key(value: Any) -> None:
   )
 
 
+def one_set(mask: Any) -> None:
+  """Raises unless statistics, whose mask is given, are those of one set."""
+  if mask.ndim != 2:
+    raise ValueError(
+      f"Statistics with a mask of shape {mask.shape} were given; those of one"
+      " set of manifolds, [P, M], were expected: take each from the stack, or"
+      " use jax.vmap."
+    )
+
+
 def is_traced(*given: Any) -> bool:
   """Tells whether any of the values is traced by JAX, and so not known."""
   leaves = jax.tree.leaves(given, is_leaf=lambda x: isinstance(x, Iterator))

@@ -168,10 +168,10 @@ def points_error(stats: GramStatistics) -> Float[Array, "*b P"]:
   return jnp.where(squares > 0, error, 0)
 
 
-def center_gram(centers: Float[Array, "P P"]) -> Float[Array, "P P"]:
+def center_gram(centers: Float[Array, "*b P P"]) -> Float[Array, "*b P P"]:
   """Returns the Gram matrix of the centres about their own, unweighted mean."""
-  centers = centers - centers.mean(axis=0, keepdims=True)
-  return centers - centers.mean(axis=1, keepdims=True)
+  centers = centers - centers.mean(axis=-2, keepdims=True)
+  return centers - centers.mean(axis=-1, keepdims=True)
 
 
 def eigenvalue_rounding(
@@ -240,10 +240,13 @@ def _roots_and_projections_jvp(primals, tangents):
   return (X, projection), (root_change, turn + turn.swapaxes(1, 2))
 
 
-def make_frames(relative: RelativeGrams, padded: bool = False) -> Frames:
+def make_frames(
+  relative: RelativeGrams, padded: Bool[Array, "P M"] | None = None
+) -> Frames:
   """Makes frames from Gram matrices and their errors.
 
-  If `padded`, axes without variance count as dimensions, so that D = M.
+  Given which points are present as `padded`, axes without variance count as
+  dimensions, so that D = M.
   """
   grams, lost, error = relative.grams, relative.lost, relative.error
   # Takes the root of the cosines, because one long point or one large feature
@@ -267,8 +270,7 @@ def make_frames(relative: RelativeGrams, padded: bool = False) -> Frames:
     cosines, (lost + raised).mean(axis=1)
   )
   points = lengths[:, :, None] * roots
-  if padded:
-    eye = jnp.eye(grams.shape[-1], dtype=grams.dtype)
-    projection = jnp.broadcast_to(eye, grams.shape)
+  if padded is not None:
+    projection = jnp.eye(size, dtype=grams.dtype)[None] * padded[..., None]
   rank = jax.lax.stop_gradient(jnp.trace(projection, axis1=1, axis2=2))
   return Frames(points, projection, jnp.round(rank))

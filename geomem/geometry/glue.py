@@ -414,7 +414,8 @@ def glue(
 
   Raises:
     ValueError: points of the wrong shape, or not finite (outside jit), or
-      GramStatistics; unknown labels; fewer than two manifolds or probes.
+      GramStatistics; a mask with products, or those of several sets; unknown
+      labels; fewer than two manifolds or probes.
   """
   checks.key(key)
   if isinstance(points, GramStatistics):
@@ -429,6 +430,7 @@ def glue(
       "A mask was given with the products of points, which have their own; give"
       " it to point_products."
     )
+  checks.one_set(points.mask)
   points = in_present_type(points)
   num_manifolds = points.mask.shape[0]
   if num_manifolds < 2:

@@ -292,7 +292,7 @@ def _search(key, centers, rule) -> SharedDirections:
 @functools.partial(jax.jit, static_argnames=("num_probes", "padded"))
 def _framed(key, stats, coefficients, num_probes, padded) -> _Framed:
   relative = relative_grams(stats, coefficients)
-  frames = make_frames(relative, padded)
+  frames = make_frames(relative, stats.mask if padded else None)
   ones = jnp.ones((*frames.points.shape[:2], 1), frames.points.dtype)
   return _Framed(
     jnp.concatenate([frames.points, ones], axis=-1),
@@ -334,9 +334,11 @@ def _measured(
     return ManifoldGeometry(
       **estimates,
       converged=solved & jnp.isfinite(estimates["capacity"]),
-      center_correlation=framed.center_correlation,
+      center_correlation=jnp.where(
+        known.any(), framed.center_correlation, jnp.nan
+      ),
       rank=shared.rank,
-      center_left=framed.center_left,
+      center_left=jnp.where(known, framed.center_left, jnp.nan),
       rounding=framed.rounding,
     )
 

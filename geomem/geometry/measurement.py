@@ -78,7 +78,8 @@ def manifold_geometry(
   directions that of 1/α lies between those of its two sides.
 
   Raises:
-    ValueError: the points are of the wrong shape, or not finite; there is
+    ValueError: the points are of the wrong shape, or not finite; a mask is
+      given with statistics, or these are of several sets; there is
       only one manifold, or one whose centre is at the mean of all points
       (outside jit, where all of these give NaN); an option has the wrong type;
       there are no probes; a margin is not finite in the dtype of the points, or
@@ -96,6 +97,7 @@ def manifold_geometry(
       "A mask was given with Gram statistics, which have their own; give it to"
       " gram_statistics."
     )
+  checks.one_set(points.mask)
   points = in_present_types(points)
   options = {"centers": centers, "padded": padded}
   options["reduce_variance"] = reduce_variance

@@ -78,7 +78,7 @@ def _checked_mask(mask, shape):
 
 
 def _stacked(manifolds: Sequence):
-  """Stacks a list of manifolds, padded with their first points."""
+  """Stacks a list of manifolds, padded with zeros."""
   if not manifolds:
     raise ValueError(
       "The list of manifolds is empty; one at least was expected."

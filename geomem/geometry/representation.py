@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from geomem.geometry import checks
 from geomem.geometry.arrays import as_array
+from geomem.geometry.frames import center_gram
 from geomem.geometry.linalg import diagonal, matmul, no_derivative, one_by_one
 from geomem.geometry.points import (
   Mask,
@@ -159,9 +160,8 @@ def center_spectrum(stats: GramStatistics) -> Float[Array, "*b P"]:
   """
   check_statistics(stats)
   stats = in_present_types(stats)
-  # About their own mean, which differs from that of all points if M varies.
-  gram = stats.centers - stats.centers.mean(axis=-1, keepdims=True)
-  gram = gram - gram.mean(axis=-2, keepdims=True)
+  # Their own mean differs from that of all points if M varies.
+  gram = center_gram(stats.centers)
   values = _eigenvalues(gram) / gram.shape[-1]
   floor = rounding_floor(stats)[..., None]
   return _in_units(jnp.where(values <= floor, 0, values), stats.exponent)

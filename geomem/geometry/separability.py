@@ -18,7 +18,7 @@ def is_separable(
   *,
   bias: bool = False,
 ) -> bool:
-  """Tells whether some w has w·x > 0 for labelled points, < 0 else.
+  """Tells whether some w has w·x > 0 on one side, w·x < 0 on the other.
 
   With a_i = ±x_i / ‖x_i‖, either some w has w·a_i > 0 for all i, or some
   λ ≥ 0 with Σλ = 1 has Σ λ_i a_i = 0 (Gordan). Non-negative least squares

@@ -18,6 +18,7 @@ from geomem.geometry.points import (
   as_floats,
   as_points,
   check_finite,
+  float_type,
   refuse_not_finite,
   to_device,
   unit_exponent,
@@ -187,8 +188,8 @@ def gram_statistics(
     block_size: features at a time, to bound the memory of the centred copy.
 
   Raises:
-    ValueError: the points are of the wrong shape, or not finite; under jit,
-      the products of the latter are NaN.
+    ValueError: the points are of the wrong shape, or they or their products are
+      not finite; under jit, the products of the former are NaN.
   """
   if block_size is not None:
     checks.count("block_size", block_size)
@@ -199,7 +200,7 @@ def gram_statistics(
   mask = jnp.asarray(mask)
   results = [_gram(x, mask) for x in feature_blocks(points, block_size)]
   for _, flags in results:
-    _check_flags(*flags, points.dtype)
+    _check_flags(*flags, float_type(points))
   stats = functools.reduce(_added, (stats for stats, _ in results))
   if exponent == 0:
     return stats

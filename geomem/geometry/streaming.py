@@ -1,4 +1,4 @@
-"""Points that do not fit memory: manifold by manifold, or projected first.
+"""Points that do not fit in memory: manifold by manifold, or projected first.
 
 Points in blocks of features need none of this: their statistics add up, see
 `sum_statistics`.
@@ -154,8 +154,9 @@ def statistics_by_manifold(
 
   Raises:
     ValueError: there are no blocks, they differ in more than their length, a
-      point is hidden or not finite, or the second call returns other points; or
-      they are traced, as their number is not known under jit.
+      point is hidden or not finite, their distances overflow, or the second
+      call returns other points; or they are traced, as their number is not
+      known under jit.
   """
   if not callable(blocks):
     raise ValueError(

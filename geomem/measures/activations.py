@@ -137,8 +137,13 @@ def layer_blocks(
   Yields:
     The layer's name and its `[n, N]` float32 activations, sharded over the
     devices by features and possibly padded with features of zeros.
+
+  Raises:
+    ValueError: there are no images, or a layer is unknown.
   """
   num_images = len(images)
+  if not num_images:
+    raise ValueError("There are no images; at least one was expected.")
   batch_size = min(batch_size * parallel.mesh().size, num_images)
   image_bytes = layer_bytes(forward, state, images, layers)
   widths = {name: padded_width(size // 4) for name, size in image_bytes.items()}

@@ -1,10 +1,15 @@
 """Neural collapse of a layer: NC1, NC2, CDNV, nearest-class-mean accuracy.
 
-They are exact, from the Gram statistics. With C the Gram matrix of the centres
+They are computed from Gram statistics. With C the Gram matrix of the centres
 about their mean and x the products of a centred point with all centres,
 
   NC1  = tr(Σ_W Σ_B⁺) / P = Σ xᵀ (C²)⁺ x / (P M),
   CDNV = mean over pairs of (v_μ + v_ν) / (2 ‖c_μ − c_ν‖²), v = tr(within) / M.
+
+As is customary, the pseudo-inverse in NC1 leaves out the directions in which
+the centres vary less than a thousandth of the most. Of many classes these may
+hold most of the trace, and NC1 jumps where a direction passes this bound; the
+other numbers leave out nothing.
 
 Sources: Papyan, Han and Donoho, PNAS 2020; Galanti, György and Hutter, ICLR
 2022.
@@ -12,7 +17,7 @@ Sources: Papyan, Han and Donoho, PNAS 2020; Galanti, György and Hutter, ICLR
 
 import jax.numpy as jnp
 
-from geomem.geometry.frames import points_error
+from geomem.geometry.frames import center_gram, points_error
 from geomem.geometry.linalg import (
   diagonal,
   einsum,
@@ -22,14 +27,14 @@ from geomem.geometry.linalg import (
 from geomem.geometry.representation import rounding_floor
 from geomem.measures.measure import Measure, Metric
 
-# In units of C's largest eigenvalue: smaller ones are rounding, and left out.
+# In units of C's largest eigenvalue.
 _TRUNCATED = 1e-3
 _FEWEST_KNOWN = 0.95
 
 METRICS = (
   Metric("nc1", "NC1, within over between", "log"),
   Metric("nc2_norms", "NC2, spread of the norms"),
-  Metric("nc2_angles", "NC2, angles off a simplex"),
+  Metric("nc2_angles", "NC2, cosines off a simplex"),
   Metric("cdnv", "CDNV", "log"),
   Metric("ncm_accuracy", "nearest-class-mean accuracy"),
 )
@@ -49,8 +54,7 @@ def compute(key, stats, options):
   counts = stats.mask.sum(-1).astype(stats.within.dtype)
   num_manifolds = len(counts)
   # About the unweighted mean of the centres, even if manifolds differ in size.
-  mean = stats.centers.mean(0, keepdims=True)
-  C = stats.centers - mean - mean.T + mean.mean()
+  C = center_gram(stats.centers)
   x = stats.cross - stats.cross.mean(-1, keepdims=True)
   values, vectors = jnp.linalg.eigh(C)
   kept = values > _TRUNCATED * values[-1]
@@ -80,10 +84,8 @@ def compute(key, stats, options):
   floor = 64 * points_error(stats)
   cdnv, least_cdnv = mean_cdnv(v), mean_cdnv(floor)
 
-  margins, doubt = (
-    _margins(stats, far, counts / (counts - 1)),
-    rounding[:, None],
-  )
+  margins = _margins(stats, far, counts / (counts - 1))
+  doubt = rounding[:, None]
   is_right = (margins > doubt).all(-1) & stats.mask
   is_wrong = (margins < -doubt).any(-1) & stats.mask
   num_known = (is_right | is_wrong).sum()

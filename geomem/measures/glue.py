@@ -15,7 +15,7 @@ METRICS = (
   Metric("critical_features", r"features for half of the labellings", "log"),
   Metric("glue_center_cosine", "GLUE cosine of centres"),
   Metric("glue_axis_cosine", "GLUE cosine of axes"),
-  Metric("glue_interior", "GLUE, share of samples inside the cone"),
+  Metric("glue_interior", "GLUE, share of labellings not separable"),
   Metric("glue_converged", "GLUE, share of problems solved"),
 )
 

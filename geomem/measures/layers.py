@@ -42,8 +42,9 @@ def measure_layers(
     A layer's name and its rows, without the columns that name the layer.
 
   Raises:
-    ValueError: there is nothing to measure; activations are not finite, naming
-      the layer and the subset.
+    ValueError: there is nothing to measure; a layer is unknown; activations are
+      not finite, naming the layer and the subset; or what a measure needs does
+      not fit in memory.
   """
   if not (measures and images):
     raise ValueError(

@@ -12,7 +12,7 @@ METRICS = (
   Metric("interior", "share of probes inside the cone"),
   Metric("residual", "largest KKT residual", "log"),
   Metric("converged", "share of manifolds solved"),
-  Metric("center_left", "least share of a centre's norm left"),
+  Metric("center_left", "least share of a centre's squared norm left"),
 )
 
 

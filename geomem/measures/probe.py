@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from geomem import runs
 from geomem.geometry import PointProducts
 from geomem.geometry.linalg import matmul
 from geomem.geometry.similarity import label_alignment
@@ -37,7 +38,8 @@ def compute(key, products, options):
   P, M = products.mask.shape
   dead = ~products.has_spread
   alignment = label_alignment(products)
-  first, second = max(1, round(_FITTED * M)), max(1, round(_CHOOSING * M))
+  second = max(1, round(_CHOOSING * M))
+  first = max(1, min(round(_FITTED * M), M - second - 1))
   if first + second >= M:
     nan = jnp.full((), jnp.nan, products.gram.dtype)
     return {"accuracy": nan, "stderr": nan, "alignment": alignment}
@@ -57,8 +59,7 @@ def compute(key, products, options):
   best = jnp.where(jnp.isfinite(errors), errors, jnp.inf).argmin()
   scores = _fitted(products, jnp.concatenate([fitted, choosing]), held_out)
   _, accuracy, count = scores(strengths[best])
-  # Of a mean over points: 0 / 0, NaN, for a single one.
-  stderr = jnp.sqrt(accuracy * (1 - accuracy) / (count - 1))
+  stderr = runs.error_of_share(accuracy, count)
   return {
     "accuracy": jnp.where(dead, jnp.nan, accuracy),
     "stderr": jnp.where(dead, jnp.nan, stderr),
@@ -113,7 +114,7 @@ def _fitted(products: PointProducts, fitted: Array, new: Array):
 
 
 def summarize(values) -> dict:
-  """Returns the metrics by name; the probe's standard error is binomial."""
+  """Returns the metrics by name; see `runs.error_of_share` for the error."""
   return {
     "probe_accuracy": (values["accuracy"], values["stderr"]),
     "label_alignment": (values["alignment"], None),

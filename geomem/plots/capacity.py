@@ -104,6 +104,7 @@ def _draw_scatter(ax, rows, looks, line) -> None:
   ax.set_ylabel("capacity, simulated")
 
 
+@style.in_style
 def plot_capacity(rows) -> Figure | None:
   """Draws simulated against theoretical capacity: figure 1B.
 
@@ -153,6 +154,7 @@ def _explain(figure: Figure) -> None:
   style.draw_legend(figure, handles, labels, ncols=4)
 
 
+@style.in_style
 def plot_capacity_by_layer(rows) -> Figure | None:
   """Draws theory and simulation by layer, with shared directions removed.
 
@@ -185,6 +187,7 @@ def plot_capacity_by_layer(rows) -> Figure | None:
   return figure
 
 
+@style.in_style
 def plot_capacity_by_radius(rows) -> Figure | None:
   """Draws theory and simulation of synthetic manifolds by radius."""
   looks = _looks(rows)

@@ -31,6 +31,7 @@ def epoch_axis(ax, last: float | int) -> None:
   ax.set_xlabel("epoch")
 
 
+@style.in_style
 def plot_accuracy(rows: runs.Rows) -> Figure | None:
   """Draws the accuracy of the subsets by epoch, and marks the best epochs."""
   scores = rows.where("accuracy")
@@ -47,6 +48,7 @@ def plot_accuracy(rows: runs.Rows) -> Figure | None:
   return figure
 
 
+@style.in_style
 def plot_loss(rows: runs.Rows) -> Figure | None:
   """Draws the loss of the subsets and the training loss by epoch.
 
@@ -60,7 +62,7 @@ def plot_loss(rows: runs.Rows) -> Figure | None:
   style.draw_subsets(ax, scores, "epoch")
   steps = rows.where("training_loss")  # Old runs have none.
   if steps:
-    x, mean, _ = steps.series("epoch")
+    x, mean, _ = steps.of_all_seeds(steps.seeds, "epoch").series("epoch")
     ax.plot(x, mean, color=style.INK, lw=1, label="in training", zorder=1)
   style.mark_best(ax, rows)
   epoch_axis(ax, float(max(rows.distinct("epoch"))))
@@ -79,6 +81,7 @@ def plot_geometry_by_layer(rows: runs.Rows) -> Figure | None:
   return plot_by_layer(rows, METRICS)
 
 
+@style.in_style
 def plot_by_layer(rows: runs.Rows, metrics) -> Figure | None:
   """Draws metrics by layer, a column each, at the best and the last epoch.
 
@@ -154,6 +157,7 @@ def _title(name: str, rows: runs.Rows) -> str:
   return f"{name}{plural}: {', '.join(f'{e:g}' for e in epochs)}"
 
 
+@style.in_style
 def plot_capacity_heatmaps(rows: runs.Rows) -> Figure | None:
   """Draws capacity over chance by layer and epoch, one panel per subset.
 

@@ -34,10 +34,21 @@ def _rms(values) -> float:
   return float(np.sqrt(np.mean(np.square(values))))
 
 
+def _by_seed(norms: runs.Rows) -> runs.Rows:
+  """Returns the root mean square over draws, one row a seed and size."""
+  return runs.Rows(
+    draws[0] | {"value": _rms(draws.values), "stderr": draws.mean()[1]}
+    for of_size in norms.split("num_examples").values()
+    for draws in of_size.split("seed").values()
+  )
+
+
+@style.in_style
 def plot_gradient_law(rows: runs.Rows) -> Figure | None:
   """Draws the label part's norm by the number of examples.
 
-  Points are root mean squares over draws and seeds, lines are the fits with
+  Points are root mean squares over draws and seeds, with errors over seeds (of
+  one seed over draws), lines are the fits with
   their slopes, crosses estimate the unpermuted part without the noise of n
   examples, and the dashed line is the n^-1/2 of labels without structure. The
   right panel shows the slope of every layer.
@@ -86,7 +97,7 @@ def _draw_norms(ax, rows, drawn: str, labels: str) -> None:
   norms = rows.where("law_norm", drawn=drawn, labels=labels)
   if not norms:
     return
-  x, mean, error = norms.series("num_examples", _rms)
+  x, mean, error = _by_seed(norms).series("num_examples", _rms)
   name = f"{_DRAWN[drawn][0]}, {_LABELS[labels]}"
   ax.errorbar(x, mean, error, **_look(drawn, labels), label=name)
   fit = rows.where("law_slope", layer=None, drawn=drawn, labels=labels)
@@ -174,6 +185,7 @@ def _group_rows(rows, metric: str, group, mode, subset, part) -> runs.Rows:
   return combined
 
 
+@style.in_style
 def plot_gradient_parts(rows) -> Figure | None:
   """Draws the two parts by epoch and group of layers: figure A.1.
 
@@ -197,7 +209,7 @@ def plot_gradient_parts(rows) -> Figure | None:
         combined = _group_rows(rows, metric, group, mode, subset, part)
         look = {"color": style.COLORS[subset], "ls": _PARTS[part][1]}
         label = f"{subset}, {part}"
-        style.draw_series(ax, combined.series("epoch"), **look, label=label)
+        style.draw_series(ax, combined, "epoch", **look, label=label)
       if metric == "norm":
         ax.set_yscale("log")
       else:
@@ -215,6 +227,7 @@ def plot_gradient_parts(rows) -> Figure | None:
   return figure
 
 
+@style.in_style
 def plot_gradient_comparison(rows) -> Figure | None:
   """Draws permuted against unpermuted, and how far parts cancel.
 
@@ -262,7 +275,7 @@ def plot_gradient_comparison(rows) -> Figure | None:
 
 def _draw(ax, rows, **look) -> None:
   if rows:
-    style.draw_series(ax, rows.series("epoch"), **look)
+    style.draw_series(ax, rows, "epoch", **look)
 
 
 GRADIENTS = {

@@ -46,7 +46,7 @@ def _band(ax, sizes, choose, **look) -> None:
   """Draws a line over the sizes that have chosen rows, if there are any."""
   series = style.series_of_cells(sizes, choose)
   if len(series.x):
-    style.draw_series(ax, series, **look)
+    style.draw_band(ax, *series, **look)
 
 
 def _finish(figure: Figure, axes: np.ndarray, rows: runs.Rows) -> None:
@@ -110,6 +110,7 @@ def _change(rows: runs.Rows, metric: str) -> runs.Rows:
   )
 
 
+@style.in_style
 def plot_model_size(rows) -> Figure | None:
   """Draws accuracy and test geometry by number of parameters.
 
@@ -133,8 +134,9 @@ def plot_model_size(rows) -> Figure | None:
   return figure
 
 
+@style.in_style
 def plot_geometry_by_size(rows) -> Figure | None:
-  """Draws the last hidden layer by size, with a row for each subset.
+  """Draws the deepest hidden layer measured by size, a row for each subset.
 
   Test has no row where `plot_model_size` shows all of its metrics. Without any
   of the metrics, the result is None.
@@ -155,6 +157,7 @@ def plot_geometry_by_size(rows) -> Figure | None:
   return figure
 
 
+@style.in_style
 def plot_size_by_epoch(rows) -> Figure | None:
   """Draws test accuracy and dimension over epochs, for at most six sizes."""
   sizes = list(_by_size(rows).items())
@@ -173,11 +176,11 @@ def plot_size_by_epoch(rows) -> Figure | None:
     label = f"{parameters:,.0f}"
     look = {"color": color, "label": label}
     accuracy = of_size.where("accuracy", subset="test")
-    style.draw_series(axes[0], accuracy.series("epoch"), **look)
+    style.draw_series(axes[0], accuracy, "epoch", **look)
     dimension = of_size.where("dimension", subset="test")
     if dimension:
-      series = dimension.last_hidden().series("epoch")
-      style.draw_series(axes[1], series, **look)
+      of_layer = dimension.last_hidden()
+      style.draw_series(axes[1], of_layer, "epoch", **look)
   style.draw_chance_accuracy(axes[0], sizes[0][1])
   for ax, metric in zip(axes, metrics, strict=True):
     figures.epoch_axis(ax, max(rows.distinct("epoch")))

@@ -10,7 +10,8 @@ from geomem import runs
 from geomem.plots import style
 
 _AXES = ("permuted_fraction", "width", "model")
-_NAMES = {"permuted_fraction": "permuted fraction", "model": "", "width": ""}
+# Where they are swept, models need no word that says so.
+_PREFIXES = {"model": ""}
 _METRICS = ("capacity", "radius", "dimension")
 # The depth of a departure at no layer: above 1, the last hidden layer.
 NO_DEPARTURE = 1.25
@@ -19,14 +20,29 @@ _GROUP_MARKERS = "sD^vP"
 _GROUP_LINES = ("-", "--", ":", "-.", (0, (5, 1, 1, 1)))
 
 
-def _layout(rows) -> tuple[str, str | None]:
-  """Returns the swept column on the x-axis, and the grouping one or None."""
-  swept = [axis for axis in _AXES if axis in rows[0]]
-  return swept[0], swept[1] if len(swept) > 1 else None
+def _layout(rows) -> tuple[str, list[str]]:
+  """Returns the swept column on the x-axis, and those that make groups."""
+  swept = [column for column in rows[0] if column not in runs.COLUMNS]
+  order = {axis: place for place, axis in enumerate(_AXES)}
+  first, *others = sorted(swept, key=lambda axis: order.get(axis, len(order)))
+  return first, others
 
 
-def _groups(rows, column: str | None) -> dict:
-  return {"": rows} if column is None else rows.split(column)
+def _groups(rows, columns: list[str]) -> dict[str, runs.Rows]:
+  """Groups the rows by several columns; the names are for titles."""
+  groups = {"": rows}
+  for column in columns:
+    prefix = _PREFIXES.get(column, f"{_words(column)} ")
+    groups = {
+      ", ".join(filter(None, (name, f"{prefix}{value}"))): part
+      for name, of_name in groups.items()
+      for value, part in of_name.split(column).items()
+    }
+  return groups
+
+
+def _words(column: str) -> str:
+  return column.replace("_", " ")
 
 
 def _cells(rows, x_column: str) -> dict[float, runs.Rows]:
@@ -47,19 +63,20 @@ def _x_axis(ax, rows, column: str) -> None:
   ax.xaxis.minorticks_off()
   if is_named:
     ax.set_xlim(-0.5, len(values) - 0.5)
-  ax.set_xlabel(_NAMES[column] or column)
+  ax.set_xlabel(_words(column))
 
 
+@style.in_style
 def plot_last_layer(rows) -> Figure | None:
-  """Draws the last hidden layer's geometry against the swept column.
+  """Draws the deepest measured hidden layer against the swept column.
 
   Each group, such as a model, has a row of panels; open symbols and faint lines
   are the best epoch, filled symbols the last. Without it, the result is None.
   """
   if not rows.where(_METRICS):
     return None
-  x_column, group_column = _layout(rows)
-  groups = _groups(rows, group_column)
+  x_column, group_columns = _layout(rows)
+  groups = _groups(rows, group_columns)
   figure = style.new_figure(10, 2.7 * len(groups) + 0.6)
   axes = figure.subplots(
     len(groups), 3, squeeze=False, sharex=True, sharey="col"
@@ -68,7 +85,7 @@ def plot_last_layer(rows) -> Figure | None:
     for metric, ax in zip(_METRICS, row_of_axes, strict=True):
       _draw_subsets(ax, of_group, x_column, metric)
       _x_axis(ax, of_group, x_column)
-    row_of_axes[1].set_title(str(group))
+    row_of_axes[1].set_title(group)
   further = style.epoch_handles(marker="o")
   style.explain(figure, axes[0], further=further, ncols=7)
   return figure
@@ -86,6 +103,7 @@ def _draw_subsets(ax, rows, x_column: str, metric: str) -> None:
   style.metric_axis(ax, metric, rows)
 
 
+@style.in_style
 def plot_departure(rows) -> Figure | None:
   """Draws where permuted capacity departs from chance, and how far.
 
@@ -96,14 +114,14 @@ def plot_departure(rows) -> Figure | None:
   """
   if not rows.where("capacity", subset="permuted"):
     return None
-  x_column, group_column = _layout(rows)
+  x_column, group_columns = _layout(rows)
   figure = style.new_figure(8.4, 3.4)
   left, right = figure.subplots(1, 2)
   looks = itertools.cycle(zip(_GROUP_LINES, _GROUP_MARKERS, strict=True))
-  for group, of_group in _groups(rows, group_column).items():
+  for group, of_group in _groups(rows, group_columns).items():
     line, marker = next(looks)
     look = {"color": style.COLORS["permuted"], "ls": line, "marker": marker}
-    look["label"] = str(group) or "permuted"
+    look["label"] = group or "permuted"
     cells = _cells(of_group, x_column)
     left.errorbar(*style.series_of_cells(cells, _departure), **look)
     for of_seed in of_group.split("seed").values():

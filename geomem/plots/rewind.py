@@ -42,6 +42,7 @@ def _panels(rows: runs.Rows) -> list[str]:
   return [subset for subset in _PANELS if subset in rows.subsets]
 
 
+@style.in_style
 def plot_rewind_accuracy(rows) -> Figure | None:
   """Draws accuracy after a rewind by epoch, one curve per layer.
 
@@ -60,12 +61,13 @@ def plot_rewind_accuracy(rows) -> Figure | None:
   for (kind, sets), row_of_axes in zip(kinds.items(), axes, strict=True):
     colors = style.shades(len(sets))
     for subset, ax in zip(panels, row_of_axes, strict=True):
-      x, mean, _ = networks.where("accuracy", subset=subset).series("epoch")
+      whole = networks.where("accuracy", subset=subset)
+      x, mean, _ = whole.of_all_seeds(whole.seeds, "epoch").series("epoch")
       ax.plot(x, mean, color="0.4", ls="--", label="all layers", zorder=3)
       for (name, chosen), color in zip(sets.items(), colors, strict=True):
-        series = chosen.where("accuracy", subset=subset).series("epoch")
+        accuracy = chosen.where("accuracy", subset=subset)
         look = {"color": color, "marker": ".", "label": name}
-        style.draw_series(ax, series, **look)
+        style.draw_series(ax, accuracy, "epoch", **look)
       style.accuracy_axis(ax, rows)
       epoch_axis(ax, last)
       ax.set_title(f"{subset}, {_TITLES[kind]}")
@@ -84,6 +86,7 @@ def plot_rewind_accuracy(rows) -> Figure | None:
   return figure
 
 
+@style.in_style
 def plot_rewind_heatmaps(rows) -> Figure | None:
   """Draws how rewinds change test and permuted accuracy, by layer and epoch.
 
@@ -129,6 +132,7 @@ def plot_rewind_heatmaps(rows) -> Figure | None:
   return figure
 
 
+@style.in_style
 def plot_recovered(rows) -> Figure | None:
   """Draws what rewinds to the best epoch recover (test), forget (permuted).
 

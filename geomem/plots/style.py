@@ -1,5 +1,6 @@
 """The style of all figures: colours, axes, legends, and saving."""
 
+import functools
 import io
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
@@ -31,8 +32,8 @@ EPOCHS = {
   "best": {"mfc": "w", "alpha": 0.55, "lw": 1},
   "last": {"mfc": None, "alpha": 1, "lw": 1.3},
 }
-# Points without structure have a capacity of 2/M in as many features and more;
-# in M features they have a tenth more, in a third of M twice as much.
+# Points without structure have a capacity of 2/M in 2M features and more; in
+# M they have a tenth more, in a third of M 1.8 times as much.
 CHANCE_HOLDS = "with 2M features or more"
 # More names of layers than this overlap along an axis, and more letters of
 # names side by side.
@@ -53,9 +54,19 @@ _STYLE = {
 }
 
 
+def in_style(draw: Callable) -> Callable:
+  """Makes a function draw in this style; other figures keep their own."""
+
+  @functools.wraps(draw)
+  def styled(*arguments, **options):
+    with matplotlib.rc_context(_STYLE):
+      return draw(*arguments, **options)
+
+  return styled
+
+
 def new_figure(width: float | int, height: float | int) -> Figure:
   """Makes an empty figure of the given size in inches."""
-  matplotlib.rcParams.update(_STYLE)
   figure = Figure(figsize=(width, height), layout="constrained")
   FigureCanvasAgg(figure)
   return figure
@@ -84,16 +95,26 @@ def label_of(metric: str) -> str:
   return entry.label if entry else metric
 
 
-def draw_series(ax, series: runs.Series, **look) -> None:
-  """Draws a series as a line with a band of one standard error."""
-  draw_band(ax, *series, **look)
+def draw_series(ax, rows: runs.Rows, along: str, **look) -> None:
+  """Draws the mean over seeds along a column, with its standard error.
+
+  What only some of the seeds have, as where seeds end at epochs of their own,
+  are faint points: their mean would be another curve.
+  """
+  of_all = rows.of_all_seeds(rows.seeds, along)
+  draw_band(ax, *of_all.series(along), **look)
+  drawn = set(map(id, of_all))
+  others = [row for row in rows if id(row) not in drawn]
+  if others:
+    points = [row[along] for row in others], runs.Rows(others).values
+    ax.plot(*points, **look | {"ls": "", "alpha": 0.35, "label": None})
 
 
 def draw_subsets(ax, rows: runs.Rows, along: str) -> None:
   """Draws a curve along a column for each subset."""
   for subset in rows.subsets:
-    series = rows.where(subset=subset).series(along)
-    draw_series(ax, series, **look_of(subset), label=subset)
+    of_subset = rows.where(subset=subset)
+    draw_series(ax, of_subset, along, **look_of(subset), label=subset)
 
 
 def series_of_cells(
@@ -306,6 +327,7 @@ def look_of(subset: str) -> dict[str, str]:
   return {"color": COLORS[subset], "marker": MARKERS[subset]}
 
 
+@in_style
 def save_figure(
   figure: Figure,
   path: pathlib.Path,

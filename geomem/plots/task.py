@@ -67,6 +67,7 @@ def half_rise_with_error(series: runs.Series) -> tuple[float, float]:
   return half_rise(series.x, series.mean), error
 
 
+@style.in_style
 def plot_task(rows: runs.Rows) -> Figure | None:
   """Draws capacities of permuted examples, separability, and both readouts.
 
@@ -104,7 +105,8 @@ def _draw_by_epoch(ax, rows: runs.Rows) -> None:
   for metric in _LOOKS:
     epochs, values = mean_by_epoch(permuted.where(metric))
     ax.plot(epochs, values / values[:1], **_look(metric))
-  ax.set_title("permuted, last hidden layer", fontsize=9)
+  (layer,) = permuted.layers.values()
+  ax.set_title(f"permuted, {layer}", fontsize=9)
   ax.set_ylabel("capacity / at the first epoch")
 
 
@@ -137,10 +139,10 @@ def _draw_fitted(ax, rows: runs.Rows) -> None:
 def _draw_readouts(ax, rows: runs.Rows) -> None:
   accuracy = rows.where("accuracy", layer=None, subset="test")
   look = style.look_of("test") | {"label": "the network's readout"}
-  style.draw_series(ax, accuracy.series("epoch"), **look)
+  style.draw_series(ax, accuracy, "epoch", **look)
   probe = rows.last_hidden().where("probe_accuracy", subset="test")
   look = {"color": "0.4", "marker": "v", "label": "a new readout"}
-  style.draw_series(ax, probe.series("epoch"), **look)
+  style.draw_series(ax, probe, "epoch", **look)
   ax.set_title("test accuracy", fontsize=9)
 
 

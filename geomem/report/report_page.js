@@ -39,8 +39,8 @@ function sampleOf(color, shape) {
 }
 
 function lineOf(rows, subset, along, rest = {}) {
-  return { name: subset, ...DATA.looks[subset], points: series(rows, along),
-    ...rest };
+  return { name: subset, ...DATA.looks[subset],
+    points: series(ofAllSeeds(rows, along), along), ...rest };
 }
 
 // Upright marks at the best epochs of the seeds, named once.
@@ -50,8 +50,9 @@ function bestMarks(rows) {
 
 // The mean over the steps of every epoch; runs of old have none.
 function trainingLoss(rows) {
+  const steps = select(rows, { metric: "training_loss" });
   return { name: "in training", color: "currentColor", faint: true,
-    points: series(select(rows, { metric: "training_loss" }), "epoch") };
+    points: series(ofAllSeeds(steps, "epoch"), "epoch") };
 }
 
 function accuracyCharts(rows, hidden) {
@@ -153,7 +154,8 @@ function geometryTable(rows, epoch) {
       ...metrics.map((metric) => meanOf(here, { metric, subset }))]);
   });
   return table(["layer", "subset", ...metrics], cells,
-    { caption: `Geometry at epoch ${epoch}, mean over seeds.` });
+    { caption: `Geometry at epoch ${epoch}, mean over `
+      + `${partOfSeeds(now, rows) || "seeds"}.` });
 }
 
 function accuracyTable(rows) {
@@ -163,17 +165,18 @@ function accuracyTable(rows) {
     (epoch) => subsetsOf(whole, "accuracy").map((subset) => [epoch, subset,
       ...metrics.map((metric) => meanOf(whole, { metric, subset, epoch }))]));
   return table(["epoch", "subset", ...metrics], cells,
-    { caption: "Mean over seeds." });
+    { caption: "Mean over seeds; at epochs of some only, over these." });
 }
 
-function slider(epochs, change) {
+function slider(epochs, change, note) {
   let timer;
   const label = make("span");
   const range = make("input", { type: "range", min: 0, step: 1,
     max: epochs.length - 1, "aria-label": "epoch", input: () => show() });
   const show = () => {
-    label.textContent = ` epoch ${epochs[range.value]}`;
-    change(epochs[range.value]);
+    const epoch = epochs[range.value];
+    label.textContent = ` epoch ${epoch}${note(epoch)}`;
+    change(epoch);
   };
   const play = make("button", { click: () => {
     if (timer) { clearInterval(timer); timer = 0; } else {
@@ -203,7 +206,10 @@ function geometrySection(rows, hidden) {
       geometryChart(rows, metric, epoch, hidden)));
     tables.replaceChildren(geometryTable(rows, epoch));
   };
-  const bar = slider(epochs, (chosen) => { epoch = chosen; redraw(); });
+  const measured = rows.filter((row) => row.layer !== null);
+  const part = (at) => partOfSeeds(select(measured, { epoch: at }), rows);
+  const bar = slider(epochs, (chosen) => { epoch = chosen; redraw(); },
+    (at) => (part(at) ? ` (${part(at)})` : ""));
   const stops = best.map((value) =>
     [best.length > 1 ? `best epoch ${value}` : "best epoch", value]);
   // The last that was measured may be another.
@@ -213,8 +219,10 @@ function geometrySection(rows, hidden) {
     make("button", { click: () => bar.go(value) }, name));
   const controls = [bar.node, make("span", { class: "boxes" }, ...buttons)];
   bar.go(epoch);
-  const faint = best.length ? `Faint: epoch ${best.join(", ")}, the best of each`
-    + " seed by test accuracy. " : "The best epoch was not measured. ";
+  const some = partOfSeeds(at("best", measured, rows), rows);
+  const faint = best.length ? `Faint: epoch ${best.join(", ")}, the best of `
+    + `${some || "each seed"} by test accuracy. ` : "The best epoch was not"
+    + " measured. ";
   const node = make("div", {},
     make("h3", {}, many ? "Geometry by layer" : `Geometry of ${layers[0]}`),
     make("p", { class: "soft" }, (many ? faint : "")

@@ -77,6 +77,21 @@ function series(rows, along) {
   return points.sort((a, b) => a.x - b.x);
 }
 
+// The rows at values of a column that all of the seeds have: seeds may end at
+// epochs of their own, and the mean of some of them would be another curve.
+function ofAllSeeds(rows, along) {
+  const count = levels(rows, "seed").length;
+  const whole = new Set(levels(rows, along).filter((value) =>
+    levels(select(rows, { [along]: value }), "seed").length === count));
+  return rows.filter((row) => whole.has(row[along]));
+}
+
+// How many of a run's seeds rows are of, where these are not all.
+function partOfSeeds(rows, all) {
+  const [some, count] = [rows, all].map((of) => levels(of, "seed").length);
+  return some < count ? `${some} of ${count} seeds` : "";
+}
+
 // The known means over seeds by epoch, each as a function turns it.
 function byEpoch(rows, turn = (value) => value) {
   return new Map(series(rows, "epoch").map((p) => [p.x, turn(p.mean)])

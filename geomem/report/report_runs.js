@@ -25,17 +25,24 @@ function metricOf(rows, metric, subset) {
   return found.some((row) => row.layer !== null) ? lastHidden(found) : found;
 }
 
+// Rows as they are, or none if some of the run's seeds have none.
+function ofAllSeedsOf(run, rows) {
+  return partOfSeeds(rows, run.rows) ? [] : rows;
+}
+
 function numbersOf(run, metrics) {
   return ["best", "last"].flatMap((which) =>
     subsetsOf(run.rows, "accuracy").map((subset) => [run.name, which, subset,
       ...metrics.map((metric) =>
-        meanOf(at(which, metricOf(run.rows, metric, subset), run.rows)))]));
+        meanOf(ofAllSeedsOf(run, at(which,
+          metricOf(run.rows, metric, subset), run.rows))))]));
 }
 
 function runCharts(runs, metrics, subset) {
   return metrics.map((metric) => {
     const lines = runs.map((run, i) => ({ name: run.name, ...lookOfRun(i),
-      points: series(metricOf(run.rows, metric, subset), "epoch") }));
+      points: series(ofAllSeeds(metricOf(run.rows, metric, subset), "epoch"),
+        "epoch") }));
     const points = lines.flatMap((line) => line.points);
     const last = Math.max(...points.map((p) => p.x));
     const levels = new Map(runs.flatMap((run) => chanceMarks(run.rows, metric))
@@ -65,7 +72,8 @@ function comparison(all) {
   });
   return make("section", {}, make("h2", {}, "Side by side"),
     make("p", { class: "soft" }, "Accuracy is the network's, geometry that of"
-      + " its last hidden layer; means over seeds, bands of one standard error."),
+      + " the deepest hidden layer measured; means over all seeds, bands of one"
+      + " standard error."),
     ...chooser("subset", subsets, "grid",
       (subset) => runCharts(runs, metrics, subset), first, names),
     table(["run", "epoch", "subset", ...metrics],

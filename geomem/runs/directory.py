@@ -86,10 +86,17 @@ def read_content(path: pathlib.Path | str) -> dict[str, Any]:
 
 
 def is_of_this_revision(path: pathlib.Path | str) -> bool:
-  """Returns whether this revision of geomem began the run, as far as known."""
+  """Returns whether this revision of geomem began the run, as far as known.
+
+  Changes that are not committed are of no revision.
+  """
   made_with = read_content(path).get("environment")
+  if isinstance(made_with, dict) and made_with.get("geomem_changed"):
+    return False
   names = ("geomem", "geomem_revision")
-  return not environment.changes_since(made_with, names)
+  return not (
+    environment.is_changed() or environment.changes_since(made_with, names)
+  )
 
 
 def read_config(path: pathlib.Path | str) -> dict[str, Any]:

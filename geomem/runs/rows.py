@@ -190,7 +190,7 @@ class Rows(list):
     names = {
       row["layer_index"]: row["layer"]
       for row in self
-      if row["layer"] is not None
+      if row["layer"] is not None and row["layer_index"] is not None
     }
     return {index: names[index] for index in sorted(names)}
 
@@ -305,6 +305,17 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
   if len(values) < 2:
     return float(values[0]) if len(values) else math.nan, math.nan
   return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
+
+
+def error_of_share(share, count):
+  """Returns the standard error of a share of independent examples.
+
+  It is the standard deviation of Beta(k + 1, n − k + 1), what k of n examples
+  leave unknown after a flat prior. For many examples it is the binomial error,
+  which would be 0 where all or none of a few are counted.
+  """
+  likely = (share * count + 1) / (count + 2)
+  return (likely * (1 - likely) / (count + 3)) ** 0.5
 
 
 def rows_file(path: pathlib.Path | str) -> pathlib.Path:

@@ -64,7 +64,7 @@ class SharedRun:
     )
     self.config = parallel.from_first(lambda: self._open(config, origin))
     try:
-      parallel.check_same({f"directory {path}": self._identity()})
+      parallel.check_same({"run directory, --out,": self._identity()})
     except ValueError:
       self.close()
       raise

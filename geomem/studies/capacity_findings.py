@@ -43,7 +43,7 @@ class Agreement(NamedTuple):
     if self.correlation is not None:
       said.append(f"correlation {self.correlation:.3f}")
     if self.unknown:
-      said.append(f"not separable in all features: {self.unknown} more")
+      said.append(f"not separable even in all features: {self.unknown} more")
     if self.doubted:
       said.append(
         "left out, as not to be believed (converged below 1):"

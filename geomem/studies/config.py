@@ -17,7 +17,7 @@ class DataConfig(Fields):
     data_dir: directory of the TFDS data, by default that of TFDS itself; or of
       npz and label files that have moved.
     image_size: side to which TFDS images are scaled and cropped; by default
-      their own.
+      their own, or 224 if they differ in size.
     memory_limit: GB of pixels to hold in memory, 4 by default; larger sets are
       streamed.
     num_classes: how many classes to use, the first ones; all by default.
@@ -185,6 +185,9 @@ class ExperimentConfig:
           f"the group {name!r} has the fields {sorted(set(fields) - valid)},"
           " which are not known."
         )
+      for field in dataclasses.fields(group):
+        if field.default is dataclasses.MISSING and field.name not in fields:
+          raise ValueError(f"the group {name!r} has no {field.name!r}.")
     return cls(**{n: group(**groups[n]) for n, group in _GROUPS.items()})
 
   def as_dict(self) -> dict[str, dict[str, Any]]:

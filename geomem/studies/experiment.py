@@ -16,6 +16,7 @@ from jaxtyping import Array, UInt8
 from geomem import data, geometry, models, parallel, runs, training
 from geomem.studies.config import ExperimentConfig
 from geomem.studies.measure_config import measured_layers, names_in
+from geomem.training.together import fastest_form
 
 _FLOAT = 4
 # Arrays of the size of the probes that are in memory at once when measuring.
@@ -41,8 +42,13 @@ def _check_memory(config, network, num_classes: int) -> None:
   image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
   layers = jax.eval_shape(network.apply, network.abstract_state, image)
   activations = sum(x.size for x in layers.activations.values())
-  numbers = _PER_PARAMETER * network.num_parameters
-  numbers += _PER_ACTIVATION * recipe.batch_size * activations
+  # Devices share a batch, and seeds that step one by one use memory in turn.
+  batch_size = -(-recipe.batch_size // parallel.mesh().size)
+  numbers = _PER_PARAMETER * network.num_parameters * recipe.num_seeds
+  activations *= _PER_ACTIVATION * batch_size
+  if recipe.num_seeds > 1 and fastest_form(network) != "one_by_one":
+    activations *= recipe.num_seeds
+  numbers += activations
   available = _available_bytes()
   for needed, what, advice in (
     (
@@ -52,7 +58,7 @@ def _check_memory(config, network, num_classes: int) -> None:
       "num_probes or manifold_points",
     ),
     (
-      _FLOAT * numbers * recipe.num_seeds,
+      _FLOAT * numbers,
       f"{recipe.num_seeds} network(s) of {network.num_parameters:,} parameters"
       f" trained on batches of {recipe.batch_size} examples",
       "width, batch_size or num_seeds",
@@ -206,6 +212,11 @@ def prepare_seed(experiment: Experiment, number: int) -> Seed:
     for name, subset in subsets.items()
     if name in measured
   }
+  if not manifolds:
+    raise ValueError(
+      f"subsets is {config.measure.subsets!r}, and under the labels of seed"
+      f" {number} there are none of these examples, but {', '.join(subsets)}."
+    )
   return Seed(number, labels, subsets, manifolds, training_key, geometry_key)
 
 
@@ -237,8 +248,9 @@ def _check_labels(path: pathlib.Path | str, seed: Seed) -> None:
   if not all(map(np.array_equal, stored, seed.labels)):
     raise runs.RunError(
       f"{file} holds other labels than seed {seed.number} of this config gives:"
-      " they were made from other data, or by another version of JAX. Choose"
-      " another directory with --out, or restore the data or the version."
+      " they were made from other data, from another file of labels, or by"
+      " another version of JAX. Choose another directory with --out, or restore"
+      " what has changed."
     )
 
 

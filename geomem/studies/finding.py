@@ -190,3 +190,15 @@ def doubts(rows: runs.Rows) -> list[str]:
     " rounding, or problems were not solved (converged below 1):"
     f" {', '.join(named)}{ending}."
   ]
+
+
+def doubts_by_width(rows: runs.Rows) -> list[str]:
+  """Names the doubts of a sweep over widths by width, those of a run as are."""
+  by_width = rows.split("width")
+  if not by_width:
+    return doubts(rows)
+  return [
+    f"width {width}: {doubt}"
+    for width, of_width in by_width.items()
+    for doubt in doubts(of_width)
+  ]

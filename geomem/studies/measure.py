@@ -95,10 +95,12 @@ class Measuring(OfRun):
   figures = plots.MEASURE
 
   def __init__(self, config: MeasuringConfig, trained: TrainedRun):
-    """Checks the layer names, and that chosen epochs are saved."""
+    """Checks the layer names, K, and that chosen epochs are saved."""
     super().__init__(config, trained)
     names = trained.experiment.network.layer_names
     measured_layers(config.layers, names)
+    centers = config.options.centers
+    geometry.check_centers(centers, trained.experiment.num_classes)
     saved = self.saved_epochs()
     check_saved(config.measure_epochs, {e for of in saved.values() for e in of})
     self.epochs = {
@@ -136,24 +138,38 @@ class Measuring(OfRun):
     yield stage._replace(units=list(map(copied, stage.units)))
 
   def facts(self) -> runs.Rows:
-    """Returns the run's facts, with the chance capacity at this study's κ."""
-    points = self.trained.rows.fact("manifold_points")
-    chance = {
-      seed: float(geometry.simplex_capacity(int(count), self.config.kappa))
-      for seed, count in points.items()
-    }
-    return runs.Rows(
-      row | {"value": chance[row["seed"]]}
-      if row["metric"] == "chance_capacity"
-      else row
-      for row in super().facts()
-    )
+    """Returns the run's facts, with the chance capacity at this study's κ.
+
+    Runs of old state none, which readers take for that at κ = 0.
+    """
+    facts, kappa = super().facts(), self.config.kappa
+    others = [row for row in facts if row["metric"] != "chance_capacity"]
+    chance = [
+      row
+      | {"metric": "chance_capacity"}
+      | {"value": float(geometry.simplex_capacity(int(row["value"]), kappa))}
+      for row in facts.where("manifold_points")
+    ]
+    return runs.Rows(others + chance)
 
   def _directory(self, *parts: str) -> pathlib.Path:
-    """Returns a directory whose name includes the chosen epochs."""
+    """Returns a directory whose name includes the epochs, and options of its own."""
     chosen = self.config.measure_epochs
     epochs = chosen.split(",") if chosen else ()
-    return self.trained.path / "-".join([*parts, *epochs])
+    of_run = self._options_unlike(self.trained.experiment.config.measure)
+    new = self._options_unlike(MeasuringConfig())
+    options = [f"{k}={value}" for k, value in new.items() if k in of_run]
+    return self.trained.path / "-".join([*parts, *epochs, *options])
+
+  def _options_unlike(self, other: MeasuringConfig) -> dict[str, Any]:
+    """Returns the options, by name, whose values are not those of the other."""
+    return {
+      field.name: value
+      for field in dataclasses.fields(MeasuringConfig)
+      if field.name not in ("measures", "measure_epochs")
+      and (value := getattr(self.config, field.name))
+      != getattr(other, field.name)
+    }
 
   def _known(self) -> dict[tuple[int, int], runs.Rows]:
     """Returns the rows of the run by seed and epoch, if they can be copied.
@@ -161,11 +177,9 @@ class Measuring(OfRun):
     It must be complete, with the same settings and revision of geomem.
     """
     path, run_config = self.trained.path, self.trained.experiment.config.measure
-    names = {field.name for field in dataclasses.fields(MeasuringConfig)}
-    if any(
-      getattr(self.config, name) != getattr(run_config, name)
-      for name in names - {"measure_epochs"}
-    ) or not parallel.from_first(
+    unlike = self.config.measures != run_config.measures
+    unlike |= bool(self._options_unlike(run_config))
+    if unlike or not parallel.from_first(
       lambda: runs.is_complete(path) and runs.is_of_this_revision(path)
     ):
       return {}

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from geomem import plots, runs
 from geomem.runs import mean_and_error
 from geomem.studies.fields import sequence
-from geomem.studies.finding import doubts, last_measured, with_error
+from geomem.studies.finding import doubts_by_width, last_measured, with_error
 from geomem.studies.presets import fields_of, make_config
 from geomem.studies.sweep import Sweep, make_axes, of_cells
 
@@ -131,17 +131,13 @@ def summarize_sizes(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
   sizes = Sizes(rows)
   fitted = threshold(sizes)
   further = [{"metric": "interpolation_threshold", "value": fitted}]
-  sentences = [
-    f"width {width}: {doubt}"
-    for width, of_width in rows.split("width").items()
-    for doubt in doubts(of_width)
-  ]
+  sentences = doubts_by_width(rows)
   if fitted is None:
     sentences.append(f"No network fits {FITTED:.0%} of its training labels.")
   elif math.isnan(fitted):
     sentences.append(
-      f"From where on {FITTED:.0%} of the training labels are fitted cannot be"
-      " told: accuracies are missing."
+      f"The size from which {FITTED:.0%} of the training labels are fitted"
+      " cannot be told: accuracies are missing."
     )
   else:
     sentences.append(
@@ -234,14 +230,14 @@ def _readout_sentence(sizes: Sizes, dip: Dip) -> str:
   further, further_error = mean_and_error(drops[1] - drops[0] / 2)
   if math.isnan(lost):
     return (
-      "Whether the dip is of the representation or of the readout cannot be"
-      " told: accuracies of new readouts are missing."
+      "Whether the representation or the readout causes the dip cannot be told:"
+      " accuracies of new readouts are missing."
     )
-  verdict = "the dip is mostly of the "
+  verdict = "the dip is mostly due to the "
   verdict += "representation" if further > 0 else "readout"
   # A single seed has no error.
   if not (fall[0] > 2 * fall[1] and abs(further) >= 2 * further_error):
-    verdict = "whose the dip is cannot be told"
+    verdict = "which of the two causes the dip cannot be told"
   return (
     f"Where test accuracy falls by {with_error(*fall)}, a new"
     f" linear readout of {sizes.layer}"

@@ -103,8 +103,8 @@ def _sentence(cell: runs.Rows, departures: list[runs.Row]) -> str:
     text += f"; permuted capacity departs from chance at {', '.join(layers)}"
     if _UNKNOWN in layers:
       text += (
-        " (where unknown, a layer decides that is not to be believed, or was"
-        " not measured)"
+        " (where unknown, it depends on a layer that is not to be believed or"
+        " was not measured)"
       )
   return text + "."
 

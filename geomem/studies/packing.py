@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -88,7 +89,7 @@ def pack(
     d for d, names, _ in runs.walk(path) if "checkpoints" in names
   )
   _check(trainings, chosen, dtype)
-  for left_behind in out.parent.glob(f".{out.name}.*.copy"):
+  for left_behind in _left_behind(out):
     shutil.rmtree(left_behind, ignore_errors=True)
   new = out.with_name(f".{out.name}.{os.getpid()}.copy")
   try:
@@ -102,6 +103,15 @@ def pack(
   finally:
     shutil.rmtree(new, ignore_errors=True)
   return packed
+
+
+def _left_behind(out: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Finds the temporary copies of processes that were killed."""
+  pattern = re.compile(rf"\.{re.escape(out.name)}\.(\d+)\.copy")
+  for place in out.parent.glob(".*.copy"):
+    match = pattern.fullmatch(place.name)
+    if match and not disk.is_running(int(match[1])):
+      yield place
 
 
 @contextlib.contextmanager
@@ -142,7 +152,6 @@ def _check(trainings: list[pathlib.Path], chosen: str | None, dtype: str):
     epoch
     for run in trainings
     for seed in _seeds(run)
-    if (run / "checkpoints" / f"seed{seed}").exists()  # Training has begun.
     for epoch in _saved(run, seed)
   }
   if saved:
@@ -175,7 +184,10 @@ def _pack_training(
       if (run / part).exists():
         shutil.copytree(run / part, target / part)
     return Packed(name, {seed: _saved(run, seed) for seed in seeds}, False)
-  is_cell = run != root and "=" in run.name and runs.is_complete(run)
+  is_whole = runs.is_complete(run)
+  is_cell = run != root and "=" in run.name and is_whole
+  if chosen != "none" and not is_whole:
+    chosen = None  # What is left to measure needs all of them.
   places = []
   if chosen != "none" and not is_cell:
     saved = {s: SavedEpochs(_saved(run, s), best[s], last[s]) for s in seeds}
@@ -197,6 +209,10 @@ def _seeds(run: pathlib.Path) -> range:
 
 
 def _saved(run: pathlib.Path, seed: int) -> list[int]:
+  """Lists the epochs whose networks are saved; none if training just began."""
+  place = run / "checkpoints" / f"seed{seed}"
+  if not any(path.name.isdigit() for path in place.glob("*")):
+    return []
   with checkpoints(run, seed, must_exist=True) as saved:
     return saved.epochs
 

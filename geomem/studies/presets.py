@@ -1,8 +1,8 @@
 """Presets: recipes, the paper's figures, and versions of them for two cores.
 
 The recipe for the paper's networks was found with smaller ones, on 20 classes
-of 250 images: Adam with a cosine schedule fits every permuted label there from
-epoch 34 at the latest. Minutes on one H200 are extrapolated from seconds.
+of 250 images: Adam with a cosine schedule has fitted every permuted label there
+by epoch 34. Minutes on one H200 are extrapolated from seconds.
 """
 
 from typing import Any, NamedTuple

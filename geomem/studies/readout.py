@@ -47,12 +47,14 @@ class ReadoutConfig(Fields):
   """What is measured at every saved epoch.
 
   Attributes:
-    layers: comma-separated layers whose neighbours vote; all by default.
+    layers: comma-separated layers whose neighbours vote, and of which the
+      prediction depth is the number; all by default.
   """
 
   layers: str | None = None
 
 
+@style.in_style
 def plot_readout(rows: runs.Rows):
   """Draws prediction depth, NC3 and NC4 by epoch and subset."""
   present = [name for name in _LABELS if rows.where(name).known()]
@@ -64,8 +66,8 @@ def plot_readout(rows: runs.Rows):
     measured = rows.where(name)
     for subset in measured.subsets:
       look = style.look_of(subset) | {"label": subset}
-      series = measured.where(subset=subset).series("epoch")
-      style.draw_series(ax, series, **look)
+      of_subset = measured.where(subset=subset)
+      style.draw_series(ax, of_subset, "epoch", **look)
     figures.epoch_axis(ax, max(measured.distinct("epoch")))
     ax.set_ylabel(_LABELS[name])
   handles, labels = axes[0].get_legend_handles_labels()
@@ -175,7 +177,7 @@ class Readout(OfRun):
     distances = squares[None, None] - 2 * einsum("pmn,qn->pmq", points, means)
     nearest = np.asarray(distances.argmin(axis=-1)).reshape(-1)
     agreed = (nearest == decisions).mean()
-    metrics = {"nc4": (agreed, np.sqrt(agreed * (1 - agreed) / (count - 1)))}
+    metrics = {"nc4": (agreed, runs.error_of_share(agreed, count))}
     if W is not None:
       centered = means - means.mean(axis=0, keepdims=True)
       unit = [x / jnp.linalg.norm(x) for x in (W, centered)]
@@ -187,7 +189,6 @@ class Readout(OfRun):
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Finding]:
     """Tests whether permuted examples are decided later than unpermuted."""
-    del config
     name = "Prediction depth (wrong labels are decided late)"
     last = rows.at("last").where("prediction_depth")
     if not {"unpermuted", "permuted"} <= set(last.subsets):
@@ -206,10 +207,11 @@ class Readout(OfRun):
     holds, caveat = wrong[0] > right[0], ""
     if not apart(wrong, right):
       holds, caveat = None, ": which is later cannot be known within two errors"
+    counted = " of the chosen ones" if config.get("layers") else ""
     sentence = (
       "at the last epoch permuted examples are decided at layer"
       f" {with_error(*wrong, '.1f')} on average, unpermuted ones at"
-      f" {with_error(*right, '.1f')}{caveat}"
+      f" {with_error(*right, '.1f')}{counted}{caveat}"
     )
     return [Finding(name, holds, sentence)]
 

@@ -46,7 +46,8 @@ class RewindConfig(Fields):
     batch_norm: how to treat a rewound layer's batch statistics: rewind them
       `together` with the parameters, keep them (`parameters`), or have them
       `reestimated` for the whole network on training images.
-    geometry: whether to measure the layers changed by a rewind, too.
+    geometry: whether to measure the layers changed by a rewind, too; only with
+      batch statistics rewound `together`.
   """
 
   kinds: tuple[str, ...] = KINDS
@@ -146,9 +147,16 @@ class LayerRewind(OfRun):
     """Validates the config before any work.
 
     Raises:
-      ValueError: a layer, kind, epoch or reading does not exist.
+      ValueError: a layer, kind, epoch or reading does not exist, or geometry
+        is asked for with another reading than `together`.
     """
     super().__init__(config, trained)
+    if config.geometry and config.batch_norm != "together":
+      raise ValueError(
+        f"geometry was asked for with batch_norm {config.batch_norm}; it is"
+        " measured of layers whose statistics are rewound together with their"
+        " parameters."
+      )
     network = trained.experiment.network
     self.masks = masks_of(network, config)
     # Several rewinds may give the same network. Sorted, networks with the same

@@ -55,10 +55,11 @@ def _side(scores: RewindScores, kind: str) -> Finding:
 
   def says(index):
     permuted = scores.at_best(kind, sets[index], "permuted").mean()
-    text = _share(recovered[index])
+    text = f"{_share(recovered[index])} of the lost test accuracy"
     if np.isnan(permuted):
       return text
-    return f"{text}, with permuted accuracy {permuted:.3f}"
+    chance = with_error(scores.chance)
+    return f"{text}, with permuted accuracy {permuted:.3f} (chance {chance})"
 
   half = len(sets) // 2
   # With batch statistics of the last epoch not even all layers may be enough.
@@ -68,9 +69,8 @@ def _side(scores: RewindScores, kind: str) -> Finding:
     named = _set_name(kind, sets[enough[0]])
     takes = f"{ENOUGH:.0%} takes {named}: {says(enough[0])}"
   sentence = (
-    f"at the best epoch {_set_name(kind, sets[half - 1])} of {len(sets)}"
-    f" recover {says(half - 1)} (chance {with_error(scores.chance)}), of the"
-    f" test accuracy that was lost; {takes}{scores.without}"
+    f"at the best epoch, rewinding {_set_name(kind, sets[half - 1])} of"
+    f" {len(sets)} recovers {says(half - 1)}; {takes}{scores.without}"
   )
   few_do = any_reaches(
     ENOUGH, (scores.bounds(kind, s, "test", "recovered") for s in sets[:half])

@@ -71,6 +71,7 @@ def _matrix(rows: runs.Rows, row: str, column: str) -> tuple[list, list, Any]:
   return vertical, horizontal, np.asarray(matrix, float)
 
 
+@style.in_style
 def plot_similarity(rows: runs.Rows):
   """Draws CKA between layers, epochs of the last hidden layer, and two runs."""
   cka = rows.where("cka")
@@ -153,12 +154,18 @@ class Similarity(OfRun):
 
   def _check_room(self) -> None:
     """Raises if the kernels of a seed do not fit in memory."""
+    experiment = self.trained.experiment
+    there = experiment.num_classes * experiment.config.measure.manifold_points
+    num_images = min(self.config.num_images, there)
     epochs = max(map(len, self.epochs.values()))
-    needed = 4 * epochs * len(self.layers) * self.config.num_images**2
+    kernels = epochs * len(self.layers)
+    if self.other:
+      kernels += len(self.other.experiment.network.layer_names)
+    needed = 4 * kernels * num_images**2
     if needed > most_held_bytes():
       raise ValueError(
         f"The kernels of {len(self.layers)} layers at {epochs} epochs take"
-        f" {needed / 1e9:.1f} GB for {self.config.num_images} images, more than"
+        f" {needed / 1e9:.1f} GB for {num_images} images, more than"
         " there is room for: lower --num_images, or name fewer --layers."
       )
 

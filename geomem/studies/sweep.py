@@ -96,8 +96,15 @@ class Sweep(NamedTuple):
     """Lists all cells; the last axis varies fastest.
 
     Raises:
-      ValueError: a value is repeated or invalid.
+      ValueError: a value is repeated or invalid, or cannot name a directory.
     """
+    for axis, values in self.axes.items():
+      for value in values:
+        if value is None or "/" in str(value):
+          raise ValueError(
+            f"{axis}={value} cannot be swept: each value names a directory, and"
+            " must be something without a slash."
+          )
     cells = [
       self.cell(path, dict(zip(self.axes, values, strict=True)))
       for values in itertools.product(*self.axes.values())
@@ -280,7 +287,7 @@ def _collect(
 
 
 def of_cells(config: dict[str, Any], rows: runs.Rows) -> runs.Rows:
-  """Selects the rows of a sweep's training runs, without derived rows."""
+  """Selects the rows of a sweep's cells, without those about all of them."""
   return runs.Rows(
     row
     for row in rows

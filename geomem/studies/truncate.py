@@ -8,7 +8,7 @@ accuracy falls. Source: "Malignant Tail", arXiv 2603.02293.
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -56,8 +56,11 @@ class TruncateConfig(Fields):
       raise ValueError(
         f"dimensions is {self.dimensions}; positive numbers were expected."
       )
+    if len(set(self.dimensions)) < len(self.dimensions):
+      raise ValueError(f"dimensions {self.dimensions} names a number twice.")
 
 
+@style.in_style
 def plot_truncation(rows: runs.Rows):
   """Draws test and permuted accuracy by the number of components kept.
 
@@ -76,7 +79,7 @@ def plot_truncation(rows: runs.Rows):
     for (index, layer), color in zip(layers.items(), colors, strict=True):
       of_layer = truncated.where(subset=subset, layer_index=index)
       look = {"color": color, "marker": ".", "label": layer}
-      style.draw_series(ax, of_layer.series("kept"), **look)
+      style.draw_series(ax, of_layer, "kept", **look)
     baseline = untruncated.where(subset=subset)
     if baseline:
       level, _ = baseline.mean(rows.seeds)
@@ -139,14 +142,14 @@ class Truncate(OfRun):
     last = trained.last(seed.number)
     truncated = _Truncated(experiment, trained.state(seed.number, last), layer)
     rows = []
-    for kept in self.config.dimensions:
-      if kept > truncated.num_components:
-        continue
-      logits = {
-        split: truncated.logits(images, kept)
-        for split, images in experiment.splits.items()
-      }
-      scores = score_logits(seed, logits)
+    most = truncated.num_components
+    dimensions = [kept for kept in self.config.dimensions if kept <= most]
+    logits = {
+      split: truncated.logits(images, dimensions)
+      for split, images in experiment.splits.items()
+    }
+    for i, kept in enumerate(dimensions):
+      scores = score_logits(seed, {k: of[i] for k, of in logits.items()})
       scores = [*scores, *trained.recovered(seed.number, scores)]
       rows += runs.tagged(scores, kept=kept)
     place = {"layer": layer, "layer_index": network.layer_names.index(layer)}
@@ -194,7 +197,7 @@ class Truncate(OfRun):
       ),
     )
     if holds is None:
-      sentence += "; which it is cannot be known within two errors"
+      sentence += "; whether that is reached cannot be known within two errors"
     return [Finding(name, holds, sentence)]
 
   @staticmethod
@@ -227,7 +230,8 @@ class _Truncated:
       [
         parallel.fetch(self._activate(block))[:count].reshape(count, -1)
         for count, block in training.padded_blocks(chosen)
-      ]
+      ],
+      dtype=np.float32,  # In bfloat16, NumPy's mean would be far off.
     )
     self._center = activations.mean(axis=0)
     _, s, V = np.linalg.svd(activations - self._center, full_matrices=False)
@@ -239,16 +243,21 @@ class _Truncated:
     moments = self._experiment.mean, self._experiment.std
     return self._head(self._state, block, *moments)
 
-  def logits(self, images, kept: int) -> Float[Array, "n classes"]:
-    """Computes the logits of all images with the first `kept` components."""
-    V = np.zeros_like(self._components)
-    V[:kept] = self._components[:kept]
-    blocks = []
+  def logits(
+    self, images, dimensions: Sequence[int]
+  ) -> list[Float[Array, "n classes"]]:
+    """Computes the logits of all images, with each number of components."""
+    V = self._components
+    projections = [
+      np.where(np.arange(len(V))[:, None] < kept, V, 0) for kept in dimensions
+    ]
+    blocks = [[] for _ in dimensions]
     for count, block in training.padded_blocks(images):
       a = self._activate(block)
-      logits = self._tail(self._state, a, self._center, V)
-      blocks.append(parallel.gather(logits)[:count])
-    return jnp.concatenate(blocks)
+      for of_projection, projection in zip(blocks, projections, strict=True):
+        logits = self._tail(self._state, a, self._center, projection)
+        of_projection.append(parallel.gather(logits)[:count])
+    return list(map(jnp.concatenate, blocks))
 
 
 @functools.cache

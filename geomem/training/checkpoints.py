@@ -5,6 +5,7 @@ import gc
 import logging
 import operator
 import pathlib
+import shutil
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -240,6 +241,17 @@ class Checkpoints:
       except CheckpointError as error:
         _LOG.warning("%s Resuming from an earlier one, if there is one.", error)
     return None
+
+  def drop_after(self, epoch: int) -> None:
+    """Removes later checkpoints, as `save` replaces none, damaged or not."""
+    later = [e for e in self.epochs if e > epoch]
+    if not later:
+      return
+    self._checkpointer.close()
+    parallel.from_first(
+      lambda: [shutil.rmtree(self.directory / str(e)) for e in later] and None
+    )
+    self._checkpointer = self._open()
 
   def close(self) -> None:
     """Waits for pending writes and closes the checkpointer."""

@@ -16,8 +16,8 @@ class TrainingConfig:
     learning_rate: peak learning rate.
     momentum: momentum of SGD; Adam ignores it.
     weight_decay: coefficient of the L2 penalty added to the gradient.
-    schedule: `constant`, `step` (a tenth after one half and after three
-      quarters of the steps) or `cosine` (to zero).
+    schedule: `constant`, `step` (divided by ten after one half of
+      the steps, and again after three quarters) or `cosine` (to zero).
     batch_size: examples per step.
     epochs: passes over the training set.
     crop: pixels of padding for the random crop; 0 turns it off.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
-from geomem import compilation, parallel
+from geomem import compilation, parallel, runs
 from geomem.data import normalize
 from geomem.models import Network
 
@@ -113,9 +113,10 @@ def scores(
     subsets: by name, the logits, one row an example, and the labels to score.
 
   Returns:
-    By name, `{"accuracy": (value, stderr), "loss": (value, stderr)}`; the error
-    is the standard error of a mean over independent examples, NaN for one. The
-    accuracy is NaN where a logit is not finite.
+    By name, `{"accuracy": (value, stderr), "loss": (value, stderr)}`; see
+    `runs.error_of_share` for the accuracy's error; the loss's is that of a mean
+    over independent examples, NaN for one. The accuracy is NaN where a logit is
+    not finite.
   """
   statistics = jax.device_get(
     {name: _statistics(*pair) for name, pair in subsets.items()}
@@ -126,12 +127,9 @@ def scores(
     accuracy = (
       int(of_subset["hits"]) / count if of_subset["known"] else math.nan
     )
-    variance = (
-      accuracy * (1 - accuracy) / (count - 1) if count > 1 else math.nan
-    )
     deviation = float(of_subset["deviation"])
     result[name] = {
-      "accuracy": (accuracy, math.sqrt(variance)),
+      "accuracy": (accuracy, runs.error_of_share(accuracy, count)),
       "loss": (float(of_subset["mean"]), deviation / math.sqrt(count)),
     }
   return result

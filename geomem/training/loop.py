@@ -164,14 +164,22 @@ class SeedStates(Sequence):
     return TrainState(*pair, self.epoch, self.step)
 
 
-def _run_epoch(together: Together, carry, data: TrainingData, batches, keys):
+def _run_epoch(together: Together, carry, data: TrainingData, plan, num_steps):
   """Yields the states and the losses `[steps, seeds]` since the last yield.
 
   It yields at the end of the epoch and, for streamed data, also every
   `STEPS_BETWEEN_STATES` steps.
+
+  Args:
+    together: the strategy of the steps.
+    carry: the states to start from.
+    data: the training data.
+    plan: the batches and keys of the steps that are left.
+    num_steps: steps of the whole epoch.
   """
+  batches, keys = plan
   losses, count = [], 0
-  for window in windows(data, batches, keys):
+  for window in windows(data, batches, keys, num_steps):
     carry, window_losses = together.epoch(carry, *window)
     losses.append(window_losses)
     if len(losses) > 1:  # Otherwise windows would queue up on the device.
@@ -192,7 +200,8 @@ def train_seeds(
 ) -> Iterator[tuple[SeedStates, Float[np.ndarray, " seeds"]]]:
   """Trains one network per key and yields all states after every epoch.
 
-  Streamed sets have long epochs: they yield every `STEPS_BETWEEN_STATES`, too.
+  Streamed sets have long epochs: they also yield every `STEPS_BETWEEN_STATES`
+  steps.
 
   Each network equals the one trained with its key alone, up to rounding, and
   bit for bit where one seed's step is a separate program (see `make_together`).
@@ -241,7 +250,7 @@ def train_seeds(
   plan = _make_plan(num_examples, num_steps, config.batch_size)
   for epoch in range(start, config.epochs):
     remaining = [x[step:] for x in plan(*epoch_keys, epoch)]
-    parts = _run_epoch(together, carry, data, *remaining)
+    parts = _run_epoch(together, carry, data, remaining, num_steps)
     for carry, losses in parts:
       _check_losses(losses, epoch + 1, step)
       step += len(losses)

@@ -1,5 +1,6 @@
 """The training set, and the windows into which an epoch splits it."""
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -41,6 +42,7 @@ def windows(
   data: TrainingData,
   batches: Int[Array, "steps seeds batch"],
   keys: Key[Array, "steps seeds"],
+  epoch_steps: int,
 ) -> Iterator[tuple[TrainingData, Array, Array]]:
   """Yields the windows of an epoch, whose images fit in memory.
 
@@ -52,6 +54,7 @@ def windows(
     data: the training data, with labels `[seeds, n]`.
     batches: indices of the examples of each step.
     keys: key of each step's augmentation.
+    epoch_steps: steps of the whole epoch, of which these may be the rest.
 
   Yields:
     The data, batches and keys of a window; the batches index its own data.
@@ -61,7 +64,9 @@ def windows(
     return
   batches = parallel.fetch(batches)
   num_steps = len(batches)
-  size = _steps_in_window(num_steps, data.images[batches[0]].nbytes)
+  # It divides both, so that the rest has the windows of the whole epoch.
+  divided = math.gcd(epoch_steps, num_steps)
+  size = _steps_in_window(divided, data.images[batches[0]].nbytes)
   rows = batches.reshape(num_steps // size, -1)
   within = np.arange(rows.shape[1]).reshape(size, *batches.shape[1:])
   within = parallel.replicate(within)

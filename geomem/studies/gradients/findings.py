@@ -178,7 +178,7 @@ def _ratio(rows) -> Finding:
     ]
     for metric in ("ratio", "ratio_unbiased")
   )
-  number = min(r["value"] for r in rows.where("examples_used"))
+  number = min(row["value"] for row in used)
   return Finding(
     "G4",
     all_hold(is_low, is_equal),

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from geomem import data, models
+from geomem import compilation, data, models
 from geomem.studies.gradients.backprop import (
   BATCH_SIZE,
   Examples,
@@ -67,7 +67,7 @@ def _compiled(network: models.Network):
     images = data.normalize(images, mean, std)
     return pull_back(network, state, images, cotangents)
 
-  return jax.jit(sums)
+  return compilation.jit(sums)
 
 
 def batch_sums(

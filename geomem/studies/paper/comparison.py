@@ -10,7 +10,7 @@ from geomem.studies.capacity_findings import agreements
 from geomem.studies.finding import (
   Finding,
   all_hold,
-  doubts,
+  doubts_by_width,
   left_by_k,
   verdict,
 )
@@ -267,7 +267,7 @@ def compare(path: pathlib.Path | str, scale: Scale) -> runs.Rows:
     for key, holds in further.items():
       is_known = not np.isnan(np.sum(numbers.get(key, 0.0)))
       verdicts[key] = holds if is_known else None
-    sentences += [f"{stage.name}: {sentence}" for sentence in doubts(rows)]
+    sentences += [f"{stage.name}: {doubt}" for doubt in doubts_by_width(rows)]
   if {"G1", "G4"} <= set(verdicts):
     verdicts["T6"] = all_hold(verdicts["G1"], verdicts["G4"])
   result = runs.Rows()
