@@ -59,9 +59,9 @@ def fastest_form(network: Network) -> str:
   shard the batch of grouped convolutions over several devices.
 
   Measured on two cores, milliseconds a step of five seeds of ResNet-18 at batch
-  128, k = 4 and 16: one by one 913 and 6,209, unrolled 831 and 3,160, vmapped
-  3,420 and 25,269, products 1,263 and 5,299. Unrolled takes as long to compile
-  as five networks, and a seed's bits depend on the others, so it is not used.
+  128, k = 4 and 16: one by one 895 and 2,843, unrolled 695 and 2,598, products
+  1,246 and 7,771; vmapped 1,151 for k = 4. Unrolled takes as long to compile as
+  five networks, and a seed's bits depend on the others, so it is not used.
   """
   if jax.default_backend() != "cpu" and parallel.mesh().size == 1:
     return "vmapped" if can_vmap_convolutions() else "products"
