@@ -48,8 +48,8 @@ def build(
   Args:
     name: one of `MODELS`.
     num_classes: units of the last layer.
-    image_shape: `(H, W, C)`; sides of at least `LARGE` give VGG16 and the
-      residual networks their ImageNet form.
+    image_shape: `(H, W, C)`; sides of at least `LARGE` give VGG16, the
+      residual networks and the ViT their ImageNet form.
     width: channels of the first stage (units for `mlp`), which scales all
       layers; the architecture's own by default.
     dtype: type of the computation; parameters are float32.

@@ -92,7 +92,7 @@ class Sizes:
     return self._array([r.of_network(metric, subset, which) for r in of_widths])
 
   def has(self, which: str, metric: str, subset: str) -> bool:
-    """Returns whether a metric is known for every width and seed."""
+    """Returns whether every width and seed has a row of a metric."""
     return all(
       rows.of_network(metric, subset, which).seeds == self._seeds
       for rows in self._by_width.values()
