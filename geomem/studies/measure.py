@@ -153,7 +153,7 @@ class Measuring(OfRun):
     return runs.Rows(others + chance)
 
   def _directory(self, *parts: str) -> pathlib.Path:
-    """Returns a directory whose name includes the epochs, and options of its own."""
+    """Returns a directory named by the epochs and by options of its own."""
     chosen = self.config.measure_epochs
     epochs = chosen.split(",") if chosen else ()
     of_run = self._options_unlike(self.trained.experiment.config.measure)
