@@ -116,7 +116,7 @@ def test_findings_follow_the_rows():
   single = {"a": (0.3, 0.5), "b": (0.4, 0.9), "c": (0.9, 1.0), "d": (0.8, 1.0)}
   last, outside = find_rewinds(made_rows([0.1, 0.5, 0.9, 1], single))
   assert not last.holds
-  assert "the last 2 layers (from c on) of 4 recover 50% ± 7%" in last.sentence
+  assert "the last 2 layers (from c on) of 4 recovers 50% ± 7%" in last.sentence
   assert "80% takes the last 3 layers (from b on): 90% ± 7%" in last.sentence
   assert outside.holds
   assert "is b at epoch 1 (permuted accuracy 1.000 to 0.400" in outside.sentence

@@ -33,7 +33,10 @@ def epoch_axis(ax, last: float | int) -> None:
 
 @style.in_style
 def plot_accuracy(rows: runs.Rows) -> Figure | None:
-  """Draws the accuracy of the subsets by epoch, and marks the best epochs."""
+  """Draws the accuracy of the subsets by epoch, and marks the best epochs.
+
+  Faint points are of epochs that only some of the seeds have.
+  """
   scores = rows.where("accuracy")
   if not scores:
     return None
@@ -53,6 +56,7 @@ def plot_loss(rows: runs.Rows) -> Figure | None:
   """Draws the loss of the subsets and the training loss by epoch.
 
   The training loss is the mean over the steps of an epoch, for every epoch.
+  Faint points are of epochs that only some of the seeds have.
   """
   scores = rows.where("loss")
   if not scores:

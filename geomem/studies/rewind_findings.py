@@ -53,24 +53,26 @@ def _side(scores: RewindScores, kind: str) -> Finding:
   sets = scores.rewound(kind)
   recovered = [scores.at_best(kind, s, "test", "recovered") for s in sets]
 
-  def says(index):
+  def keeps(index, end=""):
     permuted = scores.at_best(kind, sets[index], "permuted").mean()
-    text = f"{_share(recovered[index])} of the lost test accuracy"
     if np.isnan(permuted):
-      return text
-    chance = with_error(scores.chance)
-    return f"{text}, with permuted accuracy {permuted:.3f} (chance {chance})"
+      return ""
+    return f", with permuted accuracy {permuted:.3f}{end}"
 
   half = len(sets) // 2
   # With batch statistics of the last epoch not even all layers may be enough.
   enough = [i for i, of in enumerate(recovered) if of.mean() >= ENOUGH]
   takes = f"no number of layers gives {ENOUGH:.0%}"
-  if enough:
-    named = _set_name(kind, sets[enough[0]])
-    takes = f"{ENOUGH:.0%} takes {named}: {says(enough[0])}"
+  if enough and enough[0] == half - 1:
+    takes = f"fewer layers give less than {ENOUGH:.0%}"
+  elif enough:
+    named, share = (_set_name(kind, sets[enough[0]]), recovered[enough[0]])
+    takes = f"{ENOUGH:.0%} takes {named}: {_share(share)}{keeps(enough[0])}"
+  kept = keeps(half - 1, f" (chance {with_error(scores.chance)})")
   sentence = (
     f"at the best epoch, rewinding {_set_name(kind, sets[half - 1])} of"
-    f" {len(sets)} recovers {says(half - 1)}; {takes}{scores.without}"
+    f" {len(sets)} recovers {_share(recovered[half - 1])} of the lost test"
+    f" accuracy{kept}; {takes}{scores.without}"
   )
   few_do = any_reaches(
     ENOUGH, (scores.bounds(kind, s, "test", "recovered") for s in sets[:half])
