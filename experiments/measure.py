@@ -3,9 +3,11 @@
   python -m experiments measure --run=runs/demo --measures=spectrum
 
 measures every layer at every saved epoch, with the run's own manifolds and
-probes, and writes to RUN/measure-NAMES. Nothing is trained, and values that the
-run has measured with the same settings are not measured again. Repeat the
-command to resume what was interrupted. --measure_epochs chooses the epochs.
+probes, and writes to RUN/measure-NAMES; chosen epochs, and options that are
+neither the run's nor the defaults, are part of that name. Nothing is trained,
+and values that the run has measured with the same settings are not measured
+again. Repeat the command to resume what was interrupted. --measure_epochs
+chooses the epochs.
 """
 
 from experiments import cli

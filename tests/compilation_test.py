@@ -35,6 +35,14 @@ def said_by_process(tmp_path: pathlib.Path, *arguments, **variables) -> str:
   return result.stdout.strip()
 
 
+def test_where_there_is_no_cache_none_is_used(tmp_path, monkeypatch):
+  (tmp_path / "file").write_text("")
+  monkeypatch.setattr(jax.config, "update", lambda *pair: updates.append(pair))
+  updates = []
+  assert compilation.keep_programs(tmp_path / "file" / "below") is None
+  assert updates == [("jax_compilation_cache_dir", None)]
+
+
 def test_programs_are_kept_in_the_cache_by_default(tmp_path):
   said = pathlib.Path(said_by_process(tmp_path))
   assert said.is_relative_to(tmp_path / ".cache" / "geomem" / "programs")
@@ -112,11 +120,28 @@ def test_convolutions_are_compiled_without_ynnpack():
   assert ("ynn_fusion" in texts[0]) == ("ynn_fusion" in texts[1])
 
 
-def test_compiled_functions_may_be_part_of_others():
-  double = compilation.jit(lambda x: (2 * x).sum())
+def test_compiled_functions_may_be_part_of_others(monkeypatch):
+  called, compiler = [], jax.jit
+
+  def recorded(function, compiler_options=None, **options):
+    compiled = compiler(function, compiler_options=compiler_options, **options)
+
+    def call(*arguments):
+      called.append(compiler_options is not None)
+      return compiled(*arguments)
+
+    call.lower = compiled.lower
+    return call
+
+  known = compilation._compiler_options() is not None
+  with monkeypatch.context() as patched:
+    patched.setattr(jax, "jit", recorded)
+    double = compilation.jit(lambda x: (2 * x).sum())
   x = jax.numpy.ones(3)
   assert float(double(x)) == 6
+  assert called == [known]  # Alone, with the options.
   assert float(jax.jit(lambda: double(x))()) == 6
+  assert called == [known, False]
   for gradient in (jax.grad(double), jax.jit(jax.grad(double))):
     assert gradient(x).tolist() == [2, 2, 2]
   assert jax.vmap(double)(jax.numpy.ones((2, 3))).tolist() == [6, 6]

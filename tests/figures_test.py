@@ -88,6 +88,30 @@ def test_epochs_of_some_seeds_only_are_not_in_the_mean():
   )
 
 
+def test_curves_without_markers_show_epochs_of_some_seeds():
+  ax = style.new_figure(1, 1).subplots()
+  rows = rows_of().where("accuracy", subset="test")
+  rows = runs.Rows(r for r in rows if (r["seed"], r["epoch"]) != (1, 3))
+  style.draw_series(ax, rows, "epoch", color="k", ls="--")
+  curve, points = ax.lines
+  assert points.get_marker() == "."
+  assert list(points.get_xdata()) == [3]
+  assert list(curve.get_xdata()) == [0, 1, 2]
+
+
+def test_titles_say_of_how_many_seeds_they_are():
+  rows = runs.Rows(
+    row
+    for row in rows_of()
+    if row["layer"] is None or (row["seed"], row["epoch"]) != (0, 1)
+  )
+  titles = [ax.get_title() for ax in plots.plot_geometry_by_layer(rows).axes]
+  assert list(filter(None, titles)) == [
+    "best epoch: 2 (1 of 2 seeds)",
+    "last epoch: 3",
+  ]
+
+
 def test_figures_leave_the_style_of_others_alone():
   before = dict(matplotlib.rcParams)
   assert not plots.plot_accuracy(rows_of()).axes[0].spines["top"].get_visible()

@@ -2,11 +2,12 @@
 
 import json
 import shutil
+from unittest import mock
 
 import pytest
 
 from experiments import paper as binary
-from geomem import plots, report, runs, studies
+from geomem import environment, plots, report, runs, studies
 from geomem.studies import noise, paper
 from geomem.studies.measure_config import (
   SavedEpochs,
@@ -359,6 +360,41 @@ def test_of_a_run_that_is_not_complete_nothing_is_taken_over(few, tmp_path):
   trained = studies.TrainedRun(tmp_path)
   assert not studies.Measuring(config, trained)._known()
   assert studies.Measuring(config, studies.TrainedRun(few))._known()
+
+
+def test_what_changed_since_its_commit_takes_nothing_over(few, tmp_path):
+  config = studies.MeasuringConfig(num_probes=THREE["num_probes"])
+  trained = studies.TrainedRun(few)
+  with mock.patch.object(environment, "is_changed", return_value=True):
+    assert not studies.Measuring(config, trained)._known()
+  run = shutil.copytree(few, tmp_path / "run")
+  file = run / "config.json"
+  content = json.loads(file.read_text())
+  content["environment"]["geomem_changed"] = True
+  file.write_text(json.dumps(content))
+  assert not studies.Measuring(config, studies.TrainedRun(run))._known()
+
+
+def test_directories_name_options_that_are_new(few):
+  trained = studies.TrainedRun(few)
+  for options, name in (
+    ({}, "measure-mean_field"),
+    ({"num_probes": THREE["num_probes"]}, "measure-mean_field"),
+    ({"centers": "1"}, "measure-mean_field-centers=1"),
+  ):
+    config = studies.MeasuringConfig(**options)
+    assert studies.Measuring(config, trained).directory == few / name
+  layers = ",".join(trained.experiment.network.layer_names)
+  config = studies.MeasuringConfig(layers=layers)
+  name = studies.Measuring(config, trained).directory.name
+  assert len(name) < 60
+  place = few / "measure-mean_field-centers=1"
+  place.mkdir()
+  shutil.copy(few / "config.json", place)
+  try:
+    assert place in report.page.parts_of(few)
+  finally:
+    shutil.rmtree(place)
 
 
 def test_of_another_revision_nothing_is_taken_over(few, tmp_path):

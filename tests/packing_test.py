@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import socket
 import subprocess
 
 import jax
@@ -193,11 +194,15 @@ def test_a_run_stopped_in_its_first_seconds_is_packed(whole, tmp_path):
 
 
 def test_a_copy_in_work_is_not_removed_by_another(whole, tmp_path):
-  ended, of_another = (
-    tmp_path / f".{name}.999999.copy" for name in ("small", "small.v2")
+  host = socket.gethostname()
+  with subprocess.Popen(["true"]) as process:
+    process.wait()
+  ended, *others = (
+    tmp_path / f".{name}.{process.pid}.copy"
+    for name in (f"small.{host}", f"small.v2.{host}", "small.of-another-host")
   )
   with subprocess.Popen(["sleep", "60"]) as process:
-    kept = of_another, tmp_path / f".small.{process.pid}.copy"
+    kept = *others, tmp_path / f".small.{host}.{process.pid}.copy"
     for place in (*kept, ended):
       place.mkdir()
     pack(whole, tmp_path / "small")

@@ -66,8 +66,8 @@ def plot_loss(rows: runs.Rows) -> Figure | None:
   style.draw_subsets(ax, scores, "epoch")
   steps = rows.where("training_loss")  # Old runs have none.
   if steps:
-    x, mean, _ = steps.of_all_seeds(steps.seeds, "epoch").series("epoch")
-    ax.plot(x, mean, color=style.INK, lw=1, label="in training", zorder=1)
+    look = {"color": style.INK, "lw": 1, "zorder": 1, "label": "in training"}
+    style.draw_series(ax, steps, "epoch", **look)
   style.mark_best(ax, rows)
   epoch_axis(ax, float(max(rows.distinct("epoch"))))
   style.log_axis(ax.yaxis)
@@ -149,16 +149,19 @@ def _draw_rows(axes, rows: runs.Rows, at, metrics) -> None:
         ax.tick_params(labelbottom=False)
       if ax is not above:
         ax.autoscale(axis="y")
-    row_of_axes[len(metrics) // 2].set_title(_title(name, at_epoch))
+    title = _title(name, at_epoch, len(rows.seeds))
+    row_of_axes[len(metrics) // 2].set_title(title)
 
 
-def _title(name: str, rows: runs.Rows) -> str:
+def _title(name: str, rows: runs.Rows, num_seeds: int) -> str:
   """Returns an epoch's title, with the numbers of all best or last epochs."""
+  some = len(rows.seeds)
+  part = f" ({some} of {num_seeds} seeds)" if some < num_seeds else ""
   if not name.endswith("epoch"):
-    return name
+    return name + part
   epochs = sorted(rows.distinct("epoch"))
   plural = "s" if len(epochs) > 1 else ""
-  return f"{name}{plural}: {', '.join(f'{e:g}' for e in epochs)}"
+  return f"{name}{plural}: {', '.join(f'{e:g}' for e in epochs)}{part}"
 
 
 @style.in_style

@@ -62,8 +62,8 @@ def plot_rewind_accuracy(rows) -> Figure | None:
     colors = style.shades(len(sets))
     for subset, ax in zip(panels, row_of_axes, strict=True):
       whole = networks.where("accuracy", subset=subset)
-      x, mean, _ = whole.of_all_seeds(whole.seeds, "epoch").series("epoch")
-      ax.plot(x, mean, color="0.4", ls="--", label="all layers", zorder=3)
+      look = {"color": "0.4", "ls": "--", "label": "all layers", "zorder": 3}
+      style.draw_series(ax, whole, "epoch", **look)
       for (name, chosen), color in zip(sets.items(), colors, strict=True):
         accuracy = chosen.where("accuracy", subset=subset)
         look = {"color": color, "marker": ".", "label": name}

@@ -107,7 +107,8 @@ def draw_series(ax, rows: runs.Rows, along: str, **look) -> None:
   others = [row for row in rows if id(row) not in drawn]
   if others:
     points = [row[along] for row in others], runs.Rows(others).values
-    ax.plot(*points, **look | {"ls": "", "alpha": 0.35, "label": None})
+    faint = {"ls": "", "alpha": 0.35, "label": None}
+    ax.plot(*points, **{"marker": "."} | look | faint)
 
 
 def draw_subsets(ax, rows: runs.Rows, along: str) -> None:

@@ -44,7 +44,10 @@ def parts_of(path: pathlib.Path | str) -> list[pathlib.Path]:
   """Lists a run directory and the runs directly below, without sweep cells."""
   path = pathlib.Path(path)
   below = [file.parent for file in sorted(path.glob("*/config.json"))]
-  return [path, *(part for part in below if "=" not in part.name)]
+  axes = runs.read_config(path).get("axes")
+  if axes:  # Cells are named by the axes, in their order.
+    below = [p for p in below if not p.name.startswith(f"{axes[0]}=")]
+  return [path, *below]
 
 
 def by_name(paths: Iterable[pathlib.Path | str]) -> dict[str, pathlib.Path]:

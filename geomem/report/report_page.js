@@ -48,7 +48,7 @@ function bestMarks(rows) {
   return bestEpochs(rows).map((x, i) => ({ x, label: i ? "" : "best epoch" }));
 }
 
-// The mean over the steps of every epoch; runs of old have none.
+// The mean over the steps of every epoch; older runs have none.
 function trainingLoss(rows) {
   const steps = select(rows, { metric: "training_loss" });
   return { name: "in training", color: "currentColor", faint: true,
@@ -67,6 +67,13 @@ function accuracyCharts(rows, hidden) {
       x: { last }, y: yAxis(metric, points),
       marks: [...bestMarks(rows), ...chanceMarks(rows, metric)] });
   });
+}
+
+// Says that curves leave out epochs that only some of the seeds have.
+function partlyScored(rows) {
+  const scores = select(rows, { metric: "accuracy", layer: null });
+  return ofAllSeeds(scores, "epoch").length < scores.length
+    ? " Epochs of some of the seeds are in the table only." : "";
 }
 
 // The axis of a metric, with room for all points and marks.
@@ -231,7 +238,9 @@ function geometrySection(rows, hidden) {
     charts, make("details", {}, make("summary", {}, "As a table"),
       many ? "" : make("div", { class: "controls" }, ...controls), tables));
   if (many) {
-    node.append(make("h3", {}, "By layer and epoch"), ...chooser("metric",
+    node.append(make("h3", {}, "By layer and epoch"),
+      make("p", { class: "soft" }, "A column averages the seeds measured there."),
+      ...chooser("metric",
       metrics, "grid maps", (metric) => layerMaps(rows, metric)));
   }
   return { node, redraw, controls: many ? controls : [] };
@@ -258,7 +267,8 @@ function memorization(rows) {
   return make("div", {}, make("div", { class: "controls sticky" },
     make("span", { class: "boxes" }, ...boxes), ...geometry.controls), accuracy,
     trainingLoss(rows).points.length ? make("p", { class: "soft" },
-      "Faint: the loss in training, a mean over the steps of each epoch.") : "",
+      "Faint: the loss in training, a mean over the steps of each epoch."
+      + partlyScored(rows)) : "",
     accuracy.firstChild ? make("details", {},
       make("summary", {}, "As a table"), accuracyTable(rows)) : "",
     geometry.node);

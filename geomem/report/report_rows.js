@@ -49,7 +49,9 @@ function levels(rows, column) {
 function layersOf(rows) {
   const names = new Map();
   for (const row of rows) {
-    if (row.layer !== null) names.set(row.layer_index, row.layer);
+    if (row.layer !== null && row.layer_index !== null) {
+      names.set(row.layer_index, row.layer);
+    }
   }
   return new Map([...names].sort((a, b) => a[0] - b[0]));
 }

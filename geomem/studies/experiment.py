@@ -42,8 +42,10 @@ def _check_memory(config, network, num_classes: int) -> None:
   image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
   layers = jax.eval_shape(network.apply, network.abstract_state, image)
   activations = sum(x.size for x in layers.activations.values())
-  # Devices share a batch, and seeds that step one by one use memory in turn.
-  batch_size = -(-recipe.batch_size // parallel.mesh().size)
+  # Accelerators share a batch, and seeds that step one by one use memory in
+  # turn.
+  share = 1 if jax.default_backend() == "cpu" else parallel.mesh().size
+  batch_size = -(-recipe.batch_size // share)
   numbers = _PER_PARAMETER * network.num_parameters * recipe.num_seeds
   activations *= _PER_ACTIVATION * batch_size
   if recipe.num_seeds > 1 and fastest_form(network) != "one_by_one":

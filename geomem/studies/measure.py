@@ -4,6 +4,7 @@ The stage that measures saved networks is also one of training runs.
 """
 
 import dataclasses
+import hashlib
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -21,6 +22,8 @@ from geomem.studies.measure_config import (
 )
 from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.trained import OfRun, TrainedRun
+
+_LONGEST_NAME = 60
 
 
 def measure_network(
@@ -84,6 +87,13 @@ def geometry_stage(
   return Stage("geometry", units)
 
 
+def _named(option: str, value: str) -> str:
+  """Names an option and its value, or the hash of a long one."""
+  if len(value) > _LONGEST_NAME:
+    value = hashlib.sha256(value.encode()).hexdigest()[:12]
+  return f"{option}={value}"
+
+
 class Measuring(OfRun):
   """Measurements of the layers of a finished run at saved epochs.
 
@@ -140,7 +150,7 @@ class Measuring(OfRun):
   def facts(self) -> runs.Rows:
     """Returns the run's facts, with the chance capacity at this study's κ.
 
-    Runs of old state none, which readers take for that at κ = 0.
+    Older runs state none, which readers take for that at κ = 0.
     """
     facts, kappa = super().facts(), self.config.kappa
     others = [row for row in facts if row["metric"] != "chance_capacity"]
@@ -153,12 +163,15 @@ class Measuring(OfRun):
     return runs.Rows(others + chance)
 
   def _directory(self, *parts: str) -> pathlib.Path:
-    """Returns a directory named by the epochs and by options of its own."""
+    """Returns a directory named by the epochs and by options of its own.
+
+    These are neither the defaults nor the run's.
+    """
     chosen = self.config.measure_epochs
     epochs = chosen.split(",") if chosen else ()
     of_run = self._options_unlike(self.trained.experiment.config.measure)
     new = self._options_unlike(MeasuringConfig())
-    options = [f"{k}={value}" for k, value in new.items() if k in of_run]
+    options = [_named(k, str(v)) for k, v in new.items() if k in of_run]
     return self.trained.path / "-".join([*parts, *epochs, *options])
 
   def _options_unlike(self, other: MeasuringConfig) -> dict[str, Any]:

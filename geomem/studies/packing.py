@@ -9,8 +9,8 @@ import fcntl
 import json
 import os
 import pathlib
-import re
 import shutil
+import socket
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -91,7 +91,7 @@ def pack(
   _check(trainings, chosen, dtype)
   for left_behind in _left_behind(out):
     shutil.rmtree(left_behind, ignore_errors=True)
-  new = out.with_name(f".{out.name}.{os.getpid()}.copy")
+  new = out.with_name(f".{out.name}.{socket.gethostname()}.{os.getpid()}.copy")
   try:
     with _unchanged(path), disk.explained(out):
       _copy(path, new)
@@ -106,11 +106,14 @@ def pack(
 
 
 def _left_behind(out: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Finds the temporary copies of processes that were killed."""
-  pattern = re.compile(rf"\.{re.escape(out.name)}\.(\d+)\.copy")
+  """Finds the temporary copies of this host's processes that were killed."""
+  start = f".{out.name}.{socket.gethostname()}."
   for place in out.parent.glob(".*.copy"):
-    match = pattern.fullmatch(place.name)
-    if match and not disk.is_running(int(match[1])):
+    pid = place.name.removeprefix(start).removesuffix(".copy")
+    if not (pid.isdecimal() and place.name.startswith(start)):
+      continue
+    # In containers, a new process may have the number of a killed one.
+    if int(pid) == os.getpid() or not disk.is_running(int(pid)):
       yield place
 
 

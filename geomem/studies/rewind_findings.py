@@ -66,7 +66,7 @@ def _side(scores: RewindScores, kind: str) -> Finding:
   if enough and enough[0] == half - 1:
     takes = f"fewer layers give less than {ENOUGH:.0%}"
   elif enough:
-    named, share = (_set_name(kind, sets[enough[0]]), recovered[enough[0]])
+    named, share = _set_name(kind, sets[enough[0]]), recovered[enough[0]]
     takes = f"{ENOUGH:.0%} takes {named}: {_share(share)}{keeps(enough[0])}"
   kept = keeps(half - 1, f" (chance {with_error(scores.chance)})")
   sentence = (

@@ -321,8 +321,6 @@ def _record(run, experiment, seed, state: training.TrainState, losses) -> bool:
 
 def _resume(resumable, states: list, unit: int) -> list:
   latest = resumable.load_latest(_resume_tree(states))
-  # Later ones are damaged; as they are, they would be kept for good ones.
-  resumable.drop_after(-1 if latest is None else latest[0])
   if latest is None:
     return states
   time, tree = latest

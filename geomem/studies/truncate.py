@@ -247,15 +247,12 @@ class _Truncated:
     self, images, dimensions: Sequence[int]
   ) -> list[Float[Array, "n classes"]]:
     """Computes the logits of all images, with each number of components."""
-    V = self._components
-    projections = [
-      np.where(np.arange(len(V))[:, None] < kept, V, 0) for kept in dimensions
-    ]
+    V = jnp.asarray(self._components)
     blocks = [[] for _ in dimensions]
     for count, block in training.padded_blocks(images):
       a = self._activate(block)
-      for of_projection, projection in zip(blocks, projections, strict=True):
-        logits = self._tail(self._state, a, self._center, projection)
+      for of_projection, kept in zip(blocks, dimensions, strict=True):
+        logits = self._tail(self._state, a, self._center, V, kept)
         of_projection.append(parallel.gather(logits)[:count])
     return list(map(jnp.concatenate, blocks))
 
@@ -274,7 +271,8 @@ def _compiled(network: models.Network, layer: str):
     x = data.normalize(images, mean, std)
     return run(network.layer_names[1 : index + 1], state, x)
 
-  def tail(state, a, center, V):
+  def tail(state, a, center, V, kept):
+    V = jnp.where(jnp.arange(len(V))[:, None] < kept, V, 0)
     flat = a.reshape(len(a), -1).astype(jnp.float32) - center[None]
     x = center[None] + matmul(matmul(flat, V.T), V)
     x = x.reshape(a.shape).astype(a.dtype)

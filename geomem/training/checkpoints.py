@@ -1,6 +1,7 @@
 """Orbax checkpoints that are written whole or not at all."""
 
 import contextlib
+import functools
 import gc
 import logging
 import operator
@@ -57,6 +58,7 @@ class Checkpoints:
     if must_exist:
       _expect_checkpoints(self.directory)
     self._keep = keep
+    self._unreadable: list[int] = []
     with disk.explained(self.directory):
       self._checkpointer = self._open()
 
@@ -83,10 +85,14 @@ class Checkpoints:
   def save(self, epoch: SupportsIndex, tree: Any) -> None:
     """Saves a tree; does nothing if the epoch is already saved.
 
+    It first removes what `load_latest` could not read: that would be taken for
+    a newer state, and kept instead of this one.
+
     Raises:
       DiskError: writing fails, as on a full disk; earlier epochs stay intact.
     """
     epoch = operator.index(epoch)  # Orbax refuses NumPy's integers.
+    self._remove_unreadable()
     if epoch in self.epochs:
       return
     sums = {path: disk.checksum(leaf) for path, leaf in _by_path(tree).items()}
@@ -239,18 +245,20 @@ class Checkpoints:
       try:
         return epoch, self.load(epoch, like)
       except CheckpointError as error:
+        self._unreadable.append(epoch)
         _LOG.warning("%s Resuming from an earlier one, if there is one.", error)
     return None
 
-  def drop_after(self, epoch: int) -> None:
-    """Removes later checkpoints, as `save` replaces none, damaged or not."""
-    later = [e for e in self.epochs if e > epoch]
-    if not later:
+  def _remove_unreadable(self) -> None:
+    # Processes may not have seen the same.
+    epochs = parallel.from_first(lambda: self._unreadable)
+    if not epochs:
       return
     self._checkpointer.close()
-    parallel.from_first(
-      lambda: [shutil.rmtree(self.directory / str(e)) for e in later] and None
-    )
+    for epoch in epochs:
+      place = self.directory / str(epoch)
+      parallel.from_first(functools.partial(shutil.rmtree, place, True))
+    self._unreadable = []
     self._checkpointer = self._open()
 
   def close(self) -> None:
