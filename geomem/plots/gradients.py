@@ -28,6 +28,7 @@ _PARTS = {
   "total": (style.CYCLE[2], ":"),
 }
 _MAX_GROUPS = 4
+_LINE = 9  # Points from one line of small text to the next.
 
 
 def _rms(values) -> float:
@@ -57,12 +58,14 @@ def plot_gradient_law(rows: runs.Rows) -> Figure | None:
     return None
   figure = style.new_figure(9, 3.6)
   left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
+  ends = []
   for drawn, labels in itertools.product(_DRAWN, _LABELS):
-    _draw_norms(left, rows, drawn, labels)
+    _draw_norms(left, rows, drawn, labels, ends)
     _draw_slopes(right, rows, drawn, labels)
   _draw_unbiased(left, rows)
   _draw_guide(left, rows.where("law_norm", labels="centered"))
   _log_axes(left, rows.where("law_norm"))
+  _name_slopes(left, ends)
   left.set(xlabel="examples $n$", ylabel="norm of the label part")
   right.axhline(-0.5, **_GUIDE)
   right.axhline(0, color="0.4", lw=0.9, ls=":")
@@ -93,7 +96,7 @@ def _look(drawn: str, labels: str) -> dict:
   return {"color": color, "marker": marker, "mfc": fill, "ms": 6, "ls": "none"}
 
 
-def _draw_norms(ax, rows, drawn: str, labels: str) -> None:
+def _draw_norms(ax, rows, drawn: str, labels: str, ends: list) -> None:
   norms = rows.where("law_norm", drawn=drawn, labels=labels)
   if not norms:
     return
@@ -107,12 +110,27 @@ def _draw_norms(ax, rows, drawn: str, labels: str) -> None:
   color, line = _DRAWN[drawn][1], "-" if labels == "centered" else ":"
   ax.plot(x, fitted, color=color, ls=line, lw=1)
   if labels == "centered" and np.isfinite(slope):
-    # The two fits of random labels end close to each other.
-    shift = {"shuffled": -9, "independent": 3}.get(drawn, -3)
+    ends.append((fitted[-1], x[-1], slope, color))
+
+
+def _name_slopes(ax, ends) -> None:
+  """Writes slopes at the ends of lines, above each other where these are near.
+
+  Args:
+    ax: the axes, with all lines.
+    ends: y and x of the end of each line, its slope and colour.
+  """
+  height = 72 * ax.get_position().height * ax.figure.get_figheight()
+  low, high = np.log(ax.get_ylim())
+  below = -np.inf
+  for y, x, slope, color in sorted(ends):
+    place = height * np.log(y) / (high - low)  # In points, like the letters.
+    raised = max(place, below + _LINE)
+    below = raised
     ax.annotate(
       f"{slope:.3f}".replace("-", "\N{MINUS SIGN}"),
-      (x[-1], fitted[-1]),
-      (7, shift),
+      (x, y),
+      (7, raised - place - 3),
       textcoords="offset points",
       color=color,
       fontsize=8,
