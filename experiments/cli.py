@@ -41,7 +41,7 @@ def study_of_run(study: type, *, has_run: bool = True, text: str = "") -> None:
   place = "below the run" if has_run else str(study.directory)
   if has_run:
     needed = getattr(study, "needs_run", True)
-    place += "" if needed else f", or {study.directory} without one"
+    place += "" if needed else f", or runs/{study.name} without one"
     values.define_path(
       "run", None, "directory of a finished run", required=needed
     )
