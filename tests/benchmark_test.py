@@ -53,7 +53,7 @@ def test_every_solver_is_timed_and_ours_has_the_right_forces(rows):
 def test_the_table_has_the_times_and_the_errors(rows):
   table = Benchmark.table(rows)
   for row in rows.where("microseconds"):
-    assert f"{row['value']:11.2f} ± {row['stderr']:4.1f}" in table
+    assert f"{row['value']:11.2f} ± {row['spread']:4.1f}" in table
   assert f"{max(rows.where('force_error').values):18.1e}" in table
 
 
