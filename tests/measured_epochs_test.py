@@ -380,7 +380,7 @@ def test_directories_name_options_that_are_new(few):
   for options, name in (
     ({}, "measure-mean_field"),
     ({"num_probes": THREE["num_probes"]}, "measure-mean_field"),
-    ({"centers": "1"}, "measure-mean_field-centers=1"),
+    ({"centers": "none"}, "measure-mean_field-centers=none"),
   ):
     config = studies.MeasuringConfig(**options)
     assert studies.Measuring(config, trained).directory == few / name
@@ -388,7 +388,7 @@ def test_directories_name_options_that_are_new(few):
   config = studies.MeasuringConfig(layers=layers)
   name = studies.Measuring(config, trained).directory.name
   assert len(name) < 60
-  place = few / "measure-mean_field-centers=1"
+  place = few / "measure-mean_field-centers=none"
   place.mkdir()
   shutil.copy(few / "config.json", place)
   try:

@@ -172,7 +172,7 @@ def test_processes_that_differ_do_not_work_together(two_processes, tmp_path):
     "value of width",
     "version of geomem or JAX",
     "fingerprint of the data, or run",
-    f"directory {tmp_path}",
+    "run directory, --out",
   ]
   two_processes.clear()
   runs.open_run(tmp_path, fields, origin).close()
