@@ -68,7 +68,8 @@ def test_what_a_layer_in_doubt_decides_is_unknown(doubt):
   assert {row["layer"] for row in further} == {None}
   first, doubts, *_ = sentences
   assert (
-    "departs from chance at an unknown layer (where unknown, a layer" in first
+    "departs from chance at an unknown layer (where unknown, it depends"
+    in first
   )
   assert doubts.startswith("permuted_fraction 0.5: Not to be believed: 1 of 5")
   assert "fc3 of permuted examples at epoch 3" in doubts
