@@ -444,7 +444,7 @@ def test_whose_the_dip_is_follows_from_a_new_readout(probe, whose):
         common | place | {"metric": "probe_accuracy", "value": of_probe}
       )
   _, sentences = model_size.summarize_sizes(rows)
-  assert sentences[-1].endswith(f"the dip is mostly of the {whose}.")
+  assert sentences[-1].endswith(f"the dip is mostly due to the {whose}.")
   change = {0.6: "loses 0.200", 0.8: "loses 0.000", 0.7: "gains 0.100"}[
     probe[1]
   ]
@@ -491,7 +491,7 @@ def test_what_is_missing_of_the_dip_is_said():
   *_, readout = model_size.summarize_sizes(
     sized(dip, (1.0, 2.0, 1.0), (0.8, 0.5, 0.8), seeds=1)
   )[1]
-  assert readout.endswith("whose the dip is cannot be told.")
+  assert readout.endswith("which of the two causes the dip cannot be told.")
   further, (fitted, fall) = model_size.summarize_sizes(
     sized((0.7, nan, 1.0), (1.0, 2.0, 1.0), (0.8, 0.5, 0.8))
   )
@@ -534,7 +534,7 @@ def test_whose_the_dip_is_needs_more_than_its_error():
     KnownSizes.__new__(KnownSizes), model_size.Dip(0, 1, 0.2, 0.0, 0.1, 0.0)
   )
   assert sentence.endswith(
-    "loses 0.100 ± 0.100: whose the dip is cannot be told."
+    "loses 0.100 ± 0.100: which of the two causes the dip cannot be told."
   )
 
 
@@ -554,7 +554,7 @@ def test_whose_the_dip_is_needs_a_fall_beyond_its_error():
     KnownSizes.__new__(KnownSizes), model_size.Dip(0, 1, 0.4, 0.2, 0.1, 0.0)
   )
   assert "falls by 0.400 ± 0.200, a new" in sentence
-  assert sentence.endswith(": whose the dip is cannot be told.")
+  assert sentence.endswith(": which of the two causes the dip cannot be told.")
 
 
 def test_of_one_width_nothing_is_said_about_size():
