@@ -129,7 +129,7 @@ def is_running(pid: int) -> bool:
   except ProcessLookupError:
     return False
   except PermissionError:  # It runs, for another user.
-    return True
+    pass
   return True
 
 

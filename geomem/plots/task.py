@@ -105,7 +105,7 @@ def _draw_by_epoch(ax, rows: runs.Rows) -> None:
   for metric in _LOOKS:
     epochs, values = mean_by_epoch(permuted.where(metric))
     ax.plot(epochs, values / values[:1], **_look(metric))
-  (layer,) = permuted.layers.values()
+  (layer,) = rows.last_hidden().layers.values()
   ax.set_title(f"permuted, {layer}", fontsize=9)
   ax.set_ylabel("capacity / at the first epoch")
 

@@ -214,9 +214,9 @@ function geometrySection(rows, hidden) {
     tables.replaceChildren(geometryTable(rows, epoch));
   };
   const measured = rows.filter((row) => row.layer !== null);
-  const part = (at) => partOfSeeds(select(measured, { epoch: at }), rows);
+  const part = (value) => partOfSeeds(select(measured, { epoch: value }), rows);
   const bar = slider(epochs, (chosen) => { epoch = chosen; redraw(); },
-    (at) => (part(at) ? ` (${part(at)})` : ""));
+    (value) => (part(value) ? ` (${part(value)})` : ""));
   const stops = best.map((value) =>
     [best.length > 1 ? `best epoch ${value}` : "best epoch", value]);
   // The last that was measured may be another.

@@ -313,6 +313,10 @@ def error_of_share(share, count):
   It is the standard deviation of Beta(k + 1, n − k + 1), what k of n examples
   leave unknown after a flat prior. For many examples it is the binomial error,
   which would be 0 where all or none of a few are counted.
+
+  Args:
+    share: k/n, from 0 to 1; a number or an array, also of JAX.
+    count: n.
   """
   likely = (share * count + 1) / (count + 2)
   return (likely * (1 - likely) / (count + 3)) ** 0.5
