@@ -348,6 +348,27 @@ def rank_left(stats, coefficients):
   return make_frames(relative).rank
 
 
+def test_centres_much_shorter_than_others_have_unknown_cosines():
+  """They counted as uncorrelated: ρ was .02, and nothing was removed."""
+  rng = np.random.default_rng(0)
+  short = rng.normal(size=(8, 20)) + 2 * rng.normal(size=20)
+  far = 1e5 * rng.normal(size=20)
+  centers = np.concatenate([short, [far, -far]])
+  gram = jnp.asarray(gram_of(centers, np.float32))
+  assert np.isnan(geometry.center_correlation(gram))
+  assert not find(gram).complete
+  with jax.enable_x64(True):
+    exact = jnp.asarray(gram_of(centers))
+    assert geometry.center_correlation(exact) > 0.1
+    assert find(exact).complete
+
+
+@pytest.mark.parametrize("num_manifolds", [2, 5])
+def test_centres_that_coincide_have_no_correlation(num_manifolds):
+  gram = jnp.ones((num_manifolds, num_manifolds))
+  assert np.isnan(geometry.center_correlation(gram))
+
+
 def test_centres_on_one_line_say_that_nothing_could_be_tried():
   rng = np.random.default_rng(0)
   line = rng.normal(size=(20, 1, 1)) * rng.normal(size=40)

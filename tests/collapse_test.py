@@ -97,6 +97,16 @@ def test_what_is_not_defined_is_missing():
     assert np.isnan([*found_of(points).values()]).all()
 
 
+def test_a_centre_at_the_mean_of_all_has_no_angle():
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(3, 8, 20))
+  points -= points.mean(axis=1, keepdims=True)
+  points += np.array([1.0, -1.0, 0.0])[:, None, None] * rng.normal(size=20)
+  found = found_of(points)
+  assert np.isnan(found["nc2_angles"])
+  assert found["nc2_norms"] == pytest.approx(0.5**0.5, rel=1e-3)
+
+
 def test_neither_unit_nor_offset_nor_rotation_matter():
   points = np.stack(clouds(sizes=(8, 8, 8, 8), spread=3.0))
   rotation, _ = np.linalg.qr(np.random.default_rng(1).normal(size=(20, 20)))

@@ -186,6 +186,15 @@ def test_one_manifold_far_away_takes_the_digits_of_the_others():
   assert np.array_equal(_geometry(points).converged, [True] + [False] * 3)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_point_far_away_takes_the_digits_of_all(dtype):
+  """All points are rounded to ε of their distance from the first one."""
+  points = _far_apart(1.0, (8, 30))
+  points[0, 0] += 1.5e5
+  points[0, 1] -= 1.5e5  # So that the centre is not far away.
+  assert not np.asarray(_geometry(points.astype(dtype)).converged)[1:].any()
+
+
 @pytest.mark.parametrize("num_points", [8, *also_long(50)])
 def test_rounding_adds_no_dimension_to_a_line(num_points):
   for spread in (1.0, 1e-3, 1e-4, 1e-5):

@@ -1,7 +1,9 @@
 """The geometry of manifolds against closed forms, and its invariances."""
 
 import functools
+import inspect
 import itertools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,8 @@ import pytest
 from scipy import optimize
 
 from geomem import geometry
+from geomem.geometry import measurement
+from geomem.geometry.frames import center_gram, relative_grams
 from tests import problems
 from tests.fakes import also_long
 
@@ -378,6 +382,60 @@ def test_a_wanted_error_is_reached():
   for error in (1e-9, 1e-200, 5e-324):
     with pytest.raises(ValueError, match="ask for a larger one"):
       aim(POINTS, relative_error=error)
+
+
+def test_a_wanted_error_may_take_all_probes_that_there_are():
+  """From 300 the last power of two below the bound is 38,400, which some
+  errors that 65,536 probes reach need more than."""
+  asked = []
+
+  def measure(num_probes):
+    asked.append(num_probes)
+    error = 1 / num_probes**0.5
+    one = jnp.ones(())
+    return mock.Mock(
+      mean_capacity=one, capacity=one, mean_capacity_stderr=error * one
+    )
+
+  # Its result is checked to be a ManifoldGeometry in tests.
+  measure_to = inspect.unwrap(measurement._measure_to)
+  measure_to(50_000**-0.5, measure, 300)
+  assert asked[-1] == 2**16
+  with pytest.raises(ValueError, match="takes more than 65536"):
+    measure_to(70_000**-0.5, measure, 300)
+
+
+def test_what_is_left_of_the_centres_has_derivatives():
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(6, 5, 12)) + 2 * rng.normal(size=12)
+  points += 3 * rng.normal(size=(6, 1, 1)) * rng.normal(size=12)
+  change = rng.normal(size=points.shape)
+  with jax.enable_x64(True):
+    stats = geometry.gram_statistics(points)
+    A = geometry.shared_directions(KEY, stats.centers, 1).coefficients
+
+    # Directions are combinations of the centres, and of unit length.
+    def left(step):
+      C = center_gram(geometry.gram_statistics(points + step * change).centers)
+      V = A / jnp.sqrt(A.T @ C @ A)
+      return 1 - (C @ V)[:, 0] ** 2 / jnp.diagonal(C)
+
+    def ours(step):
+      stats = geometry.gram_statistics(points + step * change)
+      return relative_grams(stats, A).center_left
+
+    slope = jax.jvp(ours, (0.0,), (1.0,))[1]
+    difference = (left(1e-5) - left(-1e-5)) / 2e-5
+  np.testing.assert_allclose(slope, difference, rtol=1e-5, atol=1e-8)
+
+
+def test_margins_may_be_traced_one_by_one():
+  stats = geometry.gram_statistics(POINTS)
+  found = jax.jit(
+    lambda margins: measure(stats, kappa=margins, centers=None).capacity
+  )([0.0, 0.5])
+  expected = measure(stats, kappa=[0.0, 0.5], centers=None).capacity
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_a_wanted_error_may_start_from_a_single_probe():

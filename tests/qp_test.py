@@ -1,6 +1,8 @@
 """The quadratic programmes against closed forms and independent solvers."""
 
 import functools
+import inspect
+import re
 
 import jax
 import jax.numpy as jnp
@@ -309,6 +311,36 @@ def test_signs_are_one_for_each_point_or_do_not_count():
   signs = jnp.asarray([[1.0, -1.0, 1.0], [1.0, 0.0, 1.0]])
   solution = geometry.solve_signed_qp(G, b, signs)
   assert solution.converged.tolist() == [True, False]
+
+
+def test_shapes_that_do_not_fit_are_refused():
+  G, b = np.eye(3), np.ones((2, 3))
+  for solve, expected in (
+    (geometry.solve_nonnegative_qp, "[P, M, M]"),
+    (geometry.solve_signed_qp, "[M, M]"),
+  ):
+    # The checks of shapes in tests come before our own.
+    solve = inspect.unwrap(solve)
+    arguments = (G, b) if "signed" not in solve.__name__ else (G[None], b, b)
+    with pytest.raises(ValueError, match=re.escape(expected)):
+      solve(*arguments)
+
+
+def test_nearly_opposite_points_are_solved_or_said_not_to_be():
+  """A violation must be small beside their distance: F was 1.3% too small."""
+  rng = np.random.default_rng(34)
+  distance = 10 ** rng.uniform(-7, -2)
+  Z = rng.normal(size=(6, 4))
+  Z[1] = Z[0] + distance * rng.normal(size=4)
+  Z /= np.linalg.norm(Z, axis=1, keepdims=True)
+  signs = np.array([[1.0, -1.0, *rng.choice([-1, 1], 4)]])
+  t = rng.normal(size=4)
+  exact, _ = optimize.nnls((signs[0][:, None] * Z).T, t)
+  with jax.enable_x64(True):
+    found = geometry.solve_signed_qp(Z @ Z.T, signs * (Z @ t), signs)
+    lam, converged = np.asarray(found.lam[0]), bool(found.converged[0])
+  force, expected = ((((signs[0] * x) @ Z) ** 2).sum() for x in (lam, exact))
+  assert not converged or force == pytest.approx(expected, rel=1e-5)
 
 
 def test_hundreds_of_supporting_points_are_found():

@@ -194,6 +194,38 @@ def test_what_is_not_the_same_points_or_has_no_spread_has_no_similarity():
   assert geometry.linear_cka(far, whole) > 0.99
 
 
+def test_points_equally_far_from_each_other_leave_only_rounding():
+  """The unbiased kernel of a simplex is 0, but for its rounding."""
+  points = 0.3 * np.eye(9, dtype=np.float32)[:, None] + np.float32(0.7)
+  products = geometry.point_products(points)
+  other = geometry.point_products(points_of(1, (9, 1, 5)))
+  assert np.isnan(geometry.linear_cka(products, other, unbiased=True))
+  assert geometry.linear_cka(products, other) > 0
+
+
+@pytest.mark.parametrize("block_size", [None, 2])
+def test_cka_and_alignment_have_derivatives_at_features_of_zero(block_size):
+  """Points at 0, as a whole or in a block of features, had others' alone."""
+  points = points_of(0, (3, 4, 6)).astype(float)
+  points[0, 1] = 0
+  points[1, 2, 2:4] = 0
+  other = points_of(1, (3, 4, 5)).astype(float)
+
+  def both(x):
+    products = geometry.point_products(x, block_size=block_size)
+    of_other = geometry.point_products(other)
+    cka = geometry.linear_cka(products, of_other)
+    return cka + geometry.label_alignment(products)
+
+  with jax.enable_x64(True):
+    slope = np.asarray(jax.grad(both)(jnp.asarray(points)))
+    for where in ((0, 1, 3), (1, 2, 2), (2, 0, 0)):
+      step = np.zeros_like(points)
+      step[where] = 1e-5
+      difference = float(both(points + step) - both(points - step)) / 2e-5
+      assert slope[where] == pytest.approx(difference, rel=1e-5)
+
+
 def test_a_simplex_is_its_labels():
   simplex = np.repeat(np.eye(4, dtype="f4")[:, None], 3, axis=1)
   found = geometry.label_alignment(geometry.point_products(simplex))

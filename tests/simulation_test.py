@@ -99,6 +99,47 @@ def test_the_error_bar_is_honest(num_manifolds):
   assert deviations.std() > 0.5  # Nor is it far too wide.
 
 
+@pytest.mark.parametrize("num_manifolds", [400, 2000])
+def test_error_bars_narrower_than_the_grid_are_those_of_a_finer_one(
+  num_manifolds,
+):
+  rng = np.random.default_rng(0)
+  transition = _Transition(num_manifolds)
+  features, separable = [], []
+  for draw in range(400):
+    n = transition.next_features(draw)
+    chance = stats.binom.cdf(n - 1, num_manifolds - 1, 0.5)
+    features.append(n)
+    separable.append(bool(rng.random() < chance))
+    transition.add(n, separable[-1])
+  transition.refine(features, separable)
+  # By quadrature, ten standard errors to either side.
+  middle, width = num_manifolds / 2, num_manifolds**0.5 / 4
+  critical = np.linspace(middle - width, middle + width, 8001)[:, None]
+  slope = np.geomspace(0.01, 0.7, 10)[None]
+  posterior = -np.log(critical) + np.zeros_like(slope)
+  for n, answer in zip(features, separable, strict=True):
+    z = (n - critical) / (slope * critical)
+    posterior += stats.norm.logcdf(z if answer else -z)
+  weights = np.exp(posterior - posterior.max())
+  mean = (weights * critical).sum() / weights.sum()
+  error = np.sqrt((weights * (critical - mean) ** 2).sum() / weights.sum())
+  found, its_error = transition.moments(lambda n, s: n)
+  assert found == pytest.approx(mean, abs=0.05 * error)
+  assert its_error == pytest.approx(error, rel=0.02)
+
+
+def test_a_common_mean_hides_no_direction_of_single_precision():
+  """All directions within manifolds were dropped beside such a mean."""
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(6, 1, 3000)) + rng.normal(size=(6, 5, 3000))
+  points = (points / 3000**0.5 + 1000 * np.eye(3000)[0]).astype("f4")
+  assert _checked(points, None)[0].shape == (30, 30)
+  values = np.linalg.svd(_checked(points, None)[0], compute_uv=False)
+  expected = np.linalg.svd(points.reshape(30, -1).astype(float))[1]
+  np.testing.assert_allclose(values / values[0], expected / expected[0])
+
+
 def test_both_sides_of_the_middle_have_draws():
   """Both had rounded to n = 1 where half of the dichotomies separate at n = 2,
   and 95 of 100 draws there could not tell the width."""

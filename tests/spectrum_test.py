@@ -74,6 +74,24 @@ def test_the_unit_does_not_matter_unless_variances_are_asked_for(scale):
     assert jnp.isnan(jax.jit(function)(stats)).all()
 
 
+def test_points_may_be_rows_of_a_list_with_a_mask():
+  points = np.random.default_rng(0).normal(size=(6, 4))
+  mask = np.arange(6) != 2
+  found = geometry.spectrum(points.tolist(), mask=mask)
+  expected = np.linalg.eigvalsh(np.cov(points[mask].T, bias=True))[::-1]
+  np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_distances_that_overflow_are_refused():
+  points = np.float32(3e38) * np.sign(
+    np.random.default_rng(0).normal(size=(5, 4))
+  )
+  with pytest.raises(ValueError, match="so large or so small"):
+    geometry.spectrum(points.astype(np.float32))
+  with pytest.raises(ValueError, match="distances of the points overflow"):
+    geometry.point_products(points[None].astype(float) * 5e269)
+
+
 def test_rounding_is_no_dimension():
   rng = np.random.default_rng(0)
   found = found_of(np.repeat(3 * rng.normal(size=(5, 1, 30)), 50, axis=1))

@@ -125,6 +125,18 @@ def test_streams_of_collapsed_manifolds_and_of_any_size(name, on_device):
   assert np.abs(np.asarray(found.within)[flat]).max() < 1e-10 * size
 
 
+def test_dead_features_in_a_stream_take_no_unit():
+  """Products of tiny features underflowed beside them, in their sum."""
+  tiny = np.float32(1e-31) * POINTS
+
+  def stream(points):
+    return geometry.statistics_by_manifold(lambda: [points])
+
+  found = stream(tiny) + stream(np.zeros_like(tiny))
+  np.testing.assert_array_equal(found.within, stream(tiny).within)
+  assert found.exponent == stream(tiny).exponent
+
+
 def test_streams_whose_distances_overflow_are_refused():
   points = np.float32(3e38) * np.sign(POINTS)
   with pytest.raises(ValueError, match="distances of the points overflow"):

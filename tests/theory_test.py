@@ -1,6 +1,7 @@
 """Closed forms and quadratures against published values and each other."""
 
 import functools
+import inspect
 
 import jax
 import jax.numpy as jnp
@@ -300,6 +301,25 @@ def test_ellipsoids_are_solved_exactly():
     size = ((anchor[:, :-1][:, used] / np.asarray(axes)[used]) ** 2).sum(axis=1)
     assert size.max() < 1 + 1e-9
     np.testing.assert_array_equal(found.anchor[:, ~used], 0)
+
+
+def test_margins_of_one_manifold_are_single_numbers():
+  """Several were taken as one for each point, or probe, without a word."""
+  probes = np.ones((2, 3))
+  for function in (geometry.anchors, geometry.ellipsoid_anchors):
+    first = np.ones((2, 3)) if function is geometry.anchors else np.ones(2)
+    with pytest.raises(ValueError, match="a real number was expected"):
+      function(first, probes, np.array([0.0, 1.0]))
+  # The checks of shapes in tests come before our own.
+  anchors = inspect.unwrap(geometry.anchors)
+  with pytest.raises(ValueError, match=r"\[M, D \+ 1\] and \[T, D \+ 1\]"):
+    anchors(np.ones((2, 4)), probes)
+
+
+def test_unsigned_margins_do_not_wrap_around():
+  found = geometry.ellipsoid_geometry(KEY, [1.0, 0.5], np.uint8(1))
+  expected = geometry.ellipsoid_geometry(KEY, [1.0, 0.5], 1.0)
+  np.testing.assert_array_equal(found, expected)
 
 
 def test_ellipsoids_take_all_axes_or_none():

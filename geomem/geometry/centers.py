@@ -26,7 +26,7 @@ from geomem.geometry.center_directions import (
   summarize,
 )
 from geomem.geometry.frames import center_gram, eigenvalue_rounding
-from geomem.geometry.linalg import matmul, no_derivative
+from geomem.geometry.linalg import diagonal, matmul, no_derivative
 from geomem.geometry.points import in_floats
 
 _A_SEARCH = (
@@ -125,9 +125,10 @@ class SharedDirections(NamedTuple):
       where K was not tried.
     span: dimension of the centres' span, up to rounding.
     complete: whether the request could be met: false where an integer K is
-      more than the span allows, or where the remainders of four or more centres
-      lie on one line, for instance because they share a direction so strongly
-      that its rounding hides all others.
+      more than the span allows, where rounding hides the products of a centre
+      that is less than some √ε of the longest, or where the remainders of four
+      or more centres lie on one line, for instance because they share a
+      direction so strongly that its rounding hides all others.
   """
 
   coefficients: Float[Array, "P K"]
@@ -146,6 +147,17 @@ def _norms(gram: Array) -> tuple[Array, Array]:
   return jnp.sqrt(jnp.where(present, squares, 1)), present
 
 
+def _some_are_hidden(centers: Array, gram: Array) -> Bool[Array, ""]:
+  """Tells whether a centre has a length of its own, but unknown cosines.
+
+  Rounding takes the products of centres that are much shorter than the longest.
+  Those without a length are told by `center_is_lost`.
+  """
+  squares = jnp.diagonal(centers)
+  least = (16 * jnp.finfo(gram.dtype).eps) ** 2 * squares.max()
+  return (~_norms(gram)[1] & (squares > least)).any()
+
+
 def _cosines(gram: Array) -> Array:
   norms, present = _norms(gram)
   both = present[:, None] & present[None]
@@ -155,15 +167,20 @@ def _cosines(gram: Array) -> Array:
 def center_correlation(centers: Float[Array, "P P"]) -> Float[Array, ""]:
   """Returns ρ, the mean absolute cosine of different centres about their mean.
 
-  It is 0 for a single manifold, and 1 for two; NaN if a product is not finite.
+  It is 0 for a single manifold, and 1 for two. It is NaN if a product is not
+  finite, and where rounding has taken the products of a centre: if centres
+  coincide, or one is less than some √ε of the longest.
 
   Raises:
     ValueError: the products do not have shape `[P, P]`.
   """
   centers = _square(centers)
-  known = jnp.isfinite(centers).all()
-  rho = mean_correlation(_cosines(center_gram(centers)))
-  return jnp.where(known, rho, jnp.nan)
+  gram = center_gram(centers)
+  known = jnp.isfinite(centers).all() & ~_some_are_hidden(centers, gram)
+  if len(centers) > 1:
+    least = (16 * jnp.finfo(gram.dtype).eps) ** 2 * diagonal(centers).max()
+    known &= diagonal(gram).max() > least
+  return jnp.where(known, mean_correlation(_cosines(gram)), jnp.nan)
 
 
 def _square(centers: Array) -> Array:
@@ -299,7 +316,9 @@ def shared_directions(
     stable=select == "stability",
     with_leading=rule == "null",
   )
-  return _found(rule, run, gram, axes)
+  found = _found(rule, run, gram, axes)
+  hidden = _some_are_hidden(centers, gram)
+  return found._replace(complete=found.complete & ~hidden)
 
 
 def _without_removal(cosines: Array) -> Remainders:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Key, Shaped
 
 from geomem.geometry import checks
 from geomem.geometry.arrays import as_array
-from geomem.geometry.estimators import dimension_of
+from geomem.geometry.estimators import dimension_of, mean_and_error
 from geomem.geometry.linalg import NO_SECOND, no_derivative
 from geomem.geometry.points import in_floats
 
@@ -148,16 +148,17 @@ def ellipsoid_anchors(
     kappa: margin κ.
 
   Raises:
-    ValueError: the shapes do not fit.
+    ValueError: the shapes do not fit, or the margin is not one real number.
   """
   (probes,) = in_floats(probes=probes)
+  checks.reals("kappa", kappa)
   axes = jnp.asarray(axes, probes.dtype)
   if axes.shape != (probes.shape[-1] - 1,):
     raise ValueError(
       f"The axes have shape {axes.shape}, the probes {probes.shape}; [D] and"
       " [T, D + 1] were expected."
     )
-  shifted = probes.at[:, -1].add(-kappa)
+  shifted = probes.at[:, -1].add(-jnp.asarray(kappa, probes.dtype))
   return EllipsoidAnchors(*jax.vmap(functools.partial(_anchor, axes))(shifted))
 
 
@@ -197,14 +198,15 @@ def ellipsoid_geometry(
     )
   probes = jax.random.normal(key, (num_probes, axes.size + 1), dtype)
   anchors = ellipsoid_anchors(axes, probes, kappa)
-  inverse, inverse_stderr = _moments(anchors.force)
+  inverse, inverse_stderr = mean_and_error(anchors.force)
   # In this unit no square of a tiny ellipsoid's anchors underflows.
   unit = jax.lax.stop_gradient(jnp.abs(axes).max(initial=0))
   unit = jnp.where(unit == 0, 1, unit)
-  square, square_stderr = _moments(((anchors.anchor / unit) ** 2).sum(axis=1))
+  squares = ((anchors.anchor / unit) ** 2).sum(axis=1)
+  square, square_stderr = mean_and_error(squares)
   real = axes != 0
   along = jnp.where(real[None], probes[:, :-1], 0)
-  cosine = _moments(jax.vmap(_cosine)(anchors.anchor, along))
+  cosine = mean_and_error(jax.vmap(_cosine)(anchors.anchor, along))
   dimension, dimension_stderr = dimension_of(real.sum(), *cosine)
   radius = jnp.sqrt(square)
   return EllipsoidGeometry(
@@ -220,7 +222,3 @@ def ellipsoid_geometry(
 def _cosine(a: Array, b: Array) -> Array:
   norms = _norm(a) * _norm(b)
   return jnp.dot(a, b) / jnp.where(norms == 0, 1, norms)
-
-
-def _moments(x: Array) -> tuple[Array, Array]:
-  return x.mean(), x.std(ddof=1) / jnp.sqrt(x.size)

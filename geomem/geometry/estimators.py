@@ -117,11 +117,11 @@ def mean_over_probes(
   best first; T probes use T / 16 of them. They are ignored where they do not
   reduce a quantity's error, or turn a mean of positive values negative.
   """
-  plain = _mean_and_error(x)
+  plain = mean_and_error(x)
   count = 0 if controls is None else len(x) // _PROBES_A_CONTROL
   if count < _FEWEST_CONTROLS:
     return plain
-  mean, error = _mean_and_error(_less_controls(x, controls[:, :count]))
+  mean, error = mean_and_error(_less_controls(x, controls[:, :count]))
   half = len(x) // 2
   reduced = mean, error * (half / (half - _UNTOLD))
   negative = (x.min(axis=0) >= 0) & (reduced[0] <= 0)
@@ -141,15 +141,16 @@ def dimension_of(
   return dimension, 2 * rank * jnp.abs(cosine) * stderr
 
 
-def _mean_and_error(x: Array) -> tuple[Array, Array]:
+def mean_and_error(x: Float[Array, "T *q"]) -> tuple[Array, Array]:
+  """Returns means over probes and their standard errors; NaN for one probe."""
   count = len(x)
   mean = x.mean(axis=0)
   if count == 1:
     return mean, jnp.full_like(mean, jnp.nan)
   variance = ((x - mean[None]) ** 2).sum(axis=0) / (count - 1)
-  positive = variance > 0
-  error = jnp.sqrt(jnp.where(positive, variance, 1) / count)
-  return mean, jnp.where(positive, error, 0)
+  zero = variance == 0  # Where the root has no derivative.
+  error = jnp.sqrt(jnp.where(zero, 1, variance) / count)
+  return mean, jnp.where(zero, 0, error)
 
 
 def ratio_of_means(
@@ -161,5 +162,5 @@ def ratio_of_means(
   ⟨y⟩, with r the ratio.
   """
   value = x.mean() / y.mean()
-  _, error = _mean_and_error(x - value * y)
+  _, error = mean_and_error(x - value * y)
   return value, error / jnp.abs(y.mean())

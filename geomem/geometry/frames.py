@@ -120,7 +120,8 @@ def relative_grams(
   center = jnp.where(has_center, norms / unit, jnp.inf)
   C = center_gram(stats.centers)
   whole = jnp.diagonal(C)
-  remaining = whole - (matmul(C, A) ** 2).sum(axis=1)
+  along_C = matmul(C, A)
+  remaining = whole - (matmul(along_C, inverse) * along_C).sum(axis=1)
   share = remaining / jnp.where(whole > 0, whole, 1)
   error = points_error(stats)
   square = kept.sum(axis=1) / stats.mask.sum(axis=1).clip(1)
@@ -136,7 +137,8 @@ def relative_grams(
     jnp.maximum(removal, own),
     error / unit,
   )
-  return jax.lax.stop_gradient(errors)._replace(grams=grams)
+  known = jax.lax.stop_gradient(errors)
+  return known._replace(grams=grams, center_left=errors.center_left)
 
 
 def center_is_lost(
@@ -164,7 +166,8 @@ def points_error(stats: GramStatistics) -> Float[Array, "*b P"]:
   """
   squares = diagonal(stats.within).max(axis=-1)
   norms = jnp.sqrt(diagonal(stats.centers))
-  error = (jnp.finfo(norms.dtype).eps * (norms + norms[..., :1])) ** 2
+  first = norms[..., :1] + jnp.sqrt(squares[..., :1])
+  error = (jnp.finfo(norms.dtype).eps * (norms + first)) ** 2
   return jnp.where(squares > 0, error, 0)
 
 

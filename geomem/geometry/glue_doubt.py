@@ -38,19 +38,10 @@ def is_lost(products: PointProducts, K: Float[Array, "n n"]) -> Bool[Array, ""]:
   return tiny.any() | (squares < least).all()
 
 
-def distance_apart(
-  K: Float[Array, "n n"], mask: Bool[Array, "P M"]
-) -> Float[Array, ""]:
-  """Computes the least distance of two manifolds' lines to points, at most 1.
-
-  Points are scaled to length one, and count with either sign, as labels do.
-  """
-  lengths = jnp.diagonal(K)
-  scale = jnp.where(lengths > 0, jax.lax.rsqrt(jnp.abs(lengths)), 0)
-  manifold = jnp.arange(len(K)) // mask.shape[1]
-  others = manifold[:, None] != manifold[None]
-  cosines = jnp.where(others, jnp.abs(K) * scale[:, None] * scale[None], 0)
-  return jnp.sqrt(jnp.clip(2 * (1 - cosines.max()), 0, 1))
+def in_other_manifolds(mask: Bool[Array, "P M"]) -> Bool[Array, "n n"]:
+  """Tells which pairs of points are of two manifolds."""
+  manifold = jnp.arange(mask.size) // mask.shape[1]
+  return manifold[:, None] != manifold[None]
 
 
 def surrounds_origin(
@@ -104,11 +95,10 @@ def share_rays(
     _ON_RAY * jnp.diagonal(products.gram).max(),
     _ROUNDING_ON_RAY * jnp.finfo(K.dtype).eps * lengths,
   )
-  manifold = jnp.arange(len(K)) // products.mask.shape[1]
   on_line = (distances < least[:, None]) & (K != 0)
   norms = jnp.sqrt(jnp.maximum(lengths, 0))
   along = (norms[:, None] - norms[None]) ** 2 > _ALONG_RAY * least[:, None]
-  on_line &= along | (manifold[:, None] != manifold[None])
+  on_line &= along | in_other_manifolds(products.mask)
 
   def shared():
     towards = jnp.where(on_line, jnp.sign(K), 0)

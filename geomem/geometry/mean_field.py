@@ -102,9 +102,18 @@ def anchors(
     probes: t, one a row.
     kappa: margin κ.
 
+  Raises:
+    ValueError: the shapes do not fit, or the margin is not one real number.
+
   Source: Chung, Lee and Sompolinsky, Physical Review X 2018, section IV.
   """
   frame, probes = in_floats(frame=frame, probes=probes)
+  checks.reals("kappa", kappa)
+  if frame.ndim != 2 or probes.shape[1:] != frame.shape[1:]:
+    raise ValueError(
+      f"The frame and the probes have shapes {frame.shape} and {probes.shape};"
+      " [M, D + 1] and [T, D + 1] were expected."
+    )
   kappa = jnp.asarray(kappa, frame.dtype)
   mask = jnp.ones((1, len(frame)), bool)
   result = _anchors(frame[None], probes[None], kappa, mask)
@@ -135,8 +144,9 @@ class ManifoldGeometry:
     converged: whether the numbers of a manifold are reliable: each problem was
       solved to rounding, rounding is small beside what is left of the points
       and of the centre, no point is so far from the centre (R_M of some 1,000
-      in single precision) that the centre is lost beside it, and the capacity
-      is finite.
+      in single precision) that the centre is lost beside it, the capacity is
+      finite, and the directions asked for could be removed; see `complete` of
+      `SharedDirections`.
     residual: the largest violation of optimality in a manifold's problems.
     rounding: bound on the relative rounding error of the distances between its
       points: ε times what the removed directions have taken over what is left,

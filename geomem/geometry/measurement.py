@@ -21,6 +21,11 @@ from geomem.geometry.statistics import (
 )
 
 _MOST_PROBES = 2**16
+Margins = (
+  float | Float[Array | np.ndarray, "..."] | Sequence[float | Float[Array, ""]]
+)
+# Estimates of the probes that are missing may be too large by this factor.
+_MARGIN = 1.5
 # Errors of fewer probes are too uncertain to stop at.
 _FEWEST_PROBES = 32
 # Where so many probes meet no constraint of a manifold, none may ever do.
@@ -32,7 +37,7 @@ def manifold_geometry(
   points: GramStatistics | Points,
   *,
   mask: Mask = None,
-  kappa: float | Sequence[float] | Float[Array | np.ndarray, "..."] = 0.0,
+  kappa: Margins = 0.0,
   num_probes: int = 300,
   relative_error: float | None = None,
   centers: int | np.integer | str | None = "low_rank",
@@ -132,10 +137,10 @@ def check_options(
   checks.flag("reduce_variance", reduce_variance)
 
 
-def as_margins(
-  kappa: float | Sequence[float] | Float[Array | np.ndarray, "..."], dtype
-) -> Float[Array, "..."]:
+def as_margins(kappa: Margins, dtype) -> Float[Array, "..."]:
   """Returns margins in a dtype; refuses those that are not finite in it."""
+  if isinstance(kappa, list | tuple) and checks.is_traced(kappa):
+    kappa = jnp.stack([jnp.asarray(x, dtype) for x in kappa])
   checks.reals("kappa", kappa, scalar=False)
   if not checks.is_traced(kappa):
     given = np.asarray(as_array(kappa))
@@ -196,8 +201,11 @@ def _measure_to(relative_error, measure, num_probes) -> ManifoldGeometry:
     if math.isfinite(ratio):
       # Powers of two, so that few programs are compiled.
       missing = 2 * (math.log2(ratio) - math.log2(relative_error))
+      left = math.log2(_MARGIN * _MOST_PROBES / num_probes)
+      possible = num_probes < _MOST_PROBES and missing <= left
       num_probes *= 2 ** max(1, math.ceil(missing))
     elif num_probes < _MOST_WITHOUT_ERROR and not dead:
+      possible = True
       num_probes *= 4
     else:
       raise ValueError(
@@ -206,7 +214,8 @@ def _measure_to(relative_error, measure, num_probes) -> ManifoldGeometry:
         " without relative_error; a layer of dead units has none, and a margin"
         " far below 0 leaves nothing to separate."
       )
-    if not num_probes <= _MOST_PROBES:
+    num_probes = min(num_probes, _MOST_PROBES)
+    if not possible:
       raise ValueError(
         f"A relative error of {relative_error} takes more than {_MOST_PROBES}"
         " probes; ask for a larger one."

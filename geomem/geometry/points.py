@@ -211,6 +211,15 @@ def check_finite(
   refuse_not_finite(finite | ~np.asarray(mask), first)
 
 
+def check_distances(largest: float) -> None:
+  """Raises unless the largest distance of points is finite."""
+  if not np.isfinite(largest):
+    raise ValueError(
+      "The distances of the points overflow; divide all points by one large"
+      " number, which changes none of the results."
+    )
+
+
 def refuse_not_finite(finite: Bool[np.ndarray, "P M"], first: int = 0) -> None:
   """Raises ValueError that names a point that is not finite, if any is.
 

@@ -16,6 +16,7 @@ from geomem.geometry.points import (
   Mask,
   Points,
   as_points,
+  check_distances,
   check_finite,
   float_type,
   unit_exponent,
@@ -187,8 +188,10 @@ def _products(points, origin, nothing, mask, exponent, dtype) -> PointProducts:
     # In double precision an offset costs no digits.
     mean = (z / there.sum()).sum(axis=0)
     middle = (mean + origin)[None]
-    # Points at 0 are exactly −m, so that their own products cancel.
-    x = jnp.where(nothing, -middle, z - mean[None])
+    # Points at 0 are exactly −m, so that their own products cancel; they have
+    # the derivatives of others.
+    at_zero = (z - jax.lax.stop_gradient(z)) - middle
+    x = jnp.where(nothing, at_zero, z - mean[None])
     x = jnp.concatenate([jnp.where(there, x, 0), middle])
     return _rounded(matmul(x, x.T), dtype), ()
 
@@ -211,7 +214,8 @@ def point_products(
     block_size: features at a time, to bound the memory of the centred copy.
 
   Raises:
-    ValueError: the points are of the wrong shape, or not finite (outside jit).
+    ValueError: the points are of the wrong shape, or not finite (outside jit),
+      or their distances overflow float64.
   """
   if block_size is not None:
     checks.count("block_size", block_size)
@@ -253,11 +257,13 @@ def _block(points, mask) -> PointProducts:
   # so would a scale out of the range of JAX's dtype.
   mask = np.asarray(mask)
   first = points[tuple(np.argwhere(mask)[0])]
-  points = np.where(mask[..., None], host_difference(points, first), 0)
-  mean = (points / mask.sum()).sum(axis=(0, 1))
-  points = np.where(mask[..., None], points - mean, 0)
-  mean = mean + first.astype(np.float64)
-  largest = max(float(np.abs(x).max()) for x in (points, mean))
+  with np.errstate(over="ignore", invalid="ignore"):
+    points = np.where(mask[..., None], host_difference(points, first), 0)
+    mean = (points / mask.sum()).sum(axis=(0, 1))
+    points = np.where(mask[..., None], points - mean, 0)
+    mean = mean + first.astype(np.float64)
+  largest = float(max(np.abs(x).max() for x in (points, mean)))
+  check_distances(largest)
   exponent = int(unit_exponent(largest, dtype))
   parts = []
   for x in (points, mean):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from geomem.geometry import checks
 from geomem.geometry.arrays import as_array
@@ -64,7 +64,10 @@ def _all_eigenvalues_jvp(primals, tangents):
 def _eigenvalues(gram: Array) -> Array:
   """Computes eigenvalues, largest first, with negative ones set to zero."""
   flat = gram.reshape(-1, *gram.shape[-2:])
-  values = _all_eigenvalues(flat).reshape(gram.shape[:-1])
+  # LAPACK may not terminate on NaN.
+  finite = jnp.isfinite(flat).all(axis=(1, 2))[:, None]
+  values = _all_eigenvalues(jnp.where(finite[..., None], flat, 0))
+  values = jnp.where(finite, values, jnp.nan).reshape(gram.shape[:-1])
   return jnp.maximum(values, 0)[..., ::-1]
 
 
@@ -76,7 +79,7 @@ def spectrum(points: Points, *, mask: Mask = None) -> Float[Array, " values"]:
   Args:
     points: `[n, N]`, or manifolds as `manifold_geometry` takes them, whose
       points all count equally.
-    mask: which of the points of manifolds are present; all by default.
+    mask: which of the points are present, `[n]` or `[P, M]`; all by default.
 
   Returns:
     min(n, N) eigenvalues, divided by the number of points that are present.
@@ -87,12 +90,17 @@ def spectrum(points: Points, *, mask: Mask = None) -> Float[Array, " values"]:
       small that the eigenvalues do not fit their type (under jit, they are
       NaN).
   """
+  if isinstance(points, list | tuple) and points and np.ndim(points[0]) == 1:
+    points = np.array(points)
   if getattr(points, "ndim", 3) == 2:
     points = points[None]
+    mask = None if mask is None else as_array(mask).reshape(1, -1)
   points, mask = as_points(points, mask)
   check_finite(points, mask)
   points, exponent = to_device(points, mask)
   values, unit = _spectrum(points, jnp.asarray(mask))
+  # They are not finite where distances overflow.
+  _refuse(~jnp.isfinite(values).all(), values.dtype)
   return _in_units(values, unit + exponent)
 
 
@@ -113,13 +121,17 @@ def _in_units(values: Array, exponent: Array) -> Array:
   scaled = times_power(values, 2 * exponent)
   first = scaled[..., :1]
   lost = (values[..., :1] > 0) & ~(jnp.isfinite(first) & (first > 0))
-  if not checks.is_traced(lost) and bool(lost.any()):
+  _refuse(lost.any(), scaled.dtype)
+  return jnp.where(lost, jnp.nan, scaled)
+
+
+def _refuse(lost: Bool[Array, ""], dtype) -> None:
+  """Raises where eigenvalues do not fit, outside jit."""
+  if not checks.is_traced(lost) and bool(lost):
     raise ValueError(
       "The points are so large or so small that their eigenvalues do not fit"
-      f" {scaled.dtype}; divide the points by their largest absolute value"
-      " first."
+      f" {dtype}; divide the points by their largest absolute value first."
     )
-  return jnp.where(lost, jnp.nan, scaled)
 
 
 def rounding_floor(stats: GramStatistics) -> Float[Array, "*b"]:
@@ -221,6 +233,7 @@ def explained_variance_dimension(
     ValueError: the fraction is out of range, or an eigenvalue is not finite
       (under jit, the count is -1).
   """
+  checks.known("explained_variance_dimension", fraction)
   checks.reals("fraction", fraction)
   if not 0 < fraction <= 1:
     raise ValueError(

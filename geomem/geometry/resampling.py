@@ -285,6 +285,7 @@ def detectable_difference(
       negative or no real number.
   """
   checks.count("num_samples", num_samples)
+  checks.known("detectable_difference", level, power)
   for name, value in (("level", level), ("power", power)):
     checks.reals(name, value)
     if not 0 < value < 1:

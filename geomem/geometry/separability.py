@@ -131,4 +131,9 @@ def _by_linear_programme(A: np.ndarray) -> bool:
     bounds=(None, None),
     method="highs",
   )
-  return result.status == 0
+  if result.status not in (0, 2):  # Neither solved nor infeasible.
+    raise ValueError(
+      "Whether the points are separable cannot be decided: the linear programme"
+      f" ends with {result.message!r}"
+    )
+  return result.status == 0 and bool((A @ result.x).min() > 0)

@@ -30,13 +30,17 @@ def centered_kernel(
   """Returns the kernel of norm 1 whose inner products are linear CKA.
 
   Linear CKA among many representations is then one matrix product. NaN where
-  all points coincide, and in the unbiased form where there are fewer than four.
+  all points coincide, and in the unbiased form where there are fewer than four
+  or all are equally far from each other, so that only rounding is left.
   """
   present = products.mask.reshape(*products.mask.shape[:-2], -1)
-  K = _u_centered(products.gram, present) if unbiased else products.gram
-  K = unit_free(K, 2)
-  norm = jnp.sqrt((K**2).sum(axis=(-2, -1), keepdims=True))
-  known = (norm > 0) & products.has_spread[..., None, None]
+  G = unit_free(products.gram, 2)
+  K = _u_centered(G, present) if unbiased else G
+  size, norm = (
+    jnp.sqrt((x**2).sum(axis=(-2, -1), keepdims=True)) for x in (G, K)
+  )
+  known = norm > 16 * jnp.finfo(K.dtype).eps * size
+  known &= products.has_spread[..., None, None]
   return jnp.where(known, K / jnp.where(known, norm, 1), jnp.nan)
 
 

@@ -19,6 +19,12 @@ _OFFSETS = (0.7, -0.7)
 # Fewer draws leave the prior's range and the first guess to decide: their
 # capacity is off by up to a factor of three, whatever the points.
 FEWEST_DRAWS = 5
+# The largest part of the singular values that rounding the points adds, in ε.
+_ROUNDING = 32
+# Values of n_c and of s on the grid, and the part of the posterior that a finer
+# grid may leave out on either side.
+_GRID = (1000, 10)
+_LEFT_OUT = 1e-6
 
 
 class SimulatedCapacity(NamedTuple):
@@ -55,15 +61,25 @@ class _Transition:
   def __init__(self, num_features: int):
     self.largest = num_features
     # n_c may exceed the number of features.
-    self.critical = np.geomspace(0.4, 4 * num_features, 1000)[:, None]
-    self.slope = np.geomspace(0.01, 0.7, 10)[None]
-    self.log_posterior = np.zeros((1000, 10))
+    self.critical = np.geomspace(0.4, 4 * num_features, _GRID[0])[:, None]
+    self.slope = np.geomspace(0.01, 0.7, _GRID[1])[None]
+    self.log_posterior = np.zeros(_GRID)
 
   def add(self, num_features: int, separable: bool) -> None:
     from scipy import special  # Imported here: it takes a third of a second.
 
     z = (num_features - self.critical) / (self.slope * self.critical)
     self.log_posterior += special.log_ndtr(z if separable else -z)
+
+  def refine(self, features: list[int], separable: list[bool]) -> None:
+    """Puts the grid of n_c, coarser than a narrow posterior, where that is."""
+    step = (self.critical[1] / self.critical[0]).item() ** 2
+    low = self.quantile(_LEFT_OUT) / step
+    high = self.quantile(1 - _LEFT_OUT) * step
+    self.critical = np.geomspace(low, high, _GRID[0])[:, None]
+    self.log_posterior = np.zeros(_GRID)
+    for n, answer in zip(features, separable, strict=True):
+      self.add(n, answer)
 
   def _weights(self) -> np.ndarray:
     weights = np.exp(self.log_posterior - self.log_posterior.max())
@@ -151,6 +167,7 @@ def simulated_capacity(
     transition.add(n, answer)
     features.append(n)
     separable.append(answer)
+  transition.refine(features, separable)
   critical, critical_stderr = transition.moments(lambda n, s: n)
   if transition.quantile(0.5) > num_features:
     critical = critical_stderr = np.nan
@@ -190,8 +207,13 @@ def _checked(points, mask) -> tuple[np.ndarray, np.ndarray]:
   # in single precision: they are exact here.
   is_float = jnp.issubdtype(dtype, jnp.floating)
   wide = jnp.promote_types(dtype, jnp.float32) if is_float else np.float64
-  eps = float(jnp.finfo(wide).eps)
-  real = values > max(flat.shape) * eps * values[0]
+  # What rounding each value adds to a direction does not grow with the shape;
+  # what the decomposition adds, in double precision, does.
+  rounding = max(
+    _ROUNDING * float(jnp.finfo(wide).eps),
+    max(flat.shape) * float(np.finfo(np.float64).eps),
+  )
+  real = values > rounding * values[0]
   # Signs of singular vectors are arbitrary; these survive rotations of points.
   first = np.abs(left).argmax(axis=0)
   left = left * np.sign(left[first, np.arange(left.shape[1])])

@@ -24,10 +24,15 @@ from geomem.geometry.linalg import einsum
 from geomem.geometry.points import (
   as_floats,
   as_points,
+  check_distances,
   check_finite,
   unit_exponent,
 )
-from geomem.geometry.statistics import GramStatistics, products_about_means
+from geomem.geometry.statistics import (
+  OF_NOTHING,
+  GramStatistics,
+  products_about_means,
+)
 
 
 class _Blocks:
@@ -41,6 +46,7 @@ class _Blocks:
     self._blocks = blocks
     self._reference = None
     self.exponent = 0
+    self.is_zero = False
 
   def means(self) -> list[Array]:
     """Returns the centres of each block, and fixes the unit."""
@@ -56,11 +62,8 @@ class _Blocks:
         "There are no blocks; at least one manifold was expected."
       )
     of_all = max(map(float, largest))
-    if not np.isfinite(of_all):
-      raise ValueError(
-        "The distances of the points overflow; divide all points by one large"
-        " number, which changes none of the results."
-      )
+    check_distances(of_all)
+    self.is_zero = of_all == 0
     self.exponent = int(unit_exponent(of_all, means[0].dtype))
     units = [self.exponent - unit for unit in units]
     return list(map(_scaled, means, units))
@@ -183,7 +186,8 @@ def statistics_by_manifold(
   within, cross = (jnp.concatenate(part) for part in zip(*parts, strict=True))
   gram = einsum("pn,qn->pq", centers, centers)
   mask = jnp.ones(within.shape[:2], bool)
-  return GramStatistics(within, cross, gram, mask, jnp.int32(passes.exponent))
+  exponent = OF_NOTHING if passes.is_zero else passes.exponent
+  return GramStatistics(within, cross, gram, mask, jnp.int32(exponent))
 
 
 def _changed(what: str) -> ValueError:

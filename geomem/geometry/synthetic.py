@@ -18,6 +18,7 @@ def _point(key, num_points, dimension):
 def _segment(key, num_points, dimension):
   del key
   ends = jnp.linspace(-1, 1, num_points)[:, None]
+  ends = ends if num_points > 1 else jnp.zeros((1, 1))
   return jnp.concatenate([ends, jnp.zeros((num_points, dimension - 1))], 1)
 
 
@@ -130,7 +131,8 @@ def synthetic_manifolds(
 
   Args:
     key: for centres, axes and points.
-    shape: `points`; `segments`, evenly spaced; `spheres` and `balls`, uniform
+    shape: `points`, all at the centre; `segments`, evenly spaced along the
+      first axis whatever the dimension; `spheres` and `balls`, uniform
       on the surface and in the interior; `clouds`, Gaussian.
     num_manifolds: P.
     num_points: M.

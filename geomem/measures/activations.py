@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from geomem import compilation, parallel
+from geomem.geometry import checks
 
 _FEATURE_BLOCK = 8192
 # (state, images) -> activations by layer name.
@@ -139,11 +140,13 @@ def layer_blocks(
     devices by features and possibly padded with features of zeros.
 
   Raises:
-    ValueError: there are no images, or a layer is unknown.
+    ValueError: there are no images, a layer is unknown, or a bound is not a
+      positive whole number.
   """
   num_images = len(images)
   if not num_images:
     raise ValueError("There are no images; at least one was expected.")
+  checks.counts(batch_size=batch_size, max_bytes=max_bytes)
   batch_size = min(batch_size * parallel.mesh().size, num_images)
   image_bytes = layer_bytes(forward, state, images, layers)
   widths = {name: padded_width(size // 4) for name, size in image_bytes.items()}

@@ -55,6 +55,8 @@ def compute(key, stats, options):
   num_manifolds = len(counts)
   # About the unweighted mean of the centres, even if manifolds differ in size.
   C = center_gram(stats.centers)
+  # LAPACK may not terminate on NaN; all is unknown then.
+  C = jnp.where(jnp.isfinite(C).all(), C, 0)
   x = stats.cross - stats.cross.mean(-1, keepdims=True)
   values, vectors = jnp.linalg.eigh(C)
   kept = values > _TRUNCATED * values[-1]
@@ -64,7 +66,10 @@ def compute(key, stats, options):
   # Centres that all coincide, as in a dead layer, separate no classes.
   has_centers = values[-1] / num_manifolds > rounding_floor(stats)
 
-  norms = jnp.sqrt(jnp.diagonal(C))
+  squares = jnp.diagonal(C)
+  # Rounding takes the products of centres near the mean of all.
+  angles_known = (squares > 4 * jnp.finfo(C.dtype).eps * squares.max()).all()
+  norms = jnp.sqrt(jnp.maximum(squares, 0))
   cosines = C / (norms[:, None] * norms[None])
   angles = jnp.abs(cosines + 1 / max(1, num_manifolds - 1))
 
@@ -95,7 +100,7 @@ def compute(key, stats, options):
   metrics = {
     "nc1": jnp.where(nc1_known, nc1, jnp.nan),
     "nc2_norms": jnp.std(norms) / jnp.mean(norms),
-    "nc2_angles": mean_off_diagonal(angles),
+    "nc2_angles": jnp.where(angles_known, mean_off_diagonal(angles), jnp.nan),
     "cdnv": jnp.where(cdnv_known & (cdnv >= least_cdnv), cdnv, jnp.nan),
     "ncm_accuracy": jnp.where(ncm_known, is_right.sum() / num_known, jnp.nan),
   }

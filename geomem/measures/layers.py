@@ -46,10 +46,10 @@ def measure_layers(
       not finite, naming the layer and the subset; or what a measure needs does
       not fit in memory.
   """
-  if not (measures and images):
+  if not (measures and images and layers):
     raise ValueError(
-      f"{len(measures)} measures of {len(images)} subsets were asked for; at"
-      " least one of each was expected."
+      f"{len(measures)} measures of {len(images)} subsets in {len(layers)}"
+      " layers were asked for; at least one of each was expected."
     )
   subsets = list(images)
   kinds = tuple(dict.fromkeys(one.statistic for one in measures))

@@ -49,17 +49,9 @@ def _implicit(solve: Method) -> Method:
       return jnp.where(support, Gx, 0) + ridge * x
 
     # Factorizing only here costs nothing where λ needs no derivative.
+    # On CPU one system at a time is in memory.
     def invert(_, x):
-      both = support[..., :, None] & support[..., None, :]
-      eye = jnp.eye(x.shape[-1], dtype=x.dtype)
-      system = (
-        jnp.where(both, G[:, None], 0) + ridge[..., None] * eye[None, None]
-      )
-      return one_by_one(
-        jnp.linalg.solve,
-        system.reshape(-1, *system.shape[2:]),
-        x.reshape(-1, x.shape[2]),
-      ).reshape(x.shape)
+      return one_by_one(_solve_supported, G, support, ridge, x)
 
     rhs = jnp.where(support, db - einsum("pij,ptj->pti", dG, lam), 0)
     dlam = jax.lax.custom_linear_solve(product, rhs, invert, symmetric=True)
@@ -68,6 +60,16 @@ def _implicit(solve: Method) -> Method:
 
   solve_all.defjvp(differentiate)
   return solve_all
+
+
+def _solve_supported(G, support, ridge, x):
+  """Solves (G + ridge) y = x on the support of each problem of one manifold."""
+
+  def solve(support, ridge, x):
+    both = support[:, None] & support[None]
+    return jnp.linalg.solve(jnp.where(both, G, 0) + jnp.diag(ridge), x)
+
+  return one_by_one(solve, support, ridge, x)
 
 
 def _by_jaxopt(G, b, maxiter):
@@ -169,20 +171,27 @@ def solve_nonnegative_qp(
       Iterations continue down to rounding whatever it is.
     maxiter: upper bound on the iterations. Lanes that need more are finished by
       at most as many steps of an active-set method, one lane after the other;
-      a lane that needs still more is reported as not converged.
+      a lane that needs still more is reported as not converged. The method
+      `jaxopt` has a bound of its own.
     method: one of `METHODS`.
 
   Returns:
     The solutions; see `QPSolution`.
 
   Raises:
-    ValueError: the method is unknown, or values are not real.
+    ValueError: the method is unknown, values are not real, or the shapes do not
+      fit.
   """
   if method not in METHODS:
     raise ValueError(
       f"method {method!r} is not known; choose one of {', '.join(METHODS)}."
     )
   G, b = in_floats(G=G, b=b)
+  if b.ndim != 3 or G.shape != (len(b), b.shape[2], b.shape[2]):
+    raise ValueError(
+      f"G and b of shapes {G.shape} and {b.shape} were given; [P, M, M] and"
+      " [P, T, M] were expected."
+    )
   tol = default_tolerance(b.dtype) if tol is None else tol
   lam, num_iters = METHODS[method](G, b, jnp.int32(maxiter))
   residual = kkt_residual(*jax.lax.stop_gradient((G, b, lam)))

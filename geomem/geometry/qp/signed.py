@@ -5,7 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from geomem.geometry.double import in_double
 from geomem.geometry.linalg import matmul
@@ -60,6 +60,20 @@ def _solve(
   converged &= error <= tol * value(lam, gradient, target) + tol**2
   residual = violation(lam, gradient)
   return QPSolution(lam / g[None], residual, converged, lanes.num_iters)
+
+
+def distance_apart(
+  G: Float[Array, "M M"], differ: Bool[Array, "M M"]
+) -> Float[Array, ""]:
+  """Computes the least distance of the lines to two points, at most 1.
+
+  Points are scaled to length one, and count with either sign, as labels do.
+  `differ` tells which pairs may have different labels.
+  """
+  lengths = jnp.diagonal(G)
+  scale = jnp.where(lengths > 0, jax.lax.rsqrt(jnp.abs(lengths)), 0)
+  cosines = jnp.where(differ, jnp.abs(G) * scale[:, None] * scale[None], 0)
+  return jnp.sqrt(jnp.clip(2 * (1 - cosines.max()), 0, 1))
 
 
 solve_signed = jax.custom_vjp(_solve, nondiff_argnums=(4, 5))
@@ -127,16 +141,18 @@ def solve_signed_qp(
     ValueError: b and signs differ in their shapes, G does not fit them, or
       values are not real.
   """
+  G, b, signs = in_floats(G=G, b=b, signs=signs)
   if b.ndim != 2 or signs.shape != b.shape or G.shape != 2 * b.shape[1:]:
     raise ValueError(
       f"G, b and signs of shapes {G.shape}, {b.shape} and {signs.shape} were"
       " given; [M, M], [T, M] and [T, M] were expected."
     )
-  G, b, signs = in_floats(G=G, b=b, signs=signs)
   tol = default_error(b.dtype) if tol is None else tol
 
   def solve(floats, _):
-    result = solve_signed(*floats, jnp.ones(()), maxiter, tol)
+    differ = matmul(floats[2].T, floats[2]) < len(signs)
+    apart = jax.lax.stop_gradient(distance_apart(floats[0], differ))
+    result = solve_signed(*floats, apart, maxiter, tol)
     return (result.lam, result.residual), (result.converged, result.num_iters)
 
   (lam, residual), status = in_double(solve, b.dtype)((G, b, signs), ())
