@@ -54,10 +54,10 @@ _TEXTS = {
   "simulated capacity": "Random dichotomies in random projections of the"
   " points. Whether a hyperplane separates one is decided exactly: by"
   " nonnegative least squares with a certificate, or else by a linear"
-  " programme. Mean-field theory assumes independent manifolds and agrees with GLUE where"
-  " centres are uncorrelated; GLUE includes correlations. (Mean field is"
-  " compared with simulations of points about their mean, which is how it"
-  " measures them.)",
+  " programme. Mean-field theory assumes independent manifolds and agrees with"
+  " GLUE where centres are uncorrelated; GLUE includes correlations. (Mean"
+  " field is compared with simulations of points about their mean, which is how"
+  " it measures them.)",
   "error bars": "Of estimates with 200 independent keys, 95% should lie within"
   " 1.96 of their standard errors of the mean over all keys.",
   "float32 against float64": "Capacity with 20,000 probes, which differ"
