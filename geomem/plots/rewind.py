@@ -66,7 +66,7 @@ def plot_rewind_accuracy(rows) -> Figure | None:
       style.draw_series(ax, whole, "epoch", **look)
       for (name, chosen), color in zip(sets.items(), colors, strict=True):
         accuracy = chosen.where("accuracy", subset=subset)
-        look = {"color": color, "marker": ".", "label": name}
+        look = {"color": color, "marker": ".", "label": style.shorten(name)}
         style.draw_series(ax, accuracy, "epoch", **look)
       style.accuracy_axis(ax, rows)
       epoch_axis(ax, last)
@@ -120,7 +120,7 @@ def plot_rewind_heatmaps(rows) -> Figure | None:
       grid = np.stack([mean for _, mean, _ in curves])
       limits = {"vmin": -1, "vmax": 1}
       image = style.draw_heatmap(ax, grid, curves[0].x, rows, **limits)
-      ax.set_yticks(range(len(sets)), sets, fontsize=7)
+      ax.set_yticks(range(len(sets)), map(style.shorten, sets), fontsize=7)
       ax.set_title(f"{subset}, {_TITLES[kind]}")
     row_of_axes[0].set_ylabel("layer")
   for ax in axes[-1]:
@@ -183,7 +183,7 @@ def plot_recovered(rows) -> Figure | None:
     seeds = f"\n(seeds that lost accuracy: {', '.join(map(str, drawn))})"
   for ax in axes:
     ax.set_xlabel(f"layer, put back to {place}{seeds}")
-    style.layer_axis(ax, dict(enumerate(names)))
+    style.layer_axis(ax, dict(enumerate(map(style.shorten, names))))
     ax.set_xlim(-0.5, len(names) - 0.5)
   reasons = ("no test accuracy was lost", "no labels were permuted")
   for ax, reason in zip(axes, reasons, strict=True):

@@ -39,6 +39,8 @@ CHANCE_HOLDS = "with 2M features or more"
 # names side by side.
 _MOST_NAMES = 24
 _MOST_LETTERS = 32
+# A longer name, as of many layers that are rewound together, loses its middle.
+_LONGEST = 25
 # Of more decades, not each has a tick.
 _MOST_DECADES = 12
 # Choices of ticks within a decade; the first with enough ticks is used.
@@ -232,6 +234,12 @@ def some_of(layers: dict[int, str]) -> tuple[list[int], list[str]]:
   """Returns the places and names of layers, of many only every so many."""
   step = -(-len(layers) // _MOST_NAMES) or 1
   return list(layers)[::step], list(layers.values())[::step]
+
+
+def shorten(name: str) -> str:
+  """Cuts the middle out of a name that would leave no room for its figure."""
+  half = (_LONGEST - 1) // 2
+  return name if len(name) <= _LONGEST else f"{name[:half]}…{name[-half:]}"
 
 
 def layer_axis(ax, layers: dict[int, str], fontsize: int = 7) -> None:
