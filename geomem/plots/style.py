@@ -4,6 +4,7 @@ import functools
 import io
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -74,6 +75,14 @@ def new_figure(width: float | int, height: float | int) -> Figure:
   return figure
 
 
+def new_axes(
+  width: float | int, height: float | int, *shape: int, **options
+) -> tuple[Figure, Any]:
+  """Makes a figure of the given size in inches, and its axes."""
+  figure = new_figure(width, height)
+  return figure, figure.subplots(*shape, **options)
+
+
 def shades(count: int) -> np.ndarray:
   """Returns colours of an ordered set, all dark enough for white paper."""
   return matplotlib.colormaps["viridis"](np.linspace(0, 0.8, count))
@@ -118,6 +127,20 @@ def draw_subsets(ax, rows: runs.Rows, along: str) -> None:
   for subset in rows.subsets:
     of_subset = rows.where(subset=subset)
     draw_series(ax, of_subset, along, **look_of(subset), label=subset)
+
+
+def draw_layers(ax, curves: dict[str, runs.Rows], along: str) -> None:
+  """Draws a curve along a column for each layer, shaded by depth."""
+  colors = shades(len(curves))
+  for (name, rows), color in zip(curves.items(), colors, strict=True):
+    look = {"color": color, "marker": ".", "label": shorten(name)}
+    draw_series(ax, rows, along, **look)
+
+
+def list_beside(ax, count: int) -> None:
+  """Lists the curves of so many layers on the right of a panel."""
+  look = {"fontsize": 6.5, "ncols": 1 + count // 10, "columnspacing": 1}
+  ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), **look)
 
 
 def series_of_cells(
@@ -212,7 +235,7 @@ def draw_chance(ax, rows: runs.Rows) -> None:
 
 
 def draw_level(
-  ax, level: float | int, label: str | None = None, ls: str = ":"
+  ax, level: float | int, label: str | None = None, ls: str | tuple = ":"
 ) -> None:
   """Draws a horizontal line at a reference level; only chance is dotted."""
   ax.axhline(level, color="0.4", lw=0.9, ls=ls, label=label, zorder=0)
@@ -221,7 +244,8 @@ def draw_level(
 def draw_chance_accuracy(ax, rows: runs.Rows) -> None:
   """Draws a line at chance accuracy, which old runs do not record."""
   for chance in set(rows.fact("chance_accuracy").values()):
-    draw_level(ax, chance, f"chance {chance:.3g}")
+    # Its dots are farther apart than those of chance capacity.
+    draw_level(ax, chance, f"chance accuracy {chance:.3g}", ls=(0, (1, 4)))
 
 
 def accuracy_axis(ax, rows: runs.Rows) -> None:
