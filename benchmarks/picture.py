@@ -21,8 +21,8 @@ from scipy import spatial
 from geomem import disk, geometry
 from geomem.plots import style
 
-PLUS, MINUS = "#0072B2", "#E69F00"
-SMALL, LARGE = "#009E73", "#CC79A7"
+# No colours of subsets: these mean something else in all other figures.
+PLUS, MINUS, SMALL, LARGE = (style.CYCLE[i] for i in (3, 4, 5, 0))
 _GREY = "0.55"
 
 # Left panel: four classes in two features.
@@ -228,6 +228,7 @@ def picture():
   ax.axhline(0.5, color=_GREY, lw=0.8, ls=":")
   ax.set(xlabel="classes / features, P/N", ylabel="labellings that separate")
   ax.set(xlim=(0, 2.8), ylim=(0, 1.02))
+  ax.xaxis.set_major_locator(ticker.MultipleLocator(0.5))
   ax.yaxis.set_major_formatter(ticker.PercentFormatter(1))
   ax.legend(loc="upper right", fontsize=8, handlelength=1.3)
   return figure

@@ -38,11 +38,12 @@ the page ({versions}).
 {num_features} features, {num_probes} probes, R = 1; the mean over {num_draws}
 draws of the ratio of the measured to the true value, with its standard error.
 True values are the mean-field numbers of the whole solid (equal for balls and
-spheres; ellipsoids have semi-axes that fall as 1/√i). Clouds have no edge;
-their true R and D are those they are drawn with. The function
+spheres; ellipsoids have semi-axes that fall as 1/√i). Clouds have no edge and
+so no true capacity; their true R and D are those they are drawn with.
 `geometry.detectable_difference` tells which differences a sample can resolve.
 
-![Capacity, radius and dimension over their true values, by M](calibration.png)
+![Capacity, radius and dimension of spheres and clouds over their true values,
+by M; bands are standard errors](calibration.png)
 
 {tables}
 """
@@ -50,13 +51,15 @@ their true R and D are those they are drawn with. The function
 _TEXTS = {
   "exact limits": "Closed forms. The last column is the distance in standard"
   " errors.",
-  "simulated capacity": "Random dichotomies, separated exactly by linear"
-  " programming in random projections of the points. Mean-field theory assumes"
-  " independent manifolds and agrees with GLUE where centres are uncorrelated;"
-  " GLUE includes correlations. (Mean field is compared with simulations of"
-  " points about their mean, which is how it measures them.)",
-  "error bars": "Over independent keys 95% should be within 1.96 standard"
-  " errors.",
+  "simulated capacity": "Random dichotomies in random projections of the"
+  " points. Whether a hyperplane separates one is decided exactly: by"
+  " nonnegative least squares with a certificate, or else by a linear"
+  " programme. Mean-field theory assumes independent manifolds and agrees with"
+  " GLUE where centres are uncorrelated; GLUE includes correlations. (Mean"
+  " field is compared with simulations of points about their mean, which is how"
+  " it measures them.)",
+  "error bars": "Of estimates with 200 independent keys, 95% should lie within"
+  " 1.96 of their standard errors of the mean over all keys.",
   "float32 against float64": "Capacity with 20,000 probes, which differ"
   " between the two types: differences beyond the probes' error are rounding.",
   "invariances": "Relative changes of the capacity, with equal probes.",
@@ -167,7 +170,8 @@ def _markdown(check: str, rows: runs.Rows) -> str:
     lines += ["| | relative change |", "|---|---|"]
     lines += [f"| {row['case']} | {row['value']:.1e} |" for row in rows]
   else:
-    lines += ["| | measured | expected | errors off |", "|---|---|---|---|"]
+    head = "| | measured | expected | distance in standard errors |"
+    lines += [head, "|---|---|---|---|"]
     lines += [
       f"| {row['case']} | {row['value']:.4f} ± {row['stderr']:.4f} |"
       f" {row['expected']:.4f} | {_distance(row):.1f} |"

@@ -268,7 +268,7 @@ def test_chance_is_named_with_its_m_and_drawn():
   # With a margin it is no longer 2/M.
   assert style.chance_label(rows).startswith("chance = 0.06 (M = 20)\n")
   (ax,) = plots.plot_accuracy(rows_of()).axes
-  (line,) = named(ax, "chance 0.25")
+  (line,) = named(ax, "chance accuracy 0.25")
   assert set(line.get_ydata()) == {0.25}
 
 
@@ -379,12 +379,30 @@ def test_epochs_of_a_map_do_not_overlap(last):
 
 def test_accuracies_of_layers_have_their_chance():
   rows = rows_of()
+  names = ("probe_accuracy", "knn_accuracy", "ncm_accuracy", "radius")
   for row in rows_of().where("radius"):
-    rows.append(row | {"metric": "probe_accuracy"})
-  axes = plots.plot_by_layer(rows, ("probe_accuracy", "radius")).axes
-  for ax in axes:
+    rows += [row | {"metric": name} for name in names[:-1]]
+  figure = plots.plot_by_layer(rows, names)
+  for ax in figure.axes:
     is_accuracy = "accuracy" in ax.get_ylabel()
-    assert bool(named(ax, "chance 0.25")) == is_accuracy
+    assert bool(named(ax, "chance accuracy 0.25")) == is_accuracy
+  assert legend_of(figure).count("chance accuracy 0.25") == 1
+
+
+def test_legends_explain_lines_of_all_panels_and_both_chances():
+  rows = rows_of()
+  names = [f"metric{i}" for i in range(4)]
+  for row in rows_of().where("radius"):
+    rows += [row | {"metric": name} for name in (*names, "probe_accuracy")]
+  figure = plots.plot_by_layer(rows, [*names, "probe_accuracy", "capacity"])
+  assert {"chance accuracy 0.25", NAMED} <= set(legend_of(figure))
+  lines = [line for ax in figure.axes for line in ax.get_lines()]
+  dots = {
+    line.get_label(): line.get_linestyle()
+    for line in lines
+    if line.get_label().startswith("chance")
+  }
+  assert len(dots) == len(set(dots.values())) == 2
 
 
 SETS = {
@@ -717,7 +735,28 @@ def test_values_of_a_sweep_do_not_overlap(count):
 def test_accuracies_by_size_have_their_chance(draw):
   accuracies = [ax for ax in draw(size_rows()).axes if "acc" in ax.get_ylabel()]
   assert accuracies
-  assert all(named(ax, "chance 0.25") for ax in accuracies)
+  assert all(named(ax, "chance accuracy 0.25") for ax in accuracies)
+
+
+def test_chance_is_no_size():
+  sizes, others = plots.plot_size_by_epoch(size_rows()).legends
+  assert "chance accuracy 0.25" not in {t.get_text() for t in sizes.texts}
+  assert [t.get_text() for t in others.texts] == ["chance accuracy 0.25"]
+
+
+def test_long_names_of_rewinds_lose_their_middle():
+  layers = "+".join(f"block{i}_conv1" for i in range(9))
+  rows = rewind_rows()
+  for row in rows:
+    if row.get("kind") == "single":
+      row["kind"] = "custom"
+      row["rewound"] = row["rewound"].replace("fc1", layers)
+  for draw in (plots.plot_rewind_heatmaps, plots.plot_recovered):
+    figure = draw(rows)
+    figure.draw_without_rendering()  # Without room, this is a warning.
+    ax = figure.axes[0]
+    named = [*ax.get_xticklabels(), *figure.axes[-2].get_yticklabels()]
+    assert "block0_conv1…block8_conv1" in {text.get_text() for text in named}
 
 
 def test_noise_is_drawn_by_its_fraction():

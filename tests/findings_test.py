@@ -95,7 +95,7 @@ def test_where_the_best_epoch_is_the_last_nothing_can_be_told():
       row["value"] = 1000
   found = find(runs.Rows(rows))
   assert [f.holds for f in found[1:]] == [None] * 4
-  assert "F3.5 (early layers stay general) cannot be told: the best" in str(
+  assert "F3.5 (early layers stay general) is undecided: the best" in str(
     found[4]
   )
 

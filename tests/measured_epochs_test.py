@@ -226,7 +226,7 @@ def test_findings_are_told_where_their_epochs_are_measured(whole):
   for name in ("F3.2", "F3.3", "F3.4", "F3.5"):
     assert found[name].holds is None
     assert found[name].claim == everything[name].claim
-    assert "cannot be told: the last epoch of seed 0 was not measured" in str(
+    assert "is undecided: the last epoch of seed 0 was not measured" in str(
       found[name]
     )
   found = judged(without(*early.items()))

@@ -316,6 +316,95 @@ def test_a_browser_shows_sweeps_and_empty_runs_and_text_as_text(tmp_path):
   assert "width=3" not in body
 
 
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_browser_pools_no_accuracies_of_changed_networks(tmp_path):
+  paths = [tmp_path / "a", tmp_path / "b"]
+  for path in paths:
+    write_run(path, {"experiment": "truncate"}, rows_of(0))
+  dom = dump(report.write_report(*paths, out=tmp_path))
+  assert "<h2>Side by side</h2>" not in dom
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_browser_leaves_room_beside_long_names(tmp_path):
+  name = "+".join(f"block{i}_conv1" for i in range(9))
+  rows = [*rewind_rows(0), {"seed": 0, "metric": "best_epoch", "value": 1}]
+  for row in rows:
+    if row.get("kind"):
+      row["kind"] = "custom"
+      row["rewound"] = row["rewound"].replace("conv1+fc1", name)
+  write_run(tmp_path / "rewind", {"experiment": "rewind"}, rows)
+  dom = dump(report.write_report(tmp_path / "rewind"))
+  assert not re.search(r'width="-', dom)
+  shown = re.findall(r'text-anchor="end">([^<]*…[^<]*)<', dom)
+  assert {*map(len, shown)} == {25}
+  assert f"<title>{name}, epoch 2: " in dom
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_browser_shows_the_error_of_a_single_point(tmp_path):
+  rows = [row for row in rows_of(0) if row.get("layer") in (None, "fc1")]
+  rows += [row for row in rows_of(1) if row.get("layer") in (None, "fc1")]
+  wanted = {"layer": "fc1", "subset": "test", "metric": "radius", "epoch": 1}
+  for row in rows:
+    if row["seed"] and wanted.items() <= row.items():
+      row["value"] = None  # It breaks the line into two points.
+  write_run(tmp_path / "run", {"dataset": "digits"}, rows)
+  dom = dump(report.write_report(tmp_path / "run"))
+  assert dom.count('class="bar"') == 2
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_browser_says_that_seeds_end_at_epochs_of_their_own(tmp_path):
+  rows = [*rows_of(0), *(r for r in rows_of(1) if r.get("epoch") != 1)]
+  write_run(tmp_path / "run", {"dataset": "digits"}, rows)
+  dom = dump(report.write_report(tmp_path / "run"))
+  # No loss in training was recorded.
+  assert ">Faint: the loss in training" not in dom
+  assert ">Epochs of some of the seeds are in the table only.<" in dom
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_browser_sorts_unknown_cells_last_both_ways(tmp_path):
+  write_run(tmp_path / "run", {"experiment": "speed"}, [])
+  script = """
+    const found = table(["x"], [[1], [null], [3], [2]]);
+    const head = found.querySelector("th");
+    const read = () => [...found.querySelectorAll("td")]
+      .map((cell) => cell.textContent).join();
+    head.click();
+    const up = read();
+    head.click();
+    document.title = `${up} ${read()}`;
+  """
+  dom = dump(report.write_report(tmp_path / "run"), script)
+  assert "<title>1,2,3, 3,2,1,</title>" in dom
+
+
+@pytest.mark.parametrize(
+  ("last", "named"),
+  [
+    (100, "0 1 2 5 10 20 50 100"),
+    (1000, "0 1 2 5 10 20 50 100 200 500 1000"),
+    (3000, "0 1 2 5 10 20 50 100 200 500 2000"),
+    (10000, "0 1 2 5 10 20 50 100 200 500 2000 10000"),
+  ],
+)
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+def test_a_browser_names_epochs_that_have_room(tmp_path, last, named):
+  write_run(tmp_path / "run", {"experiment": "speed"}, [])
+  script = f"""
+    const chart = lineChart({{ lines: [], x: {{ last: {last} }},
+      y: {{ label: "y", domain: [0, 1] }} }});
+    const named = [...chart.querySelectorAll("text")]
+      .filter((node) => node.getAttribute("y") === String(SIZE.height - 22))
+      .map((node) => Number(node.textContent)).sort((a, b) => a - b);
+    document.title = named.join(" ");
+  """
+  dom = dump(report.write_report(tmp_path / "run"), script)
+  assert f"<title>{named}</title>" in dom
+
+
 def test_the_binary_writes_the_page(finished):
   found = execute("report", run=finished)
   assert found.returncode == 0, found.stderr
@@ -358,6 +447,10 @@ def test_several_runs_are_on_one_page(finished, tmp_path):
     dom = dump(found)
     assert dom.count("<section") == len(names[0]) + 2
     assert "<h2>Side by side</h2>" in dom
+    # The first run has a link, too.
+    (links,) = re.findall(r"<nav>(.*?)</nav>", dom)
+    assert links.count("<a ") == len(names[0]) + 1
+    assert 'href="#part0"' in links
     # Both runs are on the same axes, permuted examples first.
     rows = runs.Rows(dict.fromkeys(runs.COLUMNS) | row for row in rows_of(3))
     capacity = rows.where("capacity", subset="permuted", layer="fc1", epoch=2)

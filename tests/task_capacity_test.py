@@ -207,7 +207,7 @@ def test_one_layer_says_nothing_of_others():
   alone = runs.Rows(row for row in rows if row["layer"] in (None, "fc2"))
   found = TaskCapacity.findings({"glue_labels": "balanced"}, alone)
   assert [each.holds for each in found] == [True, None, True, True]
-  assert "cannot be told: one layer was measured" in str(found[1])
+  assert "is undecided: one layer was measured" in str(found[1])
   assert "half of the labellings (balanced)" in str(found[2])
 
 
@@ -229,7 +229,7 @@ def test_where_epochs_were_not_measured_less_is_told(epochs, told, named):
   assert set(found) == {f"Task {i}" for i in range(1, 5)}
   assert {n for n, each in found.items() if each.holds is not None} == told
   sentence = "this needs epochs that are not measured"
-  assert f"cannot be told: {sentence}: {named}." in str(found["Task 1"])
+  assert f"is undecided: {sentence}: {named}." in str(found["Task 1"])
   assert plot_task(rows)
 
 

@@ -34,7 +34,9 @@ def test_all_components_are_the_whole_network(trained):
   rows = studies.run(Truncate(config, trained))
   figure = Truncate.figures["truncation"](rows)
   for ax in figure.axes:
-    assert "chance 0.333" in {line.get_label() for line in ax.get_lines()}
+    assert "chance accuracy 0.333" in {
+      line.get_label() for line in ax.get_lines()
+    }
   whole = trained.rows.at("last").where("accuracy", layer=None)
   for subset in whole.subsets:
     truncated = rows.where("accuracy", subset=subset, kept=6)

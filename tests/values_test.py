@@ -388,7 +388,7 @@ def test_missing_numbers_survive_the_rows_and_the_page(tmp_path, monkeypatch):
 
   content = page[start : page.index("<", start)]
   json.loads(content, parse_constant=refuse)
-  assert "cannot be told: the best epoch of seed" in content
+  assert "is undecided: the best epoch of seed" in content
   assert "Not to be believed" in page
 
 

@@ -216,22 +216,24 @@ def glue(
   manifolds.
 
   Points may be some 10⁵ times as far from the origin as from each other (10⁴ in
-  float64, for which the tolerance is less); beyond that, problems do not
-  converge, and numbers are NaN. Where manifolds are in groups far from each
-  other, differences within a group of less than 10⁻⁷ of the distance between
-  the groups count as none.
+  float64, whose tolerance is less); beyond that, numbers are NaN. In groups of
+  manifolds far apart, differences within a group of less than 10⁻⁷ of the
+  distance between the groups count as none.
 
   Args:
     key: split for probes and labels.
     points: `[P, M, N]`, a list of `[M_i, N]`, or their products; uncentred.
     mask: which of the `[P, M]` points are present; all by default.
     labels: `balanced` (half of each sign), `independent`, `one_vs_rest`, or
-      signs `[P]` of one labelling: the task. `pairs` measures each pair of
-      manifolds separately, and adds a leading axis of pairs to every number.
+      signs `[P]` of one labelling: the task. `pairs` measures each pair alone.
     tilt: β; draws labellings about the given one, see `draw_labels`.
     num_probes: T, the number of probes, each with its own labelling. As
       published, s⁰ is a mean over the same probes, so that T of them understate
       D and Ψ by some 1/T of them: more than the errors say if T is below 30.
+
+  Returns:
+    The numbers of all manifolds and of each; of `pairs` with a leading axis of
+    pairs, in the order of `jnp.triu_indices(P, 1)`.
 
   Raises:
     ValueError: points of the wrong shape, or not finite (outside jit), or

@@ -82,6 +82,11 @@ def manifold_geometry(
   constant rank, which are exact while such points move together; in other
   directions that of 1/α lies between those of its two sides.
 
+  Returns:
+    Arrays with an entry for each manifold, and a leading axis of margins if
+    there are several. R_M is in units of the norm of the manifold's centre,
+    about the mean of all points; `mean_capacity` is the harmonic mean.
+
   Raises:
     ValueError: the points are of the wrong shape, or not finite; a mask is
       given with statistics, or these are of several sets; there is

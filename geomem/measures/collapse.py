@@ -36,7 +36,9 @@ METRICS = (
   Metric("nc2_norms", "NC2, spread of the norms"),
   Metric("nc2_angles", "NC2, cosines off a simplex"),
   Metric("cdnv", "CDNV", "log"),
-  Metric("ncm_accuracy", "nearest-class-mean accuracy"),
+  Metric(
+    "ncm_accuracy", "nearest-class-mean accuracy", chance="chance_accuracy"
+  ),
 )
 
 

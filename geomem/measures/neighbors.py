@@ -24,7 +24,9 @@ _LEAST_KNOWN = 64
 _FEWEST_KNOWN = 0.95
 
 METRICS = (
-  Metric("knn_accuracy", "accuracy of nearest neighbours"),
+  Metric(
+    "knn_accuracy", "accuracy of nearest neighbours", chance="chance_accuracy"
+  ),
   Metric("twonn_dimension", "dimension by two neighbours"),
 )
 

@@ -116,8 +116,10 @@ def plot_capacity(rows) -> Figure | None:
   if not everything.size:
     return None
   treatments, looks = rows.distinct("centers"), _looks(rows)
-  figure = style.new_figure(3.6 * len(treatments) + 0.2, 5)
-  axes = figure.subplots(1, len(treatments), squeeze=False)[0]
+  count = len(treatments)
+  figure, (axes,) = style.new_axes(
+    3.6 * count + 0.2, 5, 1, count, squeeze=False
+  )
   line = np.array([everything.min() / 1.3, everything.max() * 1.3])
   for ax, centers in zip(axes, treatments, strict=True):
     _draw_scatter(ax, rows.where(centers=centers), looks, line)
@@ -150,8 +152,7 @@ def _explain(figure: Figure) -> None:
     Line2D([], [], color="0.3", ls="-.", lw=0.9, label="labels shuffled"),
     Line2D([], [], color="0.4", ls=":", lw=0.9, label=_CHANCE),
   ]
-  labels = [handle.get_label() for handle in handles]
-  style.draw_legend(figure, handles, labels, ncols=4)
+  style.explain(figure, [], further=handles, ncols=4)
 
 
 @style.in_style
@@ -170,9 +171,9 @@ def plot_capacity_by_layer(rows) -> Figure | None:
   }
   count = max(map(len, ranked.values()))
   points = "".join(f", M = {m}" for m in _points(rows))
-  figure = style.new_figure(2.5 * len(looks) + 0.4, 2.3 * count + 0.9)
-  axes = figure.subplots(
-    count, len(looks), sharex=True, sharey=True, squeeze=False
+  size = 2.5 * len(looks) + 0.4, 2.3 * count + 0.9
+  figure, axes = style.new_axes(
+    *size, count, len(looks), sharex=True, sharey=True, squeeze=False
   )
   for number, row_of_axes in enumerate(axes):
     chosen = {s: e[min(number, len(e) - 1)] for s, e in ranked.items()}
@@ -194,8 +195,9 @@ def plot_capacity_by_radius(rows) -> Figure | None:
   looks.pop("points", None)
   if not looks:
     return None
-  figure = style.new_figure(2.1 * len(looks) + 0.4, 3.1)
-  axes = figure.subplots(1, len(looks), sharey=True, squeeze=False)[0]
+  figure, (axes,) = style.new_axes(
+    2.1 * len(looks) + 0.4, 3.1, 1, len(looks), sharey=True, squeeze=False
+  )
   for (group, look), ax in zip(looks.items(), axes, strict=True):
     of_group = rows.where(subset=group)
     # If both treatments exist, this is `low_rank`: shared directions removed.

@@ -1,6 +1,6 @@
 """Figures of a memorization run, each drawn from its rows alone."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from matplotlib import colors, patches
@@ -31,49 +31,48 @@ def epoch_axis(ax, last: float | int) -> None:
   ax.set_xlabel("epoch")
 
 
-@style.in_style
 def plot_accuracy(rows: runs.Rows) -> Figure | None:
   """Draws the accuracy of the subsets by epoch, and marks the best epochs.
 
   Faint points are of epochs that only some of the seeds have.
   """
-  scores = rows.where("accuracy")
-  if not scores:
-    return None
-  figure = style.new_figure(5.4, 3.6)
-  ax = figure.subplots()
-  style.draw_subsets(ax, scores, "epoch")
-  style.mark_best(ax, rows)
-  style.accuracy_axis(ax, rows)
-  epoch_axis(ax, float(max(scores.distinct("epoch"))))
-  ax.set_ylabel("accuracy")
-  style.explain(figure, [ax], ncols=3)
-  return figure
+  return _plot_scores(rows, "accuracy", "accuracy", style.accuracy_axis)
 
 
-@style.in_style
 def plot_loss(rows: runs.Rows) -> Figure | None:
   """Draws the loss of the subsets and the training loss by epoch.
 
   The training loss is the mean over the steps of an epoch, for every epoch.
   Faint points are of epochs that only some of the seeds have.
   """
-  scores = rows.where("loss")
+  return _plot_scores(rows, "loss", "loss (nats)", _loss_axis)
+
+
+@style.in_style
+def _plot_scores(
+  rows: runs.Rows, metric: str, label: str, make_axis: Callable
+) -> Figure | None:
+  """Draws a score of the subsets by epoch, on an axis that is made for it."""
+  scores = rows.where(metric)
   if not scores:
     return None
-  figure = style.new_figure(5.4, 3.6)
-  ax = figure.subplots()
+  figure, ax = style.new_axes(5.4, 3.6)
   style.draw_subsets(ax, scores, "epoch")
+  make_axis(ax, rows)
+  style.mark_best(ax, rows)
+  epoch_axis(ax, float(max(rows.distinct("epoch"))))
+  ax.set_ylabel(label)
+  style.explain(figure, [ax], ncols=3)
+  return figure
+
+
+def _loss_axis(ax, rows: runs.Rows) -> None:
+  """Adds the training loss, and makes the axis logarithmic."""
   steps = rows.where("training_loss")  # Old runs have none.
   if steps:
     look = {"color": style.INK, "lw": 1, "zorder": 1, "label": "in training"}
     style.draw_series(ax, steps, "epoch", **look)
-  style.mark_best(ax, rows)
-  epoch_axis(ax, float(max(rows.distinct("epoch"))))
   style.log_axis(ax.yaxis)
-  ax.set_ylabel("loss (nats)")
-  style.explain(figure, [ax], ncols=3)
-  return figure
 
 
 def plot_geometry_by_layer(rows: runs.Rows) -> Figure | None:
@@ -97,8 +96,8 @@ def plot_by_layer(rows: runs.Rows, metrics) -> Figure | None:
     return None
   columns = min(len(metrics), _MOST_COLUMNS)
   high, count = len(at), -(-len(metrics) // columns)
-  figure = style.new_figure(10 * columns / 3, 2.6 * high * count + 0.4)
-  axes = figure.subplots(high * count, columns, squeeze=False)
+  size = 10 * columns / 3, 2.6 * high * count + 0.4
+  figure, axes = style.new_axes(*size, high * count, columns, squeeze=False)
   for ax in axes[-high:, len(metrics) - columns * (count - 1) :].ravel():
     ax.remove()
   for i in range(count):
@@ -106,7 +105,7 @@ def plot_by_layer(rows: runs.Rows, metrics) -> Figure | None:
     _draw_rows(axes[high * i : high * (i + 1), : len(group)], rows, at, group)
   label = f"{next(iter(at))} again"
   faint = [Line2D([], [], color="0.3", **_FAINT, label=label)]
-  style.explain(figure, axes[0], further=faint[: high - 1], ncols=6)
+  style.explain(figure, axes.ravel(), further=faint[: high - 1], ncols=6)
   return figure
 
 
@@ -186,8 +185,10 @@ def plot_capacity_heatmaps(rows: runs.Rows) -> Figure | None:
       place = np.searchsorted(places, x), epochs.index(epoch)
       # What is not positive has no place on the scale.
       grids[subset][place] = np.where(mean > 0, mean, np.nan) / chance
-  figure = style.new_figure(2.6 * len(grids) + 1, 0.2 * len(layers) + 1.6)
-  axes = figure.subplots(1, len(grids), sharey=True, squeeze=False)[0]
+  size = 2.6 * len(grids) + 1, 0.2 * len(layers) + 1.6
+  figure, (axes,) = style.new_axes(
+    *size, 1, len(grids), sharey=True, squeeze=False
+  )
   ratios = np.stack(list(grids.values()))
   low, high = np.nanmin(ratios, initial=0.8), np.nanmax(ratios, initial=1.25)
   farthest = max(high, 1 / low)

@@ -56,8 +56,8 @@ def plot_gradient_law(rows: runs.Rows) -> Figure | None:
   """
   if not rows.where("law_norm"):  # It is measured last.
     return None
-  figure = style.new_figure(9, 3.6)
-  left, right = figure.subplots(1, 2, width_ratios=(1.1, 1))
+  ratios = {"width_ratios": (1.1, 1)}
+  figure, (left, right) = style.new_axes(9, 3.6, 1, 2, **ratios)
   ends = []
   for drawn, labels in itertools.product(_DRAWN, _LABELS):
     _draw_norms(left, rows, drawn, labels, ends)
@@ -216,8 +216,10 @@ def plot_gradient_parts(rows) -> Figure | None:
   groups = _groups(rows)
   modes = [m for m in ("evaluation", "training") if rows.where("norm", mode=m)]
   shape = (2 * len(modes), len(groups))
-  figure = style.new_figure(2.6 * shape[1] + 0.6, 2.2 * shape[0] + 0.6)
-  axes = figure.subplots(*shape, sharex=True, sharey="row", squeeze=False)
+  size = 2.6 * shape[1] + 0.6, 2.2 * shape[0] + 0.6
+  figure, axes = style.new_axes(
+    *size, *shape, sharex=True, sharey="row", squeeze=False
+  )
   names = {"norm": "norm", "projection": "projection on total"}
   for (mode, metric), row_of_axes in zip(
     itertools.product(modes, names), axes, strict=True
@@ -254,8 +256,7 @@ def plot_gradient_comparison(rows) -> Figure | None:
   """
   if not rows.where("ratio"):
     return None
-  figure = style.new_figure(10.5, 3.5)
-  axes = figure.subplots(1, 3)
+  figure, axes = style.new_axes(10.5, 3.5, 1, 3)
   at = {"layer": None, "mode": "evaluation"}
   label = {"part": "label", "labels": "centered"}
   ratios = {

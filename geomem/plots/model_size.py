@@ -121,8 +121,8 @@ def plot_model_size(rows) -> Figure | None:
     return None
   has_geometry = "test" in rows.where("dimension").subsets
   shape = (2, 3) if has_geometry else (1, 2)
-  figure = style.new_figure(10 * shape[1] / 3, 2.8 * shape[0])
-  axes = figure.subplots(*shape, sharex=True, squeeze=False)
+  size = 10 * shape[1] / 3, 2.8 * shape[0]
+  figure, axes = style.new_axes(*size, *shape, sharex=True, squeeze=False)
   sizes = _by_size(rows)
   _draw(axes[0, 0], sizes, "accuracy", "test")
   _draw_training(axes[0, 1], sizes)
@@ -147,8 +147,9 @@ def plot_geometry_by_size(rows) -> Figure | None:
     return None
   if len(subsets) > 1 and not rows.where(_FURTHER):
     subsets = [subset for subset in subsets if subset != "test"]
-  figure = style.new_figure(3.3 * len(metrics), 2.5 * len(subsets) + 0.4)
-  axes = figure.subplots(len(subsets), len(metrics), sharex=True, squeeze=False)
+  size = 3.3 * len(metrics), 2.5 * len(subsets) + 0.4
+  shape = len(subsets), len(metrics)
+  figure, axes = style.new_axes(*size, *shape, sharex=True, squeeze=False)
   sizes = _by_size(rows)
   for subset, row_of_axes in zip(subsets, axes, strict=True):
     for metric, ax in zip(metrics, row_of_axes, strict=True):
@@ -168,8 +169,8 @@ def plot_size_by_epoch(rows) -> Figure | None:
   shades = style.shades(len(sizes))
   metrics = ["accuracy"]
   metrics += ["dimension"] if rows.where("dimension", subset="test") else []
-  figure = style.new_figure(4.2 * len(metrics), 3.4)
-  axes = figure.subplots(1, len(metrics), squeeze=False)[0]
+  count = len(metrics)
+  figure, (axes,) = style.new_axes(4.2 * count, 3.4, 1, count, squeeze=False)
   for index in chosen:
     parameters, of_size = sizes[index]
     color = shades[index]
@@ -181,12 +182,17 @@ def plot_size_by_epoch(rows) -> Figure | None:
     if dimension:
       of_layer = dimension.last_hidden()
       style.draw_series(axes[1], of_layer, "epoch", **look)
+  handles, labels = axes[0].get_legend_handles_labels()
+  figure.legend(handles, labels, loc="outside right center", title="parameters")
   style.draw_chance_accuracy(axes[0], sizes[0][1])
   for ax, metric in zip(axes, metrics, strict=True):
     figures.epoch_axis(ax, max(rows.distinct("epoch")))
     ax.set_ylabel(f"test {style.label_of(metric)}")
-  handles, labels = axes[0].get_legend_handles_labels()
-  figure.legend(handles, labels, loc="outside right center", title="parameters")
+  # Chance is no size: it has a legend of its own.
+  entries = axes[0].get_legend_handles_labels()
+  chance = [found[len(handles) :] for found in entries]
+  if all(chance):
+    style.draw_legend(figure, *chance, ncols=1)
   return figure
 
 

@@ -53,32 +53,26 @@ def plot_rewind_accuracy(rows) -> Figure | None:
     return None
   networks = rows.where(layer=None, kind=None, subset=runs.SUBSETS)
   panels = _panels(networks)
-  figure = style.new_figure(8.6, 2.5 * len(kinds) + 0.5)
-  axes = figure.subplots(
-    len(kinds), len(panels), sharex=True, sharey=True, squeeze=False
+  size, shape = (8.6, 2.5 * len(kinds) + 0.5), (len(kinds), len(panels))
+  figure, axes = style.new_axes(
+    *size, *shape, sharex=True, sharey=True, squeeze=False
   )
   last = float(max(rows.fact("last_epoch").values()))
   for (kind, sets), row_of_axes in zip(kinds.items(), axes, strict=True):
-    colors = style.shades(len(sets))
     for subset, ax in zip(panels, row_of_axes, strict=True):
       whole = networks.where("accuracy", subset=subset)
       look = {"color": "0.4", "ls": "--", "label": "all layers", "zorder": 3}
       style.draw_series(ax, whole, "epoch", **look)
-      for (name, chosen), color in zip(sets.items(), colors, strict=True):
-        accuracy = chosen.where("accuracy", subset=subset)
-        look = {"color": color, "marker": ".", "label": name}
-        style.draw_series(ax, accuracy, "epoch", **look)
+      curves = {
+        name: chosen.where("accuracy", subset=subset)
+        for name, chosen in sets.items()
+      }
+      style.draw_layers(ax, curves, "epoch")
       style.accuracy_axis(ax, rows)
       epoch_axis(ax, last)
       ax.set_title(f"{subset}, {_TITLES[kind]}")
     row_of_axes[0].set_ylabel("accuracy")
-    ax.legend(
-      loc="center left",
-      bbox_to_anchor=(1, 0.5),
-      fontsize=6.5,
-      ncols=1 + len(sets) // 10,
-      columnspacing=1,
-    )
+    style.list_beside(ax, len(sets))
   for ax in axes[:-1].ravel():
     ax.set_xlabel("")
   for ax in axes[-1]:
@@ -102,9 +96,10 @@ def plot_rewind_heatmaps(rows) -> Figure | None:
     for row, value in zip(of_last, of_last.values, strict=True)
   }
   depth = max(map(len, kinds.values()))
-  figure = style.new_figure(7.6, (0.2 * depth + 0.7) * len(kinds) + 0.4)
   panels = _panels(at_last)
-  axes = figure.subplots(len(kinds), len(panels), squeeze=False)
+  size = 7.6, (0.2 * depth + 0.7) * len(kinds) + 0.4
+  shape = len(kinds), len(panels)
+  figure, axes = style.new_axes(*size, *shape, squeeze=False)
   for (kind, sets), row_of_axes in zip(kinds.items(), axes, strict=True):
     for subset, ax in zip(panels, row_of_axes, strict=True):
       # A column may be of some seeds only: each is compared with itself.
@@ -120,7 +115,7 @@ def plot_rewind_heatmaps(rows) -> Figure | None:
       grid = np.stack([mean for _, mean, _ in curves])
       limits = {"vmin": -1, "vmax": 1}
       image = style.draw_heatmap(ax, grid, curves[0].x, rows, **limits)
-      ax.set_yticks(range(len(sets)), sets, fontsize=7)
+      ax.set_yticks(range(len(sets)), map(style.shorten, sets), fontsize=7)
       ax.set_title(f"{subset}, {_TITLES[kind]}")
     row_of_axes[0].set_ylabel("layer")
   for ax in axes[-1]:
@@ -152,8 +147,7 @@ def plot_recovered(rows) -> Figure | None:
     for row in chosen.nearest(best)
   }
   names = list(dict.fromkeys(n for sets in kinds.values() for n in sets))
-  figure = style.new_figure(8.0, 3.4)
-  axes = figure.subplots(1, 2)
+  figure, axes = style.new_axes(8.0, 3.4, 1, 2)
   panels = [("recovered", "test"), ("accuracy", "permuted")]
   looks = dict(
     zip(_TITLES, zip(style.CYCLE, "o<>D", strict=False), strict=True)
@@ -183,7 +177,7 @@ def plot_recovered(rows) -> Figure | None:
     seeds = f"\n(seeds that lost accuracy: {', '.join(map(str, drawn))})"
   for ax in axes:
     ax.set_xlabel(f"layer, put back to {place}{seeds}")
-    style.layer_axis(ax, dict(enumerate(names)))
+    style.layer_axis(ax, dict(enumerate(map(style.shorten, names))))
     ax.set_xlim(-0.5, len(names) - 0.5)
   reasons = ("no test accuracy was lost", "no labels were permuted")
   for ax, reason in zip(axes, reasons, strict=True):

@@ -4,6 +4,7 @@ import functools
 import io
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -39,6 +40,8 @@ CHANCE_HOLDS = "with 2M features or more"
 # names side by side.
 _MOST_NAMES = 24
 _MOST_LETTERS = 32
+# A longer name, as of many layers that are rewound together, loses its middle.
+_LONGEST = 25
 # Of more decades, not each has a tick.
 _MOST_DECADES = 12
 # Choices of ticks within a decade; the first with enough ticks is used.
@@ -70,6 +73,14 @@ def new_figure(width: float | int, height: float | int) -> Figure:
   figure = Figure(figsize=(width, height), layout="constrained")
   FigureCanvasAgg(figure)
   return figure
+
+
+def new_axes(
+  width: float | int, height: float | int, *shape: int, **options
+) -> tuple[Figure, Any]:
+  """Makes a figure of the given size in inches, and its axes."""
+  figure = new_figure(width, height)
+  return figure, figure.subplots(*shape, **options)
 
 
 def shades(count: int) -> np.ndarray:
@@ -116,6 +127,20 @@ def draw_subsets(ax, rows: runs.Rows, along: str) -> None:
   for subset in rows.subsets:
     of_subset = rows.where(subset=subset)
     draw_series(ax, of_subset, along, **look_of(subset), label=subset)
+
+
+def draw_layers(ax, curves: dict[str, runs.Rows], along: str) -> None:
+  """Draws a curve along a column for each layer, shaded by depth."""
+  colors = shades(len(curves))
+  for (name, rows), color in zip(curves.items(), colors, strict=True):
+    look = {"color": color, "marker": ".", "label": shorten(name)}
+    draw_series(ax, rows, along, **look)
+
+
+def list_beside(ax, count: int) -> None:
+  """Lists the curves of so many layers on the right of a panel."""
+  look = {"fontsize": 6.5, "ncols": 1 + count // 10, "columnspacing": 1}
+  ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), **look)
 
 
 def series_of_cells(
@@ -210,7 +235,7 @@ def draw_chance(ax, rows: runs.Rows) -> None:
 
 
 def draw_level(
-  ax, level: float | int, label: str | None = None, ls: str = ":"
+  ax, level: float | int, label: str | None = None, ls: str | tuple = ":"
 ) -> None:
   """Draws a horizontal line at a reference level; only chance is dotted."""
   ax.axhline(level, color="0.4", lw=0.9, ls=ls, label=label, zorder=0)
@@ -219,7 +244,8 @@ def draw_level(
 def draw_chance_accuracy(ax, rows: runs.Rows) -> None:
   """Draws a line at chance accuracy, which old runs do not record."""
   for chance in set(rows.fact("chance_accuracy").values()):
-    draw_level(ax, chance, f"chance {chance:.3g}")
+    # Its dots are farther apart than those of chance capacity.
+    draw_level(ax, chance, f"chance accuracy {chance:.3g}", ls=(0, (1, 4)))
 
 
 def accuracy_axis(ax, rows: runs.Rows) -> None:
@@ -232,6 +258,12 @@ def some_of(layers: dict[int, str]) -> tuple[list[int], list[str]]:
   """Returns the places and names of layers, of many only every so many."""
   step = -(-len(layers) // _MOST_NAMES) or 1
   return list(layers)[::step], list(layers.values())[::step]
+
+
+def shorten(name: str) -> str:
+  """Cuts the middle out of a name that would leave no room for its figure."""
+  half = (_LONGEST - 1) // 2
+  return name if len(name) <= _LONGEST else f"{name[:half]}…{name[-half:]}"
 
 
 def layer_axis(ax, layers: dict[int, str], fontsize: int = 7) -> None:

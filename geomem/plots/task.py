@@ -77,8 +77,7 @@ def plot_task(rows: runs.Rows) -> Figure | None:
     return None
   has_layers = len(rows.where("capacity").layers) > 1
   count = 4 if has_layers else 3
-  figure = style.new_figure(3.15 * count, 3.2)
-  axes = figure.subplots(1, count)
+  figure, axes = style.new_axes(3.15 * count, 3.2, 1, count)
   by_epoch, *by_layer, fitted, readouts = axes
   _draw_by_epoch(by_epoch, rows)
   for ax in by_layer:

@@ -100,6 +100,9 @@ function tick(value) {
   return small ? Number(value.toPrecision(4)).toExponential() : short(value);
 }
 
+const EPOCH_TICKS = [10000, 5000, 2000, 1000, 500, 200, 100, 50, 20, 10, 5, 2,
+  1, 0];
+
 const SIZE = { width: 380, height: 262, left: 48, right: 16, top: 22 };
 
 // Epochs are evenly spread in the logarithm, from 0 on; layers one by one.
@@ -126,8 +129,13 @@ function drawXAxis(svg, axis, place, bottom) {
     });
     return;
   }
-  for (const t of [0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000]) {
-    if (t <= axis.last) write(svg, place(t), bottom + 14, String(t));
+  // From the largest on, those that have room for their number.
+  let room = Infinity;
+  for (const t of EPOCH_TICKS.filter((epoch) => epoch <= axis.last)) {
+    const [x, half] = [place(t), 3 * String(t).length];
+    if (x + half > room) continue;
+    write(svg, x, bottom + 14, String(t));
+    room = x - half - 2;
   }
   write(svg, (SIZE.left + SIZE.width - SIZE.right) / 2, bottom + 30, "epoch");
 }
@@ -164,8 +172,10 @@ function drawPiece(svg, line, points, place, height, edges) {
       ? p.mean - p.error : p.mean);
     const band = points.map((p) => at(p, p.mean + p.error)).concat(
       points.map((p) => at(p, low(p))).reverse());
-    svg.append(draw("path", { d: `M${trace(band)}z`, fill: line.color,
-      opacity: 0.2 }));
+    // A band of one point has no width: it is drawn as a bar.
+    const look = points.length > 1 ? { fill: line.color, opacity: 0.2 }
+      : { stroke: line.color, "stroke-width": 1, opacity: 0.5, class: "bar" };
+    svg.append(draw("path", { d: `M${trace(band)}z`, ...look }));
   }
   svg.append(draw("path", { d: `M${trace(points.map((p) => at(p, p.mean)))}`,
     fill: "none", stroke: line.color, "stroke-width": line.faint ? 1 : 1.7,

@@ -35,11 +35,20 @@ function colorOf(value, { ends, log, colors }) {
   return heatColor((v - low) / (high - low), colors);
 }
 
+const LONGEST = 25;
+
+// A name that leaves room for a map: a long one loses its middle.
+function shorten(name) {
+  const half = (LONGEST - 1) / 2;
+  return name.length <= LONGEST ? name
+    : `${name.slice(0, half)}…${name.slice(-half)}`;
+}
+
 // A map of rows by epochs; `cells` has for each row a Map from epoch to value,
 // and at `marks`, which are epochs, there are dashed lines. What is unknown is
 // grey: white has a meaning.
 function heatmap({ title, names, epochs, cells }, scale, marks) {
-  const longest = Math.max(...names.map((name) => name.length));
+  const longest = Math.max(...names.map((name) => shorten(name).length));
   const [left, top, cell] = [Math.max(64, 10 + 7 * longest), 20, 15];
   const wide = (SIZE.width - left - 8) / epochs.length;
   const bottom = top + names.length * cell;
@@ -47,7 +56,7 @@ function heatmap({ title, names, epochs, cells }, scale, marks) {
     role: "img", "aria-label": title });
   svg.append(draw("text", { x: left, y: 13 }, title));
   names.forEach((name, i) => {
-    write(svg, left - 5, top + i * cell + 11, name, "end");
+    write(svg, left - 5, top + i * cell + 11, shorten(name), "end");
     epochs.forEach((epoch, j) => {
       const found = cells[i].get(epoch);
       const [fill, said] = found === undefined ? ["#999", "unknown"]

@@ -264,11 +264,12 @@ function memorization(rows) {
     drawAccuracy();
     geometry.redraw();
   });
+  const faint = trainingLoss(rows).points.length
+    ? "Faint: the loss in training, a mean over the steps of each epoch." : "";
+  const notes = `${faint}${partlyScored(rows)}`.trim();
   return make("div", {}, make("div", { class: "controls sticky" },
     make("span", { class: "boxes" }, ...boxes), ...geometry.controls), accuracy,
-    trainingLoss(rows).points.length ? make("p", { class: "soft" },
-      "Faint: the loss in training, a mean over the steps of each epoch."
-      + partlyScored(rows)) : "",
+    notes ? make("p", { class: "soft" }, notes) : "",
     accuracy.firstChild ? make("details", {},
       make("summary", {}, "As a table"), accuracyTable(rows)) : "",
     geometry.node);
@@ -392,7 +393,8 @@ const parts = DATA.runs.flat();
 page.append(make("h1", {}, DATA.title),
   make("p", { class: "soft" }, `Written ${minute(DATA.written)} by geomem`
     + ` ${DATA.version} from the rows.`),
-  make("nav", {}, ...parts.slice(1).map((part) =>
+  // A run alone is at the top already.
+  make("nav", {}, ...parts.slice(DATA.runs.length > 1 ? 0 : 1).map((part) =>
     make("a", { href: `#part${parts.indexOf(part)}` }, part.name))));
 const sections = DATA.runs.map((run) => make("div", {},
   ...run.map((part) => show(part, parts.indexOf(part)))));

@@ -55,10 +55,15 @@ function runCharts(runs, metrics, subset) {
   });
 }
 
+// Kinds whose accuracies are all the network's own; rewinds and truncations have
+// those of changed networks, too.
+const OF_NETWORKS = ["memorization", "measure", "task_capacity"];
+
 // One chart a metric with a line for each run, on the same axes.
 function comparison(all) {
   const runs = all.filter((run) => run.rows.length && !run.config.axes
-    && subsetsOf(run.rows, "accuracy").length && !run.kind.startsWith("rewind"));
+    && OF_NETWORKS.includes(run.kind)
+    && subsetsOf(run.rows, "accuracy").length);
   if (runs.length < 2) return "";
   const metrics = ["accuracy", ...METRICS.filter((metric) =>
     ["capacity", "radius", "dimension"].includes(metric)

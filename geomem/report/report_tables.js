@@ -15,11 +15,13 @@ async function copyText(text, button) {
   setTimeout(() => { button.textContent = "copy"; }, 1500);
 }
 
-function compare(a, b) {
-  if (a === b) return 0;
-  if (a === null || a === undefined) return 1;
-  if (b === null || b === undefined) return -1;
-  return a < b ? -1 : 1;
+// Ascending, or descending; what is unknown comes last in both.
+function compare(a, b, up) {
+  const [x, y] = [a ?? null, b ?? null];
+  if (x === y) return 0;
+  if (x === null) return 1;
+  if (y === null) return -1;
+  return (x < y) === up ? -1 : 1;
 }
 
 // At most `limit` rows are shown; all of them are sorted and copied.
@@ -36,7 +38,7 @@ function table(headers, rows, { caption = "", limit = 400 } = {}) {
     const up = head.getAttribute("aria-sort") !== "ascending";
     heads.forEach((h) => h.setAttribute("aria-sort", "none"));
     head.setAttribute("aria-sort", up ? "ascending" : "descending");
-    rows.sort((a, b) => (up ? 1 : -1) * compare(a[i], b[i]));
+    rows.sort((a, b) => compare(a[i], b[i], up));
     fill();
   }));
   fill();

@@ -36,7 +36,7 @@ class Finding(NamedTuple):
   claim: str = ""
 
   def __str__(self) -> str:
-    verdict = {True: "holds", False: "does not hold", None: "cannot be told"}
+    verdict = {True: "holds", False: "does not hold", None: "is undecided"}
     claim = f" ({self.claim})" if self.claim else ""
     return f"{self.name}{claim} {verdict[self.holds]}: {self.sentence}."
 

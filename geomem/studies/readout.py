@@ -60,18 +60,14 @@ def plot_readout(rows: runs.Rows):
   present = [name for name in _LABELS if rows.where(name).known()]
   if not present:
     return None
-  figure = style.new_figure(3.4 * len(present), 3)
-  axes = np.atleast_1d(figure.subplots(1, len(present)))
+  count = len(present)
+  figure, (axes,) = style.new_axes(3.4 * count, 3, 1, count, squeeze=False)
   for name, ax in zip(present, axes, strict=True):
     measured = rows.where(name)
-    for subset in measured.subsets:
-      look = style.look_of(subset) | {"label": subset}
-      of_subset = measured.where(subset=subset)
-      style.draw_series(ax, of_subset, "epoch", **look)
+    style.draw_subsets(ax, measured, "epoch")
     figures.epoch_axis(ax, max(measured.distinct("epoch")))
     ax.set_ylabel(_LABELS[name])
-  handles, labels = axes[0].get_legend_handles_labels()
-  style.draw_legend(figure, handles, labels, ncols=4)
+  style.explain(figure, axes, ncols=4)
   return figure
 
 

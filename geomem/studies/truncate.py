@@ -72,14 +72,13 @@ def plot_truncation(rows: runs.Rows):
   layers = truncated.layers
   if not layers:
     return None
-  figure = style.new_figure(8.6, 3.4)
-  axes = figure.subplots(1, 2, sharex=True, sharey=True)
-  colors = style.shades(len(layers))
+  figure, axes = style.new_axes(8.6, 3.4, 1, 2, sharex=True, sharey=True)
   for subset, ax in zip(("test", "permuted"), axes, strict=True):
-    for (index, layer), color in zip(layers.items(), colors, strict=True):
-      of_layer = truncated.where(subset=subset, layer_index=index)
-      look = {"color": color, "marker": ".", "label": layer}
-      style.draw_series(ax, of_layer, "kept", **look)
+    curves = {
+      layer: truncated.where(subset=subset, layer_index=index)
+      for index, layer in layers.items()
+    }
+    style.draw_layers(ax, curves, "kept")
     baseline = untruncated.where(subset=subset)
     if baseline:
       level, _ = baseline.mean(rows.seeds)
@@ -90,12 +89,7 @@ def plot_truncation(rows: runs.Rows):
     ax.set_xlabel("principal components kept")
     ax.set_title(subset)
   axes[0].set_ylabel("accuracy, last epoch")
-  axes[1].legend(
-    loc="center left",
-    bbox_to_anchor=(1, 0.5),
-    fontsize=6.5,
-    ncols=1 + len(layers) // 12,
-  )
+  style.list_beside(axes[1], len(layers))
   return figure
 
 

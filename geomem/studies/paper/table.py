@@ -8,7 +8,7 @@ from geomem import runs
 from geomem.studies.finding import with_error
 from geomem.studies.paper.numbers import CLAIMS
 
-_WORDS = {True: "holds", False: "does not hold", None: "not judged"}
+_WORDS = {True: "holds", False: "does not hold", None: "undecided"}
 _HEADS = ("figure", "claim", "number", "paper", "ours", "verdict")
 _CAPTION = """\
 Ours is the mean over seeds ± their standard deviation. Verdicts follow rules
