@@ -11,6 +11,7 @@ from scipy import optimize
 from sklearn import datasets
 
 from geomem import geometry
+from geomem.geometry import glue_numbers
 from geomem.geometry.fields import draw_normal, fields_of, shifted_root
 from geomem.geometry.linalg import pseudo_inverse_shares
 from geomem.geometry.qp.growing_set import solved
@@ -128,7 +129,12 @@ def test_every_number_is_that_of_the_definition(sizes, labels):
   ]
   key = jax.random.key(3)
   products = geometry.point_products(manifolds)
-  found = geometry.glue(key, products, labels=labels, num_probes=60)
+  found, reduced = (
+    geometry.glue(
+      key, products, labels=labels, num_probes=60, reduce_variance=reduce
+    )
+    for reduce in (False, True)
+  )
   assert found.converged.all()
   fields, y = drawn(key, products, labels, 60)
   there = np.asarray(products.mask).reshape(-1)
@@ -137,10 +143,13 @@ def test_every_number_is_that_of_the_definition(sizes, labels):
     np.testing.assert_allclose(
       getattr(found, name), value, rtol=2e-3, err_msg=name
     )
-  identity = found.utility * (1 + found.radius**-2) / found.dimension
-  assert float(found.capacity) == pytest.approx(float(identity), rel=1e-5)
-  mean = (1 / found.manifold_capacity).mean()
-  assert float(1 / found.capacity) == pytest.approx(float(mean), rel=1e-5)
+  for one in (found, reduced):
+    identity = one.utility * (1 + one.radius**-2) / one.dimension
+    assert float(one.capacity) == pytest.approx(float(identity), rel=1e-5)
+    mean = (1 / one.manifold_capacity).mean()
+    assert float(1 / one.capacity) == pytest.approx(float(mean), rel=1e-5)
+    mean = one.manifold_dimension.mean()
+    assert float(one.dimension) == pytest.approx(float(mean), rel=1e-5)
 
 
 def test_the_fields_have_the_covariance_of_the_points():
@@ -395,7 +404,7 @@ def far_away(offset, manifolds, shape=(P, M)):
 def test_points_far_from_the_origin_are_measured(offset, manifolds):
   points = far_away(offset, manifolds)
   key, products = jax.random.key(7), geometry.point_products(points)
-  found = geometry.glue(key, products, num_probes=60)
+  found = geometry.glue(key, products, num_probes=60, reduce_variance=False)
   assert found.converged.all()
   assert float(found.interior) == 0
   forces = exact_forces(points, *drawn(key, products, "balanced", 60))
@@ -733,6 +742,53 @@ def test_error_bars_hold_what_they_say():
     )
     inside = np.abs(values - values.mean()) < 1.96 * errors
     assert inside.mean() == pytest.approx(0.95, abs=0.06), name
+
+
+def test_control_variates_reduce_errors_and_keep_the_means():
+  """Of 60 keys; errors of means and spreads are 1/√60 and 9 % of a spread."""
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(P, M, 30)) + 2 * rng.normal(size=(P, 1, 30))
+  products = geometry.point_products(points.astype("f4"))
+
+  def measure(reduce):
+    found = [
+      geometry.glue(
+        jax.random.key(i), products, num_probes=100, reduce_variance=reduce
+      )
+      for i in range(60)
+    ]
+    return {
+      name: np.array([getattr(each, name) for each in found])
+      for name in ("capacity", "capacity_stderr", "dimension", "utility")
+    }
+
+  plain, reduced = measure(False), measure(True)
+  for name in ("capacity", "dimension", "utility"):
+    apart = reduced[name].mean() - plain[name].mean()
+    assert abs(apart) < 4 * plain[name].std() / 60**0.5, name
+  assert reduced["capacity"].std() < 0.6 * plain["capacity"].std()
+  error = np.sqrt((reduced["capacity_stderr"] ** 2).mean())
+  assert 0.8 < error / reduced["capacity"].std() < 1.6
+
+
+def test_controls_of_glue_have_mean_zero_with_labels_and_missing_points():
+  rng = np.random.default_rng(0)
+  mask = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], bool)
+  Z = rng.normal(size=(9, 5)) * mask.reshape(-1, 1)
+  K, t = Z @ Z.T, rng.normal(size=(200_000, 5))
+  y = np.repeat([1.0, -1.0, 1.0], 3)
+  with jax.enable_x64(True):
+    found = np.asarray(
+      glue_numbers._controls(*map(jnp.asarray, (K, y * (t @ Z.T), mask)))
+    )
+  error = found.std(axis=0) / len(t) ** 0.5
+  assert (abs(found.mean(axis=0)) < 4 * error).all()
+  # Seven points and three centres are there, each of variance 1.
+  centers = np.array([Z[:3].mean(0), Z[[3, 5]].mean(0), Z[6:8].mean(0)])
+  u = y[::3] * (t @ centers.T) / np.linalg.norm(centers, axis=1)
+  np.testing.assert_allclose(
+    found[:, 2], (np.maximum(u, 0) ** 2).sum(axis=1) - 1.5
+  )
 
 
 def test_a_root_found_with_a_larger_shift_has_the_derivative_of_cholesky():

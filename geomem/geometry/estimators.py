@@ -98,7 +98,7 @@ def _coefficients(x: Array, controls: Array, chosen: Array) -> Array:
 
 def _less_controls(x: Array, controls: Array) -> Array:
   """Subtracts the controls, with coefficients from the other half of probes."""
-  first = jnp.arange(len(x)) < len(x) // 2
+  first = jnp.arange(len(x), dtype=jnp.int32) < len(x) // 2
   # Both halves share one program, which takes half as long to compile.
   of_first, of_second = jax.vmap(_coefficients, (None, None, 0))(
     x, controls, jnp.stack([first, ~first])
@@ -108,27 +108,37 @@ def _less_controls(x: Array, controls: Array) -> Array:
   )
 
 
+def with_less_variance(
+  x: Float[Array, "T Q"], controls: Float[Array, "T C"] | None
+) -> Float[Array, "T Q"]:
+  """Returns samples of Q quantities with the same means, and smaller errors.
+
+  Controls are functions of the probe with mean zero that reduce the errors, the
+  best first; T probes use T / 16 of them. They are ignored where they do not
+  reduce a quantity's error, or turn a mean of positive values negative. The
+  spread of the result gives the error, what the fit leaves untold included.
+  """
+  count = 0 if controls is None else len(x) // _PROBES_A_CONTROL
+  if count < _FEWEST_CONTROLS:
+    return x
+  reduced = _less_controls(x, controls[:, :count])
+  mean, error = mean_and_error(reduced)
+  half = len(x) // 2
+  untold = half / (half - _UNTOLD)
+  negative = (x.min(axis=0) >= 0) & (mean <= 0)
+  use = (error * untold < mean_and_error(x)[1]) & ~negative
+  spread = mean[None] + untold * (reduced - mean[None])
+  return jnp.where(use[None], spread, x)
+
+
 def mean_over_probes(
   x: Float[Array, "T Q"], controls: Float[Array, "T C"] | None = None
 ) -> tuple[Float[Array, " Q"], Float[Array, " Q"]]:
   """Returns means and standard errors of Q quantities; NaN for one probe.
 
-  Controls are functions of the probe with mean zero that reduce the errors, the
-  best first; T probes use T / 16 of them. They are ignored where they do not
-  reduce a quantity's error, or turn a mean of positive values negative.
+  Controls reduce the errors; see `with_less_variance`.
   """
-  plain = mean_and_error(x)
-  count = 0 if controls is None else len(x) // _PROBES_A_CONTROL
-  if count < _FEWEST_CONTROLS:
-    return plain
-  mean, error = mean_and_error(_less_controls(x, controls[:, :count]))
-  half = len(x) // 2
-  reduced = mean, error * (half / (half - _UNTOLD))
-  negative = (x.min(axis=0) >= 0) & (reduced[0] <= 0)
-  use = (reduced[1] < plain[1]) & ~negative
-  return tuple(
-    jnp.where(use, a, b) for a, b in zip(reduced, plain, strict=True)
-  )
+  return mean_and_error(with_less_variance(x, controls))
 
 
 def dimension_of(

@@ -133,11 +133,14 @@ class Glue(NamedTuple):
   residual: Float[Array, "*b"]
 
 
-@functools.partial(jax.jit, static_argnames="num_probes")
-def _glue(key, products, y, num_probes) -> Glue:
+@functools.partial(jax.jit, static_argnames=("num_probes", "reduce_variance"))
+def _glue(key, products, y, num_probes, reduce_variance) -> Glue:
   dtype = products.gram.dtype
   solve = functools.partial(
-    _solve, tol=default_error(dtype), single=dtype == jnp.float32
+    _solve,
+    tol=default_error(dtype),
+    single=dtype == jnp.float32,
+    reduce_variance=reduce_variance,
   )
   x = draw_normal(key, products, num_probes)
   values, (converged,) = in_double(solve, dtype)(
@@ -155,7 +158,7 @@ def _in_units(value: Array, exponent: Array) -> Array:
   return scaled * jnp.where(lost, jnp.nan, 1)
 
 
-def _solve(floats, others, tol, single):
+def _solve(floats, others, tol, single, reduce_variance):
   parts, x, y = floats
   products = PointProducts(*parts, *others)
   K, mask = products.raw, products.mask
@@ -167,7 +170,7 @@ def _solve(floats, others, tol, single):
   b = jnp.where(mask.reshape(-1)[None] & ~dead, signs * g, -1)
   apart = jax.lax.stop_gradient(distance_apart(K, in_other_manifolds(mask)))
   solution = solve_signed(K, b, signs, apart, _MAXITER, tol)
-  values = numbers_of(K, g, signs, solution.lam, mask)
+  values = numbers_of(K, g, signs, solution.lam, mask, reduce_variance)
   fixed = jax.lax.stop_gradient((products, K, b, solution.lam))
   interior = surrounds_origin(*fixed, signs).mean()
   shared = share_rays(*fixed[:2], fixed[3], signs).mean()
@@ -183,8 +186,10 @@ def _solve(floats, others, tol, single):
   return values, (converged,)
 
 
-@functools.partial(jax.jit, static_argnames="num_probes")
-def _glue_of_pairs(probe_key, label_key, products, pairs, num_probes) -> Glue:
+@functools.partial(jax.jit, static_argnames=("num_probes", "reduce_variance"))
+def _glue_of_pairs(
+  probe_key, label_key, products, pairs, num_probes, reduce_variance
+) -> Glue:
   P, M = products.mask.shape
   points = jnp.arange(P * M).reshape(P, M)
 
@@ -192,7 +197,7 @@ def _glue_of_pairs(probe_key, label_key, products, pairs, num_probes) -> Glue:
     i = points[pair].reshape(-1)
     part = products.of_points(i, products.mask[pair])
     y = draw_labels(label_key, "balanced", num_probes, 2)
-    return _glue(probe_key, part, y, num_probes)
+    return _glue(probe_key, part, y, num_probes, reduce_variance)
 
   return jax.lax.map(one, pairs)
 
@@ -205,6 +210,7 @@ def glue(
   labels: Labels = "balanced",
   tilt: float | None = None,
   num_probes: int = 200,
+  reduce_variance: bool = True,
 ) -> Glue:
   """Estimates GLUE: capacity, dimension, radius and utility for a task.
 
@@ -230,6 +236,8 @@ def glue(
     num_probes: T, the number of probes, each with its own labelling. As
       published, s⁰ is a mean over the same probes, so that T of them understate
       D and Ψ by some 1/T of them: more than the errors say if T is below 30.
+    reduce_variance: whether functions of the probes with known means reduce
+      the errors, from 48 probes on; unbiased either way.
 
   Returns:
     The numbers of all manifolds and of each; of `pairs` with a leading axis of
@@ -261,11 +269,14 @@ def glue(
       f"There is {num_manifolds} manifold; labels need at least two."
     )
   checks.count("num_probes", num_probes, least=2)
+  checks.flag("reduce_variance", reduce_variance)
   probe_key, label_key = jax.random.split(key)
   if isinstance(labels, str) and labels == "pairs":
     if tilt is not None:
       raise ValueError(f"tilt={tilt} was given with pairs; give signs instead.")
     pairs = jnp.stack(jnp.triu_indices(num_manifolds, 1), axis=1)
-    return _glue_of_pairs(probe_key, label_key, points, pairs, num_probes)
+    return _glue_of_pairs(
+      probe_key, label_key, points, pairs, num_probes, reduce_variance
+    )
   y = draw_labels(label_key, labels, num_probes, num_manifolds, tilt)
-  return _glue(probe_key, points, y, num_probes)
+  return _glue(probe_key, points, y, num_probes, reduce_variance)

@@ -4,7 +4,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from geomem.geometry.estimators import mean_over_probes, ratio_of_means
+from geomem.geometry.estimators import (
+  mean_over_probes,
+  ratio_of_means,
+  with_less_variance,
+)
 from geomem.geometry.linalg import (
   diagonal,
   einsum,
@@ -89,16 +93,59 @@ def _parts(strength, SS, S0S0, S1S1) -> dict[str, Array]:
   }
 
 
+def _controls(
+  K: Float[Array, "n n"], b: Float[Array, "T n"], mask: Bool[Array, "P M"]
+) -> Float[Array, "T 6"]:
+  """Computes functions of the probes with mean zero that correlate with F.
+
+  b are the fields with the signs of the labels: what single points, and single
+  centres, would cost, Σ max(b/σ, 0)² and Σ max(b/σ, 0), with σ² the variance of
+  each field; Σ b/σ, and Σ (b/σ)². They are standard normal for any labels.
+  """
+  counts = mask.sum(axis=1).clip(1).astype(K.dtype)
+  mean = (mask / counts[:, None])[:, None] * jnp.eye(len(mask))[..., None]
+  to_centers = mean.astype(K.dtype).reshape(len(mask), -1)
+  squares = (matmul(to_centers, K) * to_centers).sum(axis=1)
+  controls, sums = [], []
+  for fields, variances in (
+    (b, jnp.diagonal(K)),
+    (matmul(b, to_centers.T), squares),
+  ):
+    there = variances > 0
+    scale = jnp.where(there, jax.lax.rsqrt(jnp.where(there, variances, 1)), 0)
+    count, u = there.sum(), fields * scale[None]
+    above = jnp.maximum(u, 0)
+    controls.append((above**2).sum(axis=1) - count / 2)
+    controls.append(above.sum(axis=1) - count / (2 * jnp.pi) ** 0.5)
+    sums += [u.sum(axis=1), (u**2).sum(axis=1) - count]
+  # Sorted by how much they explain beside those before them.
+  return jnp.stack([*controls, *sums[:2]], axis=1)
+
+
 def _of_manifolds(
-  a: Float[Array, "T P"], b: Float[Array, "T P"], c: Float[Array, "T P"]
+  a: Float[Array, "T P"],
+  b: Float[Array, "T P"],
+  c: Float[Array, "T P"],
+  totals: Float[Array, "3"],
+  controls: Float[Array, "T C"] | None,
 ) -> dict[str, Array]:
   """Computes each manifold's numbers from its shares of a, b and c.
 
   The shares are the terms of (St)ᵀ[(SSᵀ)⁺(St)] and the like. The share of a is
-  its points' part of F = λᵀb, so that 1/α is the mean of 1/α_μ.
+  its points' part of F = λᵀb, so that 1/α is the mean of 1/α_μ. They are scaled
+  to the `totals`, ⟨a⟩, ⟨b⟩ and ⟨c⟩, of which control variates have less error.
   """
-  inverse, error = mean_over_probes(a)
-  b, c = b.mean(axis=0), c.mean(axis=0)
+
+  def scaled(shares, total):
+    plain = shares.sum()
+    known = plain != 0
+    factor = jnp.where(known, total / jnp.where(known, plain, 1), 1)
+    return shares * factor, factor
+
+  inverse, error = mean_over_probes(a, controls)
+  inverse, factor = scaled(inverse, totals[0])
+  error = error * factor
+  b, c = (scaled(x.mean(0), t)[0] for x, t in ((b, totals[1]), (c, totals[2])))
   positive = (c > 0) & (b > c)
   squared = jnp.where(positive, c, 1) / jnp.where(positive, b - c, 1)
   return {
@@ -116,6 +163,7 @@ def numbers_of(
   y: Float[Array, "T n"],
   lam: Float[Array, "T n"],
   mask: Bool[Array, "P M"],
+  reduce_variance: bool,
 ) -> dict[str, Array]:
   """Computes the numbers of `Glue`, and their errors.
 
@@ -145,12 +193,15 @@ def numbers_of(
   b, c, (b_shares, c_shares, anchors) = _with_influence(
     W.mean(axis=0), W, SS, K, g
   )
+  controls = _controls(K, y * g, mask) if reduce_variance else None
+  a, b, c = with_less_variance(jnp.stack([a, b, c], axis=1), controls).T
+  totals = jnp.stack([a.mean(), b.mean(), c.mean()])
   strength = y.reshape(T, P, M)[..., 0] * total[..., 0]
   return {
     "active": (total[..., 0] > 0).mean(axis=0),
     **_of_all(a, b, c, P),
     **_alignments(*anchors),
-    **_of_manifolds(a_shares, b_shares, c_shares),
+    **_of_manifolds(a_shares, b_shares, c_shares, totals, controls),
     **_parts(strength, SS, anchors[0], anchors[2]),
   }
 
