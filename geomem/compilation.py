@@ -132,6 +132,7 @@ def keep_programs(
     jax.config.update("jax_compilation_cache_dir", None)
     return None
   if preset is not None and directory is None:
+    _remove_torn(path)
     return path
   try:
     path.mkdir(parents=True, exist_ok=True)

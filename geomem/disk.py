@@ -83,9 +83,10 @@ def cache_directory() -> pathlib.Path:
 
   It is `$GEOMEM_CACHE`, or `geomem` below `$XDG_CACHE_HOME` or `~/.cache`.
   """
-  default = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-  path = os.environ.get("GEOMEM_CACHE", os.path.join(default, "geomem"))
-  return pathlib.Path(path).expanduser()
+  # Empty variables count as none, as in the XDG standard.
+  default = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  path = os.environ.get("GEOMEM_CACHE") or os.path.join(default, "geomem")
+  return pathlib.Path(os.path.expanduser(path))
 
 
 def checksum(array: np.typing.ArrayLike) -> int:
@@ -109,7 +110,8 @@ def remove_partial(directory: pathlib.Path) -> None:
   Those of processes on other hosts are removed once they are ten minutes old.
   """
   for path in directory.glob(".*.partial"):
-    with contextlib.suppress(FileNotFoundError):  # Its writer was faster.
+    # Its writer was faster, or is another user.
+    with contextlib.suppress(FileNotFoundError, PermissionError):
       if not _is_in_use(path):
         path.unlink()
 
@@ -133,6 +135,16 @@ def is_running(pid: int) -> bool:
   return True
 
 
+def _keep_name(path: pathlib.Path) -> None:
+  """Makes a new name durable, where directories can be synchronized."""
+  with contextlib.suppress(OSError):
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+      os.fsync(directory)
+    finally:
+      os.close(directory)
+
+
 def write_whole(path: pathlib.Path, content: bytes) -> None:
   """Writes a file atomically and durably.
 
@@ -146,6 +158,7 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
       file.flush()
       os.fsync(file.fileno())
       os.replace(temporary, path)
+      _keep_name(path)
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink()
@@ -165,6 +178,8 @@ def append_whole(path: pathlib.Path, content: bytes) -> None:
       while rest:
         rest = rest[file.write(rest) :]
       os.fsync(file.fileno())
+      if length == 0:
+        _keep_name(path)
     except BaseException:
       file.truncate(length)
       raise

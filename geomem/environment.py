@@ -20,7 +20,8 @@ _OF_NUMBERS = ("geomem", "geomem_revision", "jax", "jaxlib")
 def _git(*arguments: str) -> str | None:
   try:
     result = subprocess.run(
-      ["git", *arguments],
+      # Without the lock that the user's own commands would wait for.
+      ["git", "--no-optional-locks", *arguments],
       capture_output=True,
       text=True,
       check=True,

@@ -241,6 +241,17 @@ def by_examples(
 _ALONE: list[bool] = []
 
 
+def _message_of(error: Exception) -> bytes:
+  """Returns an error for all processes; its text alone if it cannot be sent."""
+  try:
+    message = pickle.dumps((None, error))
+    pickle.loads(message)
+  except Exception:
+    named = RuntimeError(f"{type(error).__name__}: {error}")
+    message = pickle.dumps((None, named))
+  return message
+
+
 def from_first(function: Callable[[], _T]) -> _T:
   """Calls a function in the first process; returns or raises in all.
 
@@ -254,7 +265,7 @@ def from_first(function: Callable[[], _T]) -> _T:
     try:
       message = pickle.dumps((function(), None))
     except Exception as error:  # All processes must raise it.
-      message = pickle.dumps((None, error))
+      message = _message_of(error)
     finally:
       _ALONE.pop()
   value, error = pickle.loads(_broadcast(message))

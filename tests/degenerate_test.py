@@ -193,6 +193,9 @@ def test_one_point_far_away_takes_the_digits_of_all(dtype):
   points[0, 0] += 1.5e5
   points[0, 1] -= 1.5e5  # So that the centre is not far away.
   assert not np.asarray(_geometry(points.astype(dtype)).converged)[1:].any()
+  # Other points may be far away: the digits of the rest are kept.
+  points[0] = points[0, ::-1]
+  assert np.asarray(_geometry(points.astype(dtype)).converged)[1:].all()
 
 
 @pytest.mark.parametrize("num_points", [8, *also_long(50)])

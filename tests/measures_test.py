@@ -64,6 +64,12 @@ def test_nothing_to_measure_and_unlike_subsets_are_refused():
     what = (KEY, chosen, measures.Options(), forward, None, of_subsets, ["h"])
     with pytest.raises(ValueError, match="at least one of each"):
       next(measures.measure_layers(*what))
+  for bound in ("batch_size", "max_bytes"):
+    blocks = measures.layer_blocks(
+      forward, None, images[0], ["h"], **{bound: 0}
+    )
+    with pytest.raises(ValueError, match=f"{bound} is 0"):
+      next(blocks)
   unlike = {"own": images, "other": images[:, :2]}
   with pytest.raises(ValueError, match=r"'other': \(2, 2, 4, 4, 1\)"):
     next(measures.layer_statistics(forward, None, unlike, ["h"]))

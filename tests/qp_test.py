@@ -327,20 +327,25 @@ def test_shapes_that_do_not_fit_are_refused():
 
 
 def test_nearly_opposite_points_are_solved_or_said_not_to_be():
-  """A violation must be small beside their distance: F was 1.3% too small."""
-  rng = np.random.default_rng(34)
-  distance = 10 ** rng.uniform(-7, -2)
-  Z = rng.normal(size=(6, 4))
-  Z[1] = Z[0] + distance * rng.normal(size=4)
-  Z /= np.linalg.norm(Z, axis=1, keepdims=True)
-  signs = np.array([[1.0, -1.0, *rng.choice([-1, 1], 4)]])
-  t = rng.normal(size=4)
-  exact, _ = optimize.nnls((signs[0][:, None] * Z).T, t)
-  with jax.enable_x64(True):
-    found = geometry.solve_signed_qp(Z @ Z.T, signs * (Z @ t), signs)
-    lam, converged = np.asarray(found.lam[0]), bool(found.converged[0])
-  force, expected = ((((signs[0] * x) @ Z) ** 2).sum() for x in (lam, exact))
-  assert not converged or force == pytest.approx(expected, rel=1e-5)
+  """A violation must be small beside their distance: of seed 34, which was said
+  to be solved, F was 1.3% too small."""
+  solved = 0
+  for seed in range(40):
+    rng = np.random.default_rng(seed)
+    distance = 10 ** rng.uniform(-7, -2)
+    Z = rng.normal(size=(6, 4))
+    Z[1] = Z[0] + distance * rng.normal(size=4)
+    Z /= np.linalg.norm(Z, axis=1, keepdims=True)
+    signs = np.array([[1.0, -1.0, *rng.choice([-1, 1], 4)]])
+    t = rng.normal(size=4)
+    exact, _ = optimize.nnls((signs[0][:, None] * Z).T, t)
+    with jax.enable_x64(True):
+      found = geometry.solve_signed_qp(Z @ Z.T, signs * (Z @ t), signs)
+      lam, converged = np.asarray(found.lam[0]), bool(found.converged[0])
+    force, expected = ((((signs[0] * x) @ Z) ** 2).sum() for x in (lam, exact))
+    assert not converged or force == pytest.approx(expected, rel=1e-5)
+    solved += converged
+  assert solved > 30
 
 
 def test_hundreds_of_supporting_points_are_found():

@@ -1,6 +1,7 @@
 """Separability, simulated capacity and resampling against known answers."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from scipy import optimize, stats
 
 from geomem import geometry
+from geomem.geometry import separability
 from geomem.geometry.simulation import _checked, _Transition
 
 KEY = jax.random.key(0)
@@ -48,6 +50,30 @@ def test_separability_of_edge_cases():
   assert not geometry.is_separable(np.zeros((1, 2)), np.array([True]))
   close = np.array([[1.0, 1e-9], [1.0, -1e-9]])
   assert geometry.is_separable(close, np.array([True, False]))
+
+
+def test_programmes_without_an_answer_are_asked_again_or_refused():
+  """Any status but solved counted as not separable."""
+  A = np.random.default_rng(0).normal(size=(8, 3))
+  A[:, 0] = 1
+  asked = []
+
+  def linprog(*args, method, unsolved=("highs",), **options):
+    asked.append(method)
+    if method in unsolved:
+      return optimize.OptimizeResult(status=4, message="It is hard.")
+    return real(*args, method=method, **options)
+
+  real = optimize.linprog
+  with mock.patch.object(optimize, "linprog", linprog):
+    assert separability._by_linear_programme(A)
+  assert asked == ["highs", "highs-ipm"]
+  both = functools.partial(linprog, unsolved=("highs", "highs-ipm"))
+  with (
+    mock.patch.object(optimize, "linprog", both),
+    pytest.raises(ValueError, match="cannot be decided"),
+  ):
+    separability._by_linear_programme(A)
 
 
 def test_hidden_points_are_on_neither_side():
@@ -129,11 +155,12 @@ def test_error_bars_narrower_than_the_grid_are_those_of_a_finer_one(
   assert its_error == pytest.approx(error, rel=0.02)
 
 
-def test_a_common_mean_hides_no_direction_of_single_precision():
+@pytest.mark.parametrize("mean", [1e3, 1e5])
+def test_a_common_mean_hides_no_direction_of_single_precision(mean):
   """All directions within manifolds were dropped beside such a mean."""
   rng = np.random.default_rng(0)
   points = rng.normal(size=(6, 1, 3000)) + rng.normal(size=(6, 5, 3000))
-  points = (points / 3000**0.5 + 1000 * np.eye(3000)[0]).astype("f4")
+  points = (points / 3000**0.5 + mean * np.eye(3000)[0]).astype("f4")
   assert _checked(points, None)[0].shape == (30, 30)
   values = np.linalg.svd(_checked(points, None)[0], compute_uv=False)
   expected = np.linalg.svd(points.reshape(30, -1).astype(float))[1]

@@ -321,6 +321,8 @@ WRONG = {
   "g.subsample(key, x, num_probes=9.0)": "num_probes is 9.0; a whole",
   "g.subsample(key, x, centers=1.0)": "centers=1.0 is not known",
   "g.detectable_difference(1.0, level='a')": "level is 'a'; a real number",
+  "jax.jit(lambda p: g.detectable_difference(1.0, power=p))(0.8)": "traces",
+  "jax.jit(lambda f: g.explained_variance_dimension([1.0], f))(1)": "traces",
   "g.simulated_capacity(key, x, num_draws=1.5)": "num_draws is 1.5; a whole",
   "g.simulated_capacity(key, x, bias='no')": "bias is 'no'; True or False",
   "g.is_separable(x[0], [None] * 10)": "labels have the values [None]",

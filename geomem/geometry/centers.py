@@ -25,7 +25,7 @@ from geomem.geometry.center_directions import (
   search,
   summarize,
 )
-from geomem.geometry.frames import center_gram, eigenvalue_rounding
+from geomem.geometry.frames import LOST, center_gram, eigenvalue_rounding
 from geomem.geometry.linalg import diagonal, matmul, no_derivative
 from geomem.geometry.points import in_floats
 
@@ -124,11 +124,12 @@ class SharedDirections(NamedTuple):
     left: the smallest share of its squared norm that any centre keeps, by K; 0
       where K was not tried.
     span: dimension of the centres' span, up to rounding.
-    complete: whether the request could be met: false where an integer K is
-      more than the span allows, where rounding hides the products of a centre
-      that is less than some √ε of the longest, or where the remainders of four
-      or more centres lie on one line, for instance because they share a
-      direction so strongly that its rounding hides all others.
+    complete: whether the request could be met; true if none was made. False
+      where an integer K is more than the span allows, where rounding hides the
+      products of a centre that is less than some √ε of the longest, or where
+      the remainders of four or more centres lie on one line, for instance
+      because they share a direction so strongly that its rounding hides all
+      others.
   """
 
   coefficients: Float[Array, "P K"]
@@ -154,8 +155,13 @@ def _some_are_hidden(centers: Array, gram: Array) -> Bool[Array, ""]:
   Those without a length are told by `center_is_lost`.
   """
   squares = jnp.diagonal(centers)
-  least = (16 * jnp.finfo(gram.dtype).eps) ** 2 * squares.max()
-  return (~_norms(gram)[1] & (squares > least)).any()
+  return (~_norms(gram)[1] & (squares > _least_square(centers))).any()
+
+
+def _least_square(centers: Array) -> Array:
+  """Returns the squared norm below which a centre is lost, as in frames."""
+  eps = jnp.finfo(centers.dtype).eps
+  return (LOST * eps) ** 2 * jnp.diagonal(centers).max()
 
 
 def _cosines(gram: Array) -> Array:
@@ -168,7 +174,7 @@ def center_correlation(centers: Float[Array, "P P"]) -> Float[Array, ""]:
   """Returns ρ, the mean absolute cosine of different centres about their mean.
 
   It is 0 for a single manifold, and 1 for two. It is NaN if a product is not
-  finite, and where rounding has taken the products of a centre: if centres
+  finite, and where rounding has taken the products of a centre: if all centres
   coincide, or one is less than some √ε of the longest.
 
   Raises:
@@ -176,10 +182,10 @@ def center_correlation(centers: Float[Array, "P P"]) -> Float[Array, ""]:
   """
   centers = _square(centers)
   gram = center_gram(centers)
-  known = jnp.isfinite(centers).all() & ~_some_are_hidden(centers, gram)
+  known = jnp.isfinite(centers).all()
   if len(centers) > 1:
-    least = (16 * jnp.finfo(gram.dtype).eps) ** 2 * diagonal(centers).max()
-    known &= diagonal(gram).max() > least
+    known &= _norms(gram)[1].all()
+    known &= diagonal(gram).max() > _least_square(centers)
   return jnp.where(known, mean_correlation(_cosines(gram)), jnp.nan)
 
 

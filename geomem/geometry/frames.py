@@ -16,6 +16,9 @@ from geomem.geometry.linalg import (
 )
 from geomem.geometry.statistics import GramStatistics
 
+# A centre is lost if it is shorter than so many ε of its points, or of others.
+LOST = 16
+
 
 class RelativeGrams(NamedTuple):
   """Gram matrices of P manifolds about their centres, directions removed.
@@ -122,7 +125,11 @@ def relative_grams(
   whole = jnp.diagonal(C)
   along_C = matmul(C, A)
   remaining = whole - (matmul(along_C, inverse) * along_C).sum(axis=1)
-  share = remaining / jnp.where(whole > 0, whole, 1)
+  # Squares of tiny lengths, which the derivative would take, underflow.
+  positive = whole > 0
+  unit_whole = jax.lax.stop_gradient(jnp.where(positive, whole, 1))
+  share = remaining / unit_whole
+  share = share / jnp.where(positive, whole / unit_whole, 1)
   error = points_error(stats)
   square = kept.sum(axis=1) / stats.mask.sum(axis=1).clip(1)
   own = jnp.where(error > 0, error / jnp.maximum(square, 0), 0)
@@ -153,7 +160,7 @@ def center_is_lost(
   squares = within.diagonal(axis1=1, axis2=2).sum(axis=1)
   size = squares / mask.sum(axis=1).clip(1)
   norms = centers.diagonal()
-  tolerance = (16 * float(jnp.finfo(norms.dtype).eps)) ** 2
+  tolerance = (LOST * float(jnp.finfo(norms.dtype).eps)) ** 2
   return (norms <= tolerance * size) | (norms <= tolerance * norms.max())
 
 
@@ -164,9 +171,11 @@ def points_error(stats: GramStatistics) -> Float[Array, "*b P"]:
   first manifold. If they are so near each other that ε of this is not little,
   they are lost. Points that are all the same have no error.
   """
-  squares = diagonal(stats.within).max(axis=-1)
-  norms = jnp.sqrt(diagonal(stats.centers))
-  first = norms[..., :1] + jnp.sqrt(squares[..., :1])
+  squares = diagonal(stats.within)
+  at = stats.mask[..., :1, :].argmax(axis=-1)[..., None]
+  first = jnp.take_along_axis(squares[..., :1, :], at, axis=-1)[..., 0]
+  squares, norms = squares.max(axis=-1), jnp.sqrt(diagonal(stats.centers))
+  first = norms[..., :1] + jnp.sqrt(first)
   error = (jnp.finfo(norms.dtype).eps * (norms + first)) ** 2
   return jnp.where(squares > 0, error, 0)
 

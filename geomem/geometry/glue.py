@@ -58,7 +58,7 @@ from geomem.geometry.statistics import GramStatistics, times_power
 
 _MAXITER = 1000
 _MOST_NOT_UNIQUE = 0.01
-_LEAST_CONVERGED = 0.99
+_MOST_UNSOLVED = 0.01
 # Of F alone, which is unique where the anchors are not.
 _OF_FORCES = ("capacity", "capacity_stderr", "critical_features")
 
@@ -100,7 +100,8 @@ class Glue(NamedTuple):
       manifold has a point, or its own one of another length: their shares of λ
       can be exchanged.
     converged: which problems are solved; none of a dead layer, or of points
-      that rounding has taken. If fewer than 99% are, all numbers are NaN.
+      that rounding has taken. If more than one in a hundred, and more than
+      one, are not, all numbers are NaN.
     residual: the largest violation of their optimality conditions.
   """
 
@@ -175,7 +176,9 @@ def _solve(floats, others, tol, single, reduce_variance):
   interior = surrounds_origin(*fixed, signs).mean()
   shared = share_rays(*fixed[:2], fixed[3], signs).mean()
   converged = solution.converged & ~dead
-  unsolved = converged.mean() < _LEAST_CONVERGED
+  # One is not enough to tell; half of one is for rounding.
+  most = max(1.0, _MOST_UNSOLVED * len(converged)) + 0.5
+  unsolved = (~converged).astype(K.dtype).sum() > most
   not_unique = unsolved | (jnp.maximum(interior, shared) > _MOST_NOT_UNIQUE)
   for name in values:
     unknown = unsolved if name in _OF_FORCES else not_unique

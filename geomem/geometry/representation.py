@@ -91,7 +91,7 @@ def spectrum(points: Points, *, mask: Mask = None) -> Float[Array, " values"]:
       NaN).
   """
   if isinstance(points, list | tuple) and points and np.ndim(points[0]) == 1:
-    points = np.array(points)
+    points = _stack(points)
   if getattr(points, "ndim", 3) == 2:
     points = points[None]
     mask = None if mask is None else as_array(mask).reshape(1, -1)
@@ -102,6 +102,15 @@ def spectrum(points: Points, *, mask: Mask = None) -> Float[Array, " values"]:
   # They are not finite where distances overflow.
   _refuse(~jnp.isfinite(values).all(), values.dtype)
   return _in_units(values, unit + exponent)
+
+
+def _stack(rows: Sequence) -> Array | np.ndarray:
+  """Returns the rows of a list, traced or with hidden values, as one array."""
+  rows = [as_array(row) for row in rows]
+  if checks.is_traced(rows):
+    return jnp.stack(rows)
+  hidden = any(isinstance(row, np.ma.MaskedArray) for row in rows)
+  return (np.ma if hidden else np).stack(rows)
 
 
 @jax.jit

@@ -124,16 +124,17 @@ def _by_linear_programme(A: np.ndarray) -> bool:
   # HiGHS drops small entries; rescaling a feature does not change the answer.
   largest = np.abs(A).max(axis=0, keepdims=True)
   A = A / np.where(largest > 0, largest, 1)
-  result = optimize.linprog(
-    np.zeros(num_features),
-    A_ub=-A,
-    b_ub=-np.ones(num_points),
-    bounds=(None, None),
-    method="highs",
-  )
-  if result.status not in (0, 2):  # Neither solved nor infeasible.
-    raise ValueError(
-      "Whether the points are separable cannot be decided: the linear programme"
-      f" ends with {result.message!r}"
+  for method in ("highs", "highs-ipm"):
+    result = optimize.linprog(
+      np.zeros(num_features),
+      A_ub=-A,
+      b_ub=-np.ones(num_points),
+      bounds=(None, None),
+      method=method,
     )
-  return result.status == 0 and bool((A @ result.x).min() > 0)
+    if result.status in (0, 2):  # Solved, or infeasible.
+      return result.status == 0 and bool((A @ result.x).min() > 0)
+  raise ValueError(
+    "Whether the points are separable cannot be decided: the linear programme"
+    f" ends with {result.message!r}"
+  )

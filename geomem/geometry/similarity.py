@@ -39,6 +39,7 @@ def centered_kernel(
   size, norm = (
     jnp.sqrt((x**2).sum(axis=(-2, -1), keepdims=True)) for x in (G, K)
   )
+  # Rounding leaves an ε of each entry; each is a sum of three means.
   known = norm > 16 * jnp.finfo(K.dtype).eps * size
   known &= products.has_spread[..., None, None]
   return jnp.where(known, K / jnp.where(known, norm, 1), jnp.nan)
@@ -80,8 +81,8 @@ def linear_cka(
     unbiased: whether to leave the diagonals out.
 
   Returns:
-    The cosine; NaN where all points of one coincide, or where the masks differ,
-    so that the points are not the same.
+    The cosine; NaN where a kernel is, see `centered_kernel`, or where the masks
+    differ, so that the points are not the same.
 
   Raises:
     ValueError: the numbers of points differ, or products were not given.

@@ -19,8 +19,9 @@ _OFFSETS = (0.7, -0.7)
 # Fewer draws leave the prior's range and the first guess to decide: their
 # capacity is off by up to a factor of three, whatever the points.
 FEWEST_DRAWS = 5
-# The largest part of the singular values that rounding the points adds, in ε.
-_ROUNDING = 32
+# A singular value below so many ε of the points' norm may be due to their own
+# rounding, which adds half of one at the most; what computed them adds more.
+_ROUNDING = 4
 # Values of n_c and of s on the grid, and the part of the posterior that a finer
 # grid may leave out on either side.
 _GRID = (1000, 10)
@@ -207,13 +208,12 @@ def _checked(points, mask) -> tuple[np.ndarray, np.ndarray]:
   # in single precision: they are exact here.
   is_float = jnp.issubdtype(dtype, jnp.floating)
   wide = jnp.promote_types(dtype, jnp.float32) if is_float else np.float64
-  # What rounding each value adds to a direction does not grow with the shape;
-  # what the decomposition adds, in double precision, does.
+  # What the decomposition adds, in double precision, grows with the shape.
   rounding = max(
-    _ROUNDING * float(jnp.finfo(wide).eps),
-    max(flat.shape) * float(np.finfo(np.float64).eps),
+    _ROUNDING * float(jnp.finfo(wide).eps) * np.sqrt((values**2).sum()),
+    max(flat.shape) * float(np.finfo(np.float64).eps) * values[0],
   )
-  real = values > rounding * values[0]
+  real = values > rounding
   # Signs of singular vectors are arbitrary; these survive rotations of points.
   first = np.abs(left).argmax(axis=0)
   left = left * np.sign(left[first, np.arange(left.shape[1])])

@@ -49,7 +49,8 @@ def compute(key, stats, options):
   distance to that mean M/(M − 1) times as large. A manifold of one point has no
   variance, and so no CDNV and no accuracy; NC1 pools the points of all. Where
   points of a manifold differ by rounding alone, NC1 and CDNV are not known; nor
-  is CDNV where centres do; nor the accuracy where rounding decides it for more
+  is CDNV where centres do; nor the angles where a centre is near the mean of
+  all; nor the accuracy where rounding decides it for more
   than one point in twenty, and fewer are left out.
   """
   del key, options

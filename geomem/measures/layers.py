@@ -39,17 +39,18 @@ def measure_layers(
     layers: names of the layers, in the network's order.
 
   Yields:
-    A layer's name and its rows, without the columns that name the layer.
+    A layer's name and its rows, without the columns that name the layer;
+    nothing of no layers.
 
   Raises:
-    ValueError: there is nothing to measure; a layer is unknown; activations are
+    ValueError: there are no measures or subsets; a layer is unknown; activations are
       not finite, naming the layer and the subset; or what a measure needs does
       not fit in memory.
   """
-  if not (measures and images and layers):
+  if not (measures and images):
     raise ValueError(
-      f"{len(measures)} measures of {len(images)} subsets in {len(layers)}"
-      " layers were asked for; at least one of each was expected."
+      f"{len(measures)} measures of {len(images)} subsets were asked for; at"
+      " least one of each was expected."
     )
   subsets = list(images)
   kinds = tuple(dict.fromkeys(one.statistic for one in measures))
