@@ -38,7 +38,7 @@ def padded_blocks(
   """
   num_images = len(images)
   if batch_size is None:
-    # Larger blocks of wide layers leave a core's cache, and take a tenth longer.
+    # Larger blocks of wide layers leave a core's cache: a tenth slower.
     batch_size = 128 if jax.default_backend() == "cpu" else 4096
   batch_size = min(batch_size * parallel.mesh().size, num_images)
   for start in range(0, num_images, batch_size):
