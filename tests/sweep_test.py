@@ -1,6 +1,8 @@
 """Sweeps: seeds together as alone, cells that are jobs, and what they say."""
 
+import contextlib
 import dataclasses
+import json
 import math
 import pathlib
 import shutil
@@ -257,7 +259,14 @@ def test_a_cell_held_by_another_is_done_last(calm, tmp_path, monkeypatch):
   cell = sweep_of().cells(tmp_path)[0]
   held = runs.Run(cell.path, cell.as_dict())
   others = [tmp_path / f"width={w}" / "done" for w in WIDTHS[1:]]
-  freed = []
+  freed, made = [], []
+
+  def make(config):
+    made.append(config.model.width)
+    return studies.Memorization(config)
+
+  monkeypatch.setattr(sweep, "Memorization", make)
+  make.name = studies.Memorization.name
 
   def free():
     while not all(path.exists() for path in others):
@@ -271,6 +280,58 @@ def test_a_cell_held_by_another_is_done_last(calm, tmp_path, monkeypatch):
   thread.join()
   assert freed == [False]
   assert results(tmp_path) == results(calm)
+  # However often the lock was tried, data were loaded once for each cell.
+  assert sorted(made) == sorted(WIDTHS)
+
+
+def test_cells_that_are_done_are_opened_in_their_order(tmp_path, monkeypatch):
+  """All processes of a job open them together."""
+  opened = []
+
+  class Opened(contextlib.nullcontext):
+    def close(self):
+      pass
+
+  widths = list(range(2, 22))
+  monkeypatch.setattr(
+    sweep.Cell, "is_done", property(lambda cell: cell.path.name != "width=21")
+  )
+  monkeypatch.setattr(sweep, "_do_cells", lambda *_: [])
+  monkeypatch.setattr(sweep, "_gather", lambda *_: None)
+  monkeypatch.setattr(
+    runs, "open_run", lambda path, _: opened.append(path.name) or Opened()
+  )
+  studies.run_sweep(sweep_of(widths), tmp_path)
+  assert opened == [f"width={width}" for width in widths[:-1]]
+
+
+def test_cells_of_other_data_are_not_pooled(calm, tmp_path):
+  path = tmp_path / "sweep"
+  shutil.copytree(calm, path)
+  file = path / "width=3" / "config.json"
+  content = json.loads(file.read_text())
+  (path / "done").unlink()
+  # What earlier versions did not record is not compared.
+  file.write_text(json.dumps(content | {"origin": {}}))
+  do_sweep(path)
+  (path / "done").unlink()
+  file.write_text(json.dumps(content | {"origin": {"data": "0123abcd"}}))
+  with pytest.raises(runs.RunError, match=r"width=3 was trained on data with"):
+    do_sweep(path)
+  # Axes that choose the data are another matter.
+  swept = studies.memorization_sweep({"num_classes": [2, 3]}, **TINY)
+  cells = [config.flat() for _, config in swept.cells(path)]
+  assert len({sweep._named_data(flat) for flat in cells}) == 2
+
+
+def test_a_sweep_whose_cells_all_failed_can_be_corrected(tmp_path):
+  bad = studies.memorization_sweep(
+    {"permuted_fraction": [0.2, 0.5]}, **TINY | {"dataset": "npz:/no/where"}
+  )
+  assert len(studies.run_sweep(bad, tmp_path)) == 2
+  assert not (tmp_path / "results.jsonl").exists()
+  good = studies.memorization_sweep({"permuted_fraction": [0.2, 0.5]}, **TINY)
+  sweep._open(tmp_path, good).close()
 
 
 def test_a_failed_cell_is_reported_and_the_others_go_on(calm, tmp_path):
