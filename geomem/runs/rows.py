@@ -327,6 +327,21 @@ class Rows(list):
       )
     return values.pop()
 
+  def narrow(self) -> dict[int, str]:
+    """Names the layers of fewer than 2M features, where chance is higher.
+
+    Returns names by index. Of older runs only the logits are known.
+    """
+    points = max(self.fact("manifold_points").values(), default=0)
+    sizes = {r["layer_index"]: r["value"] for r in self.where("num_features")}
+    for chance in self.fact("chance_accuracy").values():
+      sizes |= {i: 1 / chance for i, n in self.layers.items() if n == "logits"}
+    return {
+      i: n
+      for i, n in self.layers.items()
+      if sizes.get(i, 2 * points) < 2 * points
+    }
+
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
   """Returns a mean over seeds and its standard error; NaN for one seed."""

@@ -9,10 +9,15 @@ from typing import Any
 
 from geomem import geometry, plots, runs
 from geomem.studies.config import ExperimentConfig
-from geomem.studies.experiment import keep_labels, prepare, prepare_seeds
+from geomem.studies.experiment import (
+  keep_labels,
+  num_features,
+  prepare,
+  prepare_seeds,
+)
 from geomem.studies.finding import doubts
-from geomem.studies.measure import geometry_stage
-from geomem.studies.measure_config import SavedEpochs
+from geomem.studies.measure import check_room, geometry_stage
+from geomem.studies.measure_config import SavedEpochs, measured_layers
 from geomem.studies.memorization_findings import find
 from geomem.studies.study import Stage, Unit, at_once
 from geomem.studies.train import lost_rows, train_seeds
@@ -69,6 +74,7 @@ class Memorization:
     self.config = config
     self.experiment = prepare(config)
     self.seeds = prepare_seeds(self.experiment)
+    check_room(self.experiment, self.seeds, config.measure)
     self.origin = self.experiment.origin
 
   def as_dict(self) -> dict[str, Any]:
@@ -112,8 +118,8 @@ class Memorization:
       self.experiment, self.seeds, epochs, load, self.config.measure
     )
 
-  def _facts_of(self, rows: runs.Rows, seed) -> list[runs.Row]:
-    scores = rows.where("accuracy", seed=seed.number, subset="test")
+  def _facts_of(self, scored: runs.Rows, seed) -> list[runs.Row]:
+    scores = scored.where("accuracy", seed=seed.number, subset="test")
     test = {
       row["epoch"]: value
       for row, value in zip(scores, scores.values, strict=True)
@@ -132,10 +138,15 @@ class Memorization:
       "num_unpermuted": int((~seed.labels.permuted).sum()),
       "num_parameters": self.experiment.network.num_parameters,
     }
-    return [
-      {"seed": seed.number, "metric": metric, "value": value}
-      for metric, value in facts.items()
+    network, measure = self.experiment.network, self.config.measure
+    names, sizes = network.layer_names, num_features(network)
+    rows = [{"metric": name, "value": value} for name, value in facts.items()]
+    rows += [
+      {"layer": name, "layer_index": names.index(name)}
+      | {"metric": "num_features", "value": sizes[name]}
+      for name in measured_layers(measure.layers, names)
     ]
+    return runs.tagged(rows, seed=seed.number)
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:

@@ -17,6 +17,7 @@ from geomem.studies.finding import (
   name_seeds,
   places,
   seeds_unlike,
+  too_narrow,
   unmemorized,
   verdict,
 )
@@ -72,7 +73,8 @@ def find(rows: runs.Rows) -> list[Finding]:
   A finding is undecided if a number it needs is missing, if nothing was learnt
   (F3.1) or memorized, if two standard errors decide, or if it may hang on the
   number K of shared directions removed alone, where K differs between the two
-  values of a ratio.
+  values of a ratio. F3.1 and F3.3 are, too, if a layer that they compare with
+  chance is known to have fewer than 2M features: its chance is higher.
   """
   changed, left_out = changed_seeds(rows)
   no_best = _lacks(rows, "best")
@@ -85,6 +87,7 @@ def find(rows: runs.Rows) -> list[Finding]:
     for metric in _METRICS
   )
   undecided = undecided or unmemorized(changed)
+  hidden = list(rows.where("capacity").layers)[1:-1]
   early = 0 if undecided else len(capacity[0]["permuted"]) // 2
   no_half = "" if early else "of one hidden layer there is no first half"
   no_half = undecided or no_half
@@ -112,7 +115,7 @@ def find(rows: runs.Rows) -> list[Finding]:
     return [
       judge(
         "F3.1",
-        no_best or _unlearnt(rows),
+        no_best or _unlearnt(rows) or too_narrow(rows, *hidden),
         _permuted_at_chance,
         at_best,
         chance,
@@ -122,7 +125,7 @@ def find(rows: runs.Rows) -> list[Finding]:
       judge("F3.2", no_half, _permuted_rises_late, *capacity, early, doubt),
       judge(
         "F3.3",
-        undecided,
+        undecided or too_narrow(rows, *hidden[-1:]),
         _restored_falls,
         *capacity,
         chance,
