@@ -17,6 +17,7 @@ from geomem.studies.measure_config import (
 )
 from geomem.studies.paper import estimates
 from geomem.studies.study import _Silent
+from geomem.studies.task_capacity import TaskCapacity, TaskConfig
 from tests.binaries import execute
 from tests.fakes import SMALL_RUN, also_long, draw_as_png, shown
 
@@ -396,6 +397,14 @@ def test_directories_name_options_that_are_new(few):
     assert place in report.page.parts_of(few)
   finally:
     shutil.rmtree(place)
+
+
+def test_the_defaults_of_a_study_name_no_options(few):
+  trained = studies.TrainedRun(few)
+  study = TaskCapacity(TaskConfig(), trained)
+  assert study.directory == few / "task_capacity"
+  study = TaskCapacity(TaskConfig(kappa=0.5), trained)
+  assert study.directory == few / "task_capacity-kappa=0.5"
 
 
 def test_of_another_revision_nothing_is_taken_over(few, tmp_path):

@@ -54,6 +54,20 @@ def test_the_benchmark_is_drawn_and_ends(tmp_path, monkeypatch):
   assert runs.is_complete(tmp_path / "benchmark")
 
 
+def test_memory_that_runs_out_in_a_sweep_is_a_sentence(
+  tmp_path, monkeypatch, capsys
+):
+  swept = studies.memorization_sweep({"permuted_fraction": [0.5]}, **SMALL_RUN)
+  (cell,) = swept.cells(tmp_path)
+  error = RuntimeError("RESOURCE_EXHAUSTED: Failed to allocate 5.0GiB")
+  failures = [studies.sweep.Failure(cell, error)]
+  monkeypatch.setattr(studies, "run_sweep", lambda *_, **__: failures)
+  assert cli.do_sweep(swept, tmp_path) == 1
+  told = capsys.readouterr().err
+  assert f"Failed: {cell.path}: Memory ran out where 5.0GiB" in told
+  assert "RESOURCE_EXHAUSTED" not in told
+
+
 @pytest.fixture
 def as_a_user():
   """Turns off the checks of types, which only tests have."""

@@ -477,6 +477,20 @@ def test_the_duration_is_that_of_all_starts(tmp_path, monkeypatch):
   assert runs.read_duration(tmp_path) is None
 
 
+def test_the_duration_of_a_run_is_without_its_studies(tmp_path):
+  """A cell's name has "=", as a study's options have."""
+  names = (".", "measure-mean_field-centers=2", "width=3", "width=4")
+  for name in names:
+    path = tmp_path / name
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text("{}")
+    kept = {"seconds": 10.0, "starts": 1}
+    (path / "duration.json").write_text(json.dumps(kept))
+  assert runs.read_duration(tmp_path) == 10  # Its own.
+  (tmp_path / "duration.json").unlink()
+  assert runs.read_duration(tmp_path) == 20  # Those of the cells.
+
+
 def test_a_file_is_no_run_directory(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(disk.DiskError, match="cannot be written: File exists"):

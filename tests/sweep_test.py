@@ -62,6 +62,40 @@ def trained_alone(experiment, seed):
   return state.network, loss
 
 
+def test_a_network_that_is_not_needed_may_diverge():
+  experiment, seeds = prepared()
+  data = experiments.training_data(experiment, seeds[0])
+  labels = jnp.stack([jnp.asarray(seed.labels.labels) for seed in seeds])
+
+  def spoil(states):
+    bad = jax.tree.map(lambda x: x * jnp.nan, states[1].network)
+    return [states[0], states[1]._replace(network=bad)]
+
+  def train(needed):
+    *_, (states, losses) = training.train_seeds(
+      jnp.stack([seed.training_key for seed in seeds]),
+      experiment.network,
+      data._replace(labels=labels),
+      experiment.recipe,
+      resume=spoil,
+      needed=needed,
+    )
+    return states[0].network, losses[0]
+
+  alone, loss = trained_alone(experiment, seeds[0])
+  network, found = train(lambda: {0: "seed 5"})
+  assert found == pytest.approx(loss, rel=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), network, alone
+  )
+  for needed, name in (
+    (lambda: {0: "seed 5", 1: "seed 6"}, "seed 6"),
+    (None, "network 1"),
+  ):
+    with pytest.raises(training.NonFiniteLossError, match=f"of {name} is nan"):
+      train(needed)
+
+
 @pytest.mark.parametrize(
   ("model", "form", "tolerance"),
   [
@@ -391,6 +425,25 @@ def test_a_cell_has_one_name_however_its_value_is_written(tmp_path):
   assert names(0.5, 1.0) == ["permuted_fraction=0.5", "permuted_fraction=1"]
   with pytest.raises(ValueError, match="names a value twice"):
     names(np.float32(1), 1.0)
+
+
+@pytest.mark.parametrize(
+  ("axes", "sentence"),
+  [
+    ({"model": ["mlp1", "resent18"]}, "'resent18' is not known"),
+    ({"permuted_fraction": [0.0, 5.0]}, "permuted_fraction is 5.0"),
+    ({"optimizer": ["sgd", "foo"]}, "'foo' is not known"),
+    ({"dtype": ["float32", "half"]}, "'half' is not known"),
+    ({"epochs": [1, 0]}, "epochs is 0; a positive"),
+    ({"batch_size": [1, 0]}, "batch_size is 0; a positive"),
+  ],
+)
+def test_what_no_cell_can_do_is_refused_before_the_first(
+  axes, sentence, tmp_path
+):
+  fields = {name: x for name, x in TINY.items() if name not in axes}
+  with pytest.raises(ValueError, match=sentence):
+    studies.memorization_sweep(axes, **fields).cells(tmp_path)
 
 
 def test_bad_lists_are_sentences(tmp_path):

@@ -187,7 +187,7 @@ class Measuring(OfRun):
     chosen = self.config.measure_epochs
     epochs = chosen.split(",") if chosen else ()
     of_run = self._options_unlike(self.trained.experiment.config.measure)
-    new = self._options_unlike(MeasuringConfig())
+    new = self._options_unlike(type(self.config)())
     options = [_named(k, str(v)) for k, v in new.items() if k in of_run]
     return self.trained.path / "-".join([*parts, *epochs, *options])
 
