@@ -10,6 +10,7 @@ from scipy import stats
 
 from geomem import runs, studies, training
 from geomem.measures import statistics
+from geomem.studies import train
 from tests.binaries import execute
 from tests.fakes import SMALL_RUN
 from tests.log_test import lines_of
@@ -74,6 +75,10 @@ def expect_log(out, told) -> list[str]:
     ({"optimizer": "lion"}, "'lion' is not known"),
     ({"permuted_fraction": 1.2}, "permuted_fraction is 1.2"),
     ({"manifold_points": 500}, "lower --manifold_points"),
+    (
+      {"permuted_fraction": 0.02},
+      "leave permuted examples out with --subsets",
+    ),
     ({"batch_size": 5000}, "lower --batch_size"),
     ({"centers": "half"}, "'half' is not known"),
     ({"centers": "9"}, "from 3 manifolds; at most"),
@@ -112,6 +117,17 @@ def test_measures_without_room_are_refused_before_training(
   with pytest.raises(ValueError, match=sentence):
     studies.Memorization(config)
   studies.Memorization(config.replace(measures="mean_field"))
+
+
+def test_a_run_without_any_geometry_says_so(tmp_path, monkeypatch, caplog):
+  """All seeds end before the only epoch that was to be measured."""
+  monkeypatch.setattr(train, "MEMORIZED", 0.0)
+  options = {"stop_when_memorized": True, "measure_epochs": "3"}
+  study = studies.Memorization(studies.make_config(**SMALL | options))
+  rows = studies.run(study, tmp_path)
+  assert not rows.where("capacity")
+  assert rows.epochs("last") == {0: 0, 1: 0}
+  assert "measure_epochs is 3, and the networks are of epochs 0." in caplog.text
 
 
 def test_training_resumes_bit_for_bit(tmp_path):

@@ -1,5 +1,6 @@
 """Uses of the binaries that no test had: each gave a wrong number or worse."""
 
+import errno
 import json
 import pathlib
 
@@ -14,7 +15,8 @@ from geomem import data, geometry, plots, runs, studies, training
 from geomem.studies.fields import sequence
 from geomem.studies.memorization import Memorization
 from geomem.studies.packing import pack
-from geomem.studies.truncate import TruncateConfig
+from geomem.studies.similarity import Similarity, SimilarityConfig
+from geomem.studies.truncate import Truncate, TruncateConfig
 from tests.fakes import SMALL_RUN, fields_of, write_run
 
 CHEAP = SMALL_RUN | {"num_seeds": 1, "layers": "last", "epochs": 1}
@@ -304,6 +306,33 @@ def sentence_about(function, *arguments, **options) -> str | None:
   except ValueError as error:
     return errors.sentence(error)
   raise AssertionError("An error was expected.")
+
+
+def test_what_cannot_be_read_is_not_said_to_be_unwritable():
+  error = PermissionError(errno.EACCES, "Permission denied", "results.jsonl")
+  said = errors.sentence(error)
+  assert said == "results.jsonl cannot be read or written: Permission denied."
+  full = errors.sentence(OSError(errno.ENOSPC, "No space left", "a.npz"))
+  assert full.startswith("a.npz cannot be written")
+
+
+def test_networks_that_a_copy_lacks_are_refused_before_work(finished, tmp_path):
+  copy = tmp_path / "copy"
+  pack(finished, copy, networks="first")
+  trained = studies.TrainedRun(copy)
+  said = r"network of the last epoch, 1, of seed 0 is missing in .*epochs 0\."
+  for make in (
+    lambda: studies.Capacity(studies.CapacityConfig(epochs="last"), trained),
+    lambda: Truncate(TruncateConfig(), trained),
+    lambda: studies.LayerRewind(studies.RewindConfig(), trained),
+    lambda: Similarity(SimilarityConfig(other=str(finished)), trained),
+    lambda: Similarity(
+      SimilarityConfig(other=str(copy)), studies.TrainedRun(finished)
+    ),
+  ):
+    with pytest.raises(runs.RunError, match=said):
+      make()
+  Similarity(SimilarityConfig(), trained)
 
 
 def test_the_text_of_a_library_is_no_sentence_of_ours():

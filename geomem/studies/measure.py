@@ -113,8 +113,8 @@ def _named(option: str, value: str) -> str:
 class Measuring(OfRun):
   """Measurements of the layers of a finished run at saved epochs.
 
-  They use the manifolds and the probes of the run itself. Rows that the run has
-  measured in the same way are copied from it.
+  They use the manifolds of the run itself and, of as many probes, its probes.
+  Rows that the run has measured in the same way are copied from it.
   """
 
   name = "measure"

@@ -11,6 +11,7 @@ import numpy as np
 from geomem import runs, training
 from geomem.plots.style import name_epochs
 from geomem.studies.finding import Finding, all_hold, apart, with_error
+from geomem.studies.gradients.products import SUBSETS
 
 SLOPE, SLOPE_TOLERANCE = -0.5, 0.05
 CLOSED_FORM_TOLERANCE = 0.01
@@ -18,7 +19,6 @@ EARLY_RATIO = 0.25
 LATE_RATIO = (0.75, 1.33)
 CANCELLED = 0.5
 _GROWN = math.nextafter(1, 2), math.inf  # What stays the same has not grown.
-_SUBSETS = ("unpermuted", "permuted")
 _LABEL = {"part": "label", "labels": "centered"}
 
 
@@ -206,7 +206,7 @@ def _floor(rows) -> float:
   """Computes the initial ratio that the noise of n examples alone gives."""
   values = []
   columns = {"epoch": 0, **_LABEL}
-  norm = {s: _whole(rows, "norm", subset=s, **columns) for s in _SUBSETS}
+  norm = {s: _whole(rows, "norm", subset=s, **columns) for s in SUBSETS}
   square = _whole(rows, "squared_norm_unbiased", subset="permuted", **columns)
   for seed, by_epoch in norm["unpermuted"].items():
     noise = norm["permuted"][seed][0] ** 2 - square[seed][0]
@@ -221,7 +221,7 @@ def _cancellation(rows) -> Finding:
     return at_epoch(rows, metric, which, **columns)
 
   early, late = (
-    [at(which, "cancellation", subset=s) for s in _SUBSETS]
+    [at(which, "cancellation", subset=s) for s in SUBSETS]
     for which in ("first", "last")
   )
   judged = [_within((CANCELLED, math.inf), *_over_seeds(x)) for x in late]
