@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.benchmark import Benchmark, BenchmarkConfig
 from experiments import cli, errors
-from geomem import data, geometry, plots, runs, studies, training
+from geomem import data, geometry, parallel, plots, runs, studies, training
 from geomem.studies.fields import sequence
 from geomem.studies.memorization import Memorization
 from geomem.studies.packing import pack
@@ -306,6 +306,30 @@ def sentence_about(function, *arguments, **options) -> str | None:
   except ValueError as error:
     return errors.sentence(error)
   raise AssertionError("An error was expected.")
+
+
+def test_whether_figures_are_there_is_asked_of_one_process(
+  finished, monkeypatch
+):
+  """All processes make the same calls, whatever each sees on its disk."""
+  study = Memorization(studies.make_config(**CHEAP))
+  asked, from_first = [], parallel.from_first
+
+  def counted(function):
+    asked.append(function)
+    return from_first(function)
+
+  monkeypatch.setattr(parallel, "from_first", counted)
+  monkeypatch.setattr(studies, "draw", lambda *_, **__: [])
+  counts = []
+  for make in (lambda place: None, lambda place: place.touch()):
+    place = finished / "figures" / "accuracy.png"
+    place.parent.mkdir(exist_ok=True)
+    make(place)
+    asked.clear()
+    assert cli.do(study, finished) == 0
+    counts.append(len(asked))
+  assert counts[0] == counts[1]
 
 
 def test_what_cannot_be_read_is_not_said_to_be_unwritable():

@@ -154,7 +154,9 @@ def test_on_an_accelerator_all_are_one_program(monkeypatch, can, form):
   assert together.fastest_form(network) == form
 
 
-def test_a_seed_that_has_memorized_ends_and_the_others_go_on(tmp_path):
+def test_a_seed_that_has_memorized_ends_and_the_others_go_on(
+  tmp_path, monkeypatch
+):
   # Wide, so that each seed is a program of its own and rows are equal exactly.
   fields = {
     "model": "mlp1",
@@ -177,6 +179,18 @@ def test_a_seed_that_has_memorized_ends_and_the_others_go_on(tmp_path):
     alone = studies.Memorization(config.replace(seed=seed, num_seeds=1))
     rows = studies.run(alone, tmp_path / f"seed{seed}")
     assert rows == found.where(seed=seed)
+  # What one becomes after its end does not matter to the other.
+  train, ended = training.train_seeds, min(last, key=last.get)
+
+  def spoiled(*arguments, **options):
+    for states, losses in train(*arguments, **options):
+      if states.epoch > last[ended]:
+        losses[ended] = np.nan
+      yield states, losses
+
+  monkeypatch.setattr(training, "train_seeds", spoiled)
+  rows = studies.run(studies.Memorization(config), tmp_path / "spoiled")
+  assert rows == found
 
 
 def sweep_of(widths=WIDTHS, share=None, **fields):
