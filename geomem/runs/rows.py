@@ -208,7 +208,7 @@ class Rows(list):
       len(np.unique(of_seed.values)) > 1 for of_seed in of_seeds
     ):
       raise ValueError(
-        f"The rows are of several runs or cells of a sweep, each with its own"
+        "The rows are of several runs or cells of a sweep, each with its own"
         f" {metric}; select one, as with where(run=...) or where(width=...)."
       )
     return {row["seed"]: row["value"] for row in facts}

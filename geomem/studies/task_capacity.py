@@ -157,12 +157,10 @@ def _earlier(rows: runs.Rows) -> _Answer:
   holds, caveat = glue[0] < bound[0], ""
   ends = set(rows.epochs("last").values())
   if len(ends) > 1:
-    holds, caveat = (
-      None,
-      (
-        f"; this is half way up to epoch {curves['capacity'].x[-1]:g} only, as"
-        f" seeds end at {style.name_epochs(ends)}"
-      ),
+    holds = None
+    caveat = (
+      f"; this is half way up to epoch {curves['capacity'].x[-1]:g} only, as"
+      f" seeds end at {style.name_epochs(ends)}"
     )
   elif not apart(glue, bound):
     holds, caveat = None, ", which cannot be known within two errors"
