@@ -434,9 +434,6 @@ def test_a_cell_has_one_name_however_its_value_is_written(tmp_path):
   assert str(Fraction(1).permuted_fraction) == "1.0"
   assert names(0.5, np.float32(1)) == names(0.5, 1.0)
   assert names(0.5, 1.0) == ["permuted_fraction=0.5", "permuted_fraction=1.0"]
-  # Earlier versions made such directories.
-  (tmp_path / "permuted_fraction=1").mkdir()
-  assert names(0.5, 1.0) == ["permuted_fraction=0.5", "permuted_fraction=1"]
   with pytest.raises(ValueError, match="names a value twice"):
     names(np.float32(1), 1.0)
 

@@ -125,17 +125,8 @@ class Sweep(NamedTuple):
     """Makes the cell of a value of each swept field."""
     config = self.config.replace(**values)
     fields = config.flat()
-    texts = []
-    for value in (fields[axis] for axis in self.axes):
-      is_whole = isinstance(value, float) and value.is_integer()
-      # Earlier versions wrote 1 for 1.0 where it was given so in Python.
-      texts.append([value, int(value)] if is_whole else [value])
-    names = [
-      ",".join(map("{}={}".format, self.axes, chosen))
-      for chosen in itertools.product(*texts)
-    ]
-    paths = [pathlib.Path(path) / name for name in names]
-    return Cell(next((x for x in paths if x.exists()), paths[0]), config)
+    name = ",".join(f"{axis}={fields[axis]}" for axis in self.axes)
+    return Cell(pathlib.Path(path) / name, config)
 
   def own(self, cells: list[Cell]) -> list[Cell]:
     """Selects this process's share of the cells."""
