@@ -34,7 +34,6 @@ MODELS: dict[str, tuple[Callable[[ModelSpec], list[LayerSpec]], int]] = {
 }
 
 
-@functools.cache
 def check_known(name: str) -> None:
   """Raises ValueError unless a name is one of `MODELS`."""
   if name not in MODELS:
@@ -43,6 +42,7 @@ def check_known(name: str) -> None:
     )
 
 
+@functools.cache
 def build(
   name: str,
   *,
