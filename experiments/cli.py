@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import bars, log, values
+from experiments import bars, errors, log, values
 from experiments import flags as common
 from geomem import parallel, runs, studies
 from geomem.report import events, live_events
@@ -163,9 +163,12 @@ def do(
   path = pathlib.Path(out or study.directory)
   if parallel.from_first(lambda: runs.is_complete(path)):
     studies.run(study, path)  # Raises if the run is of another study.
-    drawn = any((path / "figures").glob("*.png"))
-    if not drawn and parallel.from_first(
-      lambda: studies.draw(path, study=study)
+    # Asked of one process for all, as another may be drawing.
+    if parallel.from_first(
+      lambda: (
+        not any((path / "figures").glob("*.png"))
+        and studies.draw(path, study=study)
+      )
     ):
       log.say(f"Drew the figures of {path}.")
     log.say(f"{path} is complete; nothing to do.")
@@ -251,10 +254,10 @@ def do_sweep(
   elif complete and not reported:
     log.say(f"{path} is complete; nothing to do.")
   for cell, error in failures:
-    if not isinstance(error, ValueError | FloatingPointError | OSError):
-      # Unexpected errors have no message for users, so show the traceback.
+    text = errors.sentence(error)
+    if text is None:  # A bug of ours has no message for users.
       traceback.print_exception(error)
-    print(f"Failed: {cell.path}: {error}", file=sys.stderr)
+    print(f"Failed: {cell.path}: {text or error}", file=sys.stderr)
   return 1 if failures else 0
 
 

@@ -1,5 +1,6 @@
 """Messages that explain errors to the user of a binary."""
 
+import errno
 import pathlib
 import re
 import sysconfig
@@ -26,6 +27,12 @@ def sentence(error: BaseException) -> str | None:
   if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
     return _out_of_memory(error)
   if isinstance(error, OSError):
+    if error.errno in (errno.EACCES, errno.EPERM):
+      # Whatever geomem writes says so itself; of others, who knows.
+      return (
+        f"{error.filename or 'A file'} cannot be read or written:"
+        f" {error.strerror}."
+      )
     error = disk.explain(error.filename or "The output", error)
   has_message = isinstance(error, ValueError | FloatingPointError)
   return str(error) if has_message and _is_ours(error) else None

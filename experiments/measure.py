@@ -2,9 +2,10 @@
 
   python -m experiments measure --run=runs/demo --measures=spectrum
 
-measures every layer at every saved epoch, with the run's own manifolds and
-probes, and writes to RUN/measure-NAMES; chosen epochs, and options that are
-neither the run's nor the defaults, are part of that name. Nothing is trained,
+measures every layer at every saved epoch, on the run's own manifolds, and
+writes to RUN/measure-NAMES; chosen epochs, and options that are neither the
+run's nor the defaults, are part of that name. Options that are not given have
+their defaults, whatever those of the run were. Nothing is trained,
 and values that the run has measured with the same settings are not measured
 again. Repeat the command to resume what was interrupted. --measure_epochs
 chooses the epochs.

@@ -76,6 +76,28 @@ def test_what_a_layer_in_doubt_decides_is_unknown(doubt):
   assert plots.plot_departure(runs.Rows(rows + further))
 
 
+@pytest.mark.parametrize(
+  ("capacity", "narrow", "layer"),
+  [
+    ([0.1, 0.3, 0.3], "fc3", None),  # Its .3 may be chance.
+    ([0.1, 0.3, 0.3], "fc1", "fc2"),  # Chance it is, all the more.
+    ([0.3, 0.1, 0.3], "fc1", "fc3"),  # The layer after it decides.
+  ],
+)
+def test_below_2m_features_a_departure_is_unknown(capacity, narrow, layer):
+  rows = noise_rows({0.5: capacity})
+  at = rows[0] | {"value": 20, "metric": "manifold_points"}
+  rows.append(at)
+  for index in (1, 2, 3):
+    name, size = f"fc{index}", 39 if f"fc{index}" == narrow else 40
+    of_layer = {"layer": name, "layer_index": index, "value": size}
+    rows.append(at | of_layer | {"metric": "num_features"})
+  (found,), (sentence,) = noise.summarize_noise(rows)
+  assert found["layer"] == layer
+  assert np.isnan(found["value"]) == (layer is None)
+  assert ("has fewer than 2M features" in sentence) == (layer is None)
+
+
 def noise_rows(capacities, chance=0.1):
   """One seed of a sweep over fractions: permuted capacity by layer."""
   rows = runs.Rows()

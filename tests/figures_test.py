@@ -246,6 +246,20 @@ def test_the_map_hatches_logits_of_fewer_than_2m_classes(classes, hatched):
   assert said == hatched
 
 
+def test_the_map_hatches_all_layers_that_are_known_to_be_narrow():
+  rows = rows_of()
+  points = next(iter(rows.fact("manifold_points").values()))
+  for index, layer in enumerate(LAYERS):
+    size = 2 * points - (index == 1)
+    at = dict.fromkeys(runs.COLUMNS) | {"seed": 0, "metric": "num_features"}
+    rows.append(at | {"layer": layer, "layer_index": index, "value": size})
+  figure = plots.plot_capacity_heatmaps(rows)
+  for ax in (ax for ax in figure.axes if ax.get_title() in SUBSETS):
+    places = [p.get_y() + 0.5 for p in ax.patches if p.get_hatch()]
+    assert 1 in places
+    assert set(places) <= {1, LAYERS.index("logits")}
+
+
 def test_the_best_epoch_is_marked_where_it_was_measured():
   figure = plots.plot_capacity_heatmaps(rows_of())
   assert "best epoch" in legend_of(figure)

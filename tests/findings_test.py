@@ -81,6 +81,27 @@ def test_each_can_fail(name, which, subset, layer, value):
   assert not found[name]
 
 
+@pytest.mark.parametrize(
+  ("sizes", "undecided"),
+  [
+    ([100] * 6, set()),
+    ([100, 99, 100, 100, 100, 100], {"F3.1"}),
+    ([100, 100, 100, 100, 100, 50], {"F3.1", "F3.3"}),
+  ],
+)
+def test_below_2m_features_chance_is_no_level(sizes, undecided):
+  """M is 50; runs that do not say how many features there are have enough."""
+  rows = rows_of(PAPER)
+  empty = {"seed": 0, "epoch": None, "subset": None, "metric": "num_features"}
+  for index, size in enumerate([30, *sizes, 30]):  # Input and logits are out.
+    place = {"layer": f"layer{index}", "layer_index": index}
+    rows.append(empty | place | {"value": size})
+  found = {f.name: f for f in find(rows)}
+  assert {n for n, f in found.items() if f.holds is None} == undecided
+  for name in undecided:
+    assert "chance is higher than 0.040 in layer" in found[name].sentence
+
+
 def test_manifolds_that_grow_are_no_f34():
   grown = PERMUTED | {"last": (0.988, 36.0)}
   found = {f.name: f.holds for f in find(rows_of(PAPER, grown))}

@@ -319,6 +319,25 @@ def measure(path) -> list[dict]:
   return rows
 
 
+def test_the_closed_form_takes_so_many_examples(trained, monkeypatch):
+  """Of all images of a large set the products in float64 take gigabytes."""
+  monkeypatch.setattr(linear, "MOST_EXAMPLES", 7)
+  monkeypatch.setattr(law, "norms_by_size", lambda *_: {})
+  monkeypatch.setattr(law, "law_rows", lambda *_: [])
+  taken = []
+
+  def linear_rows(network, state, images, labels, subset):
+    taken.append((len(images), len(labels)))
+    # They are centred about their own mean.
+    np.testing.assert_allclose(images.mean(axis=0), 0, atol=1e-6)
+    return []
+
+  monkeypatch.setattr(linear, "linear_rows", linear_rows)
+  study = study_of(trained)
+  list(study._measure_law(study.trained.seeds[0], {}))
+  assert taken == [(7, 7)] * 2
+
+
 @pytest.mark.long
 def test_a_run_is_measured_resumed_and_then_left_alone(trained):
   out = trained / "gradients"

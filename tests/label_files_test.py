@@ -48,6 +48,7 @@ def test_labels_are_joined_by_id(tmp_path):
     (np.zeros(12), "float64 of shape"),
     (np.zeros((12, 1), int), r"of shape \(12, 1\)"),
     (np.zeros(11, int), "holds 11 labels"),
+    (np.zeros(13, int), "holds 13 labels, .* numbered from 0 to 11; one"),
     (np.full(12, 3), "from 3 to 3 to examples of 3 classes"),
     (np.full(12, -1), "from -1 to -1"),
     (np.array([{}] * 12, object), "cannot be read as labels"),

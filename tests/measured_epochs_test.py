@@ -17,6 +17,7 @@ from geomem.studies.measure_config import (
 )
 from geomem.studies.paper import estimates
 from geomem.studies.study import _Silent
+from geomem.studies.task_capacity import TaskCapacity, TaskConfig
 from tests.binaries import execute
 from tests.fakes import SMALL_RUN, also_long, draw_as_png, shown
 
@@ -54,7 +55,7 @@ def study_of(epochs=None, **changed):
 def measured(rows) -> list[tuple[int, int]]:
   """Seeds and epochs of the rows of layers, in their order."""
   found = [(r["seed"], r["epoch"]) for r in rows if r["layer"] is not None]
-  return list(dict.fromkeys(found))
+  return [x for x in dict.fromkeys(found) if x[1] is not None]
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +203,8 @@ def test_findings_are_told_where_their_epochs_are_measured(whole):
   rows = runs.Rows(
     r | {"value": early[r["seed"]]} if r["metric"] == "best_epoch" else r
     for r in rows
-    if r["metric"] not in ("chance_accuracy", "rank", "center_left")
+    if r["metric"]
+    not in ("chance_accuracy", "rank", "center_left", "num_features")
   )
 
   def judged(chosen):
@@ -339,7 +341,7 @@ def test_measuring_takes_over_what_the_run_has_measured(
   # As measured with the rest: it was the same work.
   everything = runs.read_rows(whole)
   assert [r for r in found if r["layer"]] == [
-    r for r in everything if r["layer"]
+    r for r in everything if r["layer"] and r["epoch"] is not None
   ]
   # At another margin it is another measure.
   other = studies.MeasuringConfig(**own, kappa=0.3, measure_epochs="last")
@@ -395,6 +397,14 @@ def test_directories_name_options_that_are_new(few):
     assert place in report.page.parts_of(few)
   finally:
     shutil.rmtree(place)
+
+
+def test_the_defaults_of_a_study_name_no_options(few):
+  trained = studies.TrainedRun(few)
+  study = TaskCapacity(TaskConfig(), trained)
+  assert study.directory == few / "task_capacity"
+  study = TaskCapacity(TaskConfig(kappa=0.5), trained)
+  assert study.directory == few / "task_capacity-kappa=0.5"
 
 
 def test_of_another_revision_nothing_is_taken_over(few, tmp_path):

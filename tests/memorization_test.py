@@ -9,6 +9,8 @@ import pytest
 from scipy import stats
 
 from geomem import runs, studies, training
+from geomem.measures import statistics
+from geomem.studies import train
 from tests.binaries import execute
 from tests.fakes import SMALL_RUN
 from tests.log_test import lines_of
@@ -26,6 +28,8 @@ def test_a_run_is_whole_and_the_second_start_does_nothing(tmp_path):
   capacities = [row for row in rows if row["metric"] == "capacity"]
   assert len(capacities) == 3 * 3 * 4 * 2
   assert all(row["value"] > 0 and row["stderr"] > 0 for row in capacities)
+  sizes = {r["layer"]: r["value"] for r in rows.where("num_features", seed=1)}
+  assert sizes == {"input": 64, "fc1": 4, "logits": 3}
   for name in ("accuracy", "geometry_by_layer", "capacity_by_epoch"):
     for suffix in (".png", ".pdf"):
       assert (out / "figures" / (name + suffix)).stat().st_size
@@ -71,6 +75,10 @@ def expect_log(out, told) -> list[str]:
     ({"optimizer": "lion"}, "'lion' is not known"),
     ({"permuted_fraction": 1.2}, "permuted_fraction is 1.2"),
     ({"manifold_points": 500}, "lower --manifold_points"),
+    (
+      {"permuted_fraction": 0.02},
+      "leave permuted examples out with --subsets",
+    ),
     ({"batch_size": 5000}, "lower --batch_size"),
     ({"centers": "half"}, "'half' is not known"),
     ({"centers": "9"}, "from 3 manifolds; at most"),
@@ -91,6 +99,35 @@ def test_bad_input_is_a_sentence_and_writes_nothing(tmp_path, flags, sentence):
   with pytest.raises(ValueError, match=sentence):
     prepare()
   assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  ("num_bytes", "sentence"),
+  [
+    (100, "The products of all 15 points"),
+    # Four subsets of 15 points in 64 features: 15,360 bytes.
+    (15_000, "Layer input takes"),
+  ],
+)
+def test_measures_without_room_are_refused_before_training(
+  num_bytes, sentence, monkeypatch
+):
+  monkeypatch.setattr(statistics, "_MOST_HELD_BYTES", num_bytes)
+  config = studies.make_config(**SMALL_RUN, measures="mean_field,probe")
+  with pytest.raises(ValueError, match=sentence):
+    studies.Memorization(config)
+  studies.Memorization(config.replace(measures="mean_field"))
+
+
+def test_a_run_without_any_geometry_says_so(tmp_path, monkeypatch, caplog):
+  """All seeds end before the only epoch that was to be measured."""
+  monkeypatch.setattr(train, "MEMORIZED", 0.0)
+  options = {"stop_when_memorized": True, "measure_epochs": "3"}
+  study = studies.Memorization(studies.make_config(**SMALL | options))
+  rows = studies.run(study, tmp_path)
+  assert not rows.where("capacity")
+  assert rows.epochs("last") == {0: 0, 1: 0}
+  assert "measure_epochs is 3, and the networks are of epochs 0." in caplog.text
 
 
 def test_training_resumes_bit_for_bit(tmp_path):

@@ -1,5 +1,6 @@
 """Uses of the binaries that no test had: each gave a wrong number or worse."""
 
+import errno
 import json
 import pathlib
 
@@ -10,11 +11,12 @@ import pytest
 
 from benchmarks.benchmark import Benchmark, BenchmarkConfig
 from experiments import cli, errors
-from geomem import data, geometry, plots, runs, studies, training
+from geomem import data, geometry, parallel, plots, runs, studies, training
 from geomem.studies.fields import sequence
 from geomem.studies.memorization import Memorization
 from geomem.studies.packing import pack
-from geomem.studies.truncate import TruncateConfig
+from geomem.studies.similarity import Similarity, SimilarityConfig
+from geomem.studies.truncate import Truncate, TruncateConfig
 from tests.fakes import SMALL_RUN, fields_of, write_run
 
 CHEAP = SMALL_RUN | {"num_seeds": 1, "layers": "last", "epochs": 1}
@@ -52,6 +54,20 @@ def test_the_benchmark_is_drawn_and_ends(tmp_path, monkeypatch):
   for _ in range(2):
     assert cli.do(study, tmp_path / "benchmark") == 0
   assert runs.is_complete(tmp_path / "benchmark")
+
+
+def test_memory_that_runs_out_in_a_sweep_is_a_sentence(
+  tmp_path, monkeypatch, capsys
+):
+  swept = studies.memorization_sweep({"permuted_fraction": [0.5]}, **SMALL_RUN)
+  (cell,) = swept.cells(tmp_path)
+  error = RuntimeError("RESOURCE_EXHAUSTED: Failed to allocate 5.0GiB")
+  failures = [studies.sweep.Failure(cell, error)]
+  monkeypatch.setattr(studies, "run_sweep", lambda *_, **__: failures)
+  assert cli.do_sweep(swept, tmp_path) == 1
+  told = capsys.readouterr().err
+  assert f"Failed: {cell.path}: Memory ran out where 5.0GiB" in told
+  assert "RESOURCE_EXHAUSTED" not in told
 
 
 @pytest.fixture
@@ -290,6 +306,57 @@ def sentence_about(function, *arguments, **options) -> str | None:
   except ValueError as error:
     return errors.sentence(error)
   raise AssertionError("An error was expected.")
+
+
+def test_whether_figures_are_there_is_asked_of_one_process(
+  finished, monkeypatch
+):
+  """All processes make the same calls, whatever each sees on its disk."""
+  study = Memorization(studies.make_config(**CHEAP))
+  asked, from_first = [], parallel.from_first
+
+  def counted(function):
+    asked.append(function)
+    return from_first(function)
+
+  monkeypatch.setattr(parallel, "from_first", counted)
+  monkeypatch.setattr(studies, "draw", lambda *_, **__: [])
+  counts = []
+  for make in (lambda place: None, lambda place: place.touch()):
+    place = finished / "figures" / "accuracy.png"
+    place.parent.mkdir(exist_ok=True)
+    make(place)
+    asked.clear()
+    assert cli.do(study, finished) == 0
+    counts.append(len(asked))
+  assert counts[0] == counts[1]
+
+
+def test_what_cannot_be_read_is_not_said_to_be_unwritable():
+  error = PermissionError(errno.EACCES, "Permission denied", "results.jsonl")
+  said = errors.sentence(error)
+  assert said == "results.jsonl cannot be read or written: Permission denied."
+  full = errors.sentence(OSError(errno.ENOSPC, "No space left", "a.npz"))
+  assert full.startswith("a.npz cannot be written")
+
+
+def test_networks_that_a_copy_lacks_are_refused_before_work(finished, tmp_path):
+  copy = tmp_path / "copy"
+  pack(finished, copy, networks="first")
+  trained = studies.TrainedRun(copy)
+  said = r"network of the last epoch, 1, of seed 0 is missing in .*epochs 0\."
+  for make in (
+    lambda: studies.Capacity(studies.CapacityConfig(epochs="last"), trained),
+    lambda: Truncate(TruncateConfig(), trained),
+    lambda: studies.LayerRewind(studies.RewindConfig(), trained),
+    lambda: Similarity(SimilarityConfig(other=str(finished)), trained),
+    lambda: Similarity(
+      SimilarityConfig(other=str(copy)), studies.TrainedRun(finished)
+    ),
+  ):
+    with pytest.raises(runs.RunError, match=said):
+      make()
+  Similarity(SimilarityConfig(), trained)
 
 
 def test_the_text_of_a_library_is_no_sentence_of_ours():

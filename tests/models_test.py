@@ -157,3 +157,11 @@ def test_stacked_states_run_under_vmap():
 def test_unknown_models_are_refused_by_a_sentence():
   with pytest.raises(ValueError, match=r"'vgg' is not known; choose one of"):
     build("vgg", num_classes=5, image_shape=(8, 8, 1))
+
+
+def test_the_same_network_is_built_once():
+  """Programs are compiled once for each network."""
+  first, second = (
+    build("mlp", num_classes=5, image_shape=(8, 8, 1)) for _ in range(2)
+  )
+  assert first is second

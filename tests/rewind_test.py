@@ -16,15 +16,15 @@ from geomem.studies.trained import checkpoints
 from tests.binaries import execute
 from tests.fakes import commit, fields_of
 
-CONFIG = studies.make_config(
-  model="blocks",
-  width=2,
-  epochs=2,
-  examples_per_class=40,
-  num_classes=3,
-  manifold_points=5,
-  num_probes=10,
-)
+FIELDS = {
+  "model": "blocks",
+  "width": 2,
+  "epochs": 2,
+  "examples_per_class": 40,
+  "num_classes": 3,
+  "manifold_points": 5,
+  "num_probes": 10,
+}
 # A residual network with a block of each kind: with a shortcut, and without.
 LAYERS = ["stem", "block1_1", "block1_2", "block2_1", "logits"]
 DEPTH = len(LAYERS)
@@ -70,7 +70,9 @@ def write_random(path, config):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-  return write_random(tmp_path_factory.mktemp("run"), CONFIG)
+  return write_random(
+    tmp_path_factory.mktemp("run"), studies.make_config(**FIELDS)
+  )
 
 
 @pytest.fixture
@@ -236,7 +238,7 @@ def test_only_parameters_are_rewound_where_asked(parts, finished):
 @pytest.mark.long
 def test_the_binary_measures_and_the_second_start_does_nothing(tmp_path):
   # Another process knows no network of ours.
-  config = CONFIG.replace(model="resnet18")
+  config = studies.make_config(**FIELDS | {"model": "resnet18"})
   run = write_random(tmp_path / "run", config)
   options = ("--layers=logits", "--epochs=1", "--geometry")
   first = execute("rewind", *options, run=run)

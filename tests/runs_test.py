@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import re
 import shlex
 import subprocess
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from geomem import disk, environment, report, runs
+from geomem import disk, environment, plots, report, runs
 from geomem.runs import clock
 
 CONFIG = {"model": "mlp", "width": 4}
@@ -407,9 +408,46 @@ def test_facts_of_several_runs_are_not_mixed():
     | {"subset": None, "layer": None, "epoch": None}
     for run, value in (("a", 3), ("b", 8))
   )
-  with pytest.raises(ValueError, match=r"of several runs.*where\(run=\)"):
+  with pytest.raises(ValueError, match=r"of several runs.*where\(run="):
     rows.epochs("best")
   assert rows.where(run="b").epochs("best") == {0: 8}
+
+
+def test_facts_of_several_cells_are_not_mixed():
+  """Each cell has a seed 0, too; what all cells share is a fact of all."""
+  empty = dict.fromkeys(runs.COLUMNS) | {"seed": 0}
+  rows = runs.Rows(
+    empty | {"width": width, "metric": metric, "value": value}
+    for width, best, points in ((4, 3, 20), (8, 5, 20))
+    for metric, value in (
+      ("best_epoch", best),
+      ("manifold_points", points),
+      ("lost", math.nan),
+    )
+  )
+  for ask in (lambda: rows.fact("best_epoch"), lambda: rows.at("best")):
+    with pytest.raises(ValueError, match=r"cells of a sweep.*its own best_ep"):
+      ask()
+  assert rows.where(width=4).epochs("best") == {0: 3}
+  assert rows.fact("manifold_points") == {0: 20}
+  assert np.isnan(rows.fact("lost")[0])
+
+
+def test_cells_with_chances_of_their_own_have_no_common_one():
+  empty = dict.fromkeys(runs.COLUMNS) | {"seed": 0, "metric": "chance_capacity"}
+  rows = runs.Rows(
+    empty | {"manifold_points": points, "value": 2 / points}
+    for points in (20, 50)
+  )
+  with pytest.raises(ValueError, match="2 chance capacities, and one was"):
+    rows.chance_capacity()
+  ax = plots.style.new_figure(2, 2).subplots()
+  plots.style.draw_chance(ax, rows)
+  assert not ax.lines
+  of_cell = rows.where(manifold_points=50)
+  assert of_cell.chance_capacity() == 0.04
+  plots.style.draw_chance(ax, of_cell)
+  assert len(ax.lines) == 1
 
 
 def test_the_duration_is_that_of_all_starts(tmp_path, monkeypatch):
@@ -437,6 +475,20 @@ def test_the_duration_is_that_of_all_starts(tmp_path, monkeypatch):
   assert runs.read_duration(tmp_path / "sweep") == 5
   (tmp_path / "duration.json").write_text("[")
   assert runs.read_duration(tmp_path) is None
+
+
+def test_the_duration_of_a_run_is_without_its_studies(tmp_path):
+  """A cell's name has "=", as a study's options have."""
+  names = (".", "measure-mean_field-centers=2", "width=3", "width=4")
+  for name in names:
+    path = tmp_path / name
+    path.mkdir(exist_ok=True)
+    (path / "config.json").write_text("{}")
+    kept = {"seconds": 10.0, "starts": 1}
+    (path / "duration.json").write_text(json.dumps(kept))
+  assert runs.read_duration(tmp_path) == 10  # Its own.
+  (tmp_path / "duration.json").unlink()
+  assert runs.read_duration(tmp_path) == 20  # Those of the cells.
 
 
 def test_a_file_is_no_run_directory(tmp_path):
@@ -508,6 +560,21 @@ def test_a_repository_that_has_not_its_files_is_not_its_own(
   assert made["geomem_revision"] is made["geomem_changed"] is None
   subprocess.run(["git", "add", "."], cwd=tmp_path, check=True)
   assert environment.describe()["geomem_revision"] is not None
+
+
+def test_a_mean_over_seeds_takes_one_row_of_each():
+  """Several of one seed are no sample: their error is not that over seeds."""
+  empty = dict.fromkeys(runs.COLUMNS) | {"metric": "capacity"}
+  rows = runs.Rows(
+    empty | {"seed": seed, "epoch": 3, "subset": subset, "value": value}
+    for subset, value in (("permuted", 1.0), ("test", 5.0))
+    for seed in (0, 1)
+  )
+  for ask in (rows.mean, lambda: rows.series("epoch")):
+    with pytest.raises(ValueError, match=r"one row each.*4 rows.*permuted"):
+      ask()
+  assert rows.where(subset="test").mean() == (5.0, 0.0)
+  assert rows.series("subset").mean.tolist() == [1.0, 5.0]
 
 
 def test_a_mean_over_seeds_needs_a_row_of_each():

@@ -8,6 +8,7 @@ import typing
 import pytest
 
 from geomem import report, runs, studies
+from geomem.studies import study
 from geomem.studies.study import _Silent
 from tests.fakes import SMALL_RUN, also_long, draw_as_png
 
@@ -84,6 +85,17 @@ def calm(trained, tmp_path_factory):
     return kept[name]
 
   return find
+
+
+def test_what_a_bar_ends_after_its_last_move_is_kept(tmp_path):
+  """As the time limit of `paper` does: the unit was done before it."""
+  unit = study.at_once({"unit": 1}, lambda: [{"metric": "x", "value": 1}])
+  stage = study.Stage("work", [unit])
+  with runs.Run(tmp_path, {}) as out:
+    with pytest.raises(KilledError):
+      study._do_stage(stage, out, killer(1), lambda: None)
+    assert out.has(unit.key)
+    assert out.rows.values.tolist() == [1]
 
 
 @pytest.mark.parametrize("kills", [2, *also_long(6)])

@@ -1,6 +1,8 @@
 """Sweeps: seeds together as alone, cells that are jobs, and what they say."""
 
+import contextlib
 import dataclasses
+import json
 import math
 import pathlib
 import shutil
@@ -58,6 +60,40 @@ def trained_alone(experiment, seed):
     experiment.recipe,
   )
   return state.network, loss
+
+
+def test_a_network_that_is_not_needed_may_diverge():
+  experiment, seeds = prepared()
+  data = experiments.training_data(experiment, seeds[0])
+  labels = jnp.stack([jnp.asarray(seed.labels.labels) for seed in seeds])
+
+  def spoil(states):
+    bad = jax.tree.map(lambda x: x * jnp.nan, states[1].network)
+    return [states[0], states[1]._replace(network=bad)]
+
+  def train(needed):
+    *_, (states, losses) = training.train_seeds(
+      jnp.stack([seed.training_key for seed in seeds]),
+      experiment.network,
+      data._replace(labels=labels),
+      experiment.recipe,
+      resume=spoil,
+      needed=needed,
+    )
+    return states[0].network, losses[0]
+
+  alone, loss = trained_alone(experiment, seeds[0])
+  network, found = train(lambda: {0: "seed 5"})
+  assert found == pytest.approx(loss, rel=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), network, alone
+  )
+  for needed, name in (
+    (lambda: {0: "seed 5", 1: "seed 6"}, "seed 6"),
+    (None, "network 1"),
+  ):
+    with pytest.raises(training.NonFiniteLossError, match=f"of {name} is nan"):
+      train(needed)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +154,9 @@ def test_on_an_accelerator_all_are_one_program(monkeypatch, can, form):
   assert together.fastest_form(network) == form
 
 
-def test_a_seed_that_has_memorized_ends_and_the_others_go_on(tmp_path):
+def test_a_seed_that_has_memorized_ends_and_the_others_go_on(
+  tmp_path, monkeypatch
+):
   # Wide, so that each seed is a program of its own and rows are equal exactly.
   fields = {
     "model": "mlp1",
@@ -141,6 +179,18 @@ def test_a_seed_that_has_memorized_ends_and_the_others_go_on(tmp_path):
     alone = studies.Memorization(config.replace(seed=seed, num_seeds=1))
     rows = studies.run(alone, tmp_path / f"seed{seed}")
     assert rows == found.where(seed=seed)
+  # What one becomes after its end does not matter to the other.
+  train, ended = training.train_seeds, min(last, key=last.get)
+
+  def spoiled(*arguments, **options):
+    for states, losses in train(*arguments, **options):
+      if states.epoch > last[ended]:
+        losses[ended] = np.nan
+      yield states, losses
+
+  monkeypatch.setattr(training, "train_seeds", spoiled)
+  rows = studies.run(studies.Memorization(config), tmp_path / "spoiled")
+  assert rows == found
 
 
 def sweep_of(widths=WIDTHS, share=None, **fields):
@@ -257,7 +307,14 @@ def test_a_cell_held_by_another_is_done_last(calm, tmp_path, monkeypatch):
   cell = sweep_of().cells(tmp_path)[0]
   held = runs.Run(cell.path, cell.as_dict())
   others = [tmp_path / f"width={w}" / "done" for w in WIDTHS[1:]]
-  freed = []
+  freed, made = [], []
+
+  def make(config):
+    made.append(config.model.width)
+    return studies.Memorization(config)
+
+  monkeypatch.setattr(sweep, "Memorization", make)
+  make.name = studies.Memorization.name
 
   def free():
     while not all(path.exists() for path in others):
@@ -271,6 +328,58 @@ def test_a_cell_held_by_another_is_done_last(calm, tmp_path, monkeypatch):
   thread.join()
   assert freed == [False]
   assert results(tmp_path) == results(calm)
+  # However often the lock was tried, data were loaded once for each cell.
+  assert sorted(made) == sorted(WIDTHS)
+
+
+def test_cells_that_are_done_are_opened_in_their_order(tmp_path, monkeypatch):
+  """All processes of a job open them together."""
+  opened = []
+
+  class Opened(contextlib.nullcontext):
+    def close(self):
+      pass
+
+  widths = list(range(2, 22))
+  monkeypatch.setattr(
+    sweep.Cell, "is_done", property(lambda cell: cell.path.name != "width=21")
+  )
+  monkeypatch.setattr(sweep, "_do_cells", lambda *_: [])
+  monkeypatch.setattr(sweep, "_gather", lambda *_: None)
+  monkeypatch.setattr(
+    runs, "open_run", lambda path, _: opened.append(path.name) or Opened()
+  )
+  studies.run_sweep(sweep_of(widths), tmp_path)
+  assert opened == [f"width={width}" for width in widths[:-1]]
+
+
+def test_cells_of_other_data_are_not_pooled(calm, tmp_path):
+  path = tmp_path / "sweep"
+  shutil.copytree(calm, path)
+  file = path / "width=3" / "config.json"
+  content = json.loads(file.read_text())
+  (path / "done").unlink()
+  # What earlier versions did not record is not compared.
+  file.write_text(json.dumps(content | {"origin": {}}))
+  do_sweep(path)
+  (path / "done").unlink()
+  file.write_text(json.dumps(content | {"origin": {"data": "0123abcd"}}))
+  with pytest.raises(runs.RunError, match=r"width=3 was trained on data with"):
+    do_sweep(path)
+  # Axes that choose the data are another matter.
+  swept = studies.memorization_sweep({"num_classes": [2, 3]}, **TINY)
+  cells = [config.flat() for _, config in swept.cells(path)]
+  assert len({sweep._named_data(flat) for flat in cells}) == 2
+
+
+def test_a_sweep_whose_cells_all_failed_can_be_corrected(tmp_path):
+  bad = studies.memorization_sweep(
+    {"permuted_fraction": [0.2, 0.5]}, **TINY | {"dataset": "npz:/no/where"}
+  )
+  assert len(studies.run_sweep(bad, tmp_path)) == 2
+  assert not (tmp_path / "results.jsonl").exists()
+  good = studies.memorization_sweep({"permuted_fraction": [0.2, 0.5]}, **TINY)
+  sweep._open(tmp_path, good).close()
 
 
 def test_a_failed_cell_is_reported_and_the_others_go_on(calm, tmp_path):
@@ -325,11 +434,27 @@ def test_a_cell_has_one_name_however_its_value_is_written(tmp_path):
   assert str(Fraction(1).permuted_fraction) == "1.0"
   assert names(0.5, np.float32(1)) == names(0.5, 1.0)
   assert names(0.5, 1.0) == ["permuted_fraction=0.5", "permuted_fraction=1.0"]
-  # Earlier versions made such directories.
-  (tmp_path / "permuted_fraction=1").mkdir()
-  assert names(0.5, 1.0) == ["permuted_fraction=0.5", "permuted_fraction=1"]
   with pytest.raises(ValueError, match="names a value twice"):
     names(np.float32(1), 1.0)
+
+
+@pytest.mark.parametrize(
+  ("axes", "sentence"),
+  [
+    ({"model": ["mlp1", "resent18"]}, "'resent18' is not known"),
+    ({"permuted_fraction": [0.0, 5.0]}, "permuted_fraction is 5.0"),
+    ({"optimizer": ["sgd", "foo"]}, "'foo' is not known"),
+    ({"dtype": ["float32", "half"]}, "'half' is not known"),
+    ({"epochs": [1, 0]}, "epochs is 0; a positive"),
+    ({"batch_size": [1, 0]}, "batch_size is 0; a positive"),
+  ],
+)
+def test_what_no_cell_can_do_is_refused_before_the_first(
+  axes, sentence, tmp_path
+):
+  fields = {name: x for name, x in TINY.items() if name not in axes}
+  with pytest.raises(ValueError, match=sentence):
+    studies.memorization_sweep(axes, **fields).cells(tmp_path)
 
 
 def test_bad_lists_are_sentences(tmp_path):

@@ -348,6 +348,9 @@ def test_curves_are_means_over_all_seeds():
   # Of 1, 1, 1.2 half way is 1.1; of 1, 1.8, 2 it is 1.5.
   said = earlier.sentence.replace(" ± 0.0", "")
   assert "at epoch 3.1 by GLUE and 7.5 by" in said
+  # Half way to where seed 1 ends, in the middle of seed 0's rise.
+  assert earlier.holds is None
+  assert said.endswith("up to epoch 10 only, as seeds end at epochs 10, 20")
 
 
 def test_what_nothing_has_memorized_is_not_told():

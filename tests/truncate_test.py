@@ -97,6 +97,17 @@ def test_more_components_than_there_are_are_left_out(trained, tmp_path):
   assert rows.distinct("kept") == [2]
 
 
+def test_nothing_to_look_for_is_said():
+  """Whatever is kept: no accuracy was lost, or there are fewer components."""
+  rows = runs.Rows(r for r in rows_of([{1: 0.2}]) if r["metric"] != "recovered")
+  (found,) = Truncate.findings({}, rows)
+  assert (found.holds, found.sentence) == (None, "no test accuracy was lost")
+  rows = runs.Rows(row for row in rows if row.get("kept") is None)
+  (found,) = Truncate.findings({}, rows)
+  assert found.holds is None
+  assert found.sentence.startswith("no layer has more components than were")
+
+
 def rows_of(recovered, seed=0, error=0.05):
   facts = {"best_epoch": 1, "last_epoch": 3}
   rows = [{"metric": k, "value": v, "subset": None} for k, v in facts.items()]

@@ -26,12 +26,14 @@ class Dataset(NamedTuple):
     ids: `[n]` number of each example in the full split: its position, or the
       number that the set assigns to it.
     class_names: a name for each label.
+    num_ids: one more than the largest number in the full split.
   """
 
   images: UInt8[Images, "n H W C"]
   labels: Int[np.ndarray, " n"]
   ids: Int[np.ndarray, " n"]
   class_names: tuple[str, ...]
+  num_ids: int
 
   def __getitem__(self, index) -> "Dataset":  # pytype: disable=signature
     """Returns the examples at the indices."""
@@ -83,9 +85,8 @@ def make_dataset(images, labels, class_names=None) -> Dataset:
   if class_names is None:
     _check_no_gap(labels)
     class_names = [str(label) for label in range(int(labels.max()) + 1)]
-  return Dataset(
-    images, labels.astype(np.int32), np.arange(len(labels)), tuple(class_names)
-  )
+  ids, class_names = np.arange(len(labels)), tuple(class_names)
+  return Dataset(images, labels.astype(np.int32), ids, class_names, len(labels))
 
 
 def _check_no_gap(labels: np.ndarray) -> None:

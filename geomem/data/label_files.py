@@ -35,7 +35,8 @@ def labels_from_file(
     dataset: the training split.
     fraction: unused, as the file determines which labels are wrong.
     path: path of a file with one array of integers `[n]`, or one named
-      `labels`; n is larger than every id (see `Dataset.ids`).
+      `labels`; n is larger than the id of every example in use, and at most
+      one more than the largest of the full split (see `Dataset.ids`).
 
   Returns:
     The labels; `permuted` marks examples whose label is not the true one.
@@ -118,10 +119,12 @@ def _join(labels: np.ndarray, dataset: Dataset, name: str) -> PermutedLabels:
       f"{name} holds {labels.dtype} of shape {labels.shape}; one integer for"
       " each example of the training split was expected."
     )
-  if dataset.ids.max() >= len(labels):
+  largest = int(dataset.ids.max())
+  if not largest < len(labels) <= dataset.num_ids:
+    needed = largest if largest >= len(labels) else dataset.num_ids - 1
     raise DatasetError(
-      f"{name} holds {len(labels)} labels, and the training split has an"
-      f" example of the number {dataset.ids.max()}; one for each was expected."
+      f"{name} holds {len(labels)} labels, and the examples of the training"
+      f" split are numbered from 0 to {needed}; one for each was expected."
     )
   given = labels[dataset.ids]
   num_classes = len(dataset.class_names)

@@ -65,9 +65,15 @@ def sample_manifolds(
   members = [subset.indices[subset.labels == c] for c in range(num_classes)]
   for label, examples in enumerate(members):
     if len(examples) < num_points:
+      advice = "lower --manifold_points"
+      if min(map(len, members)) < 2:  # Of one point there is no manifold.
+        advice = (
+          f"leave {subset.name} examples out with --subsets, or change"
+          " --permuted_fraction"
+        )
       raise ValueError(
         f"Class {label} has {len(examples)} {subset.name} examples, fewer than"
-        f" the {num_points} points asked for; lower --manifold_points."
+        f" the {num_points} points asked for; {advice}."
       )
   keys = jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(num_classes))
   orders = permutations(keys, [len(examples) for examples in members])

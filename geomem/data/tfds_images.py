@@ -109,7 +109,8 @@ def open_split(
       f"{name} has a label {labels.max()}, and {len(names)} classes; prepare"
       " the set again."
     )
-  return make_dataset(images, labels, names)._replace(ids=ids)
+  made = make_dataset(images, labels, names)
+  return made._replace(ids=ids, num_ids=int(ids.max()) + 1)
 
 
 def _open(

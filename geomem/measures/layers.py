@@ -43,9 +43,9 @@ def measure_layers(
     nothing of no layers.
 
   Raises:
-    ValueError: there are no measures or subsets; a layer is unknown; activations are
-      not finite, naming the layer and the subset; or what a measure needs does
-      not fit in memory.
+    ValueError: there are no measures or subsets; a layer is unknown;
+      activations are not finite, naming the layer and the subset; or what a
+      measure needs does not fit in memory.
   """
   if not (measures and images):
     raise ValueError(

@@ -75,7 +75,7 @@ def layer_statistics(
   count = int(np.prod(stacked.shape[:3]))
   max_bytes = most_held_bytes() if max_bytes is None else max_bytes
   if "points" in kinds:
-    _check_room(image_bytes, layers, stacked.shape, max_bytes)
+    check_room(image_bytes, stacked.shape[:3], max_bytes)
   for fits, group in itertools.groupby(
     layers, lambda name: count * image_bytes[name] <= max_bytes
   ):
@@ -92,9 +92,23 @@ def layer_statistics(
       yield layer, jax.tree.map(lambda *xs: jnp.stack(xs), *stats)
 
 
-def _check_room(each, layers, shape, max_bytes: int) -> None:
-  """Raises if the products of all points, or a layer's points, do not fit."""
-  num_subsets, P, M = shape[:3]
+def check_room(
+  layers: dict[str, int],
+  shape: tuple[int, int, int],
+  max_bytes: int | None = None,
+) -> None:
+  """Checks the room for statistics of the kind `points`.
+
+  Args:
+    layers: the bytes of one image's activations, by layer.
+    shape: the numbers of subsets, manifolds and points.
+    max_bytes: as in `layer_statistics`.
+
+  Raises:
+    ValueError: the products of all points, or a layer's points, do not fit.
+  """
+  num_subsets, P, M = shape
+  max_bytes = most_held_bytes() if max_bytes is None else max_bytes
   needed = num_subsets * product_bytes(P, M)
   if needed > max_bytes:
     raise ValueError(
@@ -103,8 +117,8 @@ def _check_room(each, layers, shape, max_bytes: int) -> None:
       f" {max_bytes / 1e9:.1f} GB that are held: measure fewer points of each"
       " manifold, or fewer subsets."
     )
-  for name in layers:
-    needed = num_subsets * P * M * each[name]
+  for name, size in layers.items():
+    needed = num_subsets * P * M * size
     if needed > max_bytes:
       raise ValueError(
         f"Layer {name} takes {needed / 1e9:.1f} GB,"

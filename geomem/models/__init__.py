@@ -1,7 +1,15 @@
 """Models: networks as ordered lists of named layers."""
 
-from geomem.models.architectures import MODELS, build
+from geomem.models.architectures import MODELS, build, check_known
 from geomem.models.network import Network, Output, dtype_named
 from geomem.models.spec import ModelSpec
 
-__all__ = ["MODELS", "ModelSpec", "Network", "Output", "build", "dtype_named"]
+__all__ = [
+  "MODELS",
+  "ModelSpec",
+  "Network",
+  "Output",
+  "build",
+  "check_known",
+  "dtype_named",
+]

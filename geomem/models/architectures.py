@@ -34,6 +34,14 @@ MODELS: dict[str, tuple[Callable[[ModelSpec], list[LayerSpec]], int]] = {
 }
 
 
+def check_known(name: str) -> None:
+  """Raises ValueError unless a name is one of `MODELS`."""
+  if name not in MODELS:
+    raise ValueError(
+      f"model {name!r} is not known; choose one of {', '.join(MODELS)}."
+    )
+
+
 @functools.cache
 def build(
   name: str,
@@ -57,10 +65,7 @@ def build(
   Raises:
     ValueError: the name is unknown, or the width is not positive.
   """
-  if name not in MODELS:
-    raise ValueError(
-      f"model {name!r} is not known; choose one of {', '.join(MODELS)}."
-    )
+  check_known(name)
   layers, standard_width = MODELS[name]
   width = standard_width if width is None else width
   if width < 1:

@@ -1,6 +1,6 @@
 """Figures of a memorization run, each drawn from its rows alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from matplotlib import colors, patches
@@ -169,7 +169,7 @@ def plot_capacity_heatmaps(rows: runs.Rows) -> Figure | None:
 
   All panels share a scale: white is chance, red above it and blue below. The
   dashed line is the best epoch. A column averages the seeds measured there.
-  Logits of fewer than 2M classes are hatched: white is below their chance.
+  Layers of fewer than 2M features are hatched: white is below their chance.
   """
   capacities = rows.where("capacity")
   if not capacities:
@@ -196,7 +196,7 @@ def plot_capacity_heatmaps(rows: runs.Rows) -> Figure | None:
     norm = colors.LogNorm(1 / farthest, farthest)
     image = style.draw_heatmap(ax, grid, epochs, rows, norm=norm)
     ax.set(title=subset, xlabel="epoch")
-    for i in _narrow(rows, layers):
+    for i in [places.index(i) for i in rows.narrow() if i in places]:
       label = "fewer than 2M features:\nchance is higher"
       look = {"fill": False, "ec": "0.4", "lw": 0, "hatch": "////"}
       ax.axhspan(i - 0.5, i + 0.5, **look, label=label)
@@ -210,18 +210,6 @@ def plot_capacity_heatmaps(rows: runs.Rows) -> Figure | None:
   white = patches.Patch(fc="w", ec="0.4", label=style.chance_label(rows))
   style.explain(figure, axes, further=[white], ncols=4)
   return figure
-
-
-def _narrow(rows: runs.Rows, layers: Sequence[str]) -> list[int]:
-  """Finds the logits, by place, if there are fewer than 2M of them.
-
-  The rows do not say how many features other layers have.
-  """
-  points = max(rows.fact("manifold_points").values(), default=0)
-  chances = rows.fact("chance_accuracy").values()  # Old runs have none.
-  if not any(1 / chance < 2 * points for chance in chances):
-    return []
-  return [i for i, name in enumerate(layers) if name == "logits"]
 
 
 def plot_measures(rows: runs.Rows) -> Figure | None:

@@ -38,7 +38,11 @@ def _rms(values) -> float:
 def _by_seed(norms: runs.Rows) -> runs.Rows:
   """Returns the root mean square over draws, one row a seed and size."""
   return runs.Rows(
-    draws[0] | {"value": _rms(draws.values), "stderr": draws.mean()[1]}
+    draws[0]
+    | {
+      "value": _rms(draws.values),
+      "stderr": runs.mean_and_error(draws.values)[1],
+    }
     for of_size in norms.split("num_examples").values()
     for draws in of_size.split("seed").values()
   )
@@ -148,10 +152,11 @@ def _draw_unbiased(ax, rows) -> None:
 
 def _draw_guide(ax, rows: runs.Rows) -> None:
   """Draws the slope of labels without structure, below all points."""
-  x, mean, _ = rows.known().series("num_examples", np.min)
+  by_size = rows.known().split("num_examples")
+  x, lowest = np.array([(n, of.values.min()) for n, of in by_size.items()]).T
   guide = (x / x[0]) ** -0.5
   # A fifth below the lowest point relative to the guide.
-  ax.plot(x, 0.8 * (mean / guide).min() * guide, **_GUIDE, label=_LAW)
+  ax.plot(x, 0.8 * (lowest / guide).min() * guide, **_GUIDE, label=_LAW)
 
 
 def _draw_slopes(ax, rows, drawn: str, labels: str) -> None:

@@ -1,5 +1,6 @@
 """The style of all figures: colours, axes, legends, and saving."""
 
+import contextlib
 import functools
 import io
 import pathlib
@@ -230,8 +231,12 @@ def chance_label(rows: runs.Rows) -> str:
 
 
 def draw_chance(ax, rows: runs.Rows) -> None:
-  """Draws a line at the capacity of points without structure."""
-  draw_level(ax, rows.chance_capacity(), chance_label(rows))
+  """Draws a line at the capacity of points without structure.
+
+  Where the cells of a sweep differ in it, there is no such line.
+  """
+  with contextlib.suppress(ValueError):
+    draw_level(ax, rows.chance_capacity(), chance_label(rows))
 
 
 def draw_level(

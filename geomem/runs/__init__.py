@@ -27,7 +27,7 @@ from geomem.runs.rows import (
   mean_and_error,
   tagged,
 )
-from geomem.runs.run import Run
+from geomem.runs.run import Run, is_held
 from geomem.runs.shared import SharedRun, open_run
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
   "flat_config",
   "has_value",
   "is_complete",
+  "is_held",
   "is_of_this_revision",
   "mean_and_error",
   "open_run",

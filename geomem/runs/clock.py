@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import time
 
 from geomem import disk, parallel
@@ -27,12 +28,17 @@ def _read(path: pathlib.Path | str) -> dict[str, float]:
 def read_duration(path: pathlib.Path | str) -> float | None:
   """Returns the seconds that all starts of a run took together.
 
-  For a sweep, it adds those of the cells. None if nothing is recorded, as for
-  older runs.
+  For a sweep, which has no clock of its own, it adds those of the cells. None
+  if nothing is recorded, as for older runs.
   """
-  path = pathlib.Path(path)
-  places = [path, *(file.parent for file in path.glob("*=*/config.json"))]
-  seconds = [kept["seconds"] for kept in map(_read, places) if kept]
+  if own := _read(path):
+    return own["seconds"]
+  cells = [
+    file.parent
+    for file in pathlib.Path(path).glob("*=*/config.json")
+    if re.match(r"\w+=", file.parent.name)  # Others are studies of a run.
+  ]
+  seconds = [kept["seconds"] for kept in map(_read, cells) if kept]
   return sum(seconds) if seconds else None
 
 

@@ -195,10 +195,22 @@ class Rows(list):
     return {index: names[index] for index in sorted(names)}
 
   def fact(self, metric: str) -> dict[int | None, Any]:
-    """Returns a fact about each seed of one run, such as `best_epoch`."""
+    """Returns a fact about each seed of one run, such as `best_epoch`.
+
+    Raises:
+      ValueError: the rows are of several runs, or of cells of a sweep that
+        differ in it.
+    """
     facts = self.where(metric, subset=None)
-    if len({row.get("run") for row in facts}) > 1:  # Runs share seed numbers.
-      raise ValueError("The rows are of several runs; choose one: where(run=).")
+    # Runs, and the cells of a sweep, have the same seeds.
+    of_seeds = facts.split("seed").values()
+    if len({row.get("run") for row in facts}) > 1 or any(
+      len(np.unique(of_seed.values)) > 1 for of_seed in of_seeds
+    ):
+      raise ValueError(
+        "The rows are of several runs or cells of a sweep, each with its own"
+        f" {metric}; select one, as with where(run=...) or where(width=...)."
+      )
     return {row["seed"]: row["value"] for row in facts}
 
   def epochs(self, which: str) -> dict[int, int]:
@@ -280,7 +292,15 @@ class Rows(list):
     Args:
       seeds: those that the mean is over; if one has no row, both are NaN, as
         where its value is.
+
+    Raises:
+      ValueError: a seed has several rows.
     """
+    if len({row.get("seed") for row in self}) < len(self):
+      raise ValueError(
+        "A mean is over seeds, of one row each; select these with where(...)."
+        f" Given were {self!r}."
+      )
     if not set(seeds) <= set(self.seeds):
       return math.nan, math.nan
     if len(self) == 1:
@@ -293,11 +313,34 @@ class Rows(list):
 
     It holds for layers of 2M features or more, and is higher in others. Older
     runs do not record it; for them κ is taken as 0.
+
+    Raises:
+      ValueError: the rows do not give it, or several cells' rows differ in it.
     """
     facts = self.where(layer=None)
-    if stated := facts.where("chance_capacity"):
-      return stated[-1]["value"]
-    return 2 / facts.where("manifold_points")[-1]["value"]
+    values = set(facts.where("chance_capacity").values)
+    values = values or set(2 / facts.where("manifold_points").values)
+    if len(values) != 1:
+      raise ValueError(
+        f"The rows give {len(values)} chance capacities, and one was expected;"
+        " select the rows of one run or one cell of a sweep with where(...)."
+      )
+    return values.pop()
+
+  def narrow(self) -> dict[int, str]:
+    """Names the layers of fewer than 2M features, where chance is higher.
+
+    Returns names by index. Of older runs only the logits are known.
+    """
+    points = max(self.fact("manifold_points").values(), default=0)
+    sizes = {r["layer_index"]: r["value"] for r in self.where("num_features")}
+    for chance in self.fact("chance_accuracy").values():
+      sizes |= {i: 1 / chance for i, n in self.layers.items() if n == "logits"}
+    return {
+      i: n
+      for i, n in self.layers.items()
+      if sizes.get(i, 2 * points) < 2 * points
+    }
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:

@@ -30,6 +30,16 @@ def _unit(key: units.Key, lines: list[bytes]) -> dict[str, tuple[str, ...]]:
   return {units.name_of(key): tuple(map(units.checksum, lines))}
 
 
+def is_held(path: pathlib.Path | str) -> bool:
+  """Returns whether a process holds a run directory; False if there is none."""
+  try:
+    with open(pathlib.Path(path) / ".lock") as lock:
+      fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+  except OSError as error:
+    return isinstance(error, BlockingIOError)
+  return False
+
+
 class Run:
   """An open run directory, held by one process at a time."""
 
@@ -232,7 +242,7 @@ class Run:
     self.check_place()
     lines = [table.encode(row) for row in rows]
     file = table.rows_file(self.path)
-    if file.exists() and file.read_bytes() == units.join(lines):
+    if _content(file) == units.join(lines):
       return False
     directory.unmark(self.path)
     unit = _unit({}, lines)

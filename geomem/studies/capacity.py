@@ -249,6 +249,7 @@ class Capacity(OfRun):
 
     Raises:
       ValueError: a field is given that does not apply.
+      RunError: the run lacks a network.
     """
     super().__init__(config, trained)
     self.ignored = _SYNTHETIC if trained else _OF_RUNS
@@ -260,6 +261,8 @@ class Capacity(OfRun):
           f"{field.name} is {value}, but it applies to"
           f" {'synthetic manifolds' if trained else 'runs'} alone; {advice}."
         )
+    if trained:
+      trained.check_networks(*self._which())
 
   def as_dict(self) -> dict[str, Any]:
     """Returns the fields that apply, as a run directory stores them."""
@@ -269,8 +272,10 @@ class Capacity(OfRun):
     """Lists the sets of manifolds; their points are built lazily."""
     if self.trained is None:
       return synthetic_sets(self.config)
-    which = [w for w in ("best", "last") if w in self.config.epochs]
-    return layer_sets(self.trained, which)
+    return layer_sets(self.trained, self._which())
+
+  def _which(self) -> list[str]:
+    return [w for w in ("best", "last") if w in self.config.epochs]
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Yields one stage, with a unit for each set of manifolds."""

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from geomem import data, training
+from geomem import data, models, training
 from geomem.studies.fields import Fields, check_seeds
 from geomem.studies.measure_config import MeasureConfig, check_saved
 
@@ -49,8 +49,11 @@ class DataConfig(Fields):
     super().__post_init__()
     if data.has_own_fraction(self.labels):
       object.__setattr__(self, "permuted_fraction", None)
-    elif self.permuted_fraction is None:
-      raise ValueError("permuted_fraction is None; a number was expected.")
+    elif self.permuted_fraction is None or not 0 <= self.permuted_fraction <= 1:
+      raise ValueError(
+        f"permuted_fraction is {self.permuted_fraction}; a number between 0 and"
+        " 1 was expected."
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,6 +71,11 @@ class ModelConfig(Fields):
   model: str
   width: int | None = None
   dtype: str = "float32"
+
+  def __post_init__(self):
+    super().__post_init__()
+    models.check_known(self.model)
+    models.dtype_named(self.dtype)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -103,6 +111,10 @@ class TrainConfig(Fields):
   stop_when_memorized: bool = False
   seed: int = 0
   num_seeds: int = 1
+
+  def __post_init__(self):
+    super().__post_init__()
+    _ = self.recipe
 
   @property
   def seeds(self) -> range:

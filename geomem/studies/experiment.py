@@ -35,13 +35,18 @@ def _available_bytes() -> int:
   return stats.get("bytes_limit", host)
 
 
+def num_features(network: models.Network) -> dict[str, int]:
+  """Returns the number of features of each layer, in the network's order."""
+  image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
+  layers = jax.eval_shape(network.apply, network.abstract_state, image)
+  return {name: layers.activations[name].size for name in network.layer_names}
+
+
 def _check_memory(config, network, num_classes: int) -> None:
   """Raises ValueError if probes or training exceed the available memory."""
   measure, recipe = config.measure, config.training
   probes = num_classes * measure.num_probes * (measure.manifold_points + 1)
-  image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
-  layers = jax.eval_shape(network.apply, network.abstract_state, image)
-  activations = sum(x.size for x in layers.activations.values())
+  activations = sum(num_features(network).values())
   # Accelerators share a batch, and seeds that step one by one use memory in
   # turn.
   share = 1 if jax.default_backend() == "cpu" else parallel.mesh().size

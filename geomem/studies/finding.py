@@ -156,6 +156,19 @@ def last_measured(rows: runs.Rows) -> str:
   return f"the last hidden layer measured ({layer})"
 
 
+def too_narrow(rows: runs.Rows, *layers: int) -> str:
+  """Names those of some layers where chance is above 2/M, if any.
+
+  They have fewer than 2M features.
+  """
+  narrow = rows.narrow()
+  names = ", ".join(narrow[i] for i in layers if i in narrow)
+  return names and (
+    f"chance is higher than {rows.chance_capacity():.3f} in {names}, of fewer"
+    " than 2M features"
+  )
+
+
 def places(rows: Iterable[runs.Row], *columns: str) -> set[tuple]:
   """Returns the values of several columns that occur together."""
   return set(grouped(rows, *columns))

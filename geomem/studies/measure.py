@@ -9,7 +9,10 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from geomem import geometry, measures, parallel, plots, runs
+from geomem.measures import statistics
 from geomem.studies import experiment as experiments
 from geomem.studies.experiment import Experiment, Seed
 from geomem.studies.finding import grouped
@@ -47,6 +50,19 @@ def measure_network(
   ):
     place = {"layer": layer, "layer_index": names.index(layer)}
     yield Step(runs.tagged(rows, **place), facts={"layer": layer})
+
+
+def check_room(
+  experiment: Experiment, seeds: Sequence[Seed], measure: MeasuringConfig
+) -> None:
+  """Raises ValueError if what the measures need does not fit in memory."""
+  if "points" not in {one.statistic for one in measure.chosen}:
+    return
+  sizes = experiments.num_features(experiment.network)
+  layers = measured_layers(measure.layers, experiment.network.layer_names)
+  for seed in seeds:
+    shape = np.shape(list(seed.manifolds.values()))
+    statistics.check_room({name: 4 * sizes[name] for name in layers}, shape)
 
 
 def geometry_stage(
@@ -97,8 +113,8 @@ def _named(option: str, value: str) -> str:
 class Measuring(OfRun):
   """Measurements of the layers of a finished run at saved epochs.
 
-  They use the manifolds and the probes of the run itself. Rows that the run has
-  measured in the same way are copied from it.
+  They use the manifolds of the run itself and, of as many probes, its probes.
+  Rows that the run has measured in the same way are copied from it.
   """
 
   name = "measure"
@@ -111,6 +127,7 @@ class Measuring(OfRun):
     measured_layers(config.layers, names)
     centers = config.options.centers
     geometry.check_centers(centers, trained.experiment.num_classes)
+    check_room(trained.experiment, trained.seeds, config)
     saved = self.saved_epochs()
     check_saved(config.measure_epochs, {e for of in saved.values() for e in of})
     self.epochs = {
@@ -170,7 +187,7 @@ class Measuring(OfRun):
     chosen = self.config.measure_epochs
     epochs = chosen.split(",") if chosen else ()
     of_run = self._options_unlike(self.trained.experiment.config.measure)
-    new = self._options_unlike(MeasuringConfig())
+    new = self._options_unlike(type(self.config)())
     options = [_named(k, str(v)) for k, v in new.items() if k in of_run]
     return self.trained.path / "-".join([*parts, *epochs, *options])
 
@@ -196,7 +213,8 @@ class Measuring(OfRun):
       lambda: runs.is_complete(path) and runs.is_of_this_revision(path)
     ):
       return {}
-    measured = (r for r in self.trained.rows if r["layer"] is not None)
+    rows = self.trained.rows.where(epoch=self.trained.rows.distinct("epoch"))
+    measured = (row for row in rows if row["layer"] is not None)
     return grouped(measured, "seed", "epoch")
 
   @staticmethod

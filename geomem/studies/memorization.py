@@ -3,23 +3,32 @@
 Source: Stephenson et al., ICLR 2021, figures 2 and 3.
 """
 
+import logging
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 from geomem import geometry, plots, runs
 from geomem.studies.config import ExperimentConfig
-from geomem.studies.experiment import keep_labels, prepare, prepare_seeds
+from geomem.studies.experiment import (
+  keep_labels,
+  num_features,
+  prepare,
+  prepare_seeds,
+)
 from geomem.studies.finding import doubts
-from geomem.studies.measure import geometry_stage
-from geomem.studies.measure_config import SavedEpochs
-from geomem.studies.memorization_findings import find
+from geomem.studies.measure import check_room, geometry_stage
+from geomem.studies.measure_config import (
+  SavedEpochs,
+  measured_layers,
+  places_to_measure,
+)
+from geomem.studies.memorization_findings import EPOCHS, METRICS, find
 from geomem.studies.study import Stage, Unit, at_once
 from geomem.studies.train import lost_rows, train_seeds
 from geomem.studies.trained import checkpoints
 
-_EPOCHS = ("best", "last")
-_METRICS = ("capacity", "radius", "dimension")
+_LOG = logging.getLogger(__name__)
 
 
 def differing_ranks(rows: runs.Rows) -> list[str]:
@@ -30,7 +39,7 @@ def differing_ranks(rows: runs.Rows) -> list[str]:
   ((index, layer),) = removed.last_hidden().layers.items()
   of_epoch = {
     which: rows.at(which).where("rank", layer_index=index).known()
-    for which in _EPOCHS
+    for which in EPOCHS
   }
   ranks = {which: of.values for which, of in of_epoch.items() if of}
   found = {value for values in ranks.values() for value in values}
@@ -69,6 +78,7 @@ class Memorization:
     self.config = config
     self.experiment = prepare(config)
     self.seeds = prepare_seeds(self.experiment)
+    check_room(self.experiment, self.seeds, config.measure)
     self.origin = self.experiment.origin
 
   def as_dict(self) -> dict[str, Any]:
@@ -102,18 +112,25 @@ class Memorization:
     ]
     yield Stage("", facts)
     rows = run.rows
-    best, last = (rows.epochs(which) for which in _EPOCHS)
+    best, last = (rows.epochs(which) for which in EPOCHS)
     # The saved epochs are those with scores.
     epochs = {
       seed: SavedEpochs(sorted(of.distinct("epoch")), best[seed], last[seed])
       for seed, of in rows.where("accuracy").split("seed").items()
     }
-    yield geometry_stage(
-      self.experiment, self.seeds, epochs, load, self.config.measure
-    )
+    measure = self.config.measure
+    if not places_to_measure(measure.measure_epochs, epochs):
+      there = sorted({epoch for of in epochs.values() for epoch in of.saved})
+      _LOG.warning(
+        "No geometry is measured: measure_epochs is %s, and the networks are of"
+        " epochs %s. The command `measure` measures some of these.",
+        measure.measure_epochs,
+        ", ".join(map(str, there)),
+      )
+    yield geometry_stage(self.experiment, self.seeds, epochs, load, measure)
 
-  def _facts_of(self, rows: runs.Rows, seed) -> list[runs.Row]:
-    scores = rows.where("accuracy", seed=seed.number, subset="test")
+  def _facts_of(self, scored: runs.Rows, seed) -> list[runs.Row]:
+    scores = scored.where("accuracy", seed=seed.number, subset="test")
     test = {
       row["epoch"]: value
       for row, value in zip(scores, scores.values, strict=True)
@@ -132,10 +149,15 @@ class Memorization:
       "num_unpermuted": int((~seed.labels.permuted).sum()),
       "num_parameters": self.experiment.network.num_parameters,
     }
-    return [
-      {"seed": seed.number, "metric": metric, "value": value}
-      for metric, value in facts.items()
+    network, measure = self.experiment.network, self.config.measure
+    names, sizes = network.layer_names, num_features(network)
+    rows = [{"metric": name, "value": value} for name, value in facts.items()]
+    rows += [
+      {"layer": name, "layer_index": names.index(name)}
+      | {"metric": "num_features", "value": sizes[name]}
+      for name in measured_layers(measure.layers, names)
     ]
+    return runs.tagged(rows, seed=seed.number)
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
@@ -168,7 +190,7 @@ class Memorization:
         line = f"{subset:12}{epoch:>6}{scores.mean(rows.seeds)[0]:10.3f}"
         if of_layer.where("capacity"):
           capacity, radius, dimension = (
-            of_layer.where(metric).mean(rows.seeds)[0] for metric in _METRICS
+            of_layer.where(metric).mean(rows.seeds)[0] for metric in METRICS
           )
           line += f"{capacity:10.4f}{radius:8.3f}{dimension:11.2f}"
           if ranks := of_layer.where("rank").known():

@@ -17,6 +17,7 @@ from geomem.studies.finding import (
   name_seeds,
   places,
   seeds_unlike,
+  too_narrow,
   unmemorized,
   verdict,
 )
@@ -24,8 +25,8 @@ from geomem.studies.finding import (
 TOLERANCE = 0.25  # Relative, for values that are equal in the paper.
 # Bounds of ratios of values that are equal, and of those that fall.
 _EQUAL, _FALLS = (1 - TOLERANCE, 1 + TOLERANCE), (-np.inf, 1.0)
-_EPOCHS = ("best", "last")
-_METRICS = ("capacity", "radius", "dimension")
+EPOCHS = ("best", "last")
+METRICS = ("capacity", "radius", "dimension")
 _CLAIMS = {
   "F3.1": "generalization comes first",
   "F3.2": "the last layers memorize",
@@ -72,7 +73,8 @@ def find(rows: runs.Rows) -> list[Finding]:
   A finding is undecided if a number it needs is missing, if nothing was learnt
   (F3.1) or memorized, if two standard errors decide, or if it may hang on the
   number K of shared directions removed alone, where K differs between the two
-  values of a ratio.
+  values of a ratio. F3.1 and F3.3 are, too, if a layer that they compare with
+  chance is known to have fewer than 2M features: its chance is higher.
   """
   changed, left_out = changed_seeds(rows)
   no_best = _lacks(rows, "best")
@@ -81,14 +83,14 @@ def find(rows: runs.Rows) -> list[Finding]:
     undecided = _lacks(changed, "best") or _lacks(changed, "last")
   at_best, chance = by_layer(rows, "capacity", "best"), rows.chance_capacity()
   capacity, *sizes = (
-    [by_layer(changed, metric, which) for which in _EPOCHS]
-    for metric in _METRICS
+    [by_layer(changed, metric, which) for which in EPOCHS] for metric in METRICS
   )
   undecided = undecided or unmemorized(changed)
+  hidden = list(rows.where("capacity").layers)[1:-1]
   early = 0 if undecided else len(capacity[0]["permuted"]) // 2
   no_half = "" if early else "of one hidden layer there is no first half"
   no_half = undecided or no_half
-  best, last = (changed.at(which) for which in _EPOCHS)
+  best, last = (changed.at(which) for which in EPOCHS)
   doubt = {
     subset: _doubt(best.where(subset=subset), last.where(subset=subset))
     for subset in capacity[0]
@@ -112,7 +114,7 @@ def find(rows: runs.Rows) -> list[Finding]:
     return [
       judge(
         "F3.1",
-        no_best or _unlearnt(rows),
+        no_best or _unlearnt(rows) or too_narrow(rows, *hidden),
         _permuted_at_chance,
         at_best,
         chance,
@@ -122,7 +124,7 @@ def find(rows: runs.Rows) -> list[Finding]:
       judge("F3.2", no_half, _permuted_rises_late, *capacity, early, doubt),
       judge(
         "F3.3",
-        undecided,
+        undecided or too_narrow(rows, *hidden[-1:]),
         _restored_falls,
         *capacity,
         chance,
@@ -139,7 +141,7 @@ def changed_seeds(rows: runs.Rows) -> tuple[runs.Rows, str]:
 
   The name is empty where there are no others, or only others.
   """
-  best, last = (rows.epochs(which) for which in _EPOCHS)
+  best, last = (rows.epochs(which) for which in EPOCHS)
   same = [seed for seed in rows.seeds if best[seed] == last[seed]]
   changed = runs.Rows(row for row in rows if row["seed"] not in same)
   return changed, name_seeds(same) if same and changed else ""
@@ -150,14 +152,14 @@ def incomplete(rows: runs.Rows, which: str) -> dict[int, str]:
 
   Needed are all metrics of the hidden layers and subsets that any epoch has.
   """
-  hidden = tuple(rows.where(_METRICS).layers)[1:-1]
+  hidden = tuple(rows.where(METRICS).layers)[1:-1]
   numbers, at_epoch = (
-    selected.where(_METRICS, layer_index=hidden)
+    selected.where(METRICS, layer_index=hidden)
     for selected in (rows, rows.at(which))
   )
   columns, lacking = ("layer_index", "subset", "metric"), {}
   of_layers = places(numbers, *columns[:2])
-  needed = {(*place, metric) for place in of_layers for metric in _METRICS}
+  needed = {(*place, metric) for place in of_layers for metric in METRICS}
   for seed in rows.seeds:
     of_seed = at_epoch.where(seed=seed)
     if not of_seed:
@@ -278,7 +280,7 @@ def _falls(
   index = list(rows.where("capacity").layers)[-2]
   before, after = (
     rows.at(which).where(metric, subset=subset, layer_index=index).split("seed")
-    for which in _EPOCHS
+    for which in EPOCHS
   )
   pairs = [(before[seed].mean(), after[seed].mean()) for seed in before]
   change, error = runs.mean_and_error(

@@ -68,9 +68,12 @@ def _departure(rows: runs.Rows, layers: dict[int, str]) -> runs.Row:
   for row in last.where("converged"):
     if not (runs.has_value(row) and row["value"] >= 1):
       values[row["layer_index"]] = math.nan
+  chance = rows.chance_capacity()
+  for i in rows.narrow():  # Where chance is higher, this may be chance.
+    if values.get(i, 0) >= DEPARTED * chance:
+      values[i] = math.nan
   departure = departure_layer(
-    np.array([values.get(i, math.nan) for i in hidden], float),
-    rows.chance_capacity(),
+    np.array([values.get(i, math.nan) for i in hidden], float), chance
   )
   index, depth = None, math.nan
   if departure is None:
@@ -103,8 +106,8 @@ def _sentence(cell: runs.Rows, departures: list[runs.Row]) -> str:
     text += f"; permuted capacity departs from chance at {', '.join(layers)}"
     if _UNKNOWN in layers:
       text += (
-        " (where unknown, it depends on a layer that is not to be believed or"
-        " was not measured)"
+        " (where unknown, it depends on a layer that is not to be believed, was"
+        " not measured, or has fewer than 2M features, where chance is higher)"
       )
   return text + "."
 

@@ -149,6 +149,7 @@ class LayerRewind(OfRun):
     Raises:
       ValueError: a layer, kind, epoch or reading does not exist, or geometry
         is asked for with another reading than `together`.
+      RunError: a seed's last network is missing.
     """
     super().__init__(config, trained)
     if config.geometry and config.batch_norm != "together":
@@ -165,6 +166,7 @@ class LayerRewind(OfRun):
     self.mixed = {mask: mixing.mixed_layers(network, mask) for mask in distinct}
     self.directory = trained.path / config.directory
     self.epochs = self.saved_epochs()
+    trained.check_networks("last")
     for seed, saved in self.epochs.items():
       for epoch in config.epochs:
         if epoch not in saved:

@@ -114,7 +114,8 @@ class Similarity(OfRun):
       ValueError: a layer or subset does not exist, it has too few images, the
         other run's images have another shape, or the kernels do not fit in
         memory.
-      RunError: `other` is not a finished run.
+      RunError: `other` is not a finished run, or the last network of either is
+        missing.
     """
     super().__init__(config, trained)
     names = trained.experiment.network.layer_names
@@ -142,6 +143,8 @@ class Similarity(OfRun):
           f"The images of {trained.path} have the shape {ours}, those of"
           f" {config.other} {theirs}; one shape was expected."
         )
+      trained.check_networks("last")
+      self.other.check_networks("last", seeds=self.other.seeds[:1])
     self.epochs = self.saved_epochs()
     self._check_room()
 

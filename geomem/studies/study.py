@@ -194,8 +194,11 @@ def _do_stage(stage: Stage, out: runs.Run, progress, step_done) -> None:
 
 
 def _do(unit: Unit, out: runs.Run, bar, step_done) -> None:
-  """Does the work of a unit, and commits its rows."""
-  rows, done, shown = [], 0.0, 0
+  """Does the work of a unit, and commits its rows.
+
+  The bar shows the end after that: it may end the work by an exception.
+  """
+  rows, done, shown, completed = [], 0.0, 0, 0
   for step in unit.work():
     rows += step.rows
     done += step.size
@@ -206,7 +209,9 @@ def _do(unit: Unit, out: runs.Run, bar, step_done) -> None:
       bar.set_postfix(step.facts, refresh=False)
     # Whole numbers only: fractions would add up to more than the total.
     completed = min(int(done + 1e-6), int(unit.size))
-    bar.update(completed - shown)
-    shown = completed
+    if completed < int(unit.size):
+      bar.update(completed - shown)
+      shown = completed
     step_done()
   out.commit(unit.key, rows)
+  bar.update(completed - shown)

@@ -18,6 +18,8 @@ from geomem.studies.study import Watch, run, silent, unwatched
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE = 5.0  # Seconds between retries of cells that others hold.
+# The fields that say which data a cell is trained on, beside their place.
+_DATA = ("dataset", "image_size", "num_classes", "examples_per_class")
 
 
 class Cell(NamedTuple):
@@ -123,17 +125,8 @@ class Sweep(NamedTuple):
     """Makes the cell of a value of each swept field."""
     config = self.config.replace(**values)
     fields = config.flat()
-    texts = []
-    for value in (fields[axis] for axis in self.axes):
-      is_whole = isinstance(value, float) and value.is_integer()
-      # Earlier versions wrote 1 for 1.0 where it was given so in Python.
-      texts.append([value, int(value)] if is_whole else [value])
-    names = [
-      ",".join(map("{}={}".format, self.axes, chosen))
-      for chosen in itertools.product(*texts)
-    ]
-    paths = [pathlib.Path(path) / name for name in names]
-    return Cell(next((x for x in paths if x.exists()), paths[0]), config)
+    name = ",".join(f"{axis}={fields[axis]}" for axis in self.axes)
+    return Cell(pathlib.Path(path) / name, config)
 
   def own(self, cells: list[Cell]) -> list[Cell]:
     """Selects this process's share of the cells."""
@@ -184,8 +177,9 @@ def run_sweep(
   waiting = [cell for cell in assigned if not cell.is_done]
   with (watch if waiting else unwatched)(pathlib.Path(path)):
     if waiting:
-      for cell in set(assigned) - set(waiting):  # Checks their configs.
-        runs.open_run(cell.path, cell.as_dict()).close()
+      for cell in assigned:  # All processes in the same order.
+        if cell not in waiting:  # Checks its config.
+          runs.open_run(cell.path, cell.as_dict()).close()
       with progress(total=len(assigned), desc="cells") as bar:
         bar.initial += len(assigned) - len(waiting)
         bar.update(len(assigned) - len(waiting))
@@ -200,6 +194,10 @@ def _do_cells(waiting: list[Cell], bar, progress, watch) -> list[Failure]:
   while waiting:
     held = []
     for cell in waiting:
+      # Before its data are loaded, perhaps in vain.
+      if parallel.from_first(functools.partial(runs.is_held, cell.path)):
+        held.append(cell)
+        continue
       try:
         study = Memorization(cell.config)
         run(study, cell.path, progress=progress, watch=watch)
@@ -253,9 +251,10 @@ def _collect(
   differ in more than the axes, and copies.
 
   Raises:
-    RunError: another run is in the place of a wanted cell.
+    RunError: another run is in the place of a wanted cell, or cells were
+      trained on different data though their configs name the same.
   """
-  cells, others = [], []
+  cells, others, first = [], [], {}
   for done in sorted(pathlib.Path(path).glob("*/done")):
     place = done.parent
     stored = runs.flat_config(runs.read_config(place))
@@ -274,6 +273,7 @@ def _collect(
       others.append(f"{place.name} (the cell is {cell.path.name})")
     else:
       cells.append((columns, place))
+      _check_data(place, first.setdefault(_named_data(stored), place))
   if others:
     _LOG.warning(
       "%s holds runs that are not its cells and are left out: %s.",
@@ -284,6 +284,25 @@ def _collect(
   return runs.Rows(
     columns | row for columns, cell in cells for row in runs.read_rows(cell)
   )
+
+
+def _named_data(config: dict[str, Any]) -> tuple:
+  """Returns what a flat config says of the images and their true labels."""
+  return tuple(config.get(field) for field in _DATA)
+
+
+def _check_data(place: pathlib.Path, other: pathlib.Path) -> None:
+  """Raises RunError if two cells were trained on different data."""
+  data, of_other = (
+    (runs.read_content(path).get("origin") or {}).get("data")
+    for path in (place, other)
+  )
+  if data and of_other and data != of_other:
+    raise runs.RunError(
+      f"{place} was trained on data with the fingerprint {data}, {other} on"
+      f" data with {of_other}; cells of the same data were expected. Restore"
+      " the data, remove the cells of others, and repeat the command."
+    )
 
 
 def of_cells(config: dict[str, Any], rows: runs.Rows) -> runs.Rows:

@@ -155,7 +155,14 @@ def _earlier(rows: runs.Rows) -> _Answer:
     return None, "a capacity never rises by half"
   bound = _EARLIER * mean_field[0], _EARLIER * mean_field[1]
   holds, caveat = glue[0] < bound[0], ""
-  if not apart(glue, bound):
+  ends = set(rows.epochs("last").values())
+  if len(ends) > 1:
+    holds = None
+    caveat = (
+      f"; this is half way up to epoch {curves['capacity'].x[-1]:g} only, as"
+      f" seeds end at {style.name_epochs(ends)}"
+    )
+  elif not apart(glue, bound):
     holds, caveat = None, ", which cannot be known within two errors"
   elif not all(
     (glue[0] < _EARLIER * epoch) == holds

@@ -195,7 +195,7 @@ def train_seeds(
   epoch, and within long epochs. The seeds are the same in every start of a run.
 
   Yields:
-    A step for each epoch, with the mean loss over the seeds.
+    A step for each epoch, with the mean loss over the seeds that go on.
   """
   config = experiment.config.training
   chosen = training.checkpoint_epochs(config.epochs)
@@ -218,6 +218,10 @@ def train_seeds(
   networks = run.path / "checkpoints"
   kept = [_saved_in(networks / f"seed{seeds[i].number}") for i in active]
   parallel.from_first(lambda: _drop_states(resume_path, kept, chosen, unit))
+
+  def needed() -> dict[int, str]:
+    return {i: f"seed {seeds[i].number}" for i in active}
+
   with training.Checkpoints(resume_path, keep=2) as resumable:
     for states, losses in training.train_seeds(
       jnp.stack([seed.training_key for seed in seeds]),
@@ -225,8 +229,10 @@ def train_seeds(
       of_first._replace(labels=labels),
       experiment.recipe,
       resume=lambda states: _resume(resumable, states, unit),
+      needed=needed,
     ):
-      loss, previous, epoch = float(losses.mean()), epoch, states.epoch
+      loss, previous = float(losses[active].mean()), epoch
+      epoch = states.epoch
       is_start = loss != loss  # NaN marks the states to start from.
       if is_start:
         history.go_on_from(epoch * steps + states.step)

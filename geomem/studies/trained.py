@@ -1,6 +1,7 @@
 """Finished training runs, which other studies start from."""
 
 import functools
+import itertools
 import logging
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
@@ -126,6 +127,28 @@ class TrainedRun:
         self.path / "checkpoints",
       )
     return epochs
+
+  def check_networks(self, *which: str, seeds: Sequence[Seed] = ()) -> None:
+    """Checks that networks without which a study cannot be are saved.
+
+    Args:
+      *which: `best` or `last`.
+      seeds: the seeds that it needs; all by default.
+
+    Raises:
+      RunError: a network is missing; names its epoch.
+    """
+    for word, seed in itertools.product(which, seeds or self.seeds):
+      epoch, number = getattr(self, word)(seed.number), seed.number
+      with checkpoints(self.path, number, must_exist=True) as saved:
+        there = saved.epochs
+      if epoch not in there:
+        raise runs.RunError(
+          f"The network of the {word} epoch, {epoch}, of seed {number} is"
+          f" missing in {self.path}, which holds those of epochs"
+          f" {', '.join(map(str, there))}. Give the original of this copy, or"
+          " train the run again."
+        )
 
   def state(
     self, seed: SupportsIndex, epoch: SupportsIndex, layers: Any = None

@@ -104,6 +104,7 @@ class Truncate(OfRun):
 
     Raises:
       ValueError: a layer does not exist, or only the logits were chosen.
+      RunError: a seed's last network is missing.
     """
     super().__init__(config, trained)
     names = trained.experiment.network.layer_names
@@ -114,6 +115,7 @@ class Truncate(OfRun):
         "layers names the logits alone, and there is no layer above them that"
         " could run on their projection; name another layer."
       )
+    trained.check_networks("last")
 
   def facts(self) -> runs.Rows:
     """Returns untruncated networks' scores, and the best and last epochs."""
@@ -159,8 +161,11 @@ class Truncate(OfRun):
     del config
     name = "Truncation (the memory is in the tail)"
     measured = rows.where("recovered")
-    if not measured:  # No test accuracy was lost.
-      return []
+    if not measured:
+      reason = "no test accuracy was lost"
+      if not rows.distinct("kept"):
+        reason = "no layer has more components than were to be kept"
+      return [Finding(name, None, reason)]
     if measured.known() != measured:
       return [Finding(name, None, "recovered shares are unknown")]
     if reason := too_vague(measured):

@@ -99,14 +99,25 @@ def make_step(network: Network, config: TrainingConfig, optimizer) -> Callable:
   return step
 
 
-def _check_losses(losses: np.ndarray, epoch: int, first: int) -> None:
-  """Raises if a loss is not finite; `first` is the number of the first step."""
-  bad = np.argwhere(~np.isfinite(losses))
-  if bad.size:
-    step, seed = bad[0]
-    whose = f" of network {seed}" if losses.shape[1] > 1 else ""
+def _check_losses(
+  losses: np.ndarray, names: dict[int, str], epoch: int, first: int
+) -> None:
+  """Raises if a loss of a named network is not finite.
+
+  Args:
+    losses: `[steps, seeds]`.
+    names: the networks' names, by index.
+    epoch: number of the epoch.
+    first: number of the first step.
+  """
+  bad = [
+    (step, i) for step, i in np.argwhere(~np.isfinite(losses)) if i in names
+  ]
+  if bad:
+    step, index = bad[0]
+    whose = f" of {names[index]}" if losses.shape[1] > 1 else ""
     raise NonFiniteLossError(
-      f"The loss{whose} is {losses[step, seed]} at step {first + step} of"
+      f"The loss{whose} is {losses[step, index]} at step {first + step} of"
       f" epoch {epoch}; lower --learning_rate, or look for non-finite values in"
       " the data."
     )
@@ -118,15 +129,19 @@ def _is_finite(state) -> Bool[Array, ""]:
   return jnp.stack([leaf.all() for leaf in leaves]).all()
 
 
-def _check_states(carry, states: Sequence, epoch: int, step: int) -> None:
-  """Raises if a state is not finite after a step.
+def _check_states(
+  carry, states: Sequence, names: dict[int, str], epoch: int, step: int
+) -> None:
+  """Raises if a state of a named network is not finite after a step.
 
   A loss is that before the update: losses do not show what the last one did.
   """
   if _is_finite(carry):
     return
-  seed = next(i for i, state in enumerate(states) if not _is_finite(state[:2]))
-  whose = f" of network {seed}" if len(states) > 1 else ""
+  bad = [name for i, name in names.items() if not _is_finite(states[i][:2])]
+  if not bad:
+    return
+  whose = f" of {bad[0]}" if len(states) > 1 else ""
   raise NonFiniteLossError(
     f"The parameters{whose}, or their optimizer's state, are not finite after"
     f" step {step} of epoch {epoch}; lower --learning_rate."
@@ -197,6 +212,7 @@ def train_seeds(
   config: TrainingConfig,
   *,
   resume: Callable[[list[TrainState]], list[TrainState]] | None = None,
+  needed: Callable[[], dict[int, str]] | None = None,
 ) -> Iterator[tuple[SeedStates, Float[np.ndarray, " seeds"]]]:
   """Trains one network per key and yields all states after every epoch.
 
@@ -215,13 +231,15 @@ def train_seeds(
     config: the recipe.
     resume: takes the initial states and returns the states to resume from, all
       after the same step.
+    needed: returns the names of the networks that are still needed, by index:
+      those of others may diverge. By default, all are.
 
   Yields:
     The states, first those to start from and then those after each epoch, and
     the mean losses of the steps since the last yield (NaN at first).
 
   Raises:
-    NonFiniteLossError: a loss or a state that would be yielded is not finite;
+    NonFiniteLossError: a loss or a state of a needed network is not finite;
       names the network and the step.
   """
   num_seeds, num_examples = len(keys), data.images.shape[0]
@@ -247,16 +265,18 @@ def train_seeds(
   start, step = states[0][2:]
   at = functools.partial(SeedStates, together)
   yield at(carry, num_seeds, start, step), np.full(num_seeds, np.nan)
+  every = {i: f"network {i}" for i in range(num_seeds)}
   plan = _make_plan(num_examples, num_steps, config.batch_size)
   for epoch in range(start, config.epochs):
     remaining = [x[step:] for x in plan(*epoch_keys, epoch)]
     parts = _run_epoch(together, carry, data, remaining, num_steps)
     for carry, losses in parts:
-      _check_losses(losses, epoch + 1, step)
+      names = needed() if needed else every
+      _check_losses(losses, names, epoch + 1, step)
       step += len(losses)
       passed, done = divmod(step, num_steps)
       states = at(carry, num_seeds, epoch + passed, done)
-      _check_states(carry, states, epoch + 1, step - 1)
+      _check_states(carry, states, names, epoch + 1, step - 1)
       yield states, losses.mean(axis=0)
     step = 0
 
