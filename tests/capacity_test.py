@@ -7,7 +7,6 @@ import pytest
 from geomem import geometry, plots, runs, studies
 from geomem.studies import capacity
 from geomem.studies.capacity_findings import agreements
-from tests.binaries import execute
 from tests.fakes import SMALL_RUN
 
 SMALL = {"num_draws": 5, "num_probes": 10, "num_shuffles": 2, "epochs": "last"}
@@ -51,12 +50,6 @@ def test_the_subsets_of_the_run_are_compared(trained):
   sets = studies.Capacity(COMPARISON, run).sets()
   assert {one.columns["subset"] for one in sets} == {"test"}
   assert len(sets) == 3 * 2
-
-
-def test_a_run_that_is_none_is_refused(tmp_path):
-  found = execute("capacity", run=tmp_path)
-  assert found.returncode == 1
-  assert "is not a run directory" in found.stderr
 
 
 @pytest.mark.parametrize(
