@@ -28,7 +28,8 @@ def sentence(error: BaseException) -> str | None:
     return _out_of_memory(error)
   if isinstance(error, OSError):
     if error.errno in (errno.EACCES, errno.EPERM):
-      # Whatever geomem writes says so itself; of others, who knows.
+      # Files that geomem writes raise a DiskError. Of others it is not known
+      # whether reading or writing failed.
       return (
         f"{error.filename or 'A file'} cannot be read or written:"
         f" {error.strerror}."

@@ -259,18 +259,18 @@ def from_first(function: Callable[[], _T]) -> _T:
   """
   if jax.process_count() == 1 or _ALONE:
     return function()
-  message = b""
+  message, own = b"", None
   if is_first():
     _ALONE.append(True)
     try:
       message = pickle.dumps((function(), None))
     except Exception as error:  # All processes must raise it.
-      message = _message_of(error)
+      message, own = _message_of(error), error
     finally:
       _ALONE.pop()
   value, error = pickle.loads(_broadcast(message))
   if error is not None:
-    raise error
+    raise own or error
   return value
 
 

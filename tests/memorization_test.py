@@ -109,13 +109,19 @@ def test_bad_input_is_a_sentence_and_writes_nothing(tmp_path, flags, sentence):
   ],
 )
 def test_measures_without_room_are_refused_before_training(
-  num_bytes, sentence, monkeypatch
+  num_bytes, sentence, monkeypatch, tmp_path
 ):
   monkeypatch.setattr(statistics, "_MOST_HELD_BYTES", num_bytes)
   config = studies.make_config(**SMALL_RUN, measures="mean_field,probe")
-  with pytest.raises(ValueError, match=sentence):
-    studies.Memorization(config)
-  studies.Memorization(config.replace(measures="mean_field"))
+  study = studies.Memorization(config)  # Complete runs can be opened.
+  with (
+    runs.Run(tmp_path, study.as_dict()) as run,
+    pytest.raises(ValueError, match=sentence),
+  ):
+    next(study.stages(run))
+  other = studies.Memorization(config.replace(measures="mean_field"))
+  with runs.Run(tmp_path, other.as_dict()) as run:
+    next(other.stages(run))
 
 
 def test_a_run_without_any_geometry_says_so(tmp_path, monkeypatch, caplog):

@@ -3,7 +3,8 @@
 F(t) correlates with functions of the probe whose means are known exactly. Their
 deviations from these means, times a coefficient, are subtracted from F: its
 mean does not change, and its error shrinks. Coefficients are fitted on the
-other half of the probes, so that the estimate is unbiased. Few probes can fit
+other half of the probes, so that the estimate is unbiased if the samples of the
+halves are independent. Few probes can fit
 few coefficients: there is one control for every sixteen probes, the best first.
 Coefficients are shrunk by the part of the fit that is due to chance, and
 controls are dropped where they do not reduce the error.
@@ -69,7 +70,7 @@ def control_variates(
 
 def _coefficients(x: Array, controls: Array, chosen: Array) -> Array:
   """Regresses the chosen rows of x `[T, Q]` on the controls' deviations."""
-  count, size = chosen.sum(), controls.shape[1]
+  count, size = chosen.astype(x.dtype).sum(), controls.shape[1]
   rows = chosen[:, None]
 
   def deviations(values):
@@ -115,7 +116,7 @@ def with_less_variance(
 
   Controls are functions of the probe with mean zero that reduce the errors, the
   best first; T probes use T / 16 of them. They are ignored where they do not
-  reduce a quantity's error, or turn a mean of positive values negative. The
+  reduce a quantity's error, or turn a positive mean negative. The
   spread of the result gives the error, what the fit leaves untold included.
   """
   count = 0 if controls is None else len(x) // _PROBES_A_CONTROL
@@ -125,7 +126,7 @@ def with_less_variance(
   mean, error = mean_and_error(reduced)
   half = len(x) // 2
   untold = half / (half - _UNTOLD)
-  negative = (x.min(axis=0) >= 0) & (mean <= 0)
+  negative = (x.mean(axis=0) > 0) & (mean <= 0)
   use = (error * untold < mean_and_error(x)[1]) & ~negative
   spread = mean[None] + untold * (reduced - mean[None])
   return jnp.where(use[None], spread, x)

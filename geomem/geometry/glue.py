@@ -100,8 +100,8 @@ class Glue(NamedTuple):
       manifold has a point, or its own one of another length: their shares of λ
       can be exchanged.
     converged: which problems are solved; none of a dead layer, or of points
-      that rounding has taken. If more than one in a hundred, and more than
-      one, are not, all numbers are NaN.
+      that rounding has taken. If more than one, and more than 1% of them, are
+      not, all numbers are NaN.
     residual: the largest violation of their optimality conditions.
   """
 
@@ -177,7 +177,7 @@ def _solve(floats, others, tol, single, reduce_variance):
   shared = share_rays(*fixed[:2], fixed[3], signs).mean()
   converged = solution.converged & ~dead
   # One is not enough to tell; half of one is for rounding.
-  most = max(1.0, _MOST_UNSOLVED * len(converged)) + 0.5
+  most = max(1, int(_MOST_UNSOLVED * len(converged) + 1e-9)) + 0.5
   unsolved = (~converged).astype(K.dtype).sum() > most
   not_unique = unsolved | (jnp.maximum(interior, shared) > _MOST_NOT_UNIQUE)
   for name in values:
@@ -240,7 +240,8 @@ def glue(
       published, s⁰ is a mean over the same probes, so that T of them understate
       D and Ψ by some 1/T of them: more than the errors say if T is below 30.
     reduce_variance: whether functions of the probes with known means reduce
-      the errors, from 48 probes on; unbiased either way.
+      the errors, from 48 probes on; they add no bias to α, and to the other
+      numbers less than the 1/T above.
 
   Returns:
     The numbers of all manifolds and of each; of `pairs` with a leading axis of

@@ -17,6 +17,10 @@ from geomem.geometry.linalg import (
   pseudo_inverse_shares,
 )
 
+# Least square of a centre beside those of its points, far above what the fields
+# lack (`fields.shifted_root`).
+_LEAST_CENTER = 1e-6
+
 
 def _cosines(X, rows, columns) -> Array:
   """Divides products by both lengths; 0 where a length is zero."""
@@ -98,28 +102,40 @@ def _controls(
 ) -> Float[Array, "T 6"]:
   """Computes functions of the probes with mean zero that correlate with F.
 
-  b are the fields with the signs of the labels: what single points, and single
-  centres, would cost, Σ max(b/σ, 0)² and Σ max(b/σ, 0), with σ² the variance of
-  each field; Σ b/σ, and Σ (b/σ)². They are standard normal for any labels.
+  b are the fields with the signs of the labels, and u = b/σ, with σ² the
+  variance of each: standard normal for any labels. They are what single points,
+  and single centres, would cost, Σ max(u, 0)² and Σ max(u, 0); and Σ u and Σ u²
+  of the points alone.
   """
-  counts = mask.sum(axis=1).clip(1).astype(K.dtype)
-  mean = (mask / counts[:, None])[:, None] * jnp.eye(len(mask))[..., None]
-  to_centers = mean.astype(K.dtype).reshape(len(mask), -1)
-  squares = (matmul(to_centers, K) * to_centers).sum(axis=1)
-  controls, sums = [], []
-  for fields, variances in (
-    (b, jnp.diagonal(K)),
-    (matmul(b, to_centers.T), squares),
-  ):
-    there = variances > 0
-    scale = jnp.where(there, jax.lax.rsqrt(jnp.where(there, variances, 1)), 0)
-    count, u = there.sum(), fields * scale[None]
-    above = jnp.maximum(u, 0)
-    controls.append((above**2).sum(axis=1) - count / 2)
-    controls.append(above.sum(axis=1) - count / (2 * jnp.pi) ** 0.5)
-    sums += [u.sum(axis=1), (u**2).sum(axis=1) - count]
+  present = mask.astype(K.dtype)
+  counts = jnp.maximum(present.sum(axis=1), 1)
+  share = present / counts[:, None]
+  eye = jnp.eye(len(mask), dtype=K.dtype)
+  to_centers = (share[:, None] * eye[..., None]).reshape(len(mask), -1)
+  lengths = jnp.diagonal(K)
+  variances = (matmul(to_centers, K) * to_centers).sum(axis=1)
+  # Of a centre at the origin only rounding is left, which fields do not have.
+  least = _LEAST_CENTER * (lengths.reshape(mask.shape) * share).sum(axis=1)
+  of_points, u, count = _single_costs(b, lengths, jnp.zeros_like(lengths))
+  of_centers, _, _ = _single_costs(matmul(b, to_centers.T), variances, least)
   # Sorted by how much they explain beside those before them.
-  return jnp.stack([*controls, *sums[:2]], axis=1)
+  of_all = [u.sum(axis=1), (u**2).sum(axis=1) - count]
+  return jnp.stack([*of_points, *of_centers, *of_all], axis=1)
+
+
+def _single_costs(
+  b: Float[Array, "T k"], variances: Float[Array, " k"], least: Array
+) -> tuple[list[Array], Float[Array, "T k"], Float[Array, ""]]:
+  """Returns two controls, the u = b/σ, and of how many, where σ² exceeds least.
+
+  The means of max(u, 0)² and max(u, 0) are 1/2 and 1/√(2π).
+  """
+  there = variances > least
+  scale = jnp.where(there, jax.lax.rsqrt(jnp.where(there, variances, 1)), 0)
+  count, u = there.astype(b.dtype).sum(), b * scale[None]
+  above = jnp.maximum(u, 0)
+  squares = (above**2).sum(axis=1) - count / 2
+  return [squares, above.sum(axis=1) - count / (2 * jnp.pi) ** 0.5], u, count
 
 
 def _of_manifolds(
@@ -194,7 +210,10 @@ def numbers_of(
     W.mean(axis=0), W, SS, K, g
   )
   controls = _controls(K, y * g, mask) if reduce_variance else None
-  a, b, c = with_less_variance(jnp.stack([a, b, c], axis=1), controls).T
+  # The radius needs ⟨b − c⟩, which may be small beside both.
+  parts = jnp.stack([a, c, b - c], axis=1)
+  a, c, rest = with_less_variance(parts, controls).T
+  b = c + rest
   totals = jnp.stack([a.mean(), b.mean(), c.mean()])
   strength = y.reshape(T, P, M)[..., 0] * total[..., 0]
   return {

@@ -150,10 +150,10 @@ class ManifoldGeometry:
     residual: the largest violation of optimality in a manifold's problems.
     rounding: bound on the relative rounding error of the distances between its
       points: ε times what the removed directions have taken over what is left,
-      or ε/8 times their distance from the first of all points over their
-      spread, as if they were given to ε of that distance. Above 1e-3, as for
-      R_M of some 3e-5 in single precision, a manifold has not converged, and
-      above .01 its numbers are NaN; double precision helps.
+      or ε/8 times a bound on their distance from the first of all points,
+      over their spread, as if they were given to ε of that distance. Above
+      1e-3, as for R_M of some 3e-5 in single precision, a manifold has not
+      converged, and above .01 its numbers are NaN; double precision helps.
   """
 
   capacity: Float[Array, "*b P"]

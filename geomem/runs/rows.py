@@ -330,7 +330,7 @@ class Rows(list):
   def narrow(self) -> dict[int, str]:
     """Names the layers of fewer than 2M features, where chance is higher.
 
-    Returns names by index. Of older runs only the logits are known.
+    Returns names by index. Of older runs at most the logits are known.
     """
     points = max(self.fact("manifold_points").values(), default=0)
     sizes = {r["layer_index"]: r["value"] for r in self.where("num_features")}

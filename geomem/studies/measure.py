@@ -127,7 +127,6 @@ class Measuring(OfRun):
     measured_layers(config.layers, names)
     centers = config.options.centers
     geometry.check_centers(centers, trained.experiment.num_classes)
-    check_room(trained.experiment, trained.seeds, config)
     saved = self.saved_epochs()
     check_saved(config.measure_epochs, {e for of in saved.values() for e in of})
     self.epochs = {
@@ -147,6 +146,7 @@ class Measuring(OfRun):
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Yields the facts, and the geometry of all seeds."""
     del run
+    check_room(self.trained.experiment, self.trained.seeds, self.config)
     yield self.facts_stage()
     stage = geometry_stage(
       self.trained.experiment,

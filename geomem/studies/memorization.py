@@ -78,7 +78,6 @@ class Memorization:
     self.config = config
     self.experiment = prepare(config)
     self.seeds = prepare_seeds(self.experiment)
-    check_room(self.experiment, self.seeds, config.measure)
     self.origin = self.experiment.origin
 
   def as_dict(self) -> dict[str, Any]:
@@ -87,6 +86,8 @@ class Memorization:
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Yields the stages that train, score and measure all seeds."""
+    # Not before: what is complete can be read with less room.
+    check_room(self.experiment, self.seeds, self.config.measure)
     for seed in self.seeds:
       keep_labels(run.path, seed)
 

@@ -276,7 +276,8 @@ def _collect(
       _check_data(place, first.setdefault(_named_data(stored), place))
   if others:
     _LOG.warning(
-      "%s holds runs that are not its cells and are left out: %s.",
+      "%s holds runs that are not its cells and are left out: %s. Rename a"
+      " directory to that of its cell to keep it.",
       path,
       ", ".join(others),
     )

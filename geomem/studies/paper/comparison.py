@@ -252,7 +252,7 @@ def compare(path: pathlib.Path | str, scale: Scale) -> runs.Rows:
   Returns:
     A row for each number, ordered by claim: its mean over seeds, the standard
     deviation over seeds as `spread`, and whether the claim `holds`, None if it
-    is not judged; then a row for each doubt about the numbers.
+    is undecided; then a row for each doubt about the numbers.
   """
   values, verdicts, sentences = {}, {}, []
   for stage in STAGES:
