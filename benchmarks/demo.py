@@ -2,7 +2,7 @@
 
   python -m benchmarks.demo
 
-trains, measures and rewinds in seven minutes on two cores, and resumes an
+trains, measures and rewinds in three minutes on two cores, and resumes an
 interrupted start. It writes docs/capacity_by_epoch.png of all seeds and
 docs/demo_*.png of the first, which is the run of `make demo`, and prints the
 tables that docs/reproduction.md discusses.
