@@ -119,6 +119,7 @@ def test_cores_find_what_one_device_finds():
   assert len(np.unique(capacity)) == 4, "each set has numbers of its own"
 
 
+@pytest.mark.long
 def test_killed_on_many_cores_it_ends_with_the_same_rows(tmp_path):
   """Three epochs of training, and after some layers the end."""
   run(RUNS, 2, tmp_path / "calm", tmp_path / "killed", 6, status=9)

@@ -159,6 +159,12 @@ def _in_units(value: Array, exponent: Array) -> Array:
   return scaled * jnp.where(lost, jnp.nan, 1)
 
 
+def _too_few(converged: Bool[Array, " T"]) -> Bool[Array, ""]:
+  """Tells whether more than one problem, and more than 1%, are not solved."""
+  most = max(1, int(_MOST_UNSOLVED * len(converged) + 1e-9))
+  return (~converged).astype(jnp.float32).sum() > most + 0.5  # For rounding.
+
+
 def _solve(floats, others, tol, single, reduce_variance):
   parts, x, y = floats
   products = PointProducts(*parts, *others)
@@ -176,9 +182,7 @@ def _solve(floats, others, tol, single, reduce_variance):
   interior = surrounds_origin(*fixed, signs).mean()
   shared = share_rays(*fixed[:2], fixed[3], signs).mean()
   converged = solution.converged & ~dead
-  # One is not enough to tell; half of one is for rounding.
-  most = max(1, int(_MOST_UNSOLVED * len(converged) + 1e-9)) + 0.5
-  unsolved = (~converged).astype(K.dtype).sum() > most
+  unsolved = _too_few(converged)
   not_unique = unsolved | (jnp.maximum(interior, shared) > _MOST_NOT_UNIQUE)
   for name in values:
     unknown = unsolved if name in _OF_FORCES else not_unique
