@@ -130,7 +130,8 @@ def _is_crowded(
   """
   rank = diagonal(G).sum() ** 2 / jnp.maximum((G * G).sum(), 1)
   started = (lanes.lam > 0).any(axis=1)
-  candidates = ((lanes.lam > 0) | (lanes.gradient > tol)).sum(axis=1)
+  candidates = (lanes.lam > 0) | (lanes.gradient > tol)
+  candidates = candidates.astype(G.dtype).sum(axis=1)
   return started & (jnp.minimum(rank, _SUPPORTING * candidates) > _MOST_SLOTS)
 
 

@@ -79,11 +79,16 @@ def spectral_step(G: Float[Array, "M M"]) -> Float[Array, ""]:
   # A vector without a pattern, which no matrix has as an eigenvector.
   start = jnp.cos(jnp.arange(len(G), dtype=G.dtype))
 
-  def multiply(_, x):
+  def multiply(carry):
+    x, count = carry
     length = jnp.sqrt((x * x).sum())
-    return matmul(G, x / jnp.where(length > 0, length, 1))
+    image = matmul(G, x / jnp.where(length > 0, length, 1))
+    return image, count + jnp.int32(1)
 
-  image = jax.lax.fori_loop(0, _NUM_POWERS, multiply, start)
+  # Not `fori_loop`, whose count JAX before 0.8 gives two widths in `in_double`.
+  image, _ = jax.lax.while_loop(
+    lambda carry: carry[1] < _NUM_POWERS, multiply, (start, jnp.int32(0))
+  )
   norm = jnp.sqrt((image * image).sum())
   return 1.8 / jnp.where(norm > 0, norm, 1)
 
