@@ -415,16 +415,14 @@ def test_points_far_from_the_origin_are_measured(offset, manifolds):
   assert np.isfinite(found.radius)
 
 
-# At 1e5, JAX 0.7 leaves more than 1% of the last case's problems unsolved.
-@pytest.mark.parametrize(
-  ("offset", "manifolds"),
-  [(1e5, slice(None)), (1e5, slice(1)), (1e4, slice(2))],
-)
-def test_fields_of_points_far_from_each_other_lose_no_direction(
-  offset, manifolds
-):
-  points = far_away(offset, manifolds)
+@pytest.mark.parametrize("manifolds", [slice(None), slice(1), slice(2)])
+def test_fields_of_points_far_from_each_other_lose_no_direction(manifolds):
+  points = far_away(1e5, manifolds)
   found = geometry.glue(jax.random.key(0), points, num_probes=400)
+  if jax.__version_info__ < (0, 8) and np.isnan(found.capacity):
+    # There, some percent of the last case's problems are not solved.
+    assert 0.01 < 1 - found.converged.mean() < 0.1
+    return
   probes = np.random.default_rng(0).normal(size=(400, 30))
   y = geometry.draw_labels(jax.random.key(1), "balanced", 400, P)
   fields = probes @ points.reshape(P * M, 30).T
