@@ -117,8 +117,8 @@ def with_less_variance(
 
   Controls are functions of the probe with mean zero that reduce the errors, the
   best first; T probes use T / 16 of them. They are ignored where they do not
-  reduce a quantity's error, or turn a positive mean negative. The
-  spread of the result gives the error, what the fit leaves untold included.
+  reduce a quantity's error, or turn a positive mean negative. The spread of the
+  result gives the error, what the fit leaves untold included.
   """
   count = 0 if controls is None else len(x) // _PROBES_A_CONTROL
   if count < _FEWEST_CONTROLS:

@@ -58,6 +58,7 @@ from geomem.geometry.statistics import GramStatistics, times_power
 
 _MAXITER = 1000
 _MOST_NOT_UNIQUE = 0.01
+# An unsolved problem understates F, by at most all of it: α is off by no more.
 _MOST_UNSOLVED = 0.01
 # Of F alone, which is unique where the anchors are not.
 _OF_FORCES = ("capacity", "capacity_stderr", "critical_features")
@@ -162,7 +163,8 @@ def _in_units(value: Array, exponent: Array) -> Array:
 def _too_few(converged: Bool[Array, " T"]) -> Bool[Array, ""]:
   """Tells whether more than one problem, and more than 1%, are not solved."""
   most = max(1, int(_MOST_UNSOLVED * len(converged) + 1e-9))
-  return (~converged).astype(jnp.float32).sum() > most + 0.5  # For rounding.
+  # In floats: JAX before 0.8 gives integers two widths in `in_double`.
+  return (~converged).astype(jnp.float32).sum() > most
 
 
 def _solve(floats, others, tol, single, reduce_variance):

@@ -126,9 +126,10 @@ def _controls(
 def _single_costs(
   b: Float[Array, "T k"], variances: Float[Array, " k"], least: Array
 ) -> tuple[list[Array], Float[Array, "T k"], Float[Array, ""]]:
-  """Returns two controls, the u = b/σ, and of how many, where σ² exceeds least.
+  """Returns Σ max(u, 0)² and Σ max(u, 0) less their means; u; and their number.
 
-  The means of max(u, 0)² and max(u, 0) are 1/2 and 1/√(2π).
+  u = b/σ, and 0 where σ² does not exceed `least`. The means of max(u, 0)² and
+  max(u, 0) are 1/2 and 1/√(2π).
   """
   there = variances > least
   scale = jnp.where(there, jax.lax.rsqrt(jnp.where(there, variances, 1)), 0)

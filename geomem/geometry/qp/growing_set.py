@@ -131,6 +131,7 @@ def _is_crowded(
   rank = diagonal(G).sum() ** 2 / jnp.maximum((G * G).sum(), 1)
   started = (lanes.lam > 0).any(axis=1)
   candidates = (lanes.lam > 0) | (lanes.gradient > tol)
+  # In floats: JAX before 0.8 gives integers two widths in `in_double`.
   candidates = candidates.astype(G.dtype).sum(axis=1)
   return started & (jnp.minimum(rank, _SUPPORTING * candidates) > _MOST_SLOTS)
 
