@@ -58,7 +58,7 @@ from geomem.geometry.statistics import GramStatistics, times_power
 
 _MAXITER = 1000
 _MOST_NOT_UNIQUE = 0.01
-# An unsolved problem understates F, by at most all of it: α is off by no more.
+# An unsolved problem understates F, which the standard errors do not contain.
 _MOST_UNSOLVED = 0.01
 # Of F alone, which is unique where the anchors are not.
 _OF_FORCES = ("capacity", "capacity_stderr", "critical_features")
