@@ -110,8 +110,8 @@ def remove_partial(directory: pathlib.Path) -> None:
   Those of processes on other hosts are removed once they are ten minutes old.
   """
   for path in directory.glob(".*.partial"):
-    # Its writer was faster, or is another user.
-    with contextlib.suppress(FileNotFoundError, PermissionError):
+    # Its writer was faster, or is another user, or it is none of ours.
+    with contextlib.suppress(OSError, OverflowError):
       if not _is_in_use(path):
         path.unlink()
 

@@ -3,8 +3,10 @@
 import contextlib
 import json
 import math
+import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import types
@@ -589,3 +591,127 @@ def test_a_mean_over_seeds_needs_a_row_of_each():
   assert rows.of_all_seeds([1, 2], "epoch") == first
   assert rows.of_all_seeds([1], "epoch") == rows
   assert rows.of_all_seeds(rows.seeds, "epoch") == []
+
+
+def test_results_without_a_config_are_not_taken_over(tmp_path):
+  """They would pass as results of whatever config comes next."""
+  do_all(tmp_path)
+  (tmp_path / "config.json").unlink()
+  whole = (tmp_path / "results.jsonl").read_bytes()
+  with pytest.raises(runs.RunError, match=r"results\.jsonl.*no config\.json"):
+    runs.Run(tmp_path, CONFIG | {"width": 5})
+  assert (tmp_path / "results.jsonl").read_bytes() == whole
+  (tmp_path / "results.jsonl").unlink()
+  (tmp_path / "units.jsonl").unlink()
+  (tmp_path / "checkpoints").mkdir()
+  with pytest.raises(runs.RunError, match="checkpoints"):
+    runs.Run(tmp_path, CONFIG)
+
+
+def test_files_of_others_do_not_keep_a_run_from_beginning(tmp_path):
+  (tmp_path / "notes.txt").write_text("of mine")
+  with runs.Run(tmp_path, CONFIG) as run:
+    run.commit({"unit": 0}, rows_of(0))
+
+
+@pytest.mark.parametrize("lost", ["units.jsonl", "line"])
+def test_rows_that_are_dropped_are_kept_in_another_file(tmp_path, lost, caplog):
+  do_all(tmp_path)
+  file, journal = tmp_path / "results.jsonl", tmp_path / "units.jsonl"
+  lines = file.read_bytes().splitlines(True)
+  if lost == "line":
+    file.write_bytes(b"garbage\n" + b"".join(lines[1:]))
+    dropped = [b"garbage\n", *lines[1:3]]
+  else:
+    journal.unlink()
+    dropped = lines
+  with runs.Run(tmp_path, CONFIG):
+    pass
+  aside = tmp_path / "results.jsonl.damaged"
+  assert aside.read_bytes().splitlines(True) == dropped
+  assert f"Moved {len(dropped)} line(s)" in caplog.text
+
+
+def test_rows_of_a_killed_unit_are_dropped_without_a_word(tmp_path, caplog):
+  """Killed between its rows and its line in the journal, and within a row."""
+  do_all(tmp_path)
+  journal = tmp_path / "units.jsonl"
+  journal.write_bytes(b"".join(journal.read_bytes().splitlines(True)[:-1]))
+  with runs.Run(tmp_path, CONFIG) as run:
+    assert len(run.rows) == 9
+  with open(tmp_path / "results.jsonl", "ab") as file:
+    file.write(b'{"seed": 3, "epo')
+  with runs.Run(tmp_path, CONFIG) as run:
+    assert len(run.rows) == 9
+  assert not (tmp_path / "results.jsonl.damaged").exists()
+  assert not caplog.records
+
+
+def test_other_ends_of_lines_cost_no_rows(tmp_path):
+  do_all(tmp_path)
+  for name in ("results.jsonl", "units.jsonl"):
+    file = tmp_path / name
+    file.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
+  with runs.Run(tmp_path, CONFIG) as run:
+    assert all(run.has({"unit": unit}) for unit in range(4))
+    assert len(run.rows) == 12
+  assert b"\r" not in (tmp_path / "results.jsonl").read_bytes()
+
+
+def test_the_last_row_counts_without_the_end_of_its_line(tmp_path):
+  found = do_all(tmp_path)
+  file = tmp_path / "results.jsonl"
+  file.write_bytes(file.read_bytes().rstrip())
+  assert runs.read_rows(tmp_path) == found
+  file.write_bytes(file.read_bytes()[:-5])  # In progress: not a row yet.
+  assert runs.read_rows(tmp_path) == found[:-1]
+
+
+def test_a_lock_that_is_a_link_is_not_followed(tmp_path):
+  (tmp_path / "precious").write_text("kept")
+  path = tmp_path / "run"
+  path.mkdir()
+  (path / ".lock").symlink_to("../precious")
+  with pytest.raises(disk.DiskError, match="lock"):
+    runs.Run(path, CONFIG)
+  assert (tmp_path / "precious").read_text() == "kept"
+
+
+def test_rounded_copies_compute_no_rows_anew(tmp_path):
+  """The missing rows would be those of other networks."""
+  do_all(tmp_path)
+  with runs.Run(tmp_path, CONFIG) as run:
+    run.finish()
+  file = tmp_path / "config.json"
+  rounded = runs.read_content(tmp_path) | {"networks": "bfloat16"}
+  file.write_text(json.dumps(rounded))
+  with runs.Run(tmp_path, CONFIG) as run:  # Nothing is missing.
+    assert run.is_done
+  rows = tmp_path / "results.jsonl"
+  rows.write_bytes(b"".join(rows.read_bytes().splitlines(True)[:-1]))
+  with pytest.raises(runs.RunError, match="rounded to bfloat16"):
+    runs.Run(tmp_path, CONFIG)
+
+
+def test_strange_files_and_numbers_do_not_stop_a_run(tmp_path):
+  found = do_all(tmp_path)
+  name = f".a.{socket.gethostname()}.{10**20}.partial"
+  (tmp_path / name).write_text("")
+  (tmp_path / ".old.partial").mkdir()
+  os.utime(tmp_path / ".old.partial", (0, 0))
+  huge = "1" + "0" * 400
+  (tmp_path / "duration.json").write_text(f'{{"seconds": {huge}, "starts": 1}}')
+  assert do_all(tmp_path) == found
+  assert runs.read_duration(tmp_path) is None
+  with open(tmp_path / "results.jsonl", "a") as file:
+    file.write(json.dumps(found[0] | {"value": 10**400}) + "\n")
+  assert runs.read_rows(tmp_path) == found
+
+
+@pytest.mark.parametrize("origin", ['{"run": "x"}', "3", '{"run": {"id": 1}}'])
+def test_an_origin_that_is_none_is_damage(tmp_path, origin):
+  do_all(tmp_path)
+  content = runs.read_content(tmp_path) | {"origin": json.loads(origin)}
+  (tmp_path / "config.json").write_text(json.dumps(content))
+  with pytest.raises(runs.RunError, match=r"damaged.*no origin"):
+    runs.Run(tmp_path, CONFIG)

@@ -16,10 +16,9 @@ from geomem.runs.directory import (
   read_runs,
   walk,
 )
+from geomem.runs.lines import COLUMNS, Row
 from geomem.runs.rows import (
-  COLUMNS,
   SUBSETS,
-  Row,
   Rows,
   Series,
   error_of_share,

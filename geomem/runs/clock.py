@@ -20,8 +20,10 @@ def _read(path: pathlib.Path | str) -> dict[str, float]:
   """Returns the saved numbers; empty if the file is missing or damaged."""
   try:
     kept = json.loads(_file(path).read_bytes())
-    return {name: kept[name] + 0 for name in ("seconds", "starts")}
+    return {"seconds": float(kept["seconds"]), "starts": int(kept["starts"])}
   except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    return {}
+  except OverflowError:  # Of a number that no float holds.
     return {}
 
 

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from geomem import disk, environment
-from geomem.runs.rows import Rows, parse, rows_file
+from geomem.runs.lines import parse, rows_file
+from geomem.runs.rows import Rows
 
 _LOG = logging.getLogger(__name__)
 
@@ -32,6 +33,10 @@ _BEFORE_WORK = (
   ".*.partial",
   "tensorboard",
 )
+
+
+# What only a run writes.
+_RESULTS = ("results.jsonl", "units.jsonl", "done", "checkpoints", "resume")
 
 
 class RunError(ValueError):
@@ -74,15 +79,23 @@ def read_content(path: pathlib.Path | str) -> dict[str, Any]:
   file = _config_file(path)
   try:
     content = json.loads(file.read_text("utf-8"))
-    if isinstance(content["config"], dict):
-      return content
     reason = "no config"
+    if isinstance(content["config"], dict):
+      if _is_origin(content.get("origin")):
+        return content
+      reason = "no origin"
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     reason = type(error).__name__
   raise RunError(
     f"{file} is damaged: it is not the JSON of a config ({reason}). Restore it"
     " from a copy, or choose another directory with --out."
   )
+
+
+def _is_origin(origin: Any) -> bool:
+  """Returns whether an origin is one; earlier versions did not record it."""
+  run = (origin or {}).get("run") if isinstance(origin, dict | None) else ""
+  return run is None or (isinstance(run, dict) and {"id", "path"} <= run.keys())
 
 
 def is_of_this_revision(path: pathlib.Path | str) -> bool:
@@ -132,7 +145,12 @@ def read_rows(path: pathlib.Path | str) -> Rows:
   file, rows = rows_file(path), Rows()
   if not file.exists():
     return rows
-  for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
+  # If only the end of the last line was lost, it is whole; while it is being
+  # written, it is not.
+  *lines, last = file.read_bytes().split(b"\n")
+  if parse(last) is not None:
+    lines.append(last)
+  for number, line in enumerate(lines, start=1):
     row = parse(line)
     if row is None:
       _LOG.warning("Line %d of %s is damaged; left out.", number, file)
@@ -220,7 +238,7 @@ def check_config(
       f" for. {advice}, or give the same flags."
     )
   recorded = content.get("origin")
-  if not isinstance(recorded, dict):
+  if recorded is None:
     return  # Earlier versions did not record the origin.
   pair = [x.get("data") for x in (recorded, origin)]
   if all(pair) and pair[0] != pair[1]:
@@ -239,6 +257,36 @@ def check_config(
     raise RunError(
       f"{path} holds results derived from the run {old_parent['path']}, not"
       f" from {new_parent['path']} as it is now. {advice}."
+    )
+
+
+def check_no_results(path: pathlib.Path) -> None:
+  """Checks that a directory without a config holds no results of a run.
+
+  Raises:
+    RunError: it holds some, and nothing tells what they are of.
+  """
+  names = [name for name in _RESULTS if (path / name).exists()]
+  if names:
+    raise RunError(
+      f"{path} holds {', '.join(names)}, but no config.json that says what they"
+      " are results of. Restore it from a copy, or choose another directory"
+      " with --out."
+    )
+
+
+def check_unrounded(path: pathlib.Path) -> None:
+  """Checks that nothing is missing in a copy with rounded networks.
+
+  Raises:
+    RunError: its missing numbers would be those of rounded networks.
+  """
+  networks = read_content(path).get("networks")
+  if networks and not is_complete(path):
+    raise RunError(
+      f"{path} is a copy whose networks were rounded to {networks}, and some of"
+      " its rows are missing. Computed from these networks, they would differ"
+      " from those of the original run: copy the rows from there again."
     )
 
 

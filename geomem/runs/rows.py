@@ -1,31 +1,18 @@
-"""Result rows, one JSON object a line, and the table that aggregates them."""
+"""The table of result rows, which aggregates them."""
 
 import difflib
 import itertools
-import json
 import math
-import pathlib
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
-# The standard columns, and the types of their values besides None.
-_TYPES = {
-  "seed": (int,),
-  "epoch": (int, float),
-  "layer": (str,),
-  "layer_index": (int,),
-  "subset": (str,),
-  "metric": (str,),
-  "value": (int, float, bool),
-  "stderr": (int, float),
-}
-COLUMNS = tuple(_TYPES)
+from geomem.runs.lines import COLUMNS, Row
+
 # The paper's order, which every list of subsets follows.
 SUBSETS = ("unpermuted", "permuted", "restored", "test")
-Row = dict[str, Any]
 # Names that are misspelt even where no row has the right one.
 _STANDARD = {
   "metric": ("accuracy", "loss", "capacity", "radius", "dimension"),
@@ -365,11 +352,6 @@ def error_of_share(share, count):
   return (likely * (1 - likely) / (count + 3)) ** 0.5
 
 
-def rows_file(path: pathlib.Path | str) -> pathlib.Path:
-  """Returns the path of the file that holds a run's rows."""
-  return pathlib.Path(path) / "results.jsonl"
-
-
 def has_value(row: Row) -> bool:
   """Returns whether a row's value is a number, not missing or NaN."""
   return row["value"] is not None and row["value"] == row["value"]
@@ -378,42 +360,6 @@ def has_value(row: Row) -> bool:
 def tagged(rows: Iterable[Row], **columns: Any) -> list[Row]:
   """Prepends the same columns to each row."""
   return [columns | row for row in rows]
-
-
-def parse(line: bytes) -> Row | None:
-  """Parses the row in a line; returns None if the line holds no row."""
-  try:
-    row = dict(json.loads(line))
-  except (ValueError, TypeError, RecursionError):
-    return None
-  return row if _is_row(row) else None
-
-
-def _is_row(row: Row) -> bool:
-  """Returns whether the standard columns are there, with values of their types.
-
-  Only the metric must have a value.
-  """
-  return row.get("metric") is not None and all(
-    name in row and (row[name] is None or type(row[name]) in types)
-    for name, types in _TYPES.items()
-  )
-
-
-def encode(row: Row) -> bytes:
-  """Encodes a row as a line of JSON that has all of the standard columns.
-
-  Raises:
-    ValueError: a standard column has a value of another type.
-  """
-  complete = {name: _plain(row.get(name)) for name in [*COLUMNS, *row]}
-  if not _is_row(complete):
-    raise ValueError(
-      f"{row} is not a row: its metric, layer and subset must be strings, its"
-      " seed and layer_index whole numbers, and its epoch, value and stderr"
-      " numbers."
-    )
-  return json.dumps(complete, allow_nan=False).encode()
 
 
 def _choices(value: Any) -> list:
@@ -439,12 +385,3 @@ def _is_misspelt(name: str, right: str) -> bool:
   is_one = max(len(a), len(b)) <= 1
   is_swap = len(a) == len(b) == 2 and a == b[::-1]
   return (is_one or is_swap) and not (a + b).isdigit()
-
-
-def _plain(value: Any) -> Any:
-  """Converts a value to a JSON type; non-finite numbers become None."""
-  if isinstance(value, np.ndarray | np.generic) or hasattr(value, "item"):
-    value = value.item()
-  if isinstance(value, float) and not math.isfinite(value):
-    return None
-  return value

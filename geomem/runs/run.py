@@ -14,8 +14,9 @@ from typing import Any
 
 from geomem import disk, environment
 from geomem.runs import directory, units
-from geomem.runs import rows as table
 from geomem.runs.directory import BusyError, RunError
+from geomem.runs.lines import Row, encode, parse, rows_file
+from geomem.runs.rows import Rows
 
 _LOG = logging.getLogger(__name__)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -86,7 +87,9 @@ class Run:
     disk.check_literal(self.path)
     try:
       self.path.mkdir(parents=True, exist_ok=True)
-      return open(self.path / ".lock", "w")
+      # Of a link planted here, neither the target is made nor its content lost.
+      flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
+      return os.fdopen(os.open(self.path / ".lock", flags, 0o666), "r+")
     except OSError as error:
       if error.errno in _READ_ONLY and directory.is_complete(self.path):
         return None
@@ -109,7 +112,10 @@ class Run:
 
   def _check_config(self) -> None:
     file = self.path / "config.json"
-    if file.exists() and not self._is_replaced():
+    if not file.exists():
+      directory.check_no_results(self.path)
+    elif not self._is_replaced():
+      directory.check_unrounded(self.path)
       self._warn_of_other_versions()
       return
     content = {
@@ -152,36 +158,45 @@ class Run:
       )
 
   def _repair(self) -> None:
-    """Keeps the rows of whole units; moves damaged lines to another file.
+    """Keeps the rows of whole units; moves all others to another file.
 
-    Rows of an interrupted unit are dropped: the unit is done again, and the
-    file becomes that of an uninterrupted run. A complete run is not changed.
+    Rows that an interrupted unit has just written are dropped: the unit is done
+    again, and the file becomes that of an uninterrupted run. A complete run is
+    not changed.
     """
     if self.is_done:
       self._units = units.read_units(self.path)
       return
-    file, journal_file = table.rows_file(self.path), units.units_file(self.path)
+    file, journal_file = rows_file(self.path), units.units_file(self.path)
     content = _content(file)
-    lines = content.split(b"\n")
-    self._units = units.whole_units(units.read_units(self.path), lines)
+    # Editors and version control may have changed the ends of lines.
+    lines = content.replace(b"\r\n", b"\n").split(b"\n")
+    known = units.read_units(self.path)
+    self._units = units.whole_units(known, lines)
     left = Counter(line for group in self._units.values() for line in group)
-    kept = []
+    kept, others = [], []
     for line in lines:
       if left[units.checksum(line)]:
         left[units.checksum(line)] -= 1
         kept.append(line)
+      elif line.strip():
+        others.append(line)
     journal = units.journal(self._units)
     directory.unmark(self.path)
     # A torn last line of the journal would spoil the next one as well.
     if units.join(kept) == content and journal == _content(journal_file):
       return
-    bad = [line for line in lines[:-1] if table.parse(line) is None]
-    if bad:
-      disk.append_whole(self.path / "results.jsonl.damaged", units.join(bad))
+    # A killed unit leaves rows only behind those of the units in the journal.
+    is_tail = known == self._units != {} and lines[: len(kept)] == kept
+    if others and not (is_tail and all(map(parse, others[:-1]))):
+      aside = self.path / "results.jsonl.damaged"
+      disk.append_whole(aside, units.join(others))
       _LOG.warning(
-        "Set aside %d damaged line(s) of %s; their work is repeated.",
-        len(bad),
+        "Moved %d line(s) of %s to %s, as they are damaged or their unit of"
+        " work is not whole; the work is repeated.",
+        len(others),
         file,
+        aside.name,
       )
     disk.write_whole(journal_file, journal)
     disk.write_whole(file, units.join(kept))
@@ -208,7 +223,7 @@ class Run:
     """Returns whether a unit of work is done: all of its rows are on disk."""
     return units.name_of(key) in self._units
 
-  def commit(self, key: units.Key, rows: Iterable[table.Row] = ()) -> None:
+  def commit(self, key: units.Key, rows: Iterable[Row] = ()) -> None:
     """Appends the rows of a unit of work, all of them or none.
 
     Does nothing if the unit is already done.
@@ -223,8 +238,8 @@ class Run:
     if self.has(key):
       return
     self.check_place()
-    lines = [table.encode(row) for row in rows]
-    unit, file = _unit(key, lines), table.rows_file(self.path)
+    lines = [encode(row) for row in rows]
+    unit, file = _unit(key, lines), rows_file(self.path)
     length = file.stat().st_size if file.exists() else 0
     disk.append_whole(file, units.join(lines))
     try:
@@ -234,14 +249,14 @@ class Run:
       raise
     self._units |= unit
 
-  def replace(self, rows: Iterable[table.Row]) -> bool:
+  def replace(self, rows: Iterable[Row]) -> bool:
     """Replaces all rows by rows that are derived from other runs.
 
     Returns whether the rows changed; if so, the run is no longer complete.
     """
     self.check_place()
-    lines = [table.encode(row) for row in rows]
-    file = table.rows_file(self.path)
+    lines = [encode(row) for row in rows]
+    file = rows_file(self.path)
     if _content(file) == units.join(lines):
       return False
     directory.unmark(self.path)
@@ -252,7 +267,7 @@ class Run:
     return True
 
   @property
-  def rows(self) -> table.Rows:
+  def rows(self) -> Rows:
     """All rows, in the order in which they were written."""
     return directory.read_rows(self.path)
 
