@@ -4,9 +4,9 @@ r"""Makes a small copy of a run, to continue from on another machine.
 
 copies the directory and everything below it: rows, labels, figures, and for
 each seed the networks of the best, the last and the first epoch.
---networks=none copies no networks, --networks=all copies all. The run itself is not changed.
-Every command works on the copy as on the run, and reports any network that is
-missing.
+--networks=none copies no networks, --networks=all copies all. The run itself is
+not changed. Every command works on the copy as on the run, and reports any
+network that is missing.
 
   python -m experiments pack --run=runs/paper --out=runs/small \
     --networks=best,last --dtype=bfloat16
