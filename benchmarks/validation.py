@@ -27,20 +27,22 @@ _EXACT = ("exact limits", "error bars", "float32 against float64")
 _PAGE = """# Validation
 
 This page compares the package with exact results and with independent methods.
-One command, `python -m benchmarks.validation`, computes everything and writes
-the page ({versions}).
+`python -m benchmarks.validation` computes everything and writes this page (here
+with {versions}). There are P manifolds of M points each, with radius R and
+dimension D.
 
 {checks}
 
 ## Calibration: how results depend on the number of points
 
-{num_manifolds} manifolds of a known shape about independent centres in
-{num_features} features, {num_probes} probes, R = 1; the mean over {num_draws}
-draws of the ratio of the measured to the true value, with its standard error.
-True values are the mean-field numbers of the whole solid (equal for balls and
-spheres; ellipsoids have semi-axes that fall as 1/√i). Clouds have no edge and
-so no true capacity; their true R and D are those they are drawn with.
-`geometry.detectable_difference` tells which differences a sample can resolve.
+The tables show the ratio of the measured to the true value: the mean over
+{num_draws} draws, with its standard error, for {num_manifolds} manifolds of a
+known shape about independent centres in {num_features} features, with
+{num_probes} probes and R = 1. True values are the mean-field numbers of the
+whole solid (equal for balls and spheres; ellipsoids have semi-axes that fall as
+1/√i). Clouds have no edge and so no true capacity; their true R and D are those
+of the distribution. `geometry.detectable_difference` tells which differences a
+sample can resolve.
 
 ![Capacity, radius and dimension of spheres and clouds over their true values,
 by M; bands are standard errors](calibration.png)
@@ -49,20 +51,20 @@ by M; bands are standard errors](calibration.png)
 """
 
 _TEXTS = {
-  "exact limits": "Closed forms. The last column is the distance in standard"
-  " errors.",
-  "simulated capacity": "Random dichotomies in random projections of the"
-  " points. Whether a hyperplane separates one is decided exactly: by"
-  " nonnegative least squares with a certificate, or else by a linear"
-  " programme. Mean-field theory assumes independent manifolds and agrees with"
-  " GLUE where centres are uncorrelated; GLUE includes correlations. (Mean"
-  " field is compared with simulations of points about their mean, which is how"
-  " it measures them.)",
-  "error bars": "Of estimates with 200 independent keys, 95% should lie within"
-  " 1.96 of their standard errors of the mean over all keys.",
+  "exact limits": "Measured values beside closed forms.",
+  "simulated capacity": "Theory beside simulation: random dichotomies in random"
+  " projections of the points. Whether a hyperplane separates a dichotomy is"
+  " decided exactly, by nonnegative least squares with a certificate, or else"
+  " by a linear programme. Mean-field theory assumes independent manifolds and"
+  " agrees with GLUE where centres are uncorrelated; GLUE includes"
+  " correlations. (Mean-field theory measures points about their mean, so it is"
+  " compared with simulations of such points.)",
+  "error bars": "With 200 independent keys, 95% of the estimates should lie"
+  " within 1.96 of their own standard errors of the mean over all keys.",
   "float32 against float64": "Capacity with 20,000 probes, which differ"
-  " between the two types: differences beyond the probes' error are rounding.",
-  "invariances": "Relative changes of the capacity, with equal probes.",
+  " between the two types: only differences beyond the probes' error are"
+  " rounding.",
+  "invariances": "Relative changes of the capacity, with the same probes.",
 }
 
 

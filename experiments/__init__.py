@@ -1,4 +1,4 @@
-"""Command-line experiments; each binary reproduces figures of the paper."""
+"""Commands that train, measure and show networks, and the code they share."""
 
 import runpy
 import sys

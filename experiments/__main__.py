@@ -1,9 +1,9 @@
-"""Measures where and when a network memorizes: all commands by their names.
+"""Measures where and when a network memorizes: all commands by name.
 
   python -m experiments NAME --help
 
-says what a command does and lists its flags. `geomem NAME`, which the
-installation provides, is the same.
+explains a command and lists its flags. `geomem NAME`, which the installation
+provides, is the same as `python -m experiments NAME`.
 """
 
 import ast

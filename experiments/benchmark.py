@@ -2,9 +2,9 @@
 
   python -m experiments benchmark --out=runs/benchmark
 
-takes three minutes on two cores; nothing else should run meanwhile. DAQP and
-quadprog are included if they are installed, and take longer: pip install -e
-".[bench]".
+takes three minutes on two cores; run nothing else meanwhile. DAQP and quadprog
+are included if they are installed (pip install -e ".[bench]"), which takes
+longer.
 """
 
 from benchmarks.benchmark import Benchmark

@@ -1,11 +1,12 @@
 """Does the theory hold? Figure 1B of the paper: theory against simulation.
 
-Random dichotomies of manifolds are tested on the same points whose mean-field
-capacity is computed: on synthetic manifolds,
+Mean-field capacity is compared with simulated capacity: random dichotomies
+(divisions of the manifolds into two groups) of the same points are tested for
+separability. The points are those of synthetic manifolds,
 
   python -m experiments capacity --out=runs/capacity
 
-or on every layer of a finished run, at its best and its last epoch:
+or of every layer of a finished run, at its best and its last epoch:
 
   python -m experiments capacity --run=runs/demo
 

@@ -1,4 +1,4 @@
-"""Messages that explain errors to the user of a binary."""
+"""Messages that explain errors to the user of a command."""
 
 import errno
 import pathlib

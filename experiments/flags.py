@@ -1,4 +1,4 @@
-"""Flags made from configs, one for each field, and how a binary starts."""
+"""Flags made from configs, one for each field, and how a command starts."""
 
 import contextlib
 import dataclasses

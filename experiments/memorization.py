@@ -1,9 +1,10 @@
 r"""Where and when does a network memorize? Figures 2 and 3 of the paper.
 
-Trains on partly permuted labels, then measures capacity, radius and dimension
-of every layer at every saved epoch, for the unpermuted, permuted, restored and
-test examples. The best epochs of all seeds are measured first, then the last
-ones; --measure_epochs=best,last measures only these, as in figure 3.
+Trains on partly permuted labels, then measures the capacity, radius and
+dimension of the classes in every layer at every saved epoch, for four subsets:
+unpermuted, permuted, restored (the permuted examples with their true labels)
+and test examples. The best epochs of all seeds are measured first, then the
+last ones; --measure_epochs=best,last measures only these, as in figure 3.
 
   python -m experiments memorization --out=runs/demo
 

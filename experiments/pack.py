@@ -2,11 +2,11 @@ r"""Makes a small copy of a run, to continue from on another machine.
 
   python -m experiments pack --run=runs/paper --out=runs/small
 
-copies the directory and everything below it: rows, labels, figures, and of each
-seed the networks of the best, the last and the first epoch. --networks=none
-omits all networks, --networks=all copies all. The run itself is not changed.
-Every command works on the copy as on the run, and reports any network that is
-missing.
+copies the directory and everything below it: rows, labels, figures, and for
+each seed the networks of the best, the last and the first epoch.
+--networks=none copies no networks, --networks=all copies all. The run itself is
+not changed. Every command works on the copy as on the run, and reports any
+network that is missing.
 
   python -m experiments pack --run=runs/paper --out=runs/small \
     --networks=best,last --dtype=bfloat16

@@ -1,22 +1,22 @@
-r"""The whole paper: all figures and a table of its claims, by one command.
+r"""The whole paper: all figures and a table of its claims, in one command.
 
   python -m experiments paper --out=runs/paper --scale=laptop
 
 trains, rewinds, splits gradients, simulates dichotomies and sweeps the width.
-Each of these studies also has a command of its own, and writes to a directory
-below --out. A table of the claims with the paper's numbers and ours goes to
+Each of these studies also has its own command, and writes to a directory
+below --out. A table of the claims, with the paper's numbers and ours, goes to
 DIR/paper.md. The scales are `tiny` (digits, a few minutes, to check that all
 works), `laptop` (digits), `paper` (CIFAR-100, for an accelerator) and
 `rehearsal` (the stages of `paper` at smaller sizes, for two cores).
 
-At first a unit of each kind of work is timed on the device at hand. What each
-stage takes is estimated from these times and the work that is left in it.
+First, one unit of each kind of work is timed on the device at hand. The time of
+each stage is estimated from these times and the work left in it.
 
   python -m experiments paper --out=runs/paper --scale=paper --only=fig3,fig4 \
     --minutes=50
 
 makes only these figures, as far as time allows. Repeat the command to resume
-what was interrupted or did not fit, also after moving the directory.
+what was interrupted or did not fit, even after moving the directory.
 """
 
 import functools

@@ -4,7 +4,7 @@
 
 writes runs/demo/report.html: config and versions, accuracy, geometry by layer
 with a slider over the epochs, and rewinds, gradients and capacities where they
-were measured. It opens in a browser without a network, and takes seconds.
+were measured. The page takes seconds to make, and opens offline in a browser.
 
   python -m experiments report --run=runs/a,runs/b --out=runs
 
@@ -12,9 +12,9 @@ puts several runs on one page, side by side.
 
   python -m experiments report --run=runs/demo --tensorboard
 
-writes runs/demo/tensorboard instead, for `tensorboard --logdir`; both come with
-pip install ".[tensorboard]". With several runs and --out=DIR, every run has a
-directory of its own: DIR/RUN/tensorboard.
+writes runs/demo/tensorboard instead, for `tensorboard --logdir`; both need
+pip install ".[tensorboard]". With several runs and --out=DIR, each run has its
+own directory, DIR/RUN/tensorboard.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""How a binary ends: its errors and stops become messages and exit statuses."""
+"""How a command ends: errors and stops become messages and exit statuses."""
 
 import os
 import shlex
