@@ -186,3 +186,15 @@ def test_numpy_integers_are_epochs(tmp_path):
     assert saved.shapes(np.uint8(3))["norm"]["mean"].shape == (3,)
     with pytest.raises(TypeError):
       saved.load(3.0, TREE)
+
+
+def test_a_tree_is_replaced_only_on_request(tmp_path):
+  ones, zeros = {"a": jnp.ones(3)}, {"a": jnp.zeros(3)}
+  with training.Checkpoints(tmp_path) as saved:
+    saved.save(2, ones)
+    saved.save(2, zeros)
+    np.testing.assert_array_equal(saved.load(2, ones)["a"], 1)
+    saved.save(2, zeros, replace=True)
+    saved.save(3, ones, replace=True)
+    np.testing.assert_array_equal(saved.load(2, ones)["a"], 0)
+    assert saved.epochs == [2, 3]

@@ -1,5 +1,6 @@
 """Data: sets by name, labels that remember the truth, subsets, batches."""
 
+import inspect
 import io
 import tarfile
 import types
@@ -15,6 +16,7 @@ from sklearn import datasets
 
 from geomem import data
 from geomem.data import digits
+from geomem.data.dataset import make_dataset
 from geomem.data.labels import permutations
 
 FEW = hypothesis.settings(max_examples=20, deadline=None)
@@ -282,3 +284,27 @@ def test_classes_and_examples_are_limited():
   np.testing.assert_array_equal(np.bincount(few.labels), [5, 5, 5])
   with pytest.raises(data.DatasetError, match="num_classes is 11"):
     data.select_classes(digits, 11)
+
+
+@pytest.mark.parametrize(
+  "labels",
+  [[0.7, 1.9], [True, False], [1, 2**33], np.array([2**32], np.uint64)],
+)
+def test_labels_to_permute_are_whole_numbers_that_fit(labels):
+  permute = inspect.unwrap(data.permute_labels)
+  with pytest.raises(ValueError, match="whole numbers of 32 bits"):
+    permute(jax.random.key(0), np.asarray(labels), 0.0)
+
+
+@pytest.mark.parametrize("label", [2, 2**32])
+def test_every_label_has_a_class_name(label):
+  images = np.zeros((2, 4, 4, 1), np.uint8)
+  with pytest.raises(data.DatasetError, match=r"there are 2 class names"):
+    make_dataset(images, np.array([label, 1]), ("a", "b"))
+
+
+def test_labels_without_a_fraction_of_their_own_need_one():
+  images = np.zeros((4, 4, 4, 1), np.uint8)
+  dataset = make_dataset(images, np.arange(4) % 2)
+  with pytest.raises(ValueError, match="from 0 to 1 was expected"):
+    data.make_labels("permuted", jax.random.key(0), dataset, None)

@@ -109,3 +109,34 @@ def test_recipes_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match="is not known"):
       training.TrainingConfig(**options)
   assert jax.tree.leaves(train([1.0])) == pytest.approx([0.9])
+
+
+@pytest.mark.parametrize(
+  "option",
+  [
+    {"batch_size": 2.5},
+    {"epochs": 1.5},
+    {"epochs": True},
+    {"crop": 1.5},
+    {"learning_rate": "a"},
+    {"learning_rate": True},
+    {"flip": 1},
+    {"optimizer": None},
+  ],
+)
+def test_options_have_their_types(option):
+  ((name, value),) = option.items()
+  with pytest.raises(ValueError, match=f"{name} is {value!r}; .* was expected"):
+    checked(**option)
+
+
+def test_numbers_of_numpy_are_options():
+  checked(batch_size=np.int64(8), learning_rate=np.float32(0.5), momentum=0)
+
+
+def checked(**options):
+  """Runs the config's own checks, which the types of the tests come before."""
+  config = training.TrainingConfig()
+  for name, value in options.items():
+    object.__setattr__(config, name, value)
+  config.__post_init__()

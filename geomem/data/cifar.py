@@ -112,6 +112,9 @@ def prepare(name: str, data_dir: str | os.PathLike):
       download_dir=os.fspath(downloads), download_config=config
     )
   except Exception as error:  # From the network, the disk, the archive or TFDS.
+    prepared = BUILDERS[name](data_dir=data_dir, file_format="array_record")
+    if prepared.is_prepared():  # Another process was faster.
+      return prepared
     url = builder._cifar_info.url
     raise DatasetError(
       f"{name} is not in {data_dir}, and could not be downloaded and prepared"

@@ -85,6 +85,11 @@ def make_dataset(images, labels, class_names=None) -> Dataset:
   if class_names is None:
     _check_no_gap(labels)
     class_names = [str(label) for label in range(int(labels.max()) + 1)]
+  if labels.max() >= len(class_names):
+    raise DatasetError(
+      f"The largest label is {labels.max()}, but there are {len(class_names)}"
+      " class names; one for each label from 0 on was expected."
+    )
   ids, class_names = np.arange(len(labels)), tuple(class_names)
   return Dataset(images, labels.astype(np.int32), ids, class_names, len(labels))
 

@@ -71,11 +71,16 @@ def make_labels(
       that have their own.
 
   Raises:
-    ValueError: the kind is unknown, or the fraction or the file is invalid.
+    ValueError: the kind is unknown, or the fraction or the file is invalid, or
+      there is no fraction for labels that have none of their own.
   """
   kind, _, argument = name.partition(":")
   if kind not in LABELS:
     raise ValueError(
       f"labels {name!r} is not known; choose one of {', '.join(LABELS)}."
+    )
+  if fraction is None and not has_own_fraction(name):
+    raise ValueError(
+      f"The fraction of labels {name!r} is None; from 0 to 1 was expected."
     )
   return LABELS[kind](key, dataset, fraction or 0.0, argument)

@@ -121,13 +121,19 @@ def permute_labels(
       have no example; by default the largest label + 1.
 
   Raises:
-    ValueError: the fraction is not between 0 and 1.
+    ValueError: the fraction is not between 0 and 1, or labels are not whole
+      numbers of 32 bits.
   """
   if not 0 <= fraction <= 1:
     raise ValueError(
       f"permuted_fraction is {fraction}; it must lie between 0 and 1."
     )
-  labels = np.asarray(labels, np.int32)
+  given, labels = np.asarray(labels), np.asarray(labels).astype(np.int32)
+  if given.dtype.kind not in "iu" or (labels != given).any():
+    raise ValueError(
+      f"The labels are {given.dtype}, up to {given.max()}; whole numbers of 32"
+      " bits were expected."
+    )
   keys = jax.random.split(key)
   count = round(fraction * len(labels))
   order, shuffled = permutations(keys, [len(labels), count])

@@ -313,9 +313,12 @@ def _record(run, experiment, seed, state: training.TrainState, losses) -> bool:
     is_last |= bool((accuracy >= MEMORIZED).any())
   if is_last or state.epoch in training.checkpoint_epochs(config.epochs):
     run.check_place()  # Another run would take the network for its own.
-    with checkpoints(run.path, seed.number) as saved:
-      saved.save(state.epoch, state.network)
     place = {"seed": seed.number, "epoch": state.epoch}
+    # A network that was saved before a kill may come from another device, and
+    # differ in rounding from the one that is scored.
+    is_scored = run.has({"stage": "scores"} | place)
+    with checkpoints(run.path, seed.number) as saved:
+      saved.save(state.epoch, state.network, replace=not is_scored)
     run.commit({"stage": "scores"} | place, runs.tagged(rows, **place))
     losses.save()
     if loss_rows := losses.rows(**place):  # None before the first epoch.

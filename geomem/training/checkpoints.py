@@ -82,16 +82,25 @@ class Checkpoints:
     """The epochs on disk, ascending."""
     return sorted(m.step for m in self._checkpointer.checkpoints)
 
-  def save(self, epoch: SupportsIndex, tree: Any) -> None:
+  def save(
+    self, epoch: SupportsIndex, tree: Any, *, replace: bool = False
+  ) -> None:
     """Saves a tree; does nothing if the epoch is already saved.
 
     It first removes what `load_latest` could not read: that would be taken for
     a newer state, and kept instead of this one.
 
+    Args:
+      epoch: the epoch.
+      tree: the arrays.
+      replace: whether to save it in place of a tree that is already saved.
+
     Raises:
       DiskError: writing fails, as on a full disk; earlier epochs stay intact.
     """
     epoch = operator.index(epoch)  # Orbax refuses NumPy's integers.
+    if replace and epoch in self.epochs:
+      self._unreadable.append(epoch)
     self._remove_unreadable()
     if epoch in self.epochs:
       return
@@ -241,13 +250,16 @@ class Checkpoints:
 
   def load_latest(self, like: Any) -> tuple[int, Any] | None:
     """Loads the newest readable checkpoint; returns None if there is none."""
+    latest = None
     for epoch in reversed(self.epochs):
       try:
-        return epoch, self.load(epoch, like)
+        latest = epoch, self.load(epoch, like)
+        break
       except CheckpointError as error:
         self._unreadable.append(epoch)
         _LOG.warning("%s Resuming from an earlier one, if there is one.", error)
-    return None
+    parallel.check_same({"the epoch to resume from": latest and latest[0]})
+    return latest
 
   def _remove_unreadable(self) -> None:
     # Processes may not have seen the same.

@@ -2,9 +2,16 @@
 
 import dataclasses
 import math
+import numbers
 
 OPTIMIZERS = ("sgd", "adam")
 SCHEDULES = ("constant", "step", "cosine")
+_KINDS = {
+  str: (str, "a string"),
+  bool: (bool, "True or False"),
+  int: (numbers.Integral, "a whole number"),
+  float: (numbers.Real, "a number"),
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -35,6 +42,8 @@ class TrainingConfig:
   flip: bool = False
 
   def __post_init__(self):
+    for field in dataclasses.fields(self):
+      _expect_type(field.name, getattr(self, field.name), type(field.default))
     _expect_one_of("optimizer", self.optimizer, OPTIMIZERS)
     _expect_one_of("schedule", self.schedule, SCHEDULES)
     for name in ("learning_rate", "batch_size", "epochs"):
@@ -53,6 +62,14 @@ class TrainingConfig:
         raise ValueError(
           f"{name} is {value}; a finite number of at least 0 was expected."
         )
+
+
+def _expect_type(name: str, value: object, kind: type) -> None:
+  accepted, expected = _KINDS[kind]
+  if not isinstance(value, accepted) or (
+    isinstance(value, bool) != (kind is bool)
+  ):
+    raise ValueError(f"{name} is {value!r}; {expected} was expected.")
 
 
 def _expect_one_of(field: str, value: str, known: tuple[str, ...]) -> None:
