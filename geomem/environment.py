@@ -13,8 +13,11 @@ from typing import Any
 import jax
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "jaxopt", "orbax-checkpoint")
-# The versions that results may depend on.
-_OF_NUMBERS = ("geomem", "geomem_revision", "jax", "jaxlib")
+# What results may depend on.
+_OF_NUMBERS = (
+  *("geomem", "geomem_revision", "jax", "jaxlib", "flax", "optax"),
+  "devices",
+)
 
 
 def _git(*arguments: str) -> str | None:
@@ -39,15 +42,21 @@ def describe() -> dict[str, Any]:
   both are None where geomem is not in a clone.
   """
   now = datetime.datetime.now(datetime.UTC)
-  devices = jax.devices()
   return {
     "started": now.isoformat(timespec="seconds"),
     "command": shlex.join(sys.orig_argv),
-    "devices": f"{len(devices)} {devices[0].device_kind}",
+    "devices": _devices(),
+    # None is the device's own: less than float32 on most accelerators.
+    "matmul_precision": jax.config.jax_default_matmul_precision,
     "python": platform.python_version(),
     "geomem_changed": is_changed(),
     **versions(),
   }
+
+
+def _devices() -> str:
+  devices = jax.devices()
+  return f"{len(devices)} {devices[0].device_kind}"
 
 
 def is_changed() -> bool | None:
@@ -84,16 +93,16 @@ def _revision() -> str | None:
 def changes_since(
   recorded: Any, names: Sequence[str] = _OF_NUMBERS
 ) -> list[str]:
-  """Lists the versions that differ from those in an earlier `describe()`.
+  """Lists the versions and devices that differ from an earlier `describe()`.
 
   Args:
-    recorded: its result, read back from a file; versions that it does not
-      know count as unchanged.
-    names: names of the versions to compare.
+    recorded: its result, read back from a file; what it does not know counts as
+      unchanged.
+    names: names of what to compare.
   """
   if not isinstance(recorded, dict):
     return []
-  current = versions()
+  current = versions() | {"devices": _devices()}
   return [
     f"{name} {recorded[name]} (now {current[name]})"
     for name in names

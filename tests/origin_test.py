@@ -297,3 +297,14 @@ def test_seeds_do_not_repeat_each_other():
   ):
     with pytest.raises(ValueError, match="repeat others"):
       make(seed=2**40)
+
+
+def test_labels_from_a_file_are_not_replaced_by_those_of_another(
+  here, monkeypatch
+):
+  experiment = studies.TrainedRun(here / "a").experiment
+  (here / "a" / "labels_seed0.npz").unlink()
+  studies.prepare_seeds(experiment, here / "a")  # The seed makes them again.
+  monkeypatch.setattr(data, "has_own_fraction", lambda _: True)
+  with pytest.raises(runs.RunError, match=r"labels_seed0\.npz is missing"):
+    studies.prepare_seeds(experiment, here / "a")

@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import threading
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ import pytest
 
 from geomem import runs, studies, training
 from geomem.studies import experiment as experiments
-from geomem.studies import model_size, sweep
+from geomem.studies import model_size, study, sweep
 from geomem.studies.fields import Fields
 from geomem.studies.study import _Silent
 from geomem.studies.trained import checkpoints
@@ -701,3 +702,22 @@ def test_geometry_of_sizes_says_where_other_directions_were_removed():
   said = model_size.summarize_sizes(rows)[1][2]
   assert "in the dip (of other K in 1 of 2 seeds), +2.000" in said
   assert said.count("other K") == 1
+
+
+def test_an_error_of_one_host_ends_the_sweep_of_several(tmp_path, monkeypatch):
+  """The others wait for this host, and not in the next cell."""
+
+  def fail(_):
+    raise errors.pop(0)
+
+  hosts = types.SimpleNamespace(process_count=lambda: 2)
+  monkeypatch.setattr(sweep, "jax", hosts)
+  monkeypatch.setattr(sweep, "Memorization", fail)
+  fail.name = studies.Memorization.name
+  cells = sweep_of().cells(tmp_path)[:1] * 3
+  common = [training.NonFiniteLossError("all"), runs.RunError("all")]
+  errors = [*common, OSError("one")]
+  bar = study.silent(total=len(cells))
+  with pytest.raises(OSError, match="one"):
+    sweep._do_cells(cells, bar, study.silent, study.unwatched)
+  assert not errors

@@ -237,18 +237,32 @@ def prepare_seeds(
     run_path: a run trained with these seeds, whose labels must match.
 
   Raises:
-    RunError: the labels of the run differ.
+    RunError: the labels of the run differ, or those that came from a file are
+      missing.
   """
   numbers = experiment.config.training.seeds
   seeds = [prepare_seed(experiment, number) for number in numbers]
   if run_path is not None:
+    # The config does not tell what was in a file of labels.
+    from_file = data.has_own_fraction(experiment.config.data.labels)
     for seed in seeds:
-      _check_labels(run_path, seed)
+      _check_labels(run_path, seed, must_exist=from_file)
   return seeds
 
 
-def _check_labels(path: pathlib.Path | str, seed: Seed) -> None:
-  file = pathlib.Path(path) / f"labels_seed{seed.number}.npz"
+def _labels_file(path: pathlib.Path | str, seed: Seed) -> pathlib.Path:
+  return pathlib.Path(path) / f"labels_seed{seed.number}.npz"
+
+
+def _check_labels(
+  path: pathlib.Path | str, seed: Seed, *, must_exist: bool = False
+) -> None:
+  file = _labels_file(path, seed)
+  if must_exist and not file.exists():
+    raise runs.RunError(
+      f"{file} is missing, with the labels that the run was trained on; restore"
+      " it from a copy."
+    )
   if not file.exists():
     return
   stored = data.PermutedLabels.load(file)
@@ -267,7 +281,7 @@ def keep_labels(path: pathlib.Path | str, seed: Seed) -> None:
   Raises:
     RunError: the labels in the directory differ.
   """
-  file = pathlib.Path(path) / f"labels_seed{seed.number}.npz"
+  file = _labels_file(path, seed)
   if not parallel.from_first(file.exists):
     parallel.from_first(functools.partial(seed.labels.save, file))
   _check_labels(path, seed)

@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from geomem import parallel, runs
+import jax
+
+from geomem import parallel, runs, training
 from geomem.studies.config import ExperimentConfig
 from geomem.studies.fields import sequence
 from geomem.studies.memorization import Memorization
@@ -18,6 +20,8 @@ from geomem.studies.study import Watch, run, silent, unwatched
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE = 5.0  # Seconds between retries of cells that others hold.
+# Errors that every host has alike.
+_OF_ALL_HOSTS = (runs.RunError, training.NonFiniteLossError)
 # The fields that say which data a cell is trained on, beside their place.
 _DATA = ("dataset", "image_size", "num_classes", "examples_per_class")
 
@@ -205,6 +209,8 @@ def _do_cells(waiting: list[Cell], bar, progress, watch) -> list[Failure]:
         held.append(cell)
         continue
       except Exception as error:  # One failing cell must not end the others.
+        if jax.process_count() > 1 and not isinstance(error, _OF_ALL_HOSTS):
+          raise  # Other hosts may be without it, and wait for this one.
         _LOG.info("%s failed: %s", cell.path, error)
         failures.append(Failure(cell, error))
       bar.update(1)
