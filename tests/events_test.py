@@ -164,7 +164,8 @@ def test_live_event_files_grow_with_the_rows(tmp_path, monkeypatch):
     for _ in range(2):
       with report.live_events(path) as update:
         update()
-    (path / "tensorboard" / "of_before").touch()
+    old = path / "tensorboard" / "events.out.tfevents.1.host.geomem"
+    old.touch()
     with report.live_events(path) as update:
       assert [len(points) for points in read_events(place).values()] == [1] * 3
       commit(run, rows[4:])
@@ -172,7 +173,7 @@ def test_live_event_files_grow_with_the_rows(tmp_path, monkeypatch):
       found = read_events(place)
   assert found == read_events(report.write_events(path) / "seed0" / "test")
   assert [step for step, _ in found["accuracy"]] == [0, 1, 2]
-  assert not (path / "tensorboard" / "of_before").exists()
+  assert not old.exists()
 
 
 def test_live_event_files_do_not_end_the_work(tmp_path, monkeypatch, caplog):
@@ -229,3 +230,19 @@ def test_without_the_writer_no_run_is_begun(tmp_path):
   assert told.returncode == 2, told.stderr
   assert "tensorboardX, which is not installed" in told.stderr
   assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_of_other_files_is_not_replaced(finished, tmp_path):
+  """Such as a run of this name, or TensorBoard's files of other programs."""
+  other = tmp_path / "tensorboard" / "mine" / "events.out.tfevents.1.host"
+  other.parent.mkdir(parents=True)
+  other.write_text("precious")
+  with pytest.raises(runs.RunError, match="none of geomem's event files"):
+    report.write_events(finished, tmp_path)
+  assert other.read_text() == "precious"
+  live = events._Live(finished, tmp_path / "tensorboard")
+  for _ in range(2):  # The second takes the place of the first.
+    live.begin()
+    own = [*other.parents[1].glob(events._OWN_FILES)]
+    assert len(own) == 1
+  assert other.read_text() == "precious"

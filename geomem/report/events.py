@@ -21,6 +21,8 @@ from geomem.report.page import parts_of
 
 _LOG = logging.getLogger(__name__)
 _SECONDS = 5.0  # Between updates.
+# TensorBoard reads these, and no other program writes them.
+_OWN_FILES = "events.out.tfevents.*.geomem"
 
 # The points of each tag's curve: (value, epoch).
 Curves = dict[str, list[tuple[float, int]]]
@@ -38,7 +40,7 @@ class _EventFile:
     with disk.explained(directory):
       directory.mkdir(parents=True, exist_ok=True)
     began = f"{time.time():010.0f}.{socket.gethostname()}"
-    self._file = directory / f"events.out.tfevents.{began}"
+    self._file = directory / _OWN_FILES.replace("*", began)
     self._append([{"file_version": "brain.Event:2"}])
 
   def add_text(self, tag: str, text: str) -> None:
@@ -80,9 +82,11 @@ class _Live:
     self._is_ended = False
 
   def begin(self) -> None:
-    """Recreates the directory, so that TensorBoard sees no row twice."""
+    """Recreates the files, so that TensorBoard sees no row twice."""
     with self._guarded():
-      shutil.rmtree(self._target, ignore_errors=True)
+      with disk.explained(self._target):
+        for file in self._target.rglob(_OWN_FILES):
+          file.unlink()
       _write_config(self._path, self._target)
       self.update()
 
@@ -125,8 +129,8 @@ class _Live:
 def live_events(path: pathlib.Path | str) -> Iterator[Callable[[], None]]:
   """Writes the rows of a run into `tensorboard` below it as they come.
 
-  The directory is recreated: rows of earlier starts come first, so that it has
-  each row once. The cells of a sweep have event files, the sweep has none.
+  The files are recreated: rows of earlier starts come first, so that each row
+  is there once. The cells of a sweep have event files, the sweep has none.
 
   Args:
     path: the directory of a run that is open in this process.
@@ -166,7 +170,8 @@ def write_events(
     The directory, for `tensorboard --logdir`.
 
   Raises:
-    RunError: `path` is not a run directory, or tensorboardX is not installed.
+    RunError: `path` is not a run directory, tensorboardX is not installed, or
+      `tensorboard` holds other files.
     DiskError: they cannot be written; earlier ones are unchanged.
   """
   path = pathlib.Path(path)
@@ -175,6 +180,12 @@ def write_events(
   above = path if out is None else pathlib.Path(out)
   target = above / "tensorboard"
   disk.check_literal(target)
+  for file in target.rglob("*"):
+    if not (file.is_dir() or file.match(_OWN_FILES)):
+      raise runs.RunError(
+        f"{target} would be replaced, but {file} is none of geomem's event"
+        " files. Move it away, or choose another directory with --out."
+      )
   new = above / f".tensorboard.{os.getpid()}"
   old = above / f".tensorboard.{os.getpid()}.old"
   try:
