@@ -77,11 +77,7 @@ class StreamedImages:
   ):
     """Wraps a TFDS data source whose examples hold encoded images.
 
-    Args:
-      name: name of the set and split.
-      source: gives `{"image": bytes, ...}` for each of a list of positions.
-      image_shape: `(H, W, C)` of all images after decoding.
-      indices: the selected examples; all by default.
+    It gives `{"image": bytes, ...}` for each of a list of positions.
     """
     self.name = name
     self.indices = np.arange(len(source)) if indices is None else indices
