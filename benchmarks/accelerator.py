@@ -72,11 +72,7 @@ def run_stages(
 ) -> Iterator[Row]:
   """Yields rows of the stages; a stage that hangs is killed and reported.
 
-  Args:
-    names: stages to run, of `LIMITS`, in order.
-    tiny: whether to use small sizes and wide limits.
-    seconds: limit for all stages together.
-    command: command line of the process that measures.
+  `seconds` limits all stages together; if `tiny`, the limit of each is wider.
   """
   remaining, end = list(names), time.monotonic() + seconds
   while remaining:

@@ -144,10 +144,8 @@ def geometry_of_sets(sizes: Sizes) -> Iterator[Row]:
   at_once = max(1, shares.entries_at_once() // 4)
   stacked = layers.stack_layers([{"manifolds": stats}], at_once)
   stacked = jax.tree.map(lambda x: jnp.repeat(x[:, None], 4, axis=1), stacked)
-  chosen, batches = (
-    (measures.MEASURES["mean_field"],),
-    -(-sizes.layers // at_once),
-  )
+  chosen = (measures.MEASURES["mean_field"],)
+  batches = -(-sizes.layers // at_once)
   for centers in (None, "low_rank"):
     options = measures.Options(num_probes=sizes.probes, centers=centers)
 

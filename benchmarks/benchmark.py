@@ -15,7 +15,9 @@ import numpy as np
 from benchmarks import baselines
 from benchmarks.timing import Timing, timed
 from geomem import geometry, runs, studies
-from geomem.studies.fields import check_types
+from geomem.studies.fields import Fields
+from geomem.studies.study import at_once
+from geomem.studies.trained import OfRun
 
 _NUM_MANIFOLDS = 10
 _NUM_PROBES = 300
@@ -136,7 +138,7 @@ def _rows(metrics: dict[str, tuple], **tags) -> list[dict]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
+class BenchmarkConfig(Fields):
   """What the benchmark times.
 
   Attributes:
@@ -150,29 +152,24 @@ class BenchmarkConfig:
   layer: bool = True
 
   def __post_init__(self):
-    check_types(self)
+    super().__post_init__()
     if min(self.sizes) < 1:
       raise ValueError(
         f"--sizes has {min(self.sizes)}; at least 1 was expected."
       )
 
 
-class Benchmark:
+class Benchmark(OfRun):
   """Study that times our solver and a whole layer against alternatives."""
 
   name = "benchmark"
+  needs_run = False
   figures: ClassVar[dict[str, Any]] = {}
-  origin = None
   directory = pathlib.Path("runs/benchmark")
 
   def __init__(self, config: BenchmarkConfig, trained: None = None):
     """Stores the config; no finished run is needed."""
-    del trained
-    self.config = config
-
-  def as_dict(self) -> dict[str, Any]:
-    """Returns the config in the form that a run directory stores."""
-    return {"experiment": self.name} | vars(self.config)
+    super().__init__(config, trained)
 
   def stages(self, run: runs.Run) -> Iterator[studies.Stage]:
     """Yields stages for the solvers, by M and κ, and one for a whole layer."""
@@ -187,10 +184,7 @@ class Benchmark:
       )
       yield studies.Stage(f"M = {size}, κ = {kappa}", [unit])
     if self.config.layer:
-      unit = studies.Unit(
-        {"layer": True}, lambda: iter([studies.Step(compare_layer())])
-      )
-      yield studies.Stage("layer", [unit])
+      yield studies.Stage("layer", [at_once({"layer": True}, compare_layer)])
 
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:

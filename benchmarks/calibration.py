@@ -5,8 +5,6 @@ mean-field theory and by GLUE, and compared with the true values. For spheres,
 balls and ellipsoids these are the mean-field numbers of the whole manifold.
 """
 
-from collections.abc import Iterator
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,8 +58,8 @@ def draw(key, shape: str, D: int, R: float, M: int):
   )
 
 
-def calibrate(shape: str, D: int, R: float, M: int) -> Iterator[runs.Row]:
-  """Yields a row per theory and metric: mean over draws, error and truth."""
+def calibrate(shape: str, D: int, R: float, M: int) -> list[runs.Row]:
+  """Returns a row per theory and metric: mean over draws, error and truth."""
   draws: dict[tuple[str, str], list[float]] = {}
   for number in range(NUM_DRAWS):
     key = jax.random.key(number)
@@ -76,8 +74,8 @@ def calibrate(shape: str, D: int, R: float, M: int) -> Iterator[runs.Row]:
       value = getattr(glue, metric)
       draws.setdefault(("GLUE", metric), []).append(float(value))
   truth = truth_of(shape, D, R)
-  for (theory, metric), values in draws.items():
-    yield {
+  return [
+    {
       "check": "calibration",
       "case": shape,
       "theory": theory,
@@ -89,6 +87,8 @@ def calibrate(shape: str, D: int, R: float, M: int) -> Iterator[runs.Row]:
       "stderr": float(np.std(values, ddof=1) / np.sqrt(len(values))),
       "expected": truth[metric],
     }
+    for (theory, metric), values in draws.items()
+  ]
 
 
 def _ratios(rows: runs.Rows) -> tuple[list, np.ndarray, np.ndarray]:

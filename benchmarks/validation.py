@@ -7,8 +7,9 @@ docs/validation.md with its figure.
 """
 
 import dataclasses
+import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import jax
@@ -18,7 +19,9 @@ from absl import app, flags
 from benchmarks import calibration, checks
 from geomem import disk, runs, studies
 from geomem.plots import style
-from geomem.studies.fields import check_types
+from geomem.studies.fields import Fields
+from geomem.studies.study import at_once
+from geomem.studies.trained import OfRun
 
 # Exact checks that are off by more standard errors than this are findings.
 _FAR = 4.0
@@ -69,7 +72,7 @@ _TEXTS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
+class ValidationConfig(Fields):
   """What the calibration covers.
 
   Attributes:
@@ -82,42 +85,30 @@ class ValidationConfig:
   dimensions: tuple[int, ...] = (2, 5, 10, 20)
   radii: tuple[float, ...] = (1.0,)
 
-  def __post_init__(self):
-    check_types(self)
 
-
-class Validation:
+class Validation(OfRun):
   """Study that checks known values, and calibrates the effect of sampling."""
 
   name = "validation"
+  needs_run = False
   figures: ClassVar[dict[str, Any]] = {
     "calibration": calibration.plot_calibration
   }
-  origin = None
-  directory = pathlib.Path("runs/validation")
-
-  def __init__(self, config: ValidationConfig, trained: None = None):
-    """Stores the config; no finished run is needed."""
-    del trained
-    self.config = config
-
-  def as_dict(self) -> dict[str, Any]:
-    """Returns the config in the form that a run directory stores."""
-    return {"experiment": self.name} | vars(self.config)
 
   def stages(self, run: runs.Run) -> Iterator[studies.Stage]:
     """Yields the stage of checks, then that of the calibration."""
     del run
     units = [
-      _unit({"check": check.__name__}, checks.rows_of, name)
+      at_once(
+        {"check": check.__name__}, functools.partial(checks.rows_of, name)
+      )
       for name, check in checks.CHECKS.items()
     ]
     yield studies.Stage("checks", units)
     units = [
-      _unit(
+      at_once(
         {"shape": shape, "dimension": D, "radius": R, "points": M},
-        calibration.calibrate,
-        *(shape, D, R, M),
+        functools.partial(calibration.calibrate, shape, D, R, M),
       )
       # M varies slowest, as programs are compiled for each M.
       for M in self.config.sizes
@@ -146,11 +137,6 @@ class Validation:
       if check != "calibration":
         lines += [check, *(f"  {_sentence(row)}" for row in of_check)]
     return "\n".join(lines)
-
-
-def _unit(key: dict[str, Any], make: Callable, *arguments) -> studies.Unit:
-  """Makes a unit of one step, whose rows a function makes."""
-  return studies.Unit(key, lambda: iter([studies.Step(list(make(*arguments)))]))
 
 
 def _distance(row: runs.Row) -> float:
@@ -208,7 +194,7 @@ def write_page(rows: runs.Rows, directory: pathlib.Path, versions: str) -> None:
 def main(argv: list[str]) -> None:
   """Runs or resumes the study, and writes the page."""
   del argv
-  study = Validation(ValidationConfig())
+  study = Validation(ValidationConfig(), None)
   rows = studies.run(study, flags.FLAGS.out, progress=tqdm.tqdm)
   print(study.table(rows))
   for sentence in study.findings({}, rows):
@@ -218,6 +204,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-  flags.DEFINE_string("out", str(Validation.directory), "run directory")
+  flags.DEFINE_string("out", "runs/validation", "run directory")
   flags.DEFINE_string("docs", "docs", "directory of the page and its figure")
   app.run(main)

@@ -8,6 +8,7 @@ import socket
 import time
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
 import numpy as np
 
@@ -145,8 +146,9 @@ def _keep_name(path: pathlib.Path) -> None:
       os.close(directory)
 
 
-def write_whole(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file atomically and durably.
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[BinaryIO]:
+  """Yields a new file that replaces `path` in the end, atomically and durably.
 
   Raises:
     DiskError: it cannot be written.
@@ -154,7 +156,7 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
   temporary = temporary_beside(path)
   try:
     with explained(path), open(temporary, "wb") as file:
-      file.write(content)
+      yield file
       file.flush()
       os.fsync(file.fileno())
       os.replace(temporary, path)
@@ -162,6 +164,12 @@ def write_whole(path: pathlib.Path, content: bytes) -> None:
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink()
+
+
+def write_whole(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file as `replacing` does."""
+  with replacing(path) as file:
+    file.write(content)
 
 
 def append_whole(path: pathlib.Path, content: bytes) -> None:

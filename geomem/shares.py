@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from geomem import parallel
@@ -46,15 +45,15 @@ def devices_for(entries: Any) -> Mesh:
 def place(entries: _T, devices: Mesh) -> _T:
   """Places entries on the devices for `map_over`.
 
-  Entries that move from one device to the cores are padded with the last one.
+  The last entry is repeated until their number is a multiple of the devices.
   """
-  if devices == parallel.mesh():
-    return entries
   pad = -len(jax.tree.leaves(entries)[0]) % devices.size
   if pad:
     entries = jax.tree.map(
       lambda x: jnp.concatenate([x, jnp.repeat(x[-1:], pad, axis=0)]), entries
     )
+  if devices == parallel.mesh():
+    return entries
   return jax.device_put(entries, NamedSharding(devices, _SPEC))
 
 
@@ -72,14 +71,11 @@ def map_over(function: Callable[[_T], Any], entries: _T, devices: Mesh) -> Any:
 
   Args:
     function: takes one entry; it must not communicate between devices.
-    entries: a tree of arrays with a common leading axis; the last entry is
-      repeated where their number is not a multiple of the devices.
+    entries: a tree of arrays with a common leading axis, as `place` returns.
     devices: from `devices_for` of the entries.
   """
   if devices.size == 1:
     return _map(function, entries)
-  count = len(jax.tree.leaves(entries)[0])
-  index = np.minimum(np.arange(count + -count % devices.size), count - 1)
   mapped = jax.shard_map(
     functools.partial(_map, function),
     mesh=devices,
@@ -87,7 +83,4 @@ def map_over(function: Callable[[_T], Any], entries: _T, devices: Mesh) -> Any:
     out_specs=_SPEC,
     check_vma=False,
   )
-  if len(index) == count:
-    return mapped(entries)
-  results = mapped(jax.tree.map(lambda x: jnp.take(x, index, axis=0), entries))
-  return jax.tree.map(lambda x: x[:count], results)
+  return mapped(entries)

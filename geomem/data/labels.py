@@ -18,18 +18,11 @@ from geomem.data.dataset import DatasetError
 def permutations(
   keys: Key[Array, " k"], sizes: list[int]
 ) -> list[Int[np.ndarray, " n"]]:
-  """Returns the results of `jax.random.permutation` for each key and size.
+  """Returns `jax.random.permutation(key, size)` for each key and size.
 
   That function compiles a program for every size, a third of a second each. The
   first bits of JAX's default keys do not depend on how many are drawn, so one
   program draws the bits for all sizes, and NumPy sorts.
-
-  Args:
-    keys: one for each size.
-    sizes: the i-th permutation is of 0 to sizes[i] - 1.
-
-  Returns:
-    The permutations, in the order of the keys.
   """
   # As in JAX, enough rounds for the bits to distinguish n³ values.
   rounds = [

@@ -77,11 +77,7 @@ class StreamedImages:
   ):
     """Wraps a TFDS data source whose examples hold encoded images.
 
-    Args:
-      name: name of the set and split.
-      source: gives `{"image": bytes, ...}` for each of a list of positions.
-      image_shape: `(H, W, C)` of all images after decoding.
-      indices: the selected examples; all by default.
+    It gives `{"image": bytes, ...}` for each of a list of positions.
     """
     self.name = name
     self.indices = np.arange(len(source)) if indices is None else indices
@@ -124,12 +120,10 @@ class StreamedImages:
     images = np.empty((len(positions), *self._image_shape), np.uint8)
 
     def read(start: int) -> None:
-      block = positions[start : start + _TASK]
-      examples = self._read(block)
-      for i, (position, example) in enumerate(
-        zip(block, examples, strict=True)
-      ):
-        images[start + i] = self._decode(example["image"], position)
+      block = range(len(positions))[start : start + _TASK]
+      files = self._read(positions[start : start + _TASK])
+      for i, encoded in zip(block, files, strict=True):
+        images[i] = self._decode(encoded, positions[i])
 
     list(threads().map(read, range(0, len(positions), _TASK)))
     images = images.reshape(self.shape)
@@ -139,12 +133,11 @@ class StreamedImages:
     """Yields the encoded files of the selected images, as they are on disk."""
     positions = self.indices.ravel().tolist()
     for start in range(0, len(positions), _TASK):
-      for example in self._read(positions[start : start + _TASK]):
-        yield example["image"]
+      yield from self._read(positions[start : start + _TASK])
 
-  def _read(self, positions: list[int]) -> list[dict[str, Any]]:
+  def _read(self, positions: list[int]) -> list[bytes]:
     try:
-      return self._source.__getitems__(positions)
+      return [x["image"] for x in self._source.__getitems__(positions)]
     except Exception as error:  # From the reader or the parser.
       raise ValueError(
         f"Images {positions[0]} to {positions[-1]} of {self.name} cannot be"

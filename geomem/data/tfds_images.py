@@ -221,14 +221,8 @@ def cached(
 ) -> np.ndarray:
   """Loads an array from the cache, or makes and caches it.
 
-  The last bytes of the file are a checksum of the array. An array that has
-  changed, or has no checksum, is made again.
-
-  Args:
-    name: name of the file; it identifies the content.
-    make: makes the array.
-    shape: shape of the array; a file with another shape is replaced.
-    dtype: its type, likewise.
+  The name of the file identifies its content; its last bytes are a checksum. An
+  array that has changed, or is of another shape or type, is made again.
   """
   file = disk.cache_directory() / f"{name}.npy"
   try:
@@ -243,17 +237,11 @@ def cached(
   except (OSError, ValueError, EOFError):
     pass  # The file is missing or damaged: the array is made again.
   array = make()
-  temporary = disk.temporary_beside(file)
-  try:
+  # The cache is optional: the disk may be full or read-only.
+  with contextlib.suppress(OSError, disk.DiskError):
     file.parent.mkdir(parents=True, exist_ok=True)
-    with open(temporary, "wb") as content:
+    with disk.replacing(file) as content:
       np.save(content, array)
       content.write(_sum_of(array))
-    os.replace(temporary, file)
     disk.remove_partial(file.parent)
-  except OSError:
-    pass  # The cache is optional: the disk may be full or read-only.
-  finally:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
   return array

@@ -28,12 +28,12 @@ from geomem.geometry.labellings import LABELLINGS, draw_labels
 from geomem.geometry.mean_field import Anchors, ManifoldGeometry, anchors
 from geomem.geometry.measurement import manifold_geometry
 from geomem.geometry.products import PointProducts, point_products
-from geomem.geometry.qp import (
+from geomem.geometry.qp.nonnegative import (
   METHODS,
   QPSolution,
   solve_nonnegative_qp,
-  solve_signed_qp,
 )
+from geomem.geometry.qp.signed import solve_signed_qp
 from geomem.geometry.representation import (
   center_spectrum,
   explained_variance_dimension,

@@ -248,10 +248,8 @@ class _Progress(NamedTuple):
 
 def _three_rises(correlations: Array, k: Array) -> Array:
   """Returns whether the correlation rose at k, k - 1 and k - 2."""
-  i = jnp.maximum(k - 1, 3)
-  last = [correlations[i - j] for j in range(4)]
-  rises = (last[0] > last[1]) & (last[1] > last[2]) & (last[2] > last[3])
-  return (k >= _FIRST_END) & rises
+  last = correlations[jnp.maximum(k - 4, 0) + jnp.arange(4)]
+  return (k >= _FIRST_END) & (jnp.diff(last) > 0).all()
 
 
 def search(

@@ -45,24 +45,10 @@ def _double_precision() -> contextlib.AbstractContextManager:
 def _one_by_one(function: Callable[[Any, Any], Any]) -> Callable[..., Any]:
   """Makes a function run in double precision, and sequentially under `vmap`."""
 
-  @jax.custom_batching.custom_vmap
+  @jax.custom_batching.sequential_vmap
   def run(first, second):
     with _double_precision():
       return function(first, second)
-
-  @run.def_vmap
-  def mapped(axis_size, in_batched, first, second):
-    del axis_size
-    arrays, tree = jax.tree.flatten((first, second))
-    moves = jax.tree.leaves(in_batched)
-    moving = {i: x for i, x in enumerate(arrays) if moves[i]}
-
-    def one(moved):
-      leaves = [moved.get(i, x) for i, x in enumerate(arrays)]
-      return run(*jax.tree.unflatten(tree, leaves))
-
-    outputs = jax.lax.map(one, moving)
-    return outputs, jax.tree.map(lambda _: True, outputs)
 
   return run
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from geomem.geometry.estimators import (
+  mean_and_error,
   mean_over_probes,
   ratio_of_means,
   with_less_variance,
@@ -228,9 +229,8 @@ def numbers_of(
 
 def _of_all(a, b, c, P: int) -> dict[str, Array]:
   """Computes the numbers of all P manifolds from a, b and c of each sample."""
-  ones = jnp.ones_like(a)
-  inverse, inverse_error = ratio_of_means(a, ones)
-  dimension, dimension_error = ratio_of_means(b, ones)
+  inverse, inverse_error = mean_and_error(a)
+  dimension, dimension_error = mean_and_error(b)
   squared, squared_error = ratio_of_means(c, b - c)
   radius = jnp.sqrt(squared)
   utility, utility_error = ratio_of_means(c, a)

@@ -28,8 +28,7 @@ from geomem.geometry.estimators import (
 from geomem.geometry.frames import make_frames, relative_grams
 from geomem.geometry.linalg import einsum, matmul, one_by_one
 from geomem.geometry.points import in_floats
-from geomem.geometry.qp import solve_nonnegative_qp
-from geomem.geometry.qp.nonnegative import least_force
+from geomem.geometry.qp.nonnegative import least_force, solve_nonnegative_qp
 
 # Relative rounding error of distances beyond which capacities are off by more
 # than their usual error bars: measured.

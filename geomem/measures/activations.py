@@ -68,12 +68,6 @@ def feature_block() -> int | None:
   return _FEATURE_BLOCK
 
 
-def padded_width(num_features: int) -> int:
-  """Returns the number of features after padding with zeros."""
-  step = feature_block() or parallel.mesh().size
-  return num_features + -num_features % step
-
-
 def layer_bytes(
   forward: Forward,
   state: Any,
@@ -149,7 +143,8 @@ def layer_blocks(
   checks.counts(batch_size=batch_size, max_bytes=max_bytes)
   batch_size = min(batch_size * parallel.mesh().size, num_images)
   image_bytes = layer_bytes(forward, state, images, layers)
-  widths = {name: padded_width(size // 4) for name, size in image_bytes.items()}
+  step = feature_block() or parallel.mesh().size
+  widths = {n: step * -(-size // (4 * step)) for n, size in image_bytes.items()}
   sizes = {name: 4 * num_images * width for name, width in widths.items()}
   for group in group_layers(sizes, max_bytes):
     run = _compiled(forward, group)

@@ -48,13 +48,9 @@ def compute(key, products, options):
   # points' deviations from their centres.
   rows = einsum("pm,pmqk->pqk", weights, G)
   centers = einsum("pqk,qk->pq", rows, weights)
-  to_centers = rows.transpose(1, 2, 0) - centers[:, None]  # x_qk · c_p
-  X = (
-    G
-    - rows[:, None]
-    - rows.transpose(1, 2, 0)[:, :, :, None]
-    + centers[:, None, :, None]
-  )
+  columns = rows.transpose(1, 2, 0)
+  to_centers = columns - centers[:, None]  # x_qk · c_p
+  X = G - rows[:, None] - columns[..., None] + centers[:, None, :, None]
   X = X * mask[:, :, None, None] * mask[None, None]
   overlap = (X**2).sum(axis=(1, 3)) / (counts[:, None] * counts[None])
   V = einsum("pmpm->p", X) / counts

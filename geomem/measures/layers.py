@@ -73,8 +73,6 @@ def stack_layers(
   stats: list[dict[str, Any]], num_layers: int
 ) -> dict[str, Any]:
   """Stacks the statistics of layers, repeating the last up to `num_layers`."""
-  if num_layers == 1:
-    return jax.tree.map(lambda x: x[None], stats[0])
   stats = stats + stats[-1:] * (num_layers - len(stats))
   return jax.tree.map(lambda *xs: jnp.stack(xs), *stats)
 

@@ -99,10 +99,8 @@ def check_room(
 ) -> None:
   """Checks the room for statistics of the kind `points`.
 
-  Args:
-    layers: the bytes of one image's activations, by layer.
-    shape: the numbers of subsets, manifolds and points.
-    max_bytes: as in `layer_statistics`.
+  `layers` has the bytes of one image's activations, and `shape` the numbers of
+  subsets, manifolds and points.
 
   Raises:
     ValueError: the products of all points, or a layer's points, do not fit.

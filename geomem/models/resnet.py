@@ -13,12 +13,7 @@ def resnet(
   Source: He et al., CVPR 2016. For large images the stem is a 7 x 7
   convolution and pooling, each with stride two, as in the source; for small
   ones it is a 3 x 3 convolution, with widths as in Nakkiran et al., "Deep
-  double descent", ICLR 2020.
-
-  Args:
-    spec: the specification.
-    depths: number of blocks in each stage.
-    bottleneck: whether blocks are bottlenecks.
+  double descent", ICLR 2020. `depths` has the number of blocks in each stage.
   """
   stem = {"size": 7, "stride": 2} if spec.is_large else {}
   layers = [conv("stem", spec.width, norm=True, dtype=spec.dtype, **stem)]

@@ -117,9 +117,7 @@ def plot_capacity(rows) -> Figure | None:
     return None
   treatments, looks = rows.distinct("centers"), _looks(rows)
   count = len(treatments)
-  figure, (axes,) = style.new_axes(
-    3.6 * count + 0.2, 5, 1, count, squeeze=False
-  )
+  figure, (axes,) = style.new_axes(3.6 * count + 0.2, 5, 1, count)
   line = np.array([everything.min() / 1.3, everything.max() * 1.3])
   for ax, centers in zip(axes, treatments, strict=True):
     _draw_scatter(ax, rows.where(centers=centers), looks, line)
@@ -173,7 +171,7 @@ def plot_capacity_by_layer(rows) -> Figure | None:
   points = "".join(f", M = {m}" for m in _points(rows))
   size = 2.5 * len(looks) + 0.4, 2.3 * count + 0.9
   figure, axes = style.new_axes(
-    *size, count, len(looks), sharex=True, sharey=True, squeeze=False
+    *size, count, len(looks), sharex=True, sharey=True
   )
   for number, row_of_axes in enumerate(axes):
     chosen = {s: e[min(number, len(e) - 1)] for s, e in ranked.items()}
@@ -196,7 +194,7 @@ def plot_capacity_by_radius(rows) -> Figure | None:
   if not looks:
     return None
   figure, (axes,) = style.new_axes(
-    2.1 * len(looks) + 0.4, 3.1, 1, len(looks), sharey=True, squeeze=False
+    2.1 * len(looks) + 0.4, 3.1, 1, len(looks), sharey=True
   )
   for (group, look), ax in zip(looks.items(), axes, strict=True):
     of_group = rows.where(subset=group)

@@ -56,7 +56,7 @@ def _plot_scores(
   scores = rows.where(metric)
   if not scores:
     return None
-  figure, ax = style.new_axes(5.4, 3.6)
+  figure, ((ax,),) = style.new_axes(5.4, 3.6)
   style.draw_subsets(ax, scores, "epoch")
   make_axis(ax, rows)
   style.mark_best(ax, rows)
@@ -97,7 +97,7 @@ def plot_by_layer(rows: runs.Rows, metrics) -> Figure | None:
   columns = min(len(metrics), _MOST_COLUMNS)
   high, count = len(at), -(-len(metrics) // columns)
   size = 10 * columns / 3, 2.6 * high * count + 0.4
-  figure, axes = style.new_axes(*size, high * count, columns, squeeze=False)
+  figure, axes = style.new_axes(*size, high * count, columns)
   for ax in axes[-high:, len(metrics) - columns * (count - 1) :].ravel():
     ax.remove()
   for i in range(count):
@@ -186,9 +186,7 @@ def plot_capacity_heatmaps(rows: runs.Rows) -> Figure | None:
       # What is not positive has no place on the scale.
       grids[subset][place] = np.where(mean > 0, mean, np.nan) / chance
   size = 2.6 * len(grids) + 1, 0.2 * len(layers) + 1.6
-  figure, (axes,) = style.new_axes(
-    *size, 1, len(grids), sharey=True, squeeze=False
-  )
+  figure, (axes,) = style.new_axes(*size, 1, len(grids), sharey=True)
   ratios = np.stack(list(grids.values()))
   low, high = np.nanmin(ratios, initial=0.8), np.nanmax(ratios, initial=1.25)
   farthest = max(high, 1 / low)

@@ -61,7 +61,7 @@ def plot_gradient_law(rows: runs.Rows) -> Figure | None:
   if not rows.where("law_norm"):  # It is measured last.
     return None
   ratios = {"width_ratios": (1.1, 1)}
-  figure, (left, right) = style.new_axes(9, 3.6, 1, 2, **ratios)
+  figure, ((left, right),) = style.new_axes(9, 3.6, 1, 2, **ratios)
   ends = []
   for drawn, labels in itertools.product(_DRAWN, _LABELS):
     _draw_norms(left, rows, drawn, labels, ends)
@@ -120,9 +120,7 @@ def _draw_norms(ax, rows, drawn: str, labels: str, ends: list) -> None:
 def _name_slopes(ax, ends) -> None:
   """Writes slopes at the ends of lines, above each other where these are near.
 
-  Args:
-    ax: the axes, with all lines.
-    ends: y and x of the end of each line, its slope and colour.
+  `ends` holds y and x of the end of each line, its slope and colour.
   """
   height = 72 * ax.get_position().height * ax.figure.get_figheight()
   low, high = np.log(ax.get_ylim())
@@ -222,9 +220,7 @@ def plot_gradient_parts(rows) -> Figure | None:
   modes = [m for m in ("evaluation", "training") if rows.where("norm", mode=m)]
   shape = (2 * len(modes), len(groups))
   size = 2.6 * shape[1] + 0.6, 2.2 * shape[0] + 0.6
-  figure, axes = style.new_axes(
-    *size, *shape, sharex=True, sharey="row", squeeze=False
-  )
+  figure, axes = style.new_axes(*size, *shape, sharex=True, sharey="row")
   names = {"norm": "norm", "projection": "projection on total"}
   for (mode, metric), row_of_axes in zip(
     itertools.product(modes, names), axes, strict=True
@@ -261,7 +257,7 @@ def plot_gradient_comparison(rows) -> Figure | None:
   """
   if not rows.where("ratio"):
     return None
-  figure, axes = style.new_axes(10.5, 3.5, 1, 3)
+  figure, (axes,) = style.new_axes(10.5, 3.5, 1, 3)
   at = {"layer": None, "mode": "evaluation"}
   label = {"part": "label", "labels": "centered"}
   ratios = {

@@ -122,7 +122,7 @@ def plot_model_size(rows) -> Figure | None:
   has_geometry = "test" in rows.where("dimension").subsets
   shape = (2, 3) if has_geometry else (1, 2)
   size = 10 * shape[1] / 3, 2.8 * shape[0]
-  figure, axes = style.new_axes(*size, *shape, sharex=True, squeeze=False)
+  figure, axes = style.new_axes(*size, *shape, sharex=True)
   sizes = _by_size(rows)
   _draw(axes[0, 0], sizes, "accuracy", "test")
   _draw_training(axes[0, 1], sizes)
@@ -149,7 +149,7 @@ def plot_geometry_by_size(rows) -> Figure | None:
     subsets = [subset for subset in subsets if subset != "test"]
   size = 3.3 * len(metrics), 2.5 * len(subsets) + 0.4
   shape = len(subsets), len(metrics)
-  figure, axes = style.new_axes(*size, *shape, sharex=True, squeeze=False)
+  figure, axes = style.new_axes(*size, *shape, sharex=True)
   sizes = _by_size(rows)
   for subset, row_of_axes in zip(subsets, axes, strict=True):
     for metric, ax in zip(metrics, row_of_axes, strict=True):
@@ -170,7 +170,7 @@ def plot_size_by_epoch(rows) -> Figure | None:
   metrics = ["accuracy"]
   metrics += ["dimension"] if rows.where("dimension", subset="test") else []
   count = len(metrics)
-  figure, (axes,) = style.new_axes(4.2 * count, 3.4, 1, count, squeeze=False)
+  figure, (axes,) = style.new_axes(4.2 * count, 3.4, 1, count)
   for index in chosen:
     parameters, of_size = sizes[index]
     color = shades[index]

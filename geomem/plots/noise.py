@@ -78,9 +78,7 @@ def plot_last_layer(rows) -> Figure | None:
   x_column, group_columns = _layout(rows)
   groups = _groups(rows, group_columns)
   size, shape = (10, 2.7 * len(groups) + 0.6), (len(groups), 3)
-  figure, axes = style.new_axes(
-    *size, *shape, squeeze=False, sharex=True, sharey="col"
-  )
+  figure, axes = style.new_axes(*size, *shape, sharex=True, sharey="col")
   for (group, of_group), row_of_axes in zip(groups.items(), axes, strict=True):
     for metric, ax in zip(_METRICS, row_of_axes, strict=True):
       _draw_subsets(ax, of_group, x_column, metric)
@@ -115,7 +113,7 @@ def plot_departure(rows) -> Figure | None:
   if not rows.where("capacity", subset="permuted"):
     return None
   x_column, group_columns = _layout(rows)
-  figure, (left, right) = style.new_axes(8.4, 3.4, 1, 2)
+  figure, ((left, right),) = style.new_axes(8.4, 3.4, 1, 2)
   looks = itertools.cycle(zip(_GROUP_LINES, _GROUP_MARKERS, strict=True))
   for group, of_group in _groups(rows, group_columns).items():
     line, marker = next(looks)

@@ -54,9 +54,7 @@ def plot_rewind_accuracy(rows) -> Figure | None:
   networks = rows.where(layer=None, kind=None, subset=runs.SUBSETS)
   panels = _panels(networks)
   size, shape = (8.6, 2.5 * len(kinds) + 0.5), (len(kinds), len(panels))
-  figure, axes = style.new_axes(
-    *size, *shape, sharex=True, sharey=True, squeeze=False
-  )
+  figure, axes = style.new_axes(*size, *shape, sharex=True, sharey=True)
   last = float(max(rows.fact("last_epoch").values()))
   for (kind, sets), row_of_axes in zip(kinds.items(), axes, strict=True):
     for subset, ax in zip(panels, row_of_axes, strict=True):
@@ -99,7 +97,7 @@ def plot_rewind_heatmaps(rows) -> Figure | None:
   panels = _panels(at_last)
   size = 7.6, (0.2 * depth + 0.7) * len(kinds) + 0.4
   shape = len(kinds), len(panels)
-  figure, axes = style.new_axes(*size, *shape, squeeze=False)
+  figure, axes = style.new_axes(*size, *shape)
   for (kind, sets), row_of_axes in zip(kinds.items(), axes, strict=True):
     for subset, ax in zip(panels, row_of_axes, strict=True):
       # A column may be of some seeds only: each is compared with itself.
@@ -147,7 +145,7 @@ def plot_recovered(rows) -> Figure | None:
     for row in chosen.nearest(best)
   }
   names = list(dict.fromkeys(n for sets in kinds.values() for n in sets))
-  figure, axes = style.new_axes(8.0, 3.4, 1, 2)
+  figure, (axes,) = style.new_axes(8.0, 3.4, 1, 2)
   panels = [("recovered", "test"), ("accuracy", "permuted")]
   looks = dict(
     zip(_TITLES, zip(style.CYCLE, "o<>D", strict=False), strict=True)

@@ -5,7 +5,6 @@ import functools
 import io
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -78,10 +77,10 @@ def new_figure(width: float | int, height: float | int) -> Figure:
 
 def new_axes(
   width: float | int, height: float | int, *shape: int, **options
-) -> tuple[Figure, Any]:
-  """Makes a figure of the given size in inches, and its axes."""
+) -> tuple[Figure, np.ndarray]:
+  """Makes a figure of the given size in inches, and its rows of axes."""
   figure = new_figure(width, height)
-  return figure, figure.subplots(*shape, **options)
+  return figure, figure.subplots(*shape, squeeze=False, **options)
 
 
 def shades(count: int) -> np.ndarray:
@@ -147,13 +146,10 @@ def list_beside(ax, count: int) -> None:
 def series_of_cells(
   cells: dict[float, runs.Rows], choose: Callable[[runs.Rows], runs.Rows]
 ) -> runs.Series:
-  """Averages chosen rows of the cells of a sweep; leaves out cells without any.
+  """Averages chosen rows of the cells of a sweep, which are by their place.
 
-  Where a seed of a cell has no row, the mean is NaN.
-
-  Args:
-    cells: the rows of each cell, by its place on the x-axis.
-    choose: selects from the rows of a cell those to average, one a seed.
+  One row a seed is chosen: where a seed of a cell has none, the mean is NaN.
+  Cells without any are left out.
   """
   chosen = {x: choose(cell) for x, cell in cells.items()}
   drawn = [
@@ -285,11 +281,7 @@ def name_ticks(ax, places, names: Sequence[str], **look) -> None:
 def mark_best(ax, rows: runs.Rows, places=None, **look) -> None:
   """Draws a vertical line at the best epoch of each seed.
 
-  Args:
-    ax: axes over epochs, or over columns that each are an epoch.
-    rows: rows with the best epoch of each seed.
-    places: the columns' places by epoch; other epochs are not marked.
-    **look: how the line is drawn.
+  Where columns are epochs, `places` has their places; others are not marked.
   """
   look = {"color": "0.5", "lw": 0.8, "ls": "--", "zorder": 0} | look
   label = "best epoch"
@@ -303,17 +295,8 @@ def mark_best(ax, rows: runs.Rows, places=None, **look) -> None:
 def draw_heatmap(ax, grid, epochs, rows: runs.Rows, **scale):
   """Draws a grid with a column for each epoch, and marks the best ones.
 
-  Unknown values are grey: white has a meaning.
-
-  Args:
-    ax: the axes.
-    grid: the values; a row of the grid is a layer, say.
-    epochs: the epochs of the columns; the last one is always labelled.
-    rows: rows with the best epoch of each seed.
-    **scale: the limits or the norm of the diverging colours.
-
-  Returns:
-    The image, for a colour bar.
+  Unknown values are grey: white has a meaning. The last epoch is always
+  labelled. Returns the image, for a colour bar.
   """
   image = ax.imshow(grid, aspect="auto", cmap="RdBu_r", **scale)
   if not np.isfinite(grid).all():

@@ -33,12 +33,7 @@ def half_rise(epochs, values, half: float | None = None) -> float:
   """Returns the epoch at which a curve is half way from minimum to last value.
 
   The last such crossing counts, interpolated linearly between epochs; NaN where
-  the curve is empty or ends at its minimum.
-
-  Args:
-    epochs: the epochs, ascending.
-    values: the curve at them.
-    half: another value to cross.
+  the curve is empty or ends at its minimum. `half` is another value to cross.
   """
   if not len(values):
     return float("nan")
@@ -77,7 +72,7 @@ def plot_task(rows: runs.Rows) -> Figure | None:
     return None
   has_layers = len(rows.where("capacity").layers) > 1
   count = 4 if has_layers else 3
-  figure, axes = style.new_axes(3.15 * count, 3.2, 1, count)
+  figure, (axes,) = style.new_axes(3.15 * count, 3.2, 1, count)
   by_epoch, *by_layer, fitted, readouts = axes
   _draw_by_epoch(by_epoch, rows)
   for ax in by_layer:

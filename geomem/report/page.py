@@ -163,7 +163,8 @@ def _figures(path: pathlib.Path, kind: str, done: bool) -> list[dict[str, str]]:
       {
         "name": file.stem,
         "caption": _caption(kind, file.stem),
-        "source": _inline(file),
+        "source": "data:image/png;base64,"
+        + base64.b64encode(file.read_bytes()).decode(),
       }
       for file in files
       if file.stem not in left_out
@@ -177,11 +178,6 @@ def _caption(kind: str, name: str) -> str:
   text = (doc or f" {name.replace('_', ' ')}").splitlines()[0]
   text = text.partition(" ")[2]
   return text[0].upper() + text[1:]
-
-
-def _inline(file: pathlib.Path) -> str:
-  encoded = base64.b64encode(file.read_bytes()).decode()
-  return f"data:image/png;base64,{encoded}"
 
 
 def pack_rows(rows: list[dict]) -> dict[str, Any]:

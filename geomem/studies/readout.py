@@ -61,7 +61,7 @@ def plot_readout(rows: runs.Rows):
   if not present:
     return None
   count = len(present)
-  figure, (axes,) = style.new_axes(3.4 * count, 3, 1, count, squeeze=False)
+  figure, (axes,) = style.new_axes(3.4 * count, 3, 1, count)
   for name, ax in zip(present, axes, strict=True):
     measured = rows.where(name)
     style.draw_subsets(ax, measured, "epoch")

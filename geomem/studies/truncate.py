@@ -72,7 +72,7 @@ def plot_truncation(rows: runs.Rows):
   layers = truncated.layers
   if not layers:
     return None
-  figure, axes = style.new_axes(8.6, 3.4, 1, 2, sharex=True, sharey=True)
+  figure, (axes,) = style.new_axes(8.6, 3.4, 1, 2, sharex=True, sharey=True)
   for subset, ax in zip(("test", "permuted"), axes, strict=True):
     curves = {
       layer: truncated.where(subset=subset, layer_index=index)

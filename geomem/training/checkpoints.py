@@ -27,7 +27,7 @@ class CheckpointError(ValueError):
   """A checkpoint is missing, damaged or of another network."""
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager):
   """Checkpoints of pytrees by epoch, in one directory.
 
   `save` returns once the checkpoint is on disk. A process killed during a save
@@ -276,9 +276,6 @@ class Checkpoints:
   def close(self) -> None:
     """Waits for pending writes and closes the checkpointer."""
     self._checkpointer.close()
-
-  def __enter__(self) -> "Checkpoints":
-    return self
 
   def __exit__(self, *_) -> None:
     self.close()

@@ -59,16 +59,10 @@ def init_state(key: Key[Array, ""], network: Network, optimizer) -> TrainState:
 
 
 def make_step(network: Network, config: TrainingConfig, optimizer) -> Callable:
-  """Makes one optimization step, a pure function.
+  """Makes one optimization step, augmentation included; a pure function.
 
-  Args:
-    network: the network.
-    config: the recipe; the step includes its augmentation.
-    optimizer: from `make_optimizer`.
-
-  Returns:
-    `step((network_state, optimizer_state), data, indices, key)`, which returns
-    the updated states and the batch's mean cross-entropy before the update.
+  It is `step((network_state, optimizer_state), data, indices, key)`, and
+  returns the updated states and the batch's mean cross-entropy before them.
   """
 
   def loss_of(parameters, statistics, images, labels):
@@ -104,11 +98,7 @@ def _check_losses(
 ) -> None:
   """Raises if a loss of a named network is not finite.
 
-  Args:
-    losses: `[steps, seeds]`.
-    names: the networks' names, by index.
-    epoch: number of the epoch.
-    first: number of the first step.
+  Losses are `[steps, seeds]`, from the step of number `first` on.
   """
   bad = [
     (step, i) for step, i in np.argwhere(~np.isfinite(losses)) if i in names
@@ -183,14 +173,8 @@ def _run_epoch(together: Together, carry, data: TrainingData, plan, num_steps):
   """Yields the states and the losses `[steps, seeds]` since the last yield.
 
   It yields at the end of the epoch and, for streamed data, also every
-  `STEPS_BETWEEN_STATES` steps.
-
-  Args:
-    together: the strategy of the steps.
-    carry: the states to start from.
-    data: the training data.
-    plan: the batches and keys of the steps that are left.
-    num_steps: steps of the whole epoch.
+  `STEPS_BETWEEN_STATES` steps. The plan holds the batches and keys of the steps
+  that are left of `num_steps`.
   """
   batches, keys = plan
   losses, count = [], 0

@@ -52,12 +52,10 @@ def windows(
 
   Args:
     data: the training data, with labels `[seeds, n]`.
-    batches: indices of the examples of each step.
+    batches: indices of the examples of each step; those of a window index its
+      own data.
     keys: key of each step's augmentation.
     epoch_steps: steps of the whole epoch, of which these may be the rest.
-
-  Yields:
-    The data, batches and keys of a window; the batches index its own data.
   """
   if not streams(data.images):
     yield data, batches, keys
