@@ -102,6 +102,7 @@ def test_a_network_that_is_not_needed_may_diverge():
   [
     ("mlp1", "vmapped", 1e-5),
     ("mlp1", "one_by_one", 0),
+    ("mlp1", "unrolled", 1e-5),
     ("convnet", "vmapped", 1e-4),
     ("convnet", "products", 1e-4),
   ],

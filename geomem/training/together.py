@@ -37,7 +37,11 @@ def make_together(
 ) -> Together:
   """Makes the strategy for stepping several seeds of a network.
 
-  The form is one of `FORMS`; by default the fastest known one.
+  Args:
+    step: the step of one seed.
+    network: the network of the step.
+    num_seeds: number of seeds.
+    form: one of `FORMS`; by default the fastest known one.
   """
   if form is None:
     form = fastest_form(network) if num_seeds > 1 else "one_by_one"
@@ -55,9 +59,9 @@ def fastest_form(network: Network) -> str:
   shard the batch of grouped convolutions over several devices.
 
   Measured on two cores, milliseconds a step of five seeds of ResNet-18 at batch
-  128, k = 4 and 16: one by one 895 and 2,843, products 1,246 and 7,771; vmapped
-  1,151 for k = 4. All seeds in one program, unrolled, took 695 and 2,598, but
-  compiled as long as five networks, and a seed's bits depended on the others.
+  128, k = 4 and 16: one by one 895 and 2,843, unrolled 695 and 2,598, products
+  1,246 and 7,771; vmapped 1,151 for k = 4. Unrolled takes as long to compile as
+  five networks, and a seed's bits depend on the others, so it is not used.
   """
   if jax.default_backend() != "cpu" and parallel.mesh().size == 1:
     return "vmapped" if can_vmap_convolutions() else "products"
@@ -136,6 +140,18 @@ def _as_products(step: Callable) -> Together:
   return _vmapped(with_products)
 
 
+def _unrolled(step: Callable) -> Together:
+  def all_seeds(states, data, indices, keys):
+    results = [
+      step(state, data._replace(labels=data.labels[i]), indices[i], keys[i])
+      for i, state in enumerate(states)
+    ]
+    states, losses = zip(*results, strict=True)
+    return list(states), jnp.stack(losses)
+
+  return Together(list, lambda carry, seed: carry[seed], _many_steps(all_seeds))
+
+
 def _one_by_one(step: Callable) -> Together:
   run = _many_steps(step)
 
@@ -155,10 +171,11 @@ def _one_by_one(step: Callable) -> Together:
   return Together(list, lambda carry, seed: carry[seed], epoch)
 
 
-# Seeds one after the other; `vmap`, with grouped convolutions; and `vmap`, with
-# convolutions as sums of products.
+# Seeds one after the other; the same in one program; `vmap`, with grouped
+# convolutions; and `vmap`, with convolutions as sums of products.
 FORMS = {
   "one_by_one": _one_by_one,
+  "unrolled": _unrolled,
   "vmapped": _vmapped,
   "products": _as_products,
 }
