@@ -30,11 +30,11 @@ _RUN_CONFIG = (
 
 
 def study_of_run(study: type, *, has_run: bool = True, text: str = "") -> None:
-  """Runs a study of a finished run as a binary.
+  """Runs a study of a finished run as a command.
 
   Args:
     study: the study class; the fields of its config become flags.
-    has_run: whether the binary has a `--run` flag.
+    has_run: whether the command has a `--run` flag.
     text: what `--help` says of it; by default the docstring of its module.
   """
   kind = typing.get_type_hints(study.__init__)["config"]
@@ -53,8 +53,7 @@ def study_of_run(study: type, *, has_run: bool = True, text: str = "") -> None:
   )
   common.define_flags([kind])
 
-  def main(argv) -> int:
-    del argv
+  def main() -> int:
     with values.command_line():
       config = kind(**common.given([kind]))
     trained = None
@@ -70,15 +69,16 @@ def study_of_run(study: type, *, has_run: bool = True, text: str = "") -> None:
   common.run(main, text=text)
 
 
-def training(study: str, *, sweeps: tuple[str, ...]) -> None:
-  """Runs a training study as a binary: one run, or a sweep of runs.
+def training(study: str, sweeps: tuple[str, ...], text: str) -> None:
+  """Runs a training study as a command: one run, or a sweep of runs.
 
   Args:
     study: `memorization` or `model_size`.
     sweeps: the fields that can be swept.
+    text: what `--help` says of it.
   """
   define_training_flags(study, sweeps)
-  common.run(functools.partial(train, study, sweeps))
+  common.run(functools.partial(_train, study, sweeps), text=text)
 
 
 def define_training_flags(study: str, sweeps: tuple[str, ...]) -> None:
@@ -103,9 +103,7 @@ def define_training_flags(study: str, sweeps: tuple[str, ...]) -> None:
   )
 
 
-def train(study: str, sweeps: tuple[str, ...], argv) -> int:
-  """Runs or resumes a training study, and returns the exit status."""
-  del argv
+def _train(study: str, sweeps: tuple[str, ...]) -> int:
   fields = common.given(_RUN_CONFIG, sweeps=sweeps)
   options = {"preset": flags.FLAGS.preset, "share": flags.FLAGS.cell}
   axes = {n: fields.pop(n) for n in sweeps if len(fields.get(n, ())) > 1}
@@ -210,7 +208,7 @@ def _report(study, run) -> None:
     log.say(finding)
   if any(getattr(finding, "claim", "") for finding in findings):
     log.say("How claims such as F3.1 are judged: docs/reproduction.md.")
-  _print_figures(written)
+  _say_figures(written)
 
 
 def do_sweep(
@@ -240,7 +238,7 @@ def do_sweep(
     written = _draw(run.path)
     for sentence in sentences:
       log.say(sentence)
-    _print_figures(written)
+    _say_figures(written)
 
   failures = studies.run_sweep(
     sweep, path, progress=progress, report=report, watch=watched
@@ -261,7 +259,7 @@ def do_sweep(
   return 1 if failures else 0
 
 
-def _print_figures(written: list[pathlib.Path]) -> None:
+def _say_figures(written: list[pathlib.Path]) -> None:
   shown = [str(path) for path in written if path.suffix == ".png"]
   if shown:
     log.say(f"Figures: {', '.join(shown)}")

@@ -254,7 +254,7 @@ def run(main: Callable, *, text: str = "", computes: bool = True) -> None:
   """
   text = text or sys.modules["__main__"].__doc__ or ""
 
-  def start(argv):
+  def start(_):
     with values.command_line():
       parallel.start(
         flags.FLAGS.coordinator_address,
@@ -270,7 +270,7 @@ def run(main: Callable, *, text: str = "", computes: bool = True) -> None:
         silenced.enter_context(contextlib.redirect_stderr(nowhere))
       log.open_elsewhere()
       compilation.keep_programs(flags.FLAGS.compilation_cache)
-      return main(argv)
+      return main()
 
   parse = functools.partial(_parse, text, computes)
   app.run(terminal.guarded(start), flags_parser=parse)

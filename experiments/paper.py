@@ -141,38 +141,37 @@ def _do_stages(scale, path, stages, budget: Budget, data_dir) -> int:
   _say_plan(left, estimates)
   do = functools.partial(_do, scale, path, estimates, budget, data_dir)
   too_long, status = [], 0
-  for count, stage in enumerate(left, 1):
-    log.say(f"\n[{count}/{len(left)}] {stage.name}: {stage.study.name}.")
-    if stage.of_run and not _is_complete(path / paper.STAGES[0].place):
-      log.say(f"It analyses {paper.STAGES[0].name}, which is not complete.")
-      continue
-    estimate = estimates.of(stage, exact=False)
-    if budget.fits(estimate.minutes):
-      estimate = estimates.of(stage)
-    minutes = estimate.minutes
-    if budget.fits(minutes):
-      status, has_ended = do(stage, status)
-      if not has_ended:
-        return status
-      continue
-    log.say(
-      f"{stage.name} is not started: it takes about"
-      f" {paper.duration(minutes)}, and --minutes leaves"
-      f" {paper.duration(budget.left)}."
-    )
-    if minutes > budget.limit:  # It would not fit the next start either.
-      too_long.append((stage, estimate.minutes_a_unit))
-  for stage, minutes in too_long:
-    if not budget.fits(minutes):
+  try:
+    for count, stage in enumerate(left, 1):
+      log.say(f"\n[{count}/{len(left)}] {stage.name}: {stage.study.name}.")
+      if stage.of_run and not _is_complete(path / paper.STAGES[0].place):
+        log.say(f"It analyses {paper.STAGES[0].name}, which is not complete.")
+        continue
+      estimate = estimates.of(stage, exact=False)
+      if budget.fits(estimate.minutes):
+        estimate = estimates.of(stage)
+      minutes = estimate.minutes
+      if budget.fits(minutes):
+        status |= do(stage)
+        continue
       log.say(
-        f"{stage.name} needs {paper.duration(minutes)} for one of its units,"
-        " which is more than --minutes leaves."
+        f"{stage.name} is not started: it takes about"
+        f" {paper.duration(minutes)}, and --minutes leaves"
+        f" {paper.duration(budget.left)}."
       )
-      continue
-    log.say(f"\n{stage.name} needs several starts; this one does a part.")
-    status, has_ended = do(stage, status)
-    if not has_ended:
-      break
+      if minutes > budget.limit:  # It would not fit the next start either.
+        too_long.append((stage, estimate.minutes_a_unit))
+    for stage, minutes in too_long:
+      if budget.fits(minutes):
+        log.say(f"\n{stage.name} needs several starts; this one does a part.")
+        status |= do(stage)
+      else:
+        log.say(
+          f"{stage.name} needs {paper.duration(minutes)} for one of its units,"
+          " which is more than --minutes leaves."
+        )
+  except OutOfTime:  # The stage has said so.
+    pass
   return status
 
 
@@ -186,8 +185,8 @@ def _say_plan(stages, estimates: paper.Estimates) -> None:
   log.say(f"  {'total':8} about {paper.duration(total)}")
 
 
-def _do(scale, path, estimates, budget, data_dir, stage, status):
-  """Runs a stage; returns the exit status, and whether time remains."""
+def _do(scale, path, estimates, budget, data_dir, stage) -> int:
+  """Runs a stage; returns the exit status."""
   place, estimate = path / stage.place, estimates.of(stage)
   log.say(f"It takes {estimate}.\nIts directory is {place}.")
   with values.command_line():
@@ -195,17 +194,17 @@ def _do(scale, path, estimates, budget, data_dir, stage, status):
   do = cli.do_sweep if isinstance(made, Sweep) else cli.do
   before = budget.spent
   try:
-    status = max(status, do(made, place, progress=budget.bar))
+    status = do(made, place, progress=budget.bar)
   except OutOfTime:
     log.say(
       f"{stage.name} is not complete after {budget.spent - before:.1f} min: the"
       " rest does not fit --minutes."
     )
-    return status, False
+    raise
   took = paper.duration(budget.spent - before)
   expected = paper.duration(estimate.minutes)
   log.say(f"{stage.name} took {took} (estimated {expected}).")
-  return status, True
+  return status
 
 
 def _is_complete(place: pathlib.Path) -> bool:
@@ -233,20 +232,16 @@ def _define_flags() -> None:
   values.define_path("out", "runs/paper", "directory of all stages")
   texts = "; ".join(f"{name}: {s.text}" for name, s in paper.SCALES.items())
   flags.DEFINE_string("scale", "tiny", f"size of the reproduction. {texts}")
-  names = {name for stage in paper.STAGES for name in stage.names}
-  flags.DEFINE_list(
-    "only",
-    None,
-    f"comma-separated, from {', '.join(sorted(names))}; all by default",
-  )
+  names = sorted({name for stage in paper.STAGES for name in stage.names})
+  text = f"comma-separated, from {', '.join(names)}; all by default"
+  flags.DEFINE_list("only", None, text)
   text = "time limit of this start in minutes; none by default"
   flags.DEFINE_float("minutes", None, text)
   values.define_path("data_dir", None, "TFDS directory")
 
 
-def main(argv) -> int:
+def main() -> int:
   """Checks the command line, and runs the stages."""
-  del argv
   given = flags.FLAGS
   with values.command_line():
     if given.scale not in paper.SCALES:

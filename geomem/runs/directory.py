@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from geomem import disk, environment
+from geomem.runs import units
 from geomem.runs.rows import Rows, parse, rows_file
 
 _LOG = logging.getLogger(__name__)
@@ -130,9 +131,8 @@ def read_rows(path: pathlib.Path | str) -> Rows:
   """
   _config_file(path)
   file, rows = rows_file(path), Rows()
-  if not file.exists():
-    return rows
-  for number, line in enumerate(file.read_bytes().split(b"\n")[:-1], start=1):
+  lines = units.content(file).split(b"\n")[:-1]
+  for number, line in enumerate(lines, start=1):
     row = parse(line)
     if row is None:
       _LOG.warning("Line %d of %s is damaged; left out.", number, file)
@@ -255,8 +255,7 @@ def _marker(path: pathlib.Path | str) -> pathlib.Path:
 
 
 def _digest(path: pathlib.Path | str) -> dict[str, Any]:
-  file = rows_file(path)
-  content = file.read_bytes() if file.exists() else b""
+  content = units.content(rows_file(path))
   digest = hashlib.sha256(content).hexdigest()
   return {"rows": content.count(b"\n"), "sha256": digest}
 

@@ -21,10 +21,6 @@ _LOG = logging.getLogger(__name__)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def _content(file: pathlib.Path) -> bytes:
-  return file.read_bytes() if file.exists() else b""
-
-
 def _unit(key: units.Key, lines: list[bytes]) -> dict[str, tuple[str, ...]]:
   """Returns the checksums of a unit's lines, by its name."""
   return {units.name_of(key): tuple(map(units.checksum, lines))}
@@ -161,7 +157,7 @@ class Run:
       self._units = units.read_units(self.path)
       return
     file, journal_file = table.rows_file(self.path), units.units_file(self.path)
-    content = _content(file)
+    content = units.content(file)
     lines = content.split(b"\n")
     self._units = units.whole_units(units.read_units(self.path), lines)
     left = Counter(line for group in self._units.values() for line in group)
@@ -173,7 +169,7 @@ class Run:
     journal = units.journal(self._units)
     directory.unmark(self.path)
     # A torn last line of the journal would spoil the next one as well.
-    if units.join(kept) == content and journal == _content(journal_file):
+    if units.join(kept) == content and journal == units.content(journal_file):
       return
     bad = [line for line in lines[:-1] if table.parse(line) is None]
     if bad:
@@ -242,7 +238,7 @@ class Run:
     self.check_place()
     lines = [table.encode(row) for row in rows]
     file = table.rows_file(self.path)
-    if _content(file) == units.join(lines):
+    if units.content(file) == units.join(lines):
       return False
     directory.unmark(self.path)
     unit = _unit({}, lines)

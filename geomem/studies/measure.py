@@ -1,6 +1,14 @@
-"""The measuring study: further measures of a finished training run.
+"""Applies further measures to the layers of a finished run.
 
-The stage that measures saved networks is also one of training runs.
+  python -m experiments measure --run=runs/demo --measures=spectrum
+
+measures every layer at every saved epoch, on the run's own manifolds, and
+writes to RUN/measure-NAMES; chosen epochs, and options that are neither the
+run's nor the defaults, are part of that name. Options that are not given have
+their defaults, whatever those of the run were. Nothing is trained,
+and values that the run has measured with the same settings are not measured
+again. Repeat the command to resume what was interrupted. --measure_epochs
+chooses the epochs.
 """
 
 import dataclasses
@@ -145,7 +153,6 @@ class Measuring(OfRun):
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Yields the facts, and the geometry of all seeds."""
-    del run
     check_room(self.trained.experiment, self.trained.seeds, self.config)
     yield self.facts_stage()
     stage = geometry_stage(

@@ -174,7 +174,6 @@ class Similarity(OfRun):
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Compares every seed's networks, one unit per seed."""
-    del run
     yield self.facts_stage()
     units = [
       Unit(

@@ -281,11 +281,9 @@ class OfRun:
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> Sequence[Any]:
     """Returns the doubts about the rows."""
-    del config
     return doubts(rows)
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
     """Returns an empty string: the study has no table."""
-    del rows
     return ""

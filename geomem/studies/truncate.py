@@ -125,7 +125,6 @@ class Truncate(OfRun):
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Truncates every layer of every seed's last network."""
-    del run
     yield self.facts_stage()
     for seed in self.trained.seeds:
       yield self.stage_of(
@@ -158,7 +157,6 @@ class Truncate(OfRun):
 
     Seeds that have lost none have nothing to recover, and are left out.
     """
-    del config
     name = "Truncation (the memory is in the tail)"
     measured = rows.where("recovered")
     if not measured:

@@ -37,7 +37,6 @@ class Paper:
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[str]:
     """Returns how many of the judged numbers hold, and the doubts."""
-    del config
     judged = [row["holds"] for row in rows if row.get("holds") is not None]
     doubts = [row["text"] for row in rows.where("doubt")]
     return [f"{sum(judged)} of {len(judged)} numbers judged hold.", *doubts]
