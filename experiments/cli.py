@@ -77,12 +77,6 @@ def training(study: str, sweeps: tuple[str, ...], text: str) -> None:
     sweeps: the fields that can be swept.
     text: what `--help` says of it.
   """
-  define_training_flags(study, sweeps)
-  common.run(functools.partial(_train, study, sweeps), text=text)
-
-
-def define_training_flags(study: str, sweeps: tuple[str, ...]) -> None:
-  """Defines the flags of a training study."""
   values.define_path("out", f"runs/{study}", "run directory")
   names = presets.names_of(study)
   recipes = [presets.default_preset(study, data) for data in ("digits", "")]
@@ -101,6 +95,7 @@ def define_training_flags(study: str, sweeps: tuple[str, ...]) -> None:
   flags.DEFINE_string(
     "preset", None, f"name of a set of values for many flags. {texts}."
   )
+  common.run(functools.partial(_train, study, sweeps), text=text)
 
 
 def _train(study: str, sweeps: tuple[str, ...]) -> int:

@@ -36,7 +36,7 @@ def is_held(path: pathlib.Path | str) -> bool:
   return False
 
 
-class Run:
+class Run(contextlib.AbstractContextManager):
   """An open run directory, held by one process at a time."""
 
   def __init__(
@@ -266,9 +266,6 @@ class Run:
     """Releases the directory to other processes."""
     if self._lock is not None:
       self._lock.close()
-
-  def __enter__(self) -> "Run":
-    return self
 
   def __exit__(self, *_) -> None:
     self.close()

@@ -27,7 +27,7 @@ def _in_first(method: Callable) -> Callable:
   return call
 
 
-class SharedRun:
+class SharedRun(contextlib.AbstractContextManager):
   """The first process's `Run`, as every process sees it.
 
   All processes make the same calls together. Each call returns the first
@@ -103,9 +103,6 @@ class SharedRun:
     """Releases the directory for other jobs."""
     if parallel.is_first():
       self._run.close()
-
-  def __enter__(self) -> "SharedRun":
-    return self
 
   def __exit__(self, *_) -> None:
     self.close()

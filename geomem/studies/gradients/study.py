@@ -30,11 +30,7 @@ from geomem.studies.experiment import Seed
 from geomem.studies.fields import Fields
 from geomem.studies.gradients import backprop, law, linear
 from geomem.studies.gradients.findings import find_gradients
-from geomem.studies.gradients.products import (
-  SUBSETS,
-  inner_products,
-  measure,
-)
+from geomem.studies.gradients.products import SUBSETS, inner_products, measure
 from geomem.studies.study import Stage, Step, Unit
 from geomem.studies.trained import OfRun, TrainedRun
 

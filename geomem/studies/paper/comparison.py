@@ -25,8 +25,8 @@ from geomem.studies.memorization_findings import (
   incomplete,
 )
 from geomem.studies.model_size import Sizes, find_dip
-from geomem.studies.paper.numbers import CLAIMS, CLOSE, LAST_HIDDEN
 from geomem.studies.paper.stages import STAGES, Scale
+from geomem.studies.paper.table import CLAIMS, CLOSE, LAST_HIDDEN
 from geomem.studies.rewind_scores import ENOUGH, RewindScores
 from geomem.studies.sweep import of_cells
 

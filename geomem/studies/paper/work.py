@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from geomem import models, shares, training
 from geomem.studies.capacity import CENTERS, CapacityConfig
+from geomem.studies.experiment import shapes_of
 from geomem.studies.gradients import GradientConfig, backprop
 from geomem.studies.measure_config import measured_layers
 from geomem.studies.memorization import Memorization
@@ -80,11 +80,10 @@ def layer_operations(network: models.Network) -> dict[str, int]:
   Each number of a kernel is used once at every position of the layer's output:
   one multiplication and one addition. Normalization and the like are left out.
   """
-  image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
-  output = jax.eval_shape(network.apply, network.abstract_state, image)
+  shapes = shapes_of(network)
   return {
     name: 2
-    * math.prod(output.activations[name].shape[1:-1])
+    * math.prod(shapes[name].shape[1:-1])
     * sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim > 1)
     for name, state in network.abstract_state.items()
   }
