@@ -112,13 +112,7 @@ def _go_on(reference: weakref.ref, ended: threading.Event) -> None:
 
 
 def bar(total: int, desc: str, **options) -> auto.tqdm:
-  """Makes a progress bar; without a terminal, it prints lines.
-
-  Args:
-    total: units of work.
-    desc: label of the bar.
-    **options: further arguments of tqdm.
-  """
+  """Makes a progress bar of tqdm; without a terminal, it prints lines."""
   is_notebook = issubclass(auto.tqdm, notebook.tqdm)
   if is_notebook or sys.stderr.isatty():
     return _Bar(total=total, desc=desc, bar_format=_BAR, **options)

@@ -32,10 +32,8 @@ _RUN_CONFIG = (
 def study_of_run(study: type, *, has_run: bool = True, text: str = "") -> None:
   """Runs a study of a finished run as a command.
 
-  Args:
-    study: the study class; the fields of its config become flags.
-    has_run: whether the command has a `--run` flag.
-    text: what `--help` says of it; by default the docstring of its module.
+  The fields of its config become flags. Without a `text`, `--help` shows the
+  docstring of the command's module.
   """
   kind = typing.get_type_hints(study.__init__)["config"]
   place = "below the run" if has_run else str(study.directory)
@@ -70,13 +68,7 @@ def study_of_run(study: type, *, has_run: bool = True, text: str = "") -> None:
 
 
 def training(study: str, sweeps: tuple[str, ...], text: str) -> None:
-  """Runs a training study as a command: one run, or a sweep of runs.
-
-  Args:
-    study: `memorization` or `model_size`.
-    sweeps: the fields that can be swept.
-    text: what `--help` says of it.
-  """
+  """Runs a training study as a command: one run, or a sweep of some fields."""
   values.define_path("out", f"runs/{study}", "run directory")
   names = presets.names_of(study)
   recipes = [presets.default_preset(study, data) for data in ("digits", "")]
@@ -147,11 +139,7 @@ def do(
 ) -> int:
   """Runs a study, shows its progress, and reports its results.
 
-  Args:
-    study: the study to run.
-    out: the run directory; by default the study's own.
-    opening: text to print before the work starts.
-    progress: makes the progress bars.
+  The text `opening` is printed unless the run in `out` is complete.
   """
   path = pathlib.Path(out or study.directory)
   if parallel.from_first(lambda: runs.is_complete(path)):
@@ -211,16 +199,7 @@ def do_sweep(
   out: pathlib.Path | str,
   progress: Callable[..., Any] = bars.bar,
 ) -> int:
-  """Runs a sweep, or this process's share of it.
-
-  Args:
-    sweep: the sweep to run.
-    out: the directory of the sweep.
-    progress: makes the progress bars.
-
-  Returns:
-    The exit status: 1 if a cell failed.
-  """
+  """Runs a sweep, or this process's share of it; returns 1 if a cell failed."""
   path = pathlib.Path(out)
   with values.command_line():
     cells = sweep.cells(path)

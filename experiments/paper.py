@@ -102,15 +102,8 @@ def reproduce(
 ) -> int:
   """Runs the stages that fit the time limit, and writes the table.
 
-  Args:
-    name: name of the scale.
-    path: the directory of the paper.
-    stages: the stages to run, in order.
-    budget: the time limit.
-    data_dir: the data directory of TFDS.
-
-  Returns:
-    The exit status: 1 if part of a stage failed.
+  The stages are of the scale that is named. Returns the exit status: 1 if part
+  of a stage failed.
   """
   scale = paper.SCALES[name]
   config = {"experiment": paper.Paper.name, "scale": name}

@@ -69,8 +69,7 @@ def _told(error: Exception) -> int:
 def abandoned() -> int:
   """Silences stdout whose reader has gone, as after `| head`.
 
-  Returns:
-    The exit status of a process that SIGPIPE ends.
+  Returns the exit status of a process that SIGPIPE ends.
   """
   # Flushing the rest of the output at exit must not fail again.
   os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

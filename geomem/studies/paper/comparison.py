@@ -243,11 +243,7 @@ _NUMBERS = {
 
 
 def compare(path: pathlib.Path | str, scale: Scale) -> runs.Rows:
-  """Compares the complete stages with the paper.
-
-  Args:
-    path: the directory of the paper.
-    scale: the scale of the stages.
+  """Compares the complete stages below a directory with the paper.
 
   Returns:
     A row for each number, ordered by claim: its mean over seeds, the standard

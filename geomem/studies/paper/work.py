@@ -135,12 +135,7 @@ class Sizes:
 
 
 def of_training(study: Memorization, done: Keys = ()) -> Work:
-  """Counts the rest of a training run: training, scores and geometry.
-
-  Args:
-    study: the run.
-    done: its units that are done.
-  """
+  """Counts what is left of a run beside units done: training to geometry."""
   sizes, recipe = Sizes(study), study.experiment.recipe
   scored = collections.Counter(
     key["epoch"] for key in done if key.get("stage") == "scores"
@@ -262,12 +257,10 @@ def relative_cost(
 def of_sweep(
   study: Memorization, costs: dict[int, float], done: dict[int, Keys]
 ) -> Work:
-  """Counts the rest of a sweep over the width.
+  """Counts the rest of a sweep over the width; costs from `relative_cost`.
 
-  Args:
-    study: the run at the width of about average cost.
-    costs: from `relative_cost`.
-    done: the units that are done, by the width of the incomplete cells.
+  The study is at a width of about average cost; units done are by the width of
+  the incomplete cells.
   """
   total = Work()
   for width, keys in done.items():
