@@ -1,13 +1,13 @@
 """Progress bars: on a terminal, in a notebook, or as lines of a log file."""
 
+import logging
 import sys
 import threading
 import weakref
 
 from tqdm import auto, notebook
 
-from experiments import log
-
+_LOG = logging.getLogger(__name__)
 _LOG_SECONDS = 30.0  # Seconds between lines of a bar in a log file.
 _BEAT = 1.0  # Seconds between redraws, however long a step takes.
 _BAR = "{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}{postfix}]"
@@ -89,7 +89,7 @@ class _Bar(auto.tqdm):
     """Adds a line to the log of the run."""
     self._noted = self._time()
     fields = self.format_dict | {"bar_format": _LINE, "ncols": None}
-    log.note(self.format_meter(**fields))
+    _LOG.info("%s", self.format_meter(**fields))
 
   def close(self) -> None:
     """Draws the bar and adds a line to the log for the last time."""

@@ -151,11 +151,6 @@ def say(text: object) -> None:
   _LOG.info("%s%s", "\n" if "\n" in stripped else "", stripped)
 
 
-def note(text: str) -> None:
-  """Adds to the log a text that the terminal shows in another form."""
-  _LOG.info("%s", text)
-
-
 def open_elsewhere() -> None:
   """Opens the log that `--log_dir` asks for; needs this process's index."""
   if directory := flags.FLAGS["log_dir"].value:

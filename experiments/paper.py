@@ -49,18 +49,13 @@ class Budget:
     clock: Callable[[], float] = time.monotonic,
   ):
     """Starts the clock, which counts seconds."""
-    self._minutes, self._clock = minutes, clock
+    self.limit, self._clock = minutes, clock
     self._start = clock()
-
-  @property
-  def limit(self) -> float:
-    """The time limit in minutes."""
-    return self._minutes
 
   @property
   def left(self) -> float:
     """Minutes until the limit."""
-    return max(0.0, self._minutes - self.spent)
+    return max(0.0, self.limit - self.spent)
 
   @property
   def spent(self) -> float:
@@ -69,7 +64,7 @@ class Budget:
 
   def fits(self, minutes: float) -> bool:
     """Returns whether `minutes` are left; all processes get the same answer."""
-    return parallel.from_first(lambda: self.spent + minutes <= self._minutes)
+    return parallel.from_first(lambda: self.spent + minutes <= self.limit)
 
   def bar(self, **options):
     """Makes a progress bar that stops the work when a step does not fit.
@@ -78,7 +73,7 @@ class Budget:
       OutOfTime: from the bar's `update`; the work can resume, as after a kill.
     """
     bar = bars.bar(**options)
-    if math.isinf(self._minutes):
+    if math.isinf(self.limit):
       return bar
     advance, start = bar.update, self.spent
 

@@ -6,7 +6,7 @@ A config that does not fit in memory is refused before any work.
 import functools
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -108,11 +108,6 @@ class Experiment(NamedTuple):
   def recipe(self) -> training.TrainingConfig:
     """The training recipe."""
     return self.config.training.recipe
-
-  @property
-  def origin(self) -> dict[str, Any]:
-    """The origin of its runs, as a run directory stores it."""
-    return {"data": self.fingerprint}
 
   @property
   def splits(self) -> dict[str, data.Images]:

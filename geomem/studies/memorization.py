@@ -96,7 +96,7 @@ class Memorization:
     self.config = config
     self.experiment = prepare(config)
     self.seeds = prepare_seeds(self.experiment)
-    self.origin = self.experiment.origin
+    self.origin = {"data": self.experiment.fingerprint}
 
   def as_dict(self) -> dict[str, Any]:
     """Returns the config as a run directory stores it."""

@@ -98,6 +98,7 @@ class Truncate(OfRun):
 
   name = "truncate"
   figures: ClassVar = {"truncation": plot_truncation}
+  copied = ("accuracy", "loss", "best_epoch", "last_epoch", "chance_accuracy")
 
   def __init__(self, config: TruncateConfig, trained: TrainedRun):
     """Checks the names of the layers.
@@ -116,12 +117,6 @@ class Truncate(OfRun):
         " could run on their projection; name another layer."
       )
     trained.check_networks("last")
-
-  def facts(self) -> runs.Rows:
-    """Returns untruncated networks' scores, and the best and last epochs."""
-    facts = self.trained.rows.where(layer=None)
-    names = ("best_epoch", "last_epoch", "chance_accuracy")
-    return facts.where(("accuracy", "loss", *names))
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Truncates every layer of every seed's last network."""

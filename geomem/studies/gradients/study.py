@@ -61,6 +61,7 @@ class Gradients(OfRun):
 
   name = "gradients"
   figures = plots.GRADIENTS
+  copied = ("best_epoch", "last_epoch")
 
   def __init__(self, config: GradientConfig, trained: TrainedRun):
     """Checks the run, and chooses epochs and examples.
@@ -136,10 +137,6 @@ class Gradients(OfRun):
       units += [self._law(seed)]
       units += [self._epoch(seed, e, m) for m in self.modes[1:] for e in epochs]
       yield Stage(f"gradients, seed {seed.number}", units)
-
-  def facts(self) -> runs.Rows:
-    """Returns the best and last epochs of the run's seeds."""
-    return self.trained.rows.where(("best_epoch", "last_epoch"))
 
   def _epoch(self, seed: Seed, epoch: int, mode: str) -> Unit:
     columns = {"seed": seed.number, "epoch": epoch, "mode": mode}
