@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import bars, errors, log, values
+from experiments import bars, log, values
 from experiments import flags as common
 from geomem import parallel, runs, studies
 from geomem.report import events, live_events
@@ -226,7 +226,7 @@ def do_sweep(
   elif complete and not reported:
     log.say(f"{path} is complete; nothing to do.")
   for cell, error in failures:
-    text = errors.sentence(error)
+    text = log.sentence(error)
     if text is None:  # A bug of ours has no message for users.
       traceback.print_exception(error)
     print(f"Failed: {cell.path}: {text or error}", file=sys.stderr)

@@ -136,13 +136,13 @@ class Measuring(OfRun):
     centers = config.options.centers
     geometry.check_centers(centers, trained.experiment.num_classes)
     saved = self.saved_epochs()
-    check_saved(config.measure_epochs, {e for of in saved.values() for e in of})
+    there = sorted({epoch for of in saved.values() for epoch in of})
+    check_saved(config.measure_epochs, there)
     self.epochs = {
       seed: SavedEpochs(epochs, trained.best(seed), trained.last(seed))
       for seed, epochs in saved.items()
     }
     if not places_to_measure(config.measure_epochs, self.epochs):
-      there = sorted({epoch for of in saved.values() for epoch in of})
       raise ValueError(
         f"There is nothing to measure: {trained.path} has no network of"
         f" measure_epochs {config.measure_epochs}; it has those of epochs"

@@ -55,11 +55,11 @@ def differing_ranks(rows: runs.Rows) -> list[str]:
   if not removed:
     return []
   ((index, layer),) = removed.last_hidden().layers.items()
-  of_epoch = {
-    which: rows.at(which).where("rank", layer_index=index).known()
+  ranks = {
+    which: of_epoch.values
     for which in EPOCHS
+    if (of_epoch := rows.at(which).where("rank", layer_index=index).known())
   }
-  ranks = {which: of.values for which, of in of_epoch.items() if of}
   found = {value for values in ranks.values() for value in values}
   if len(found) < 2:
     return []

@@ -240,8 +240,7 @@ def of_simulations(
 def of_other_epochs(study: Memorization, done: Keys = ()) -> Work:
   """Counts the rest of measuring all epochs; see `of_training`."""
   sizes = Sizes(study)
-  copied = sizes.measured
-  known = max(copied, _stages(done)["geometry"])
+  known = max(sizes.measured, _stages(done)["geometry"])
   return sizes.measuring(max(0, sizes.saved * sizes.seeds - known))
 
 
