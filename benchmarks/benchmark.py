@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import baselines
 from benchmarks.timing import Timing, timed
 from geomem import geometry, runs, studies
-from geomem.studies.fields import check_types
+from geomem.studies.fields import Fields
 
 _NUM_MANIFOLDS = 10
 _NUM_PROBES = 300
@@ -136,7 +136,7 @@ def _rows(metrics: dict[str, tuple], **tags) -> list[dict]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class BenchmarkConfig:
+class BenchmarkConfig(Fields):
   """What the benchmark times.
 
   Attributes:
@@ -150,7 +150,7 @@ class BenchmarkConfig:
   layer: bool = True
 
   def __post_init__(self):
-    check_types(self)
+    super().__post_init__()
     if min(self.sizes) < 1:
       raise ValueError(
         f"--sizes has {min(self.sizes)}; at least 1 was expected."

@@ -18,7 +18,7 @@ from absl import app, flags
 from benchmarks import calibration, checks
 from geomem import disk, runs, studies
 from geomem.plots import style
-from geomem.studies.fields import check_types
+from geomem.studies.fields import Fields
 
 # Exact checks that are off by more standard errors than this are findings.
 _FAR = 4.0
@@ -67,7 +67,7 @@ _TEXTS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ValidationConfig:
+class ValidationConfig(Fields):
   """What the calibration covers.
 
   Attributes:
@@ -79,9 +79,6 @@ class ValidationConfig:
   sizes: tuple[int, ...] = (25, 50, 100)
   dimensions: tuple[int, ...] = (2, 5, 10, 20)
   radii: tuple[float, ...] = (1.0,)
-
-  def __post_init__(self):
-    check_types(self)
 
 
 class Validation:

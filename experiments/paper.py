@@ -44,9 +44,7 @@ class Budget:
   """Time limit of one start, in minutes; unlimited by default."""
 
   def __init__(
-    self,
-    minutes: float = math.inf,
-    clock: Callable[[], float] = time.monotonic,
+    self, minutes: float = math.inf, clock: Callable[[], float] = time.monotonic
   ):
     """Starts the clock, which counts seconds."""
     self.limit, self._clock = minutes, clock

@@ -95,8 +95,7 @@ class SharedRun(contextlib.AbstractContextManager):
     return parallel.from_first(lambda: self._run.is_done)
 
   has, commit, replace, finish, check_place = map(
-    _in_first,
-    (Run.has, Run.commit, Run.replace, Run.finish, Run.check_place),
+    _in_first, (Run.has, Run.commit, Run.replace, Run.finish, Run.check_place)
   )
 
   def close(self) -> None:
