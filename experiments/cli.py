@@ -1,4 +1,4 @@
-"""Binaries made from studies: flags, bars, figures, tables and findings."""
+"""Commands made from studies: flags, bars, figures, tables and findings."""
 
 import contextlib
 import functools

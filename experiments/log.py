@@ -1,4 +1,4 @@
-"""Messages of a binary: on the terminal, in the log of a run, and of errors.
+"""Messages and errors of a binary, on the terminal and in the log of a run.
 
 The log is `log.txt` in the output directory, and every start appends to it;
 `--log_dir` chooses another directory. It holds the terminal's output with

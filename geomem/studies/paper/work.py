@@ -135,7 +135,7 @@ class Sizes:
 
 
 def of_training(study: Memorization, done: Keys = ()) -> Work:
-  """Counts what is left of a run beside units done: training to geometry."""
+  """Counts the rest of a training run, given the units that are done."""
   sizes, recipe = Sizes(study), study.experiment.recipe
   scored = collections.Counter(
     key["epoch"] for key in done if key.get("stage") == "scores"
@@ -256,10 +256,10 @@ def relative_cost(
 def of_sweep(
   study: Memorization, costs: dict[int, float], done: dict[int, Keys]
 ) -> Work:
-  """Counts the rest of a sweep over the width; costs from `relative_cost`.
+  """Counts the rest of a sweep over the width.
 
-  The study is at a width of about average cost; units done are by the width of
-  the incomplete cells.
+  The study is at a width of about average cost, `costs` are from
+  `relative_cost`, and `done` are units by the width of the incomplete cells.
   """
   total = Work()
   for width, keys in done.items():
