@@ -8,7 +8,7 @@ confuse classes of one superclass. There are three runs: with the labels of
 CIFAR-100N; with the same labels shuffled within each true class, which keeps
 the confusion matrix but forgets the images; and with as many labels permuted
 over all classes. Each run ends when 99% of its wrong labels are fitted, and is
-measured as in `experiments.memorization`. The figure is docs/human_noise.png.
+measured as in the command `memorization`. The figure is docs/human_noise.png.
 """
 
 import pathlib

@@ -17,27 +17,34 @@ import textwrap
 from experiments import cli, flags
 from geomem.studies import STUDIES, takes_a_run
 
-# Studies of a run that have no binary of their own come between the two groups.
+# What trains, and the fields that can be swept.
+_TRAINING = {
+  "memorization": ("permuted_fraction", "model", "width"),
+  "model_size": ("width",),
+}
+# Studies of a run that are not named here come between the two groups.
 _FIRST = (
   *("memorization", "rewind", "gradients", "capacity", "model_size"),
   *("paper", "measure"),
 )
 _LAST = ("report", "figures", "pack", "benchmark")
+# These have modules of their own in this package.
+_OTHERS = ("paper", *_LAST)
 
 
-def main() -> None:
-  """Takes the name off the command line, and runs the command."""
-  # Studies of a run need no binary of their own.
-  others = [n for n, study in STUDIES.items() if takes_a_run(study)]
-  others = [name for name in others if name not in _FIRST]
-  names = [*_FIRST, *others, *_LAST]
-  if not sys.argv[1:] or flags.wants_help(sys.argv[1:2]):
+def main(name: str = "") -> None:
+  """Runs a command, by default the one named on the command line."""
+  of_runs = [n for n, study in STUDIES.items() if takes_a_run(study)]
+  names = list(dict.fromkeys([*_FIRST, *of_runs, *_LAST]))
+  if not name and (not sys.argv[1:] or flags.wants_help(sys.argv[1:2])):
     listed = "\n".join(map(_line, names))
     flags.show_help(f"{__doc__}\nCommands:\n\n{listed}")
-  name = sys.argv.pop(1)
-  if name in others:
+  name = name or sys.argv.pop(1)
+  if name in _TRAINING:
+    cli.training(name, _TRAINING[name], _description(name))
+  elif name in of_runs:
     cli.study_of_run(STUDIES[name], text=_description(name))
-  elif name in names:
+  elif name in _OTHERS:
     runpy.run_module(f"experiments.{name}", run_name="__main__", alter_sys=True)
   else:
     near = difflib.get_close_matches(name, names, 1)
@@ -51,13 +58,14 @@ def main() -> None:
 
 
 def _description(name: str) -> str:
-  """Returns the docstring of a command's binary, or of its study."""
-  file = pathlib.Path(__file__).with_name(f"{name}.py")
-  if name in (*_FIRST, *_LAST):
-    # Not imported, as binaries define flags of the same names.
+  """Returns the docstring of the module of a command or study."""
+  if name in _OTHERS:
+    # Not imported, as these define flags of the same names.
+    file = pathlib.Path(__file__).with_name(f"{name}.py")
     return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8")))
-  study = STUDIES[name]
-  text = inspect.getdoc(inspect.getmodule(study)) or inspect.getdoc(study)
+  text = inspect.getdoc(inspect.getmodule(STUDIES[name]))
+  if "python -m" in text:
+    return text
   return (
     f"{text}\n\n  python -m experiments {name} --run=runs/demo\n\n"
     f"writes to runs/demo/{name}.\n"

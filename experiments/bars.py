@@ -1,13 +1,13 @@
 """Progress bars: on a terminal, in a notebook, or as lines of a log file."""
 
+import logging
 import sys
 import threading
 import weakref
 
 from tqdm import auto, notebook
 
-from experiments import log
-
+_LOG = logging.getLogger(__name__)
 _LOG_SECONDS = 30.0  # Seconds between lines of a bar in a log file.
 _BEAT = 1.0  # Seconds between redraws, however long a step takes.
 _BAR = "{l_bar}{bar}| {n:.0f}/{total} [{elapsed}<{remaining}{postfix}]"
@@ -89,7 +89,7 @@ class _Bar(auto.tqdm):
     """Adds a line to the log of the run."""
     self._noted = self._time()
     fields = self.format_dict | {"bar_format": _LINE, "ncols": None}
-    log.note(self.format_meter(**fields))
+    _LOG.info("%s", self.format_meter(**fields))
 
   def close(self) -> None:
     """Draws the bar and adds a line to the log for the last time."""
@@ -112,13 +112,7 @@ def _go_on(reference: weakref.ref, ended: threading.Event) -> None:
 
 
 def bar(total: int, desc: str, **options) -> auto.tqdm:
-  """Makes a progress bar; without a terminal, it prints lines.
-
-  Args:
-    total: units of work.
-    desc: label of the bar.
-    **options: further arguments of tqdm.
-  """
+  """Makes a progress bar of tqdm; without a terminal, it prints lines."""
   is_notebook = issubclass(auto.tqdm, notebook.tqdm)
   if is_notebook or sys.stderr.isatty():
     return _Bar(total=total, desc=desc, bar_format=_BAR, **options)

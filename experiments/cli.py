@@ -11,7 +11,7 @@ from typing import Any
 
 from absl import flags
 
-from experiments import bars, errors, log, values
+from experiments import bars, log, values
 from experiments import flags as common
 from geomem import parallel, runs, studies
 from geomem.report import events, live_events
@@ -30,12 +30,10 @@ _RUN_CONFIG = (
 
 
 def study_of_run(study: type, *, has_run: bool = True, text: str = "") -> None:
-  """Runs a study of a finished run as a binary.
+  """Runs a study of a finished run as a command.
 
-  Args:
-    study: the study class; the fields of its config become flags.
-    has_run: whether the binary has a `--run` flag.
-    text: what `--help` says of it; by default the docstring of its module.
+  The fields of its config become flags. Without a `text`, `--help` shows the
+  docstring of the command's module.
   """
   kind = typing.get_type_hints(study.__init__)["config"]
   place = "below the run" if has_run else str(study.directory)
@@ -53,8 +51,7 @@ def study_of_run(study: type, *, has_run: bool = True, text: str = "") -> None:
   )
   common.define_flags([kind])
 
-  def main(argv) -> int:
-    del argv
+  def main() -> int:
     with values.command_line():
       config = kind(**common.given([kind]))
     trained = None
@@ -70,19 +67,8 @@ def study_of_run(study: type, *, has_run: bool = True, text: str = "") -> None:
   common.run(main, text=text)
 
 
-def training(study: str, *, sweeps: tuple[str, ...]) -> None:
-  """Runs a training study as a binary: one run, or a sweep of runs.
-
-  Args:
-    study: `memorization` or `model_size`.
-    sweeps: the fields that can be swept.
-  """
-  define_training_flags(study, sweeps)
-  common.run(functools.partial(train, study, sweeps))
-
-
-def define_training_flags(study: str, sweeps: tuple[str, ...]) -> None:
-  """Defines the flags of a training study."""
+def training(study: str, sweeps: tuple[str, ...], text: str) -> None:
+  """Runs a training study as a command: one run, or a sweep of some fields."""
   values.define_path("out", f"runs/{study}", "run directory")
   names = presets.names_of(study)
   recipes = [presets.default_preset(study, data) for data in ("digits", "")]
@@ -101,11 +87,10 @@ def define_training_flags(study: str, sweeps: tuple[str, ...]) -> None:
   flags.DEFINE_string(
     "preset", None, f"name of a set of values for many flags. {texts}."
   )
+  common.run(functools.partial(_train, study, sweeps), text=text)
 
 
-def train(study: str, sweeps: tuple[str, ...], argv) -> int:
-  """Runs or resumes a training study, and returns the exit status."""
-  del argv
+def _train(study: str, sweeps: tuple[str, ...]) -> int:
   fields = common.given(_RUN_CONFIG, sweeps=sweeps)
   options = {"preset": flags.FLAGS.preset, "share": flags.FLAGS.cell}
   axes = {n: fields.pop(n) for n in sweeps if len(fields.get(n, ())) > 1}
@@ -154,11 +139,7 @@ def do(
 ) -> int:
   """Runs a study, shows its progress, and reports its results.
 
-  Args:
-    study: the study to run.
-    out: the run directory; by default the study's own.
-    opening: text to print before the work starts.
-    progress: makes the progress bars.
+  The text `opening` is printed unless the run in `out` is complete.
   """
   path = pathlib.Path(out or study.directory)
   if parallel.from_first(lambda: runs.is_complete(path)):
@@ -210,7 +191,7 @@ def _report(study, run) -> None:
     log.say(finding)
   if any(getattr(finding, "claim", "") for finding in findings):
     log.say("How claims such as F3.1 are judged: docs/reproduction.md.")
-  _print_figures(written)
+  _say_figures(written)
 
 
 def do_sweep(
@@ -218,16 +199,7 @@ def do_sweep(
   out: pathlib.Path | str,
   progress: Callable[..., Any] = bars.bar,
 ) -> int:
-  """Runs a sweep, or this process's share of it.
-
-  Args:
-    sweep: the sweep to run.
-    out: the directory of the sweep.
-    progress: makes the progress bars.
-
-  Returns:
-    The exit status: 1 if a cell failed.
-  """
+  """Runs a sweep, or this process's share of it; returns 1 if a cell failed."""
   path = pathlib.Path(out)
   with values.command_line():
     cells = sweep.cells(path)
@@ -240,7 +212,7 @@ def do_sweep(
     written = _draw(run.path)
     for sentence in sentences:
       log.say(sentence)
-    _print_figures(written)
+    _say_figures(written)
 
   failures = studies.run_sweep(
     sweep, path, progress=progress, report=report, watch=watched
@@ -254,14 +226,14 @@ def do_sweep(
   elif complete and not reported:
     log.say(f"{path} is complete; nothing to do.")
   for cell, error in failures:
-    text = errors.sentence(error)
+    text = log.sentence(error)
     if text is None:  # A bug of ours has no message for users.
       traceback.print_exception(error)
     print(f"Failed: {cell.path}: {text or error}", file=sys.stderr)
   return 1 if failures else 0
 
 
-def _print_figures(written: list[pathlib.Path]) -> None:
+def _say_figures(written: list[pathlib.Path]) -> None:
   shown = [str(path) for path in written if path.suffix == ".png"]
   if shown:
     log.say(f"Figures: {', '.join(shown)}")

@@ -17,9 +17,8 @@ _OUT = values.define_path(
 )
 
 
-def main(argv) -> int:
+def main() -> int:
   """Draws the figures, and prints the paths of the files."""
-  del argv
   path = pathlib.Path(_RUN.value)
   runs.read_config(path)
   # The results of later studies of a run lie in directories below it.

@@ -153,9 +153,7 @@ def _left(flag: flags.Flag) -> str:
 def help_text(text: str, computes: bool = True) -> str:
   """Returns what a binary does, and its flags: first its own, then common ones.
 
-  Args:
-    text: what the binary does.
-    computes: whether it computes with JAX, on one host or several.
+  What does not compute with JAX has no flags of hosts and of the cache.
   """
   listed = flags.FLAGS.get_flags_for_module(sys.argv[0])
   listed += flags.FLAGS.get_flags_for_module(__name__)
@@ -247,14 +245,11 @@ def _parse(text: str, computes: bool, argv: list[str]) -> list[str]:
 def run(main: Callable, *, text: str = "", computes: bool = True) -> None:
   """Runs a binary, with its errors reported by `terminal.guarded`.
 
-  Args:
-    main: what the binary does.
-    text: what `--help` says of it; by default the docstring of its module.
-    computes: whether `--help` lists the flags of hosts and of the cache.
+  Without a `text`, `--help` shows the docstring of its module; see `help_text`.
   """
   text = text or sys.modules["__main__"].__doc__ or ""
 
-  def start(argv):
+  def start(_):
     with values.command_line():
       parallel.start(
         flags.FLAGS.coordinator_address,
@@ -270,7 +265,7 @@ def run(main: Callable, *, text: str = "", computes: bool = True) -> None:
         silenced.enter_context(contextlib.redirect_stderr(nowhere))
       log.open_elsewhere()
       compilation.keep_programs(flags.FLAGS.compilation_cache)
-      return main(argv)
+      return main()
 
   parse = functools.partial(_parse, text, computes)
   app.run(terminal.guarded(start), flags_parser=parse)

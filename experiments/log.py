@@ -1,4 +1,4 @@
-"""Messages of a command, on the terminal and in the log of a run.
+"""Messages and errors of a command, on the terminal and in the log of a run.
 
 The log is `log.txt` in the output directory, and every start appends to it;
 `--log_dir` chooses another directory. It holds the terminal's output with
@@ -6,12 +6,15 @@ timestamps, lines of the progress bars, and how each start ended.
 """
 
 import contextlib
+import errno
 import logging
 import os
 import pathlib
 import platform
+import re
 import shlex
 import sys
+import sysconfig
 import time
 import traceback
 from collections.abc import Iterator
@@ -22,10 +25,11 @@ from absl import logging as absl_logging
 from tqdm import tqdm
 
 import geomem
-from experiments import errors
-from geomem import parallel, runs
+from geomem import disk, parallel, runs
 
 _LOG = logging.getLogger(__name__)
+_PACKAGES = [pathlib.Path(x).parent for x in (geomem.__file__, __file__)]
+_PYTHON = sysconfig.get_path("stdlib")
 # Levels of --verbosity from -1 to 2.
 _LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 # The log records these levels by logger, even if the terminal shows less.
@@ -151,11 +155,6 @@ def say(text: object) -> None:
   _LOG.info("%s%s", "\n" if "\n" in stripped else "", stripped)
 
 
-def note(text: str) -> None:
-  """Adds to the log a text that the terminal shows in another form."""
-  _LOG.info("%s", text)
-
-
 def open_elsewhere() -> None:
   """Opens the log that `--log_dir` asks for; needs this process's index."""
   if directory := flags.FLAGS["log_dir"].value:
@@ -213,8 +212,57 @@ def _ending(error: BaseException) -> str:
     return f"was stopped by {(*_STOPS, 'SIGINT')[0]}"
   if not isinstance(error, Exception):
     return "was left off"
-  message = errors.sentence(error)
+  message = sentence(error)
   if message is None:
     message = "".join(traceback.format_exception(error)).rstrip()
   _LOG.error("%s", message)
   return "failed"
+
+
+def sentence(error: BaseException) -> str | None:
+  """Returns an error's message for the user, or None for a bug of ours."""
+  if isinstance(error, flags.Error):
+    return f"{error} See --help."
+  if parallel.has_lost_another(error):
+    return (
+      "Another process has failed or was stopped; its own output says why."
+      " Repeat the command in all of them to continue from here."
+    )
+  if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error):
+    return _out_of_memory(error)
+  if isinstance(error, OSError):
+    if error.errno in (errno.EACCES, errno.EPERM):
+      # Files that geomem writes raise a DiskError. Of others it is not known
+      # whether reading or writing failed.
+      return (
+        f"{error.filename or 'A file'} cannot be read or written:"
+        f" {error.strerror}."
+      )
+    error = disk.explain(error.filename or "The output", error)
+  has_message = isinstance(error, ValueError | FloatingPointError)
+  return str(error) if has_message and _is_ours(error) else None
+
+
+def _is_ours(error: BaseException) -> bool:
+  """Returns whether geomem raised an error, and not a library below it.
+
+  A library's text explains nothing to a user, and hides where it came from.
+  What a library's C code raises ends at a line of ours that is not a `raise`.
+  """
+  trace = traceback.extract_tb(error.__traceback__)
+  if not trace or not trace[-1].line:
+    return True
+  file = pathlib.Path(trace[-1].filename)
+  ours = any(file.is_relative_to(package) for package in _PACKAGES)
+  foreign = "site-packages" in file.parts or file.is_relative_to(_PYTHON)
+  return (ours or not foreign) and trace[-1].line.startswith("raise")
+
+
+def _out_of_memory(error: BaseException) -> str:
+  size = re.search(r"[\d.]+ ?[KMGT]?i?B\b|[\d]+ bytes", str(error))
+  asked = f" where {size[0]} were asked for" if size else ""
+  return (
+    f"Memory ran out{asked}. What was done is kept. Lower --batch_size,"
+    " --width, --num_seeds, --manifold_points or --num_probes, or, for images"
+    " of TFDS, --memory_limit, from which on they stay on the disk."
+  )

@@ -36,9 +36,8 @@ _DTYPE = flags.DEFINE_string(
 )
 
 
-def main(argv) -> int:
+def main() -> int:
   """Copies the run, and prints what the copy has."""
-  del argv
   path, out = pathlib.Path(_RUN.value), pathlib.Path(_OUT.value)
   with values.command_line():
     packed = packing.pack(

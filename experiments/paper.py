@@ -44,23 +44,16 @@ class Budget:
   """Time limit of one start, in minutes; unlimited by default."""
 
   def __init__(
-    self,
-    minutes: float = math.inf,
-    clock: Callable[[], float] = time.monotonic,
+    self, minutes: float = math.inf, clock: Callable[[], float] = time.monotonic
   ):
     """Starts the clock, which counts seconds."""
-    self._minutes, self._clock = minutes, clock
+    self.limit, self._clock = minutes, clock
     self._start = clock()
-
-  @property
-  def limit(self) -> float:
-    """The time limit in minutes."""
-    return self._minutes
 
   @property
   def left(self) -> float:
     """Minutes until the limit."""
-    return max(0.0, self._minutes - self.spent)
+    return max(0.0, self.limit - self.spent)
 
   @property
   def spent(self) -> float:
@@ -69,7 +62,7 @@ class Budget:
 
   def fits(self, minutes: float) -> bool:
     """Returns whether `minutes` are left; all processes get the same answer."""
-    return parallel.from_first(lambda: self.spent + minutes <= self._minutes)
+    return parallel.from_first(lambda: self.spent + minutes <= self.limit)
 
   def bar(self, **options):
     """Makes a progress bar that stops the work when a step does not fit.
@@ -78,7 +71,7 @@ class Budget:
       OutOfTime: from the bar's `update`; the work can resume, as after a kill.
     """
     bar = bars.bar(**options)
-    if math.isinf(self._minutes):
+    if math.isinf(self.limit):
       return bar
     advance, start = bar.update, self.spent
 
@@ -102,15 +95,8 @@ def reproduce(
 ) -> int:
   """Runs the stages that fit the time limit, and writes the table.
 
-  Args:
-    name: name of the scale.
-    path: the directory of the paper.
-    stages: the stages to run, in order.
-    budget: the time limit.
-    data_dir: the data directory of TFDS.
-
-  Returns:
-    The exit status: 1 if part of a stage failed.
+  The stages are of the scale that is named. Returns the exit status: 1 if part
+  of a stage failed.
   """
   scale = paper.SCALES[name]
   config = {"experiment": paper.Paper.name, "scale": name}
@@ -141,38 +127,37 @@ def _do_stages(scale, path, stages, budget: Budget, data_dir) -> int:
   _say_plan(left, estimates)
   do = functools.partial(_do, scale, path, estimates, budget, data_dir)
   too_long, status = [], 0
-  for count, stage in enumerate(left, 1):
-    log.say(f"\n[{count}/{len(left)}] {stage.name}: {stage.study.name}.")
-    if stage.of_run and not _is_complete(path / paper.STAGES[0].place):
-      log.say(f"It analyses {paper.STAGES[0].name}, which is not complete.")
-      continue
-    estimate = estimates.of(stage, exact=False)
-    if budget.fits(estimate.minutes):
-      estimate = estimates.of(stage)
-    minutes = estimate.minutes
-    if budget.fits(minutes):
-      status, has_ended = do(stage, status)
-      if not has_ended:
-        return status
-      continue
-    log.say(
-      f"{stage.name} is not started: it takes about"
-      f" {paper.duration(minutes)}, and --minutes leaves"
-      f" {paper.duration(budget.left)}."
-    )
-    if minutes > budget.limit:  # It would not fit the next start either.
-      too_long.append((stage, estimate.minutes_a_unit))
-  for stage, minutes in too_long:
-    if not budget.fits(minutes):
+  try:
+    for count, stage in enumerate(left, 1):
+      log.say(f"\n[{count}/{len(left)}] {stage.name}: {stage.study.name}.")
+      if stage.of_run and not _is_complete(path / paper.STAGES[0].place):
+        log.say(f"It analyses {paper.STAGES[0].name}, which is not complete.")
+        continue
+      estimate = estimates.of(stage, exact=False)
+      if budget.fits(estimate.minutes):
+        estimate = estimates.of(stage)
+      minutes = estimate.minutes
+      if budget.fits(minutes):
+        status |= do(stage)
+        continue
       log.say(
-        f"{stage.name} needs {paper.duration(minutes)} for one of its units,"
-        " which is more than --minutes leaves."
+        f"{stage.name} is not started: it takes about"
+        f" {paper.duration(minutes)}, and --minutes leaves"
+        f" {paper.duration(budget.left)}."
       )
-      continue
-    log.say(f"\n{stage.name} needs several starts; this one does a part.")
-    status, has_ended = do(stage, status)
-    if not has_ended:
-      break
+      if minutes > budget.limit:  # It would not fit the next start either.
+        too_long.append((stage, estimate.minutes_a_unit))
+    for stage, minutes in too_long:
+      if budget.fits(minutes):
+        log.say(f"\n{stage.name} needs several starts; this one does a part.")
+        status |= do(stage)
+      else:
+        log.say(
+          f"{stage.name} needs {paper.duration(minutes)} for one of its units,"
+          " which is more than --minutes leaves."
+        )
+  except OutOfTime:  # The stage has said so.
+    pass
   return status
 
 
@@ -186,8 +171,8 @@ def _say_plan(stages, estimates: paper.Estimates) -> None:
   log.say(f"  {'total':8} about {paper.duration(total)}")
 
 
-def _do(scale, path, estimates, budget, data_dir, stage, status):
-  """Runs a stage; returns the exit status, and whether time remains."""
+def _do(scale, path, estimates, budget, data_dir, stage) -> int:
+  """Runs a stage; returns the exit status."""
   place, estimate = path / stage.place, estimates.of(stage)
   log.say(f"It takes {estimate}.\nIts directory is {place}.")
   with values.command_line():
@@ -195,17 +180,17 @@ def _do(scale, path, estimates, budget, data_dir, stage, status):
   do = cli.do_sweep if isinstance(made, Sweep) else cli.do
   before = budget.spent
   try:
-    status = max(status, do(made, place, progress=budget.bar))
+    status = do(made, place, progress=budget.bar)
   except OutOfTime:
     log.say(
       f"{stage.name} is not complete after {budget.spent - before:.1f} min: the"
       " rest does not fit --minutes."
     )
-    return status, False
+    raise
   took = paper.duration(budget.spent - before)
   expected = paper.duration(estimate.minutes)
   log.say(f"{stage.name} took {took} (estimated {expected}).")
-  return status, True
+  return status
 
 
 def _is_complete(place: pathlib.Path) -> bool:
@@ -233,20 +218,16 @@ def _define_flags() -> None:
   values.define_path("out", "runs/paper", "directory of all stages")
   texts = "; ".join(f"{name}: {s.text}" for name, s in paper.SCALES.items())
   flags.DEFINE_string("scale", "tiny", f"size of the reproduction. {texts}")
-  names = {name for stage in paper.STAGES for name in stage.names}
-  flags.DEFINE_list(
-    "only",
-    None,
-    f"comma-separated, from {', '.join(sorted(names))}; all by default",
-  )
+  names = sorted({name for stage in paper.STAGES for name in stage.names})
+  text = f"comma-separated, from {', '.join(names)}; all by default"
+  flags.DEFINE_list("only", None, text)
   text = "time limit of this start in minutes; none by default"
   flags.DEFINE_float("minutes", None, text)
   values.define_path("data_dir", None, "TFDS directory")
 
 
-def main(argv) -> int:
+def main() -> int:
   """Checks the command line, and runs the stages."""
-  del argv
   given = flags.FLAGS
   with values.command_line():
     if given.scale not in paper.SCALES:

@@ -51,9 +51,8 @@ def _paths() -> list[pathlib.Path]:
   return paths
 
 
-def main(argv) -> int:
+def main() -> int:
   """Writes the page or event files, and prints their paths."""
-  del argv
   paths = _paths()
   if _TENSORBOARD.value:
     named = report.by_name(paths)

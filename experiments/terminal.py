@@ -11,7 +11,7 @@ from collections.abc import Callable
 import jax
 from absl import flags
 
-from experiments import errors, log
+from experiments import log
 from geomem import parallel
 
 _PATIENCE = 2.0  # Seconds until a lost stop is raised again.
@@ -56,7 +56,7 @@ def _told(error: Exception) -> int:
   """Prints an error's message and returns the exit status."""
   if isinstance(error, BrokenPipeError):
     return abandoned()
-  sentence = errors.sentence(error)
+  sentence = log.sentence(error)
   if sentence is None:
     if not jax.distributed.is_initialized():
       raise error
@@ -69,8 +69,7 @@ def _told(error: Exception) -> int:
 def abandoned() -> int:
   """Silences stdout whose reader has gone, as after `| head`.
 
-  Returns:
-    The exit status of a process that SIGPIPE ends.
+  Returns the exit status of a process that SIGPIPE ends.
   """
   # Flushing the rest of the output at exit must not fail again.
   os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -23,12 +23,7 @@ _ELSEWHERE = (
 
 
 def list_of(name: str, kind: type) -> list:
-  """Returns the values of a flag that takes several, separated by commas.
-
-  Args:
-    name: name of the flag.
-    kind: type of the values: `int`, `float` or `str`.
-  """
+  """Returns the int, float or str values of a flag that takes several."""
   texts = flags.FLAGS[name].value
   if texts is None:
     return []

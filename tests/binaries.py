@@ -27,14 +27,20 @@ _CONTEXT.set_forkserver_preload(
 def command(binary: str, *flags: str, **values) -> list[str]:
   """The command line: flags as they are, and values by the flag's name."""
   arguments = _arguments(flags, values)
-  return [sys.executable, "-m", f"experiments.{binary}", *arguments]
+  return [sys.executable, "-m", *words(binary), *arguments]
+
+
+def words(binary: str) -> list[str]:
+  """The module to run, and the command's name if it has no module."""
+  has_own = (ROOT / "experiments" / f"{binary}.py").exists()
+  return [f"experiments.{binary}"] if has_own else ["experiments", binary]
 
 
 def _arguments(flags, values) -> list[str]:
   return [*flags, *(f"--{name}={value}" for name, value in values.items())]
 
 
-def _be_the_binary(module: str, arguments, stdout, stderr, environment, pdf):
+def _be_the_binary(binary: str, arguments, stdout, stderr, environment, pdf):
   # As in a process of its own, until the binary sees to it.
   signal.signal(signal.SIGINT, signal.SIG_DFL)
   os.environ.clear()
@@ -45,8 +51,8 @@ def _be_the_binary(module: str, arguments, stdout, stderr, environment, pdf):
       os.dup2(file.fileno(), descriptor)
   if not pdf:
     plots.save_figure = functools.partial(plots.save_figure, suffixes=(".png",))
-  sys.argv = [module, *arguments]
-  runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
+  sys.argv = [*words(binary), *arguments]
+  runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
 def start(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.benchmark import Benchmark, BenchmarkConfig
-from experiments import cli, errors
+from experiments import cli, log
 from geomem import data, geometry, parallel, plots, runs, studies, training
 from geomem.studies.fields import sequence
 from geomem.studies.memorization import Memorization
@@ -304,7 +304,7 @@ def sentence_about(function, *arguments, **options) -> str | None:
   try:
     function(*arguments, **options)
   except ValueError as error:
-    return errors.sentence(error)
+    return log.sentence(error)
   raise AssertionError("An error was expected.")
 
 
@@ -334,9 +334,9 @@ def test_whether_figures_are_there_is_asked_of_one_process(
 
 def test_what_cannot_be_read_is_not_said_to_be_unwritable():
   error = PermissionError(errno.EACCES, "Permission denied", "results.jsonl")
-  said = errors.sentence(error)
+  said = log.sentence(error)
   assert said == "results.jsonl cannot be read or written: Permission denied."
-  full = errors.sentence(OSError(errno.ENOSPC, "No space left", "a.npz"))
+  full = log.sentence(OSError(errno.ENOSPC, "No space left", "a.npz"))
   assert full.startswith("a.npz cannot be written")
 
 

@@ -107,16 +107,15 @@ import importlib, json, os, runpy, sys
 
 for name in ("experiments.cli", "sklearn.datasets"):
   importlib.import_module(name)
-for i, (binary, flags, _) in enumerate(json.loads(sys.argv[1])):
-  binary = "experiments." + binary
+for i, (words, flags) in enumerate(json.loads(sys.argv[1])):
   child = os.fork()
   if child == 0:
     out = os.open(f"said{i}", os.O_WRONLY | os.O_CREAT)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    sys.argv = [binary, *flags.split()]
+    sys.argv = [*words, *flags.split()]
     try:
-      runpy.run_module(binary, run_name="__main__", alter_sys=True)
+      runpy.run_module(words[0], run_name="__main__", alter_sys=True)
     except SystemExit as end:
       sys.stderr.flush()
       os._exit(end.code)
@@ -134,8 +133,11 @@ def test_wrong_values_end_in_a_sentence_and_status_2(tmp_path):
     y_test=np.arange(6) % 3,
   )
   before = sorted(os.listdir(tmp_path))
+  given = json.dumps(
+    [(binaries.words(name), flags) for name, flags, _ in CASES]
+  )
   result = subprocess.run(
-    [sys.executable, "-W", "ignore", "-c", _SCRIPT, json.dumps(CASES)],
+    [sys.executable, "-W", "ignore", "-c", _SCRIPT, given],
     capture_output=True,
     text=True,
     cwd=tmp_path,
@@ -160,6 +162,7 @@ BINARIES = {
   for path in pathlib.Path(experiments.__file__).parent.glob("[a-z]*.py")
   if "if __name__ ==" in path.read_text()
 }
+COMMANDS = BINARIES | OF_RUNS | {"memorization", "model_size"}
 
 
 @pytest.mark.parametrize("argument", [[], ["--help"], ["--helpfull"]])
@@ -169,8 +172,8 @@ def test_help_without_a_name_lists_every_command(argument):
   assert max(map(len, told.stdout.splitlines())) <= 80
   listed = told.stdout.partition("Commands:\n\n")[2]
   entries = [line.split() for line in listed.splitlines() if line[2] != " "]
-  assert {name for name, *_ in entries} == BINARIES | OF_RUNS
-  assert len(entries) == len(BINARIES | OF_RUNS)
+  assert {name for name, *_ in entries} == COMMANDS
+  assert len(entries) == len(COMMANDS)
   assert all(len(entry) > 4 for entry in entries)
 
 
@@ -178,22 +181,22 @@ def test_unknown_commands_end_with_the_known_ones():
   told = binaries.execute("__main__", "memorisation", "--help")
   assert told.returncode == 2
   assert "Did you mean memorization?" in told.stderr
-  assert all(name in told.stderr for name in BINARIES | OF_RUNS)
+  assert all(name in told.stderr for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["memorization", "pack"])
+@pytest.mark.parametrize("name", ["paper", "pack"])
 def test_a_name_does_what_its_binary_does(name):
   ours = binaries.execute("__main__", name, "--helpfull")
   assert ours.returncode == 0
   assert ours.stdout == binaries.execute(name, "--help").stdout
-  assert ("--[no]distributed " in ours.stdout) == (name == "memorization")
+  assert ("--[no]distributed " in ours.stdout) == (name == "paper")
   wrong = binaries.execute("__main__", name, "--nonesuch")
   assert (wrong.returncode, wrong.stdout) == (2, "")
   assert wrong.stderr == binaries.execute(name, "--nonesuch").stderr
 
 
-@pytest.mark.parametrize("name", sorted(OF_RUNS - BINARIES))
-def test_studies_without_a_binary_say_what_they_do(name):
+@pytest.mark.parametrize("name", sorted(OF_RUNS))
+def test_studies_of_runs_say_what_they_do(name):
   told = binaries.execute("__main__", name, "--help").stdout
   told = told.replace("\N{COMBINING TILDE}", "")  # It takes no room.
   study = studies.STUDIES[name]
@@ -221,7 +224,7 @@ def run_script(script, **environment):
 
 
 def test_the_installed_command_is_the_same():
-  names = ("readout", "rewind")  # Without a binary, and with one.
+  names = ("readout", "paper")  # Without a module, and with one.
   script = (
     "import experiments, experiments.cli, os, sys\n"
     f"for name in {names}:\n"
@@ -238,9 +241,11 @@ def test_the_installed_command_is_the_same():
 def test_paths_may_start_at_home(tmp_path):
   """The shell leaves a tilde behind an equals sign as it is."""
   script = (
+    "import experiments.flags\n"
     "from experiments import cli\n"
     "from absl import flags\n"
-    "cli.define_training_flags('memorization', ())\n"
+    "experiments.flags.run = lambda *_, **__: None\n"
+    "cli.training('memorization', (), '')\n"
     "flags.FLAGS(['x', '--out=~/x', '--data_dir=~/y'])\n"
     "print(flags.FLAGS.out, flags.FLAGS.data_dir)\n"
   )

@@ -12,14 +12,10 @@ from geomem import disk, parallel
 _SECONDS = 30.0  # Between saves: at most this is lost if a process is killed.
 
 
-def _file(path: pathlib.Path | str) -> pathlib.Path:
-  return pathlib.Path(path) / "duration.json"
-
-
 def _read(path: pathlib.Path | str) -> dict[str, float]:
   """Returns the saved numbers; empty if the file is missing or damaged."""
   try:
-    kept = json.loads(_file(path).read_bytes())
+    kept = json.loads((pathlib.Path(path) / "duration.json").read_bytes())
     return {"seconds": float(kept["seconds"]), "starts": int(kept["starts"])}
   except (OSError, ValueError, TypeError, KeyError, RecursionError):
     return {}
@@ -80,9 +76,8 @@ class Clock:
         # Another run may be in its place.
         if not os.path.samestat(os.stat(self._path), self._place):
           return
-        disk.write_whole(
-          _file(self._path), (json.dumps(content) + "\n").encode()
-        )
+        file = pathlib.Path(self._path) / "duration.json"
+        disk.write_whole(file, (json.dumps(content) + "\n").encode())
 
   def __enter__(self) -> "Clock":
     self.save()  # A start counts, however it ends.

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from geomem import disk, environment
+from geomem.runs import units
 from geomem.runs.lines import parse, rows_file
 from geomem.runs.rows import Rows
 
@@ -143,11 +144,9 @@ def read_rows(path: pathlib.Path | str) -> Rows:
   """
   _config_file(path)
   file, rows = rows_file(path), Rows()
-  if not file.exists():
-    return rows
   # If only the end of the last line was lost, it is whole; while it is being
   # written, it is not.
-  *lines, last = file.read_bytes().split(b"\n")
+  *lines, last = units.content(file).split(b"\n")
   if parse(last) is not None:
     lines.append(last)
   for number, line in enumerate(lines, start=1):
@@ -303,8 +302,7 @@ def _marker(path: pathlib.Path | str) -> pathlib.Path:
 
 
 def _digest(path: pathlib.Path | str) -> dict[str, Any]:
-  file = rows_file(path)
-  content = file.read_bytes() if file.exists() else b""
+  content = units.content(rows_file(path))
   digest = hashlib.sha256(content).hexdigest()
   return {"rows": content.count(b"\n"), "sha256": digest}
 

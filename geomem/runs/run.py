@@ -22,10 +22,6 @@ _LOG = logging.getLogger(__name__)
 _READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def _content(file: pathlib.Path) -> bytes:
-  return file.read_bytes() if file.exists() else b""
-
-
 def _unit(key: units.Key, lines: list[bytes]) -> dict[str, tuple[str, ...]]:
   """Returns the checksums of a unit's lines, by its name."""
   return {units.name_of(key): tuple(map(units.checksum, lines))}
@@ -41,7 +37,7 @@ def is_held(path: pathlib.Path | str) -> bool:
   return False
 
 
-class Run:
+class Run(contextlib.AbstractContextManager):
   """An open run directory, held by one process at a time."""
 
   def __init__(
@@ -168,7 +164,7 @@ class Run:
       self._units = units.read_units(self.path)
       return
     file, journal_file = rows_file(self.path), units.units_file(self.path)
-    content = _content(file)
+    content = units.content(file)
     # Editors and version control may have changed the ends of lines.
     lines = content.replace(b"\r\n", b"\n").split(b"\n")
     known = units.read_units(self.path)
@@ -184,7 +180,7 @@ class Run:
     journal = units.journal(self._units)
     directory.unmark(self.path)
     # A torn last line of the journal would spoil the next one as well.
-    if units.join(kept) == content and journal == _content(journal_file):
+    if units.join(kept) == content and journal == units.content(journal_file):
       return
     # A killed unit leaves rows only behind those of the units in the journal.
     is_tail = known == self._units != {} and lines[: len(kept)] == kept
@@ -257,7 +253,7 @@ class Run:
     self.check_place()
     lines = [encode(row) for row in rows]
     file = rows_file(self.path)
-    if _content(file) == units.join(lines):
+    if units.content(file) == units.join(lines):
       return False
     directory.unmark(self.path)
     unit = _unit({}, lines)
@@ -285,9 +281,6 @@ class Run:
     """Releases the directory to other processes."""
     if self._lock is not None:
       self._lock.close()
-
-  def __enter__(self) -> "Run":
-    return self
 
   def __exit__(self, *_) -> None:
     self.close()

@@ -27,7 +27,7 @@ def _in_first(method: Callable) -> Callable:
   return call
 
 
-class SharedRun:
+class SharedRun(contextlib.AbstractContextManager):
   """The first process's `Run`, as every process sees it.
 
   All processes make the same calls together. Each call returns the first
@@ -95,17 +95,13 @@ class SharedRun:
     return parallel.from_first(lambda: self._run.is_done)
 
   has, commit, replace, finish, check_place = map(
-    _in_first,
-    (Run.has, Run.commit, Run.replace, Run.finish, Run.check_place),
+    _in_first, (Run.has, Run.commit, Run.replace, Run.finish, Run.check_place)
   )
 
   def close(self) -> None:
     """Releases the directory for other jobs."""
     if parallel.is_first():
       self._run.close()
-
-  def __enter__(self) -> "SharedRun":
-    return self
 
   def __exit__(self, *_) -> None:
     self.close()

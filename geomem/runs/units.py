@@ -22,6 +22,11 @@ def units_file(path: pathlib.Path | str) -> pathlib.Path:
   return pathlib.Path(path) / "units.jsonl"
 
 
+def content(file: pathlib.Path) -> bytes:
+  """Returns what a file holds; nothing if it is missing."""
+  return file.read_bytes() if file.exists() else b""
+
+
 def name_of(key: Key) -> str:
   """Returns a key as text that is equal for equal keys."""
   return json.dumps(key, sort_keys=True)
@@ -45,9 +50,8 @@ def read_units(path: pathlib.Path | str) -> dict[str, tuple[str, ...]]:
 
   Damaged lines are skipped.
   """
-  file = units_file(path)
   units = {}
-  for line in file.read_bytes().split(b"\n") if file.exists() else ():
+  for line in content(units_file(path)).split(b"\n"):
     try:
       entry = json.loads(line)
       units[name_of(entry["unit"])] = tuple(map(str, entry["rows"]))

@@ -1,8 +1,21 @@
-"""Mean-field capacity against simulated capacity, on the same manifolds.
+"""Does the theory hold? Figure 1B of the paper: theory against simulation.
 
-Theory and simulation get the same points, of synthetic manifolds or of layers
-of a run, built lazily: only one layer is in memory at a time. The directions
-that the centres share are either kept, or projected out of all points first.
+Mean-field capacity is compared with simulated capacity: random dichotomies
+(divisions of the manifolds into two groups) of the same points are tested for
+separability. The points are those of synthetic manifolds,
+
+  python -m experiments capacity --out=runs/capacity
+
+or of every layer of a finished run, at its best and its last epoch:
+
+  python -m experiments capacity --run=runs/demo
+
+which writes to runs/demo/capacity. The two commands take one and two minutes
+on two cores. Repeat a command to resume what was interrupted.
+
+Theory and simulation get the same points, built lazily: only one layer is in
+memory at a time. The directions that the centres share are either kept, or
+projected out of all points first.
 """
 
 import dataclasses
@@ -279,7 +292,6 @@ class Capacity(OfRun):
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Yields one stage, with a unit for each set of manifolds."""
-    del run
     units = [
       at_once(
         one.columns, functools.partial(compare, one, self.config), done=one.name
@@ -291,7 +303,6 @@ class Capacity(OfRun):
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
     """Returns doubts, and the agreement for each treatment of the centres."""
-    del config
     return [*doubts(rows), *find_agreements(rows)]
 
 

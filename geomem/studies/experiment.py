@@ -6,7 +6,7 @@ A config that does not fit in memory is refused before any work.
 import functools
 import os
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +35,16 @@ def _available_bytes() -> int:
   return stats.get("bytes_limit", host)
 
 
-def num_features(network: models.Network) -> dict[str, int]:
-  """Returns the number of features of each layer, in the network's order."""
+def shapes_of(network: models.Network) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shape and type of each layer of one image, in order."""
   image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
   layers = jax.eval_shape(network.apply, network.abstract_state, image)
-  return {name: layers.activations[name].size for name in network.layer_names}
+  return {name: layers.activations[name] for name in network.layer_names}
+
+
+def num_features(network: models.Network) -> dict[str, int]:
+  """Returns the number of features of each layer, in the network's order."""
+  return {name: x.size for name, x in shapes_of(network).items()}
 
 
 def _check_memory(config, network, num_classes: int) -> None:
@@ -103,11 +108,6 @@ class Experiment(NamedTuple):
   def recipe(self) -> training.TrainingConfig:
     """The training recipe."""
     return self.config.training.recipe
-
-  @property
-  def origin(self) -> dict[str, Any]:
-    """The origin of its runs, as a run directory stores it."""
-    return {"data": self.fingerprint}
 
   @property
   def splits(self) -> dict[str, data.Images]:

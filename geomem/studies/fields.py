@@ -44,28 +44,6 @@ def sequence(name: str, values: Any) -> tuple:
     ) from error
 
 
-def check_types(config: Any) -> None:
-  """Raises ValueError unless fields have their types and floats are finite.
-
-  NumPy's numbers become Python's own, and all sequences tuples, so that equal
-  configs are stored alike.
-  """
-  hints = typing.get_type_hints(type(config))
-  for field in dataclasses.fields(config):
-    hint, value = hints[field.name], getattr(config, field.name)
-    kinds = typing.get_args(hint) or (hint,)
-    is_tuple = typing.get_origin(hint) is tuple
-    value = sequence(field.name, value) if is_tuple else _plain(value)
-    object.__setattr__(config, field.name, value)
-    expected = next((kind for kind in kinds if kind in _KINDS), None)
-    if expected is None or (value is None and type(None) in kinds):
-      continue
-    for item in value if is_tuple else (value,):
-      _check(field.name, item, expected)
-    if expected is float and not is_tuple:  # 1 and 1.0 are stored alike.
-      object.__setattr__(config, field.name, float(value))
-
-
 def _check(name: str, value: Any, known: type) -> None:
   kind, words = _KINDS[known]
   if not isinstance(value, kind) or (
@@ -77,13 +55,30 @@ def _check(name: str, value: Any, known: type) -> None:
 
 
 class Fields:
-  """A config whose fields have their types and are not too low."""
+  """A config whose fields have their types, are finite and not too low.
+
+  NumPy's numbers become Python's own, and all sequences tuples, so that equal
+  configs are stored alike.
+  """
 
   # Lower bounds, by field.
   _least: ClassVar[dict[str, int]] = {}
 
   def __post_init__(self):
-    check_types(self)
+    hints = typing.get_type_hints(type(self))
+    for field in dataclasses.fields(self):
+      hint, value = hints[field.name], getattr(self, field.name)
+      kinds = typing.get_args(hint) or (hint,)
+      is_tuple = typing.get_origin(hint) is tuple
+      value = sequence(field.name, value) if is_tuple else _plain(value)
+      object.__setattr__(self, field.name, value)
+      expected = next((kind for kind in kinds if kind in _KINDS), None)
+      if expected is None or (value is None and type(None) in kinds):
+        continue
+      for item in value if is_tuple else (value,):
+        _check(field.name, item, expected)
+      if expected is float and not is_tuple:  # 1 and 1.0 are stored alike.
+        object.__setattr__(self, field.name, float(value))
     for name, bound in self._least.items():
       value = getattr(self, name)
       if value is not None and not value >= bound:

@@ -87,11 +87,9 @@ def verdict(surely: object, maybe: object) -> bool | None:
 def any_reaches(
   level: float, of_means: Iterable[tuple[float, float]]
 ) -> bool | None:
-  """Tells whether any mean reaches a level; None if its errors decide.
+  """Tells whether any mean, given by its `bounds`, reaches a level.
 
-  Args:
-    level: the level.
-    of_means: `bounds` of each mean.
+  None if its errors decide.
   """
   of_means = list(of_means)
   return verdict(*(any(ends[i] >= level for ends in of_means) for i in (0, 1)))

@@ -1,6 +1,13 @@
-"""The measuring study: further measures of a finished training run.
+"""Applies further measures to the layers of a finished run.
 
-The stage that measures saved networks is also one of training runs.
+  python -m experiments measure --run=runs/demo --measures=spectrum
+
+measures every layer at every saved epoch, on the run's own manifolds, and
+writes to RUN/measure-NAMES. Options that are not given have their defaults,
+whatever the run used; options that differ from both, and chosen epochs, are
+part of the name of the directory. Nothing is trained, and values that the run
+has measured with the same settings are not measured again. Repeat the command
+to resume what was interrupted.
 """
 
 import dataclasses
@@ -128,13 +135,13 @@ class Measuring(OfRun):
     centers = config.options.centers
     geometry.check_centers(centers, trained.experiment.num_classes)
     saved = self.saved_epochs()
-    check_saved(config.measure_epochs, {e for of in saved.values() for e in of})
+    there = sorted({epoch for of in saved.values() for epoch in of})
+    check_saved(config.measure_epochs, there)
     self.epochs = {
       seed: SavedEpochs(epochs, trained.best(seed), trained.last(seed))
       for seed, epochs in saved.items()
     }
     if not places_to_measure(config.measure_epochs, self.epochs):
-      there = sorted({epoch for of in saved.values() for epoch in of})
       raise ValueError(
         f"There is nothing to measure: {trained.path} has no network of"
         f" measure_epochs {config.measure_epochs}; it has those of epochs"
@@ -145,7 +152,6 @@ class Measuring(OfRun):
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Yields the facts, and the geometry of all seeds."""
-    del run
     check_room(self.trained.experiment, self.trained.seeds, self.config)
     yield self.facts_stage()
     stage = geometry_stage(

@@ -90,7 +90,6 @@ class Readout(OfRun):
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Measures every seed at every saved epoch."""
-    del run
     yield self.facts_stage()
     for seed in self.trained.seeds:
       epochs, size = self.epochs[seed.number], len(self.layers)

@@ -19,11 +19,7 @@ from geomem.geometry import similarity
 from geomem.geometry.linalg import matmul
 from geomem.measures.statistics import most_held_bytes
 from geomem.plots import style
-from geomem.studies.experiment import (
-  Seed,
-  manifold_images,
-  measuring_forward,
-)
+from geomem.studies.experiment import Seed, manifold_images, measuring_forward
 from geomem.studies.fields import Fields
 from geomem.studies.finding import grouped
 from geomem.studies.measure_config import measured_layers
@@ -174,7 +170,6 @@ class Similarity(OfRun):
 
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Compares every seed's networks, one unit per seed."""
-    del run
     yield self.facts_stage()
     units = [
       Unit(

@@ -265,13 +265,8 @@ def _drop_states(path: pathlib.Path, kept: list[set], chosen, unit) -> None:
   """Removes the states to resume from that are later than a missing network.
 
   A copy of a run in progress may have such states; resumed from them, it would
-  never have the network.
-
-  Args:
-    path: the directory of the states.
-    kept: the epochs of each seed whose networks are saved.
-    chosen: the epochs whose networks are to be saved.
-    unit: the number of a state after one epoch.
+  never have the network. Given are the epochs `kept` of each seed and those
+  `chosen` to be; `unit` is the number of the state after one epoch.
   """
   missing = set(chosen) - set.intersection(*kept)
   for time in _saved_in(path):

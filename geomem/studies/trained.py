@@ -226,12 +226,14 @@ class OfRun:
   Attributes:
     name: the name of the study and of its directory.
     needs_run: whether there must be a run.
+    copied: metrics of networks that it copies from the run; all facts if none.
     config: the settings of the study.
     trained: the finished run.
   """
 
   name: str
   needs_run = True
+  copied: tuple[str, ...] = ()
 
   def __init__(self, config: Any, trained: TrainedRun | None):
     """Stores both; subclasses reject invalid settings."""
@@ -250,7 +252,8 @@ class OfRun:
 
   def facts(self) -> runs.Rows:
     """Returns the rows of the run to copy beside the study's own."""
-    return self.trained.rows.where(layer=None, epoch=None)
+    rows = self.trained.rows.where(layer=None)
+    return rows.where(self.copied) if self.copied else rows.where(epoch=None)
 
   def facts_stage(self, **seed: int) -> Stage:
     """Makes the stage that copies `facts`, all or of a seed, without a bar."""
@@ -281,11 +284,9 @@ class OfRun:
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> Sequence[Any]:
     """Returns the doubts about the rows."""
-    del config
     return doubts(rows)
 
   @staticmethod
   def table(rows: runs.Rows) -> str:
     """Returns an empty string: the study has no table."""
-    del rows
     return ""

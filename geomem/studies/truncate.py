@@ -98,6 +98,7 @@ class Truncate(OfRun):
 
   name = "truncate"
   figures: ClassVar = {"truncation": plot_truncation}
+  copied = ("accuracy", "loss", "best_epoch", "last_epoch", "chance_accuracy")
 
   def __init__(self, config: TruncateConfig, trained: TrainedRun):
     """Checks the names of the layers.
@@ -117,15 +118,8 @@ class Truncate(OfRun):
       )
     trained.check_networks("last")
 
-  def facts(self) -> runs.Rows:
-    """Returns untruncated networks' scores, and the best and last epochs."""
-    facts = self.trained.rows.where(layer=None)
-    names = ("best_epoch", "last_epoch", "chance_accuracy")
-    return facts.where(("accuracy", "loss", *names))
-
   def stages(self, run: runs.Run) -> Iterator[Stage]:
     """Truncates every layer of every seed's last network."""
-    del run
     yield self.facts_stage()
     for seed in self.trained.seeds:
       yield self.stage_of(
@@ -158,24 +152,23 @@ class Truncate(OfRun):
 
     Seeds that have lost none have nothing to recover, and are left out.
     """
-    del config
     name = "Truncation (the memory is in the tail)"
     measured = rows.where("recovered")
-    if not measured:
-      reason = "no test accuracy was lost"
-      if not rows.distinct("kept"):
-        reason = "no layer has more components than were to be kept"
-      return [Finding(name, None, reason)]
-    if measured.known() != measured:
-      return [Finding(name, None, "recovered shares are unknown")]
-    if reason := too_vague(measured):
-      return [Finding(name, None, reason)]
     of_all = measured.of_all_seeds(measured.seeds, *_PLACE)
     cells = grouped(of_all, *_PLACE)
-    shares = [(cell.mean()[0], *place) for place, cell in cells.items()]
-    if not shares:
-      return [Finding(name, None, "no number of components is of all seeds")]
-    share, kept, index = max(shares)
+    if not rows.distinct("kept"):
+      reason = "no layer has more components than were to be kept"
+    elif not measured:
+      reason = "no test accuracy was lost"
+    elif measured.known() != measured:
+      reason = "recovered shares are unknown"
+    elif not (reason := too_vague(measured)) and not cells:
+      reason = "no number of components is of all seeds"
+    if reason:
+      return [Finding(name, None, reason)]
+    share, kept, index = max(
+      (cell.mean()[0], *place) for place, cell in cells.items()
+    )
     accuracy = rows.where("accuracy", layer_index=index, kept=kept)
     numbers = ", ".join(
       f"{subset} accuracy {with_error(of_subset.mean(measured.seeds)[0])}"

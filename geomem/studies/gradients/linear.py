@@ -32,10 +32,7 @@ def deep_linear(
 ) -> tuple[models.Network, dict]:
   """Makes a deep linear network and its small initial state."""
   network = models.build(
-    "deep_linear",
-    num_classes=num_classes,
-    image_shape=image_shape,
-    width=WIDTH,
+    "deep_linear", num_classes=num_classes, image_shape=image_shape, width=WIDTH
   )
   state = network.init(jax.random.key(seed))
   return network, jax.tree.map(lambda w: SCALE * w, state)

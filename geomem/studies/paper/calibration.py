@@ -37,11 +37,8 @@ _MOST_POINTS = 400
 def calibrate(study: Memorization, path: pathlib.Path) -> Work:
   """Returns the seconds for each unit of an experiment's work.
 
-  Programs count with the time to compile them, or to read them from the cache.
-
-  Args:
-    study: the experiment.
-    path: a directory on the disk to time.
+  Programs count with the time to compile them, or to read them from the cache,
+  and the disk that is timed is that of `path`.
   """
   step, network = _time_steps(study)
   image, program = _time_images(study, network)

@@ -25,8 +25,8 @@ from geomem.studies.memorization_findings import (
   incomplete,
 )
 from geomem.studies.model_size import Sizes, find_dip
-from geomem.studies.paper.numbers import CLAIMS, CLOSE, LAST_HIDDEN
 from geomem.studies.paper.stages import STAGES, Scale
+from geomem.studies.paper.table import CLAIMS, CLOSE, LAST_HIDDEN
 from geomem.studies.rewind_scores import ENOUGH, RewindScores
 from geomem.studies.sweep import of_cells
 
@@ -243,11 +243,7 @@ _NUMBERS = {
 
 
 def compare(path: pathlib.Path | str, scale: Scale) -> runs.Rows:
-  """Compares the complete stages with the paper.
-
-  Args:
-    path: the directory of the paper.
-    scale: the scale of the stages.
+  """Compares the complete stages below a directory with the paper.
 
   Returns:
     A row for each number, ordered by claim: its mean over seeds, the standard

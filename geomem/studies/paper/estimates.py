@@ -110,13 +110,6 @@ class Estimates:
   ):
     """Loads the data of the stages; nothing is timed yet.
 
-    Args:
-      stages: the stages to estimate.
-      scale: the scale of the reproduction.
-      path: the directory of the paper.
-      data_dir: directory of the TFDS data.
-      say: prints a sentence.
-
     Raises:
       ValueError: the data are missing, or a config is not feasible.
     """

@@ -141,10 +141,7 @@ STAGES = (
 
 
 def choose(only: Sequence[str] = ()) -> list[PaperStage]:
-  """Lists the stages of the given figures, with the run that they analyse.
-
-  Args:
-    only: names of figures; all by default.
+  """Lists the stages of some or all figures, with the run that they analyse.
 
   Raises:
     ValueError: a figure is unknown.
@@ -170,13 +167,7 @@ def make(
   path: pathlib.Path,
   data_dir: str | None = None,
 ) -> Any:
-  """Creates the study or the sweep of a stage.
-
-  Args:
-    stage: the stage.
-    scale: the scale of the reproduction.
-    path: the directory of the paper.
-    data_dir: directory of the TFDS data.
+  """Creates the study or the sweep of a stage, below the paper's directory.
 
   Raises:
     ValueError: the data are missing, or the config is not feasible.

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from geomem import models, shares, training
 from geomem.studies.capacity import CENTERS, CapacityConfig
+from geomem.studies.experiment import shapes_of
 from geomem.studies.gradients import GradientConfig, backprop
 from geomem.studies.measure_config import measured_layers
 from geomem.studies.memorization import Memorization
@@ -80,11 +80,10 @@ def layer_operations(network: models.Network) -> dict[str, int]:
   Each number of a kernel is used once at every position of the layer's output:
   one multiplication and one addition. Normalization and the like are left out.
   """
-  image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
-  output = jax.eval_shape(network.apply, network.abstract_state, image)
+  shapes = shapes_of(network)
   return {
     name: 2
-    * math.prod(output.activations[name].shape[1:-1])
+    * math.prod(shapes[name].shape[1:-1])
     * sum(leaf.size for leaf in jax.tree.leaves(state) if leaf.ndim > 1)
     for name, state in network.abstract_state.items()
   }
@@ -136,12 +135,7 @@ class Sizes:
 
 
 def of_training(study: Memorization, done: Keys = ()) -> Work:
-  """Counts the rest of a training run: training, scores and geometry.
-
-  Args:
-    study: the run.
-    done: its units that are done.
-  """
+  """Counts the rest of a training run, given the units that are done."""
   sizes, recipe = Sizes(study), study.experiment.recipe
   scored = collections.Counter(
     key["epoch"] for key in done if key.get("stage") == "scores"
@@ -246,8 +240,7 @@ def of_simulations(
 def of_other_epochs(study: Memorization, done: Keys = ()) -> Work:
   """Counts the rest of measuring all epochs; see `of_training`."""
   sizes = Sizes(study)
-  copied = sizes.measured
-  known = max(copied, _stages(done)["geometry"])
+  known = max(sizes.measured, _stages(done)["geometry"])
   return sizes.measuring(max(0, sizes.saved * sizes.seeds - known))
 
 
@@ -265,10 +258,8 @@ def of_sweep(
 ) -> Work:
   """Counts the rest of a sweep over the width.
 
-  Args:
-    study: the run at the width of about average cost.
-    costs: from `relative_cost`.
-    done: the units that are done, by the width of the incomplete cells.
+  The study is at a width of about average cost, `costs` are from
+  `relative_cost`, and `done` are units by the width of the incomplete cells.
   """
   total = Work()
   for width, keys in done.items():
