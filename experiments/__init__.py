@@ -17,6 +17,10 @@ def _stopped(kind, error, trace):
 sys.excepthook = _stopped
 
 
-def main() -> None:
-  """Does the same as `python -m experiments`: the console script `geomem`."""
+def main(*words: str) -> None:
+  """Does the same as `python -m experiments`: the console script `geomem`.
+
+  The words come before those of the command line.
+  """
+  sys.argv[1:1] = words
   runpy.run_module(__name__, run_name="__main__", alter_sys=True)

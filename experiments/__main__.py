@@ -32,14 +32,14 @@ _LAST = ("report", "figures", "pack", "benchmark")
 _OTHERS = ("paper", *_LAST)
 
 
-def main(name: str = "") -> None:
-  """Runs a command, by default the one named on the command line."""
+def main() -> None:
+  """Takes the name off the command line, and runs the command."""
   of_runs = [n for n, study in STUDIES.items() if takes_a_run(study)]
   names = list(dict.fromkeys([*_FIRST, *of_runs, *_LAST]))
-  if not name and (not sys.argv[1:] or flags.wants_help(sys.argv[1:2])):
+  if not sys.argv[1:] or flags.wants_help(sys.argv[1:2]):
     listed = "\n".join(map(_line, names))
     flags.show_help(f"{__doc__}\nCommands:\n\n{listed}")
-  name = name or sys.argv.pop(1)
+  name = sys.argv.pop(1)
   if name in _TRAINING:
     cli.training(name, _TRAINING[name], _description(name))
   elif name in of_runs:

@@ -1,6 +1,6 @@
 """Runs the command of this name: see its --help."""
 
-from experiments.__main__ import main
+from experiments import main
 
 if __name__ == "__main__":
   main("model_size")
