@@ -45,7 +45,7 @@ def _paths() -> list[pathlib.Path]:
   while rest:
     sizes = range(1, len(rest) + 1)
     named = [pathlib.Path(",".join(rest[:n])).expanduser() for n in sizes]
-    n = next((n for n in sizes if named[n - 1].exists()), 1)
+    n = next((n for n in reversed(sizes) if named[n - 1].exists()), 1)
     paths.append(named[n - 1])
     rest = rest[n:]
   return paths

@@ -450,3 +450,42 @@ def test_geometry_of_unknown_convergence_is_in_doubt(value):
   rows.append(at | {"metric": "converged", "value": value})
   (told,) = doubts(runs.Rows(rows))
   assert "1 of 1 layers" in told
+
+
+@pytest.mark.parametrize(
+  ("which", "layer", "subset", "undecided"),
+  [
+    ("best", "layer3", "restored", {"F3.1", "F3.5"}),
+    ("last", "layer4", "restored", set()),
+    ("last", "layer6", "permuted", {"F3.2", "F3.4"}),
+    ("last", "layer6", "restored", {"F3.3"}),
+    ("last", "layer1", "unpermuted", {"F3.5"}),
+    ("best", "layer1", "permuted", {"F3.1", "F3.2", "F3.5"}),
+    ("best", "layer6", "unpermuted", set()),
+    ("best", "layer7", "permuted", set()),
+  ],
+)
+def test_no_verdict_rests_on_what_did_not_converge(
+  which, layer, subset, undecided
+):
+  epoch = {"best": 40, "last": 1000}[which]
+  at = {"epoch": epoch, "layer": layer, "subset": subset}
+  rows = rows_of(PAPER)
+  for row in rows.where("capacity"):
+    lost = at.items() <= row.items()
+    rows.append(row | {"metric": "converged", "value": 0.98 if lost else 1})
+  found = find(rows)
+  assert {f.name for f in found if f.holds is None} == undecided
+  told = f"not to be believed (converged below 1) are numbers of {layer}"
+  assert {f.name for f in found if told in f.sentence} == undecided
+
+
+def test_the_most_frequent_label_needs_no_learning():
+  """Where it is 77% of all, .77 is neither learnt nor memorized."""
+  rows = with_scores(rows_of(PAPER), 0.77, 0.77)
+  fact = {"seed": 0, "epoch": None, "layer": None, "subset": None}
+  rows.append(fact | {"metric": "majority_accuracy", "value": 0.77})
+  found = find(rows)
+  assert {f.holds for f in found} == {None}
+  assert "chance (0.770)" in found[0].sentence
+  assert "chance is 0.770" in found[1].sentence

@@ -65,6 +65,10 @@ def open_split(
   if image_size is not None and image_size < 1:
     raise DatasetError(f"image_size is {image_size}; it must be positive.")
   source, _, rest = name.partition(":")
+  if source.partition("#")[0] in SOURCES.keys() - {source}:
+    raise DatasetError(
+      f"{name} has no features to select labels from with #; only TFDS sets do."
+    )
   if source in SOURCES:
     if image_size is not None:
       raise DatasetError(

@@ -68,8 +68,8 @@ def sample_manifolds(
       advice = "lower --manifold_points"
       if min(map(len, members)) < 2:  # Of one point there is no manifold.
         advice = (
-          f"leave {subset.name} examples out with --subsets, or change"
-          " --permuted_fraction"
+          f"leave {subset.name} examples out with --subsets, or have other"
+          " labels permuted"
         )
       raise ValueError(
         f"Class {label} has {len(examples)} {subset.name} examples, fewer than"

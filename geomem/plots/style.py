@@ -210,8 +210,10 @@ def metric_axis(ax, metric: str, rows: runs.Rows) -> None:
     log_axis(ax.yaxis)
   if entry and entry.chance == "chance_capacity":
     draw_chance(ax, rows)
-  if metric == "accuracy" or (entry and entry.chance == "chance_accuracy"):
+  if metric == "accuracy":
     draw_chance_accuracy(ax, rows)
+  if entry and entry.chance == "chance_accuracy":  # Of classes of equal size.
+    _draw_accuracies(ax, rows.fact("chance_accuracy"))
 
 
 def chance_label(rows: runs.Rows) -> str:
@@ -243,8 +245,12 @@ def draw_level(
 
 
 def draw_chance_accuracy(ax, rows: runs.Rows) -> None:
-  """Draws a line at chance accuracy, which old runs do not record."""
-  for chance in set(rows.fact("chance_accuracy").values()):
+  """Draws a line at the accuracy that needs no image."""
+  _draw_accuracies(ax, rows.blind_accuracy())
+
+
+def _draw_accuracies(ax, by_seed: dict[int, float]) -> None:
+  for chance in set(by_seed.values()):  # Old runs do not record it.
     # Its dots are farther apart than those of chance capacity.
     draw_level(ax, chance, f"chance accuracy {chance:.3g}", ls=(0, (1, 4)))
 

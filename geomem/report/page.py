@@ -133,7 +133,7 @@ def _part(name: str, root: pathlib.Path, path: pathlib.Path) -> dict[str, Any]:
   """Collects the page's content for one directory of a run."""
   content = runs.read_content(path)
   done = runs.is_complete(path)
-  environment = dict(content.get("environment", {}))
+  environment = dict(content.get("environment") or {})
   seconds = runs.read_duration(path)
   if seconds is not None:
     environment["duration"] = f"{seconds:.0f} s"

@@ -91,8 +91,9 @@ function chanceOf(rows, metric) {
 }
 
 function chanceMarks(rows, metric) {
-  const y = ACCURACIES.includes(metric) ? fact(rows, "chance_accuracy")[0]
-    : chanceOf(rows, metric);
+  const [majority] = metric === "accuracy" ? fact(rows, "majority_accuracy") : [];
+  const y = ACCURACIES.includes(metric)
+    ? majority ?? fact(rows, "chance_accuracy")[0] : chanceOf(rows, metric);
   return Number.isFinite(y) ? [{ y, label: "chance" }] : [];
 }
 

@@ -82,9 +82,10 @@ def read_content(path: pathlib.Path | str) -> dict[str, Any]:
     content = json.loads(file.read_text("utf-8"))
     reason = "no config"
     if isinstance(content["config"], dict):
-      if _is_origin(content.get("origin")):
+      kind = content["config"].get("experiment", "memorization")
+      if _is_origin(content.get("origin")) and isinstance(kind, str):
         return content
-      reason = "no origin"
+      reason = "no origin, or experiment"
   except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
     reason = type(error).__name__
   raise RunError(

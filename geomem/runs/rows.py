@@ -314,6 +314,13 @@ class Rows(list):
       )
     return values.pop()
 
+  def blind_accuracy(self) -> dict[int, float]:
+    """Returns the highest accuracy that needs no image, by seed.
+
+    It is that of the most frequent label, or of older runs 1/classes.
+    """
+    return self.fact("chance_accuracy") | self.fact("majority_accuracy")
+
   def narrow(self) -> dict[int, str]:
     """Names the layers of fewer than 2M features, where chance is higher.
 
@@ -322,7 +329,8 @@ class Rows(list):
     points = max(self.fact("manifold_points").values(), default=0)
     sizes = {r["layer_index"]: r["value"] for r in self.where("num_features")}
     for chance in self.fact("chance_accuracy").values():
-      sizes |= {i: 1 / chance for i, n in self.layers.items() if n == "logits"}
+      logits = {i: 1 / chance for i, n in self.layers.items() if n == "logits"}
+      sizes = logits | sizes
     return {
       i: n
       for i, n in self.layers.items()

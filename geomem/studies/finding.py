@@ -2,16 +2,21 @@
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from geomem import runs
 
 _MOST_NAMED = 3
-# The metrics of mean-field theory and of GLUE.
-_CONVERGED = ("converged", "glue_converged")
+# Of mean-field theory and of GLUE.
 _CAPACITIES = ("capacity", "glue_capacity")
+# What is not to be believed where manifolds did not converge, by the metric
+# that says so.
+_OF_SOLVED = {
+  "converged": ("capacity", "radius", "dimension"),
+  "glue_converged": ("glue_capacity",),
+}
 # Smallest share of permuted labels fitted beyond chance that counts as memory.
 _MEMORIZED = 0.2
 # What another number K of shared directions removed leaves of a capacity, a
@@ -127,7 +132,7 @@ def unmemorized(rows: runs.Rows) -> str:
   """Says that permuted labels are hardly fitted at the last epoch, if so."""
   scores = rows.at("last").where("accuracy", subset="permuted")
   fitted, _ = scores.mean(rows.seeds)
-  chance = rows.fact("chance_accuracy").values()  # Old runs have none.
+  chance = rows.blind_accuracy().values()  # Old runs have none.
   return too_little_memory(fitted, max(chance)) if chance else ""
 
 
@@ -172,6 +177,44 @@ def places(rows: Iterable[runs.Row], *columns: str) -> set[tuple]:
   return set(grouped(rows, *columns))
 
 
+def _unsolved(rows: runs.Rows, metrics: Iterable[str]) -> list[runs.Row]:
+  return [
+    row
+    for row in rows.where(metrics)
+    if not (runs.has_value(row) and row["value"] >= 1)
+  ]
+
+
+def unbelievable(rows: runs.Rows, **columns: Any) -> str:
+  """Names the layers where mean-field theory did not converge, if any."""
+  unsolved = _unsolved(rows.where(**columns), ["converged"])
+  names = ", ".join(dict.fromkeys(row["layer"] for row in unsolved))
+  return names and (
+    f"not to be believed (converged below 1) are numbers of {names}"
+  )
+
+
+def believable(rows: runs.Rows) -> runs.Rows:
+  """Returns the rows, with NaN for numbers that did not converge."""
+  numbers = ("metric", "value", "stderr")
+
+  def place(row: runs.Row) -> tuple:
+    return tuple((k, v) for k, v in sorted(row.items()) if k not in numbers)
+
+  unsolved = {
+    (metric, place(row))
+    for row in _unsolved(rows, _OF_SOLVED)
+    for metric in _OF_SOLVED[row["metric"]]
+  }
+  if not unsolved:
+    return rows
+  unknown = {"value": math.nan}
+  return runs.Rows(
+    row | unknown if (row["metric"], place(row)) in unsolved else row
+    for row in rows
+  )
+
+
 def doubts(rows: runs.Rows) -> list[str]:
   """Names the layers, subsets and epochs whose geometry is in doubt.
 
@@ -179,11 +222,9 @@ def doubts(rows: runs.Rows) -> list[str]:
   their problems were not solved: `converged` or `glue_converged` of the rows is
   less than 1, or a capacity is missing.
   """
-  capacities, solved = (
-    [row for row in rows.where(metrics) if row["layer"] is not None]
-    for metrics in (_CAPACITIES, _CONVERGED)
-  )
-  bad = [r for r in solved if not (runs.has_value(r) and r["value"] >= 1)]
+  of_layers = runs.Rows(row for row in rows if row["layer"] is not None)
+  capacities = of_layers.where(_CAPACITIES)
+  bad = _unsolved(of_layers, _OF_SOLVED)
   bad += [row for row in capacities if not runs.has_value(row)]
   if not bad:
     return []

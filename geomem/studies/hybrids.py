@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from geomem import compilation, data, models, parallel, training
+from geomem.studies.experiment import shapes_of
 
 # Whether each layer in order, without the input, is from the other epoch. The
 # mask of a network's first layers identifies a node of the tree.
@@ -142,9 +143,7 @@ def _compiled_fit(network: models.Network, masks: tuple[Mask, ...]):
 
 def _block_size(network: models.Network, masks: Sequence[Mask]) -> int:
   """Returns the images per device for which the widest level fits."""
-  image = jax.ShapeDtypeStruct((1, *network.image_shape), jnp.float32)
-  layers = jax.eval_shape(network.apply, network.abstract_state, image)
-  sizes = [x.size * x.dtype.itemsize for x in layers.activations.values()]
+  sizes = [x.size * x.dtype.itemsize for x in shapes_of(network).values()]
   widest = max(
     size * len({mask[:depth] for mask in masks})
     for depth, size in zip(range(len(masks[0]) + 1), sizes, strict=False)

@@ -27,6 +27,8 @@ import pathlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from geomem import geometry, plots, runs
 from geomem.studies.config import ExperimentConfig
 from geomem.studies.experiment import (
@@ -76,6 +78,11 @@ def differing_ranks(rows: runs.Rows) -> list[str]:
 def _range(values) -> str:
   """Formats the values over seeds, which may differ, as 5 or 3-8."""
   return "-".join(f"{x:.0f}" for x in sorted({min(values), max(values)}))
+
+
+def _largest_share(labels: np.ndarray) -> float:
+  """Returns the accuracy of giving all examples their most frequent label."""
+  return float(np.bincount(labels).max() / len(labels))
 
 
 class Memorization:
@@ -157,6 +164,7 @@ class Memorization:
     }
     points = next(iter(seed.manifolds.values())).shape[1]
     kappa = self.config.measure.kappa
+    both = seed.labels.labels, self.experiment.test.labels
     facts = {
       # Accuracies that are NaN are no best ones; of equal ones it is the first.
       "best_epoch": max(test, key=lambda e: (test[e] == test[e], test[e], -e)),
@@ -164,6 +172,7 @@ class Memorization:
       "manifold_points": points,
       "chance_capacity": float(geometry.simplex_capacity(points, kappa)),
       "chance_accuracy": 1 / self.experiment.num_classes,
+      "majority_accuracy": max(map(_largest_share, both)),
       "unchanged_labels": seed.labels.num_unchanged,
       "num_permuted": int(seed.labels.permuted.sum()),
       "num_unpermuted": int((~seed.labels.permuted).sum()),

@@ -18,6 +18,7 @@ from geomem.studies.finding import (
   places,
   seeds_unlike,
   too_narrow,
+  unbelievable,
   unmemorized,
   verdict,
 )
@@ -70,11 +71,12 @@ def find(rows: runs.Rows) -> list[Finding]:
   above chance. Seeds whose best epoch is their last are left out of all
   findings but F3.1, as they would be compared with themselves.
 
-  A finding is undecided if a number it needs is missing, if nothing was learnt
-  (F3.1) or memorized, if two standard errors decide, or if it may hang on the
-  number K of shared directions removed alone, where K differs between the two
-  values of a ratio. F3.1 and F3.3 are, too, if a layer that they compare with
-  chance is known to have fewer than 2M features: its chance is higher.
+  A finding is undecided if a number it needs is missing or did not converge, if
+  nothing was learnt (F3.1) or memorized, if two standard errors decide, or if
+  it may hang on the number K of shared directions removed alone, where K
+  differs between the two values of a ratio. F3.1 and F3.3 are, too, if a layer
+  that they compare with chance is known to have fewer than 2M features: its
+  chance is higher.
   """
   changed, left_out = changed_seeds(rows)
   no_best = _lacks(rows, "best")
@@ -99,6 +101,14 @@ def find(rows: runs.Rows) -> list[Finding]:
     rows.at("best").where(subset=s) for s in ("permuted", "restored", "test")
   )
 
+  ends = runs.Rows([*best, *last])
+  first, deepest = hidden[:early], hidden[-1:]
+
+  def unsolved(layers, *subsets) -> str:
+    return unbelievable(
+      ends, layer_index=layers, subset=subsets or runs.SUBSETS
+    )
+
   def judge(name, nothing, test: Callable, *of) -> Finding:
     holds, sentence = None, nothing
     if not nothing:
@@ -114,25 +124,54 @@ def find(rows: runs.Rows) -> list[Finding]:
     return [
       judge(
         "F3.1",
-        no_best or _unlearnt(rows) or too_narrow(rows, *hidden),
+        no_best
+        or _unlearnt(rows)
+        or too_narrow(rows, *hidden)
+        or unbelievable(
+          runs.Rows([*permuted, *(row for of in others for row in of)]),
+          layer_index=hidden,
+        ),
         _permuted_at_chance,
         at_best,
         chance,
         _doubt(permuted),
         _doubt(*others, least_left=_LITTLE_LEFT),
       ),
-      judge("F3.2", no_half, _permuted_rises_late, *capacity, early, doubt),
+      judge(
+        "F3.2",
+        no_half or unsolved([*first, *deepest], "permuted"),
+        _permuted_rises_late,
+        *capacity,
+        early,
+        doubt,
+      ),
       judge(
         "F3.3",
-        undecided or too_narrow(rows, *hidden[-1:]),
+        undecided
+        or too_narrow(rows, *deepest)
+        or unsolved(deepest, "restored"),
         _restored_falls,
         *capacity,
         chance,
         doubt,
         changed,
       ),
-      judge("F3.4", undecided, _permuted_shrinks, *sizes, doubt, changed),
-      judge("F3.5", no_half, _early_layers_stay, *capacity, early, doubt),
+      judge(
+        "F3.4",
+        undecided or unsolved(deepest, "permuted"),
+        _permuted_shrinks,
+        *sizes,
+        doubt,
+        changed,
+      ),
+      judge(
+        "F3.5",
+        no_half or unsolved(first),
+        _early_layers_stay,
+        *capacity,
+        early,
+        doubt,
+      ),
     ]
 
 
@@ -184,7 +223,7 @@ def _lacks(rows: runs.Rows, which: str) -> str:
 
 def _unlearnt(rows: runs.Rows) -> str:
   """Names the seeds whose best network is no better than chance, if any."""
-  chance = rows.fact("chance_accuracy")  # Old runs do not record it.
+  chance = rows.blind_accuracy()  # Old runs do not record it.
   of_test = rows.at("best").where("accuracy", subset="test").known()
   seeds = [
     row["seed"]

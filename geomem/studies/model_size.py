@@ -29,7 +29,12 @@ from jaxtyping import Float
 from geomem import plots, runs
 from geomem.runs import mean_and_error
 from geomem.studies.fields import sequence
-from geomem.studies.finding import doubts_by_width, last_measured, with_error
+from geomem.studies.finding import (
+  believable,
+  doubts_by_width,
+  last_measured,
+  with_error,
+)
 from geomem.studies.presets import fields_of, make_config
 from geomem.studies.sweep import Sweep, make_axes, of_cells
 
@@ -88,6 +93,7 @@ class Sizes:
 
   def __init__(self, rows: runs.Rows):
     """Groups the rows of complete cells, which have the same seeds."""
+    rows = believable(rows)
     self._by_width = rows.split("width")
     self._seeds = rows.seeds
     self.widths = list(self._by_width)

@@ -8,7 +8,13 @@ import numpy as np
 
 from geomem import plots, runs
 from geomem.plots.noise import NO_DEPARTURE
-from geomem.studies.finding import doubts, grouped, last_measured, with_error
+from geomem.studies.finding import (
+  believable,
+  doubts,
+  grouped,
+  last_measured,
+  with_error,
+)
 from geomem.studies.presets import make_config
 from geomem.studies.sweep import Sweep, make_axes, of_cells
 
@@ -59,15 +65,12 @@ def summarize_noise(rows: runs.Rows) -> tuple[list[runs.Row], list[str]]:
 
 def _departure(rows: runs.Rows, layers: dict[int, str]) -> runs.Row:
   """Finds the departure of one seed at its last epoch."""
-  last = rows.at("last").where(subset="permuted")
+  last = believable(rows.at("last").where(subset="permuted"))
   # From the input, 0, to the logits. Some may not be measured, such as those
   # behind the last one that is, if that is not the logits.
   end = max(layers) + (0 if "logits" in layers.values() else 2)
   hidden = range(1, end)
   values = {r["layer_index"]: r["value"] for r in last.where("capacity")}
-  for row in last.where("converged"):
-    if not (runs.has_value(row) and row["value"] >= 1):
-      values[row["layer_index"]] = math.nan
   chance = rows.chance_capacity()
   for i in rows.narrow():  # Where chance is higher, this may be chance.
     if values.get(i, 0) >= DEPARTED * chance:

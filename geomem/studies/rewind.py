@@ -40,7 +40,7 @@ from geomem.studies.trained import OfRun, TrainedRun
 
 KINDS = ("single", "suffix", "prefix")
 READINGS = ("together", "parameters", "reestimated")
-_FACTS = ("best_epoch", "last_epoch", "chance_accuracy")
+_FACTS = ("best_epoch", "last_epoch", "chance_accuracy", "majority_accuracy")
 # Largest size of the one batch that batch statistics are re-estimated on.
 _MAX_IMAGES = 2048
 # Largest size of the logits held at once, in bytes.

@@ -22,7 +22,7 @@ class RewindScores:
 
   Attributes:
     subsets: names of the subsets, in the order of the rows.
-    chance: 1 / classes; NaN if not recorded.
+    chance: the accuracy that needs no image; NaN if not recorded.
     has_lost: whether any seed has lost test accuracy.
     without: names the seeds that are left out, in parentheses; empty if none.
     best: the best epoch of each seed.
@@ -33,8 +33,8 @@ class RewindScores:
   def __init__(self, rows: runs.Rows):
     """Selects the rows of networks, leaving out those of layers."""
     self.subsets = rows.distinct("subset")
-    chance = rows.where("chance_accuracy")  # Old runs have none.
-    self.chance = chance[0]["value"] if chance else math.nan
+    # Old runs have none.
+    self.chance = max(rows.blind_accuracy().values(), default=math.nan)
     recovered = rows.where("recovered")
     self.has_lost = bool(recovered)
     self._vague = too_vague(recovered)

@@ -277,6 +277,8 @@ def _collect(
       others.append(f"{place.name} ({field} differs)")
     elif place != cell.path:
       others.append(f"{place.name} (the cell is {cell.path.name})")
+    elif not runs.is_complete(place):
+      others.append(f"{place.name} (its rows have changed)")
     else:
       cells.append((columns, place))
       _check_data(place, first.setdefault(_named_data(stored), place))

@@ -32,6 +32,7 @@ from geomem.studies.finding import (
   BY_K,
   Finding,
   apart,
+  believable,
   doubts,
   last_measured,
   left_by_k,
@@ -104,6 +105,8 @@ class TaskCapacity(Measuring):
   @staticmethod
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Any]:
     """Answers the four questions; one that lacks epochs is left undecided."""
+    found: list[Any] = doubts(rows)
+    rows = believable(rows)
     best, last = (set(rows.epochs(w).items()) for w in ("best", "last"))
     scored = rows.where("accuracy", layer=None)
     every = places(scored, "seed", "epoch")
@@ -118,7 +121,6 @@ class TaskCapacity(Measuring):
       "Task 3": (_separable(rows, config.get("glue_labels")), every),
       "Task 4": (_representation(rows), best | last),
     }
-    found: list[Any] = doubts(rows)
     # Where nothing is memorized, capacities rise and fall by noise alone.
     if too_little := unmemorized(rows):
       for name in ("Task 1", "Task 2"):

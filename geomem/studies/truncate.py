@@ -98,7 +98,10 @@ class Truncate(OfRun):
 
   name = "truncate"
   figures: ClassVar = {"truncation": plot_truncation}
-  copied = ("accuracy", "loss", "best_epoch", "last_epoch", "chance_accuracy")
+  copied = (
+    *("accuracy", "loss", "best_epoch", "last_epoch"),
+    *("chance_accuracy", "majority_accuracy"),
+  )
 
   def __init__(self, config: TruncateConfig, trained: TrainedRun):
     """Checks the names of the layers.
@@ -150,7 +153,8 @@ class Truncate(OfRun):
   def findings(config: dict[str, Any], rows: runs.Rows) -> list[Finding]:
     """Tests whether any truncation recovers most of the lost test accuracy.
 
-    Seeds that have lost none have nothing to recover, and are left out.
+    Seeds that have lost none have nothing to recover, and are left out. Chosen
+    layers and numbers of components cannot show that none does.
     """
     name = "Truncation (the memory is in the tail)"
     measured = rows.where("recovered")
@@ -190,6 +194,12 @@ class Truncate(OfRun):
     )
     if holds is None:
       sentence += "; whether that is reached cannot be known within two errors"
+    missing = {*TruncateConfig.dimensions} - {
+      *config.get("dimensions", TruncateConfig.dimensions)
+    }
+    if holds is False and (config.get("layers") or missing):
+      holds = None
+      sentence += "; other layers or numbers of components were not tried"
     return [Finding(name, holds, sentence)]
 
   @staticmethod

@@ -10,6 +10,7 @@ from geomem.studies.capacity_findings import agreements
 from geomem.studies.finding import (
   Finding,
   all_hold,
+  believable,
   doubts_by_width,
   left_by_k,
   verdict,
@@ -46,6 +47,7 @@ _CHANGES = ("F3.2", "F3.3", "F3.4 radius", "F3.4 dimension", "F3.5")
 def _memorization(rows: runs.Rows, is_the_papers: bool) -> _Judged:
   if set(rows.where("capacity").subsets) < set(runs.SUBSETS):
     return {}, {}
+  rows = believable(rows)
   chance, values, numbers = rows.chance_capacity(), {}, []
   changed, _ = changed_seeds(rows)
   no_best, no_last = (incomplete(rows, which) for which in ("best", "last"))
