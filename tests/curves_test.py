@@ -11,25 +11,11 @@ from geomem.studies.readout import plot_readout
 from geomem.studies.similarity import plot_similarity
 from tests import figures_test as known
 from tests import gradient_findings_test as gradients
+from tests.fakes import curve, line_of
 from tests.figures_test import BEST, LAST, LAYERS, METRICS, SUBSETS, mean_of
 from tests.figures_test import number as number_of
 
 EPOCHS = np.arange(4)
-
-
-def line_of(handle):
-  """Returns the line of a legend's handle, of which an error bar has one."""
-  return getattr(handle, "lines", [handle])[0]
-
-
-def curve(ax, label: str) -> tuple[np.ndarray, np.ndarray]:
-  """Returns x and y of the one curve that is labelled so."""
-  (line,) = (
-    line_of(handle)
-    for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)
-    if name == label
-  )
-  return tuple(np.asarray(values, float) for values in line.get_data())
 
 
 def look(line) -> tuple:
@@ -349,6 +335,48 @@ def test_gradients_are_compared_under_their_names():
   assert_curve(curve(cosine, "label part"), epochs, [0.3] * 3)
   for subset in ("unpermuted", "permuted"):
     assert_curve(curve(cancelled, subset), epochs, table["cancelled"])
+
+
+def test_the_law_has_its_points_fits_and_slopes_under_their_names():
+  rows = gradients.rows_of(slope=-0.5, unpermuted_slope=0.1)
+  for row in rows:  # Each kind of labels has numbers of its own.
+    if row["drawn"] == "independent":
+      row["value"] *= 2 if row["metric"] == "law_norm" else 1
+    if row["labels"] == "raw" and row["metric"] == "law_norm":
+      row["value"] *= 3
+    # Lines have the slopes of the fits, whatever that of the points.
+    if row["metric"] == "law_slope" and row["layer"] is None:
+      row["value"] += 0.25
+  left, right = plots.plot_gradient_law(rows).axes
+  n = np.array(gradients.SIZES)
+  drawn = {
+    "unpermuted": 3 * n**0.1,
+    "permuted": 3 * n**-0.5,
+    "labels drawn anew": 6 * n**-0.5,
+  }
+  fits = {}
+  for line in left.get_lines():
+    if line.get_linestyle() in ("-", ":") and len(line.get_xdata()) > 1:
+      fits[line.get_color(), line.get_linestyle()] = line.get_ydata()
+  for name, norms in drawn.items():
+    color = color_of(left, f"{name}, centred")
+    for labels, factor, line in (("centred", 1, "-"), ("raw", 3, ":")):
+      label = f"{name}, {labels}"
+      assert_curve(curve(left, label), n, factor * norms)
+      assert color_of(left, label) == color
+      fitted = factor * norms * (n / n[1]) ** 0.25  # n[1] is the middle.
+      np.testing.assert_allclose(fits[color, line], fitted, rtol=1e-3)
+  assert_curve(curve(left, "unpermuted, without noise"), n, 3 * n**0.1)
+  # On the right, fc1 is the one layer; centred and raw have one slope.
+  slopes = {
+    (bars.lines[0].get_color(), bars.lines[0].get_ydata()[0])
+    for bars in right.containers
+  }
+  assert slopes == {
+    (color_of(left, "unpermuted, centred"), 0.1),
+    (color_of(left, "permuted, centred"), -0.5),
+    (color_of(left, "labels drawn anew, centred"), -0.5),
+  }
 
 
 def readout_rows():
