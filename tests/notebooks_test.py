@@ -175,8 +175,8 @@ def test_what_it_calls_takes_what_it_gives(path):
   assert count > 3
 
 
-# What these two call, the sweep over sizes and the rewinds, is run by others.
-LONG = ("double_descent", "layer_rewind")
+# What these call is run by other tests: sweeps over sizes, GLUE, rewinds.
+LONG = ("double_descent", "glue_and_friends", "layer_rewind")
 
 
 @pytest.mark.slow
