@@ -7,7 +7,7 @@ import pytest
 from geomem import geometry, plots, runs, studies
 from geomem.studies import capacity
 from geomem.studies.capacity_findings import agreements
-from tests.fakes import SMALL_RUN
+from tests.fakes import SMALL_RUN, curve
 
 SMALL = {"num_draws": 5, "num_probes": 10, "num_shuffles": 2, "epochs": "last"}
 COMPARISON = studies.CapacityConfig(**SMALL)
@@ -113,8 +113,19 @@ def test_agreement_is_counted_from_rows():
   assert found.ratios[-1] == pytest.approx(1.1)
   assert found.farthest == "clouds R=1.0"
   assert found.correlation > 0.97
-  for draw in plots.CAPACITY.values():
-    draw(rows)
+  # Pairs of which both are known, and curves with a gap for the others.
+  (ax,) = plots.CAPACITY["capacity"](rows).axes
+  np.testing.assert_array_equal(
+    curve(ax, "clouds"), [[1.0, 0.5, 0.25], [1.0, 0.55, 0.2]]
+  )
+  (ax,) = plots.CAPACITY["capacity_along"](rows).axes
+  (theory,) = (x for x in ax.get_lines() if x.get_linestyle() == "-")
+  (simulated,) = (bars.lines[0] for bars in ax.containers)
+  for line, y in (
+    (theory, [1.0, 0.5, 0.25, 0.1]),
+    (simulated, [1.0, 0.55, 0.2, np.nan]),
+  ):
+    np.testing.assert_array_equal(line.get_data(), [[0.1, 0.3, 1.0, 3.0], y])
 
 
 def test_what_is_not_to_be_believed_is_left_out_and_said():

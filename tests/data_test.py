@@ -14,7 +14,7 @@ import pytest
 from hypothesis import strategies as st
 from sklearn import datasets
 
-from geomem import data
+from geomem import data, studies
 from geomem.data import digits
 from geomem.data.dataset import make_dataset
 from geomem.data.labels import permutations
@@ -308,3 +308,47 @@ def test_labels_without_a_fraction_of_their_own_need_one():
   dataset = make_dataset(images, np.arange(4) % 2)
   with pytest.raises(ValueError, match="from 0 to 1 was expected"):
     data.make_labels("permuted", jax.random.key(0), dataset, None)
+
+
+@pytest.fixture
+def darker(tmp_path):
+  """Twelve bright training images and thirty dark test images."""
+  rng = np.random.default_rng(0)
+  arrays = {}
+  for split, count, low in (("train", 12, 100), ("test", 30, 0)):
+    shape = (count, 8, 8, 3)
+    arrays[f"x_{split}"] = rng.integers(low, low + 100, shape).astype(np.uint8)
+    arrays[f"x_{split}"][..., 1] //= 2
+    arrays[f"y_{split}"] = np.arange(count) % 2
+  np.savez(tmp_path / "set.npz", **arrays)
+  return f"npz:{tmp_path}/set.npz", arrays
+
+
+def prepared(dataset, **fields):
+  fields = {"model": "mlp1", "width": 4, "batch_size": 4} | fields
+  options = {"dataset": dataset, "manifold_points": 2, "num_probes": 4}
+  return studies.prepare(studies.make_config(**options | fields))
+
+
+def test_pixels_are_scaled_by_the_moments_of_the_training_images(darker):
+  dataset, arrays = darker
+  experiment = prepared(dataset)
+  pixels = arrays["x_train"].astype(np.float64).reshape(-1, 3)
+  np.testing.assert_allclose(experiment.mean, pixels.mean(axis=0), rtol=1e-5)
+  np.testing.assert_allclose(experiment.std, pixels.std(axis=0), rtol=1e-5)
+  # Of those that are used.
+  few = prepared(dataset, examples_per_class=3)
+  pixels = arrays["x_train"][:6].astype(np.float64).reshape(-1, 3)
+  np.testing.assert_allclose(few.mean, pixels.mean(axis=0), rtol=1e-5)
+  np.testing.assert_allclose(few.std, pixels.std(axis=0), rtol=1e-5)
+  assert (np.abs(few.mean - experiment.mean) > 1e-3).all()
+
+
+def test_examples_per_class_limit_the_training_set_alone(darker):
+  dataset, arrays = darker
+  experiment = prepared(dataset, examples_per_class=3)
+  np.testing.assert_array_equal(experiment.train.labels, [0, 1] * 3)
+  np.testing.assert_array_equal(experiment.test.labels, [0, 1] * 15)
+  for split, count in (("train", 6), ("test", 30)):
+    images = np.asarray(getattr(experiment, split).images)
+    np.testing.assert_array_equal(images, arrays[f"x_{split}"][:count])

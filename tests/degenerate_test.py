@@ -66,8 +66,11 @@ DEFECTS = (
 defects = st.lists(st.sampled_from(DEFECTS), min_size=1, max_size=3)
 kappas = st.sampled_from((-2.0, -0.5, 0.0, 0.5, 3.0, 100.0))
 seeds = st.integers(0, 2**31)
-many = hypothesis.settings(
-  max_examples=500, deadline=None, derandomize=True, database=None
+many, some = (
+  hypothesis.settings(
+    max_examples=count, deadline=None, derandomize=True, database=None
+  )
+  for count in (500, 150)
 )
 
 
@@ -131,7 +134,23 @@ def _measure(points, kappa, centers):
   )
 
 
-@many
+def _capacity_by_hand(points, kappa):
+  """Of the first manifold, by NNLS: 1 / α is the mean force; and its error."""
+  x = points - points.mean(axis=(0, 1))
+  center = x[0].mean(axis=0)
+  inside = (x[0] - center) / np.linalg.norm(center)
+  frame = np.hstack([inside, np.ones((NUM_POINTS, 1))])
+  rng = np.random.default_rng(0)
+  forces = []
+  for t in rng.normal(size=(60, NUM_FEATURES + 1)):
+    # The nearest of all v with frame @ v ≥ κ.
+    shifted = t - kappa * np.eye(NUM_FEATURES + 1)[-1]
+    lam, _ = optimize.nnls(frame.T, -shifted, maxiter=1000)
+    forces.append(((lam @ frame) ** 2).sum())
+  return np.mean(forces), np.std(forces) / np.sqrt(len(forces))
+
+
+@some
 @hypothesis.given(seeds, defects, kappas, st.sampled_from((None, "low_rank")))
 def test_manifolds_are_measured_or_say_that_they_are_not(
   seed, defects, kappa, centers
@@ -146,6 +165,11 @@ def test_manifolds_are_measured_or_say_that_they_are_not(
     values = np.asarray(getattr(found, name))[good]
     assert not np.isnan(values).any(), name
   assert not np.isnan(np.asarray(found.residual)).any() or not good.all()
+  if centers is None and good[0]:
+    force, error = _capacity_by_hand(points, kappa)
+    capacity = float(found.capacity[0])
+    wide = np.hypot(error, float(found.capacity_stderr[0]) / capacity**2)
+    assert abs(1 / capacity - force) < 5 * wide + 1e-4 * force
 
 
 def _far_apart(spread, shape, seed=0, of_line=False):

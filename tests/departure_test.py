@@ -6,6 +6,7 @@ import pytest
 from geomem import plots, runs
 from geomem.plots.noise import NO_DEPARTURE
 from geomem.studies import noise
+from tests.fakes import curve
 
 
 def test_the_departure_from_chance_is_the_first_layer_that_stays_above():
@@ -73,7 +74,12 @@ def test_what_a_layer_in_doubt_decides_is_unknown(doubt):
   )
   assert doubts.startswith("permuted_fraction 0.5: Not to be believed: 1 of 5")
   assert "fc3 of permuted examples at epoch 3" in doubts
-  assert plots.plot_departure(runs.Rows(rows + further))
+  left, right = plots.plot_departure(runs.Rows(rows + further)).axes
+  for found in (curve(left, "permuted"), curve(right, "permuted")):
+    np.testing.assert_array_equal(found[0], [0.5, 0.9])
+  assert np.isnan(curve(left, "permuted")[1]).all()
+  last = [0.3, 0.3] if doubt == "unsolved" else [np.nan, np.nan]
+  np.testing.assert_array_equal(curve(right, "permuted")[1], last)
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,21 @@ def shown(figure) -> set[float]:
   return numbers
 
 
+def line_of(handle):
+  """Returns the line of a legend's handle, of which an error bar has one."""
+  return getattr(handle, "lines", [handle])[0]
+
+
+def curve(ax, label: str) -> tuple[np.ndarray, np.ndarray]:
+  """Returns x and y of the one curve that is labelled so."""
+  (line,) = (
+    line_of(handle)
+    for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)
+    if name == label
+  )
+  return tuple(np.asarray(values, float) for values in line.get_data())
+
+
 def assert_distinct(figure) -> None:
   """Asserts that lines of a legend differ by colour, marker or dashes."""
   looks = {}

@@ -128,7 +128,22 @@ def test_stacks_of_statistics_are_refused(what):
   }[what]
   with pytest.raises(ValueError, match="those of one set"):
     call(KEY, stack)
-  assert np.isfinite(jax.vmap(lambda one: call(KEY, one).capacity)(stack)).all()
+
+
+def test_stacks_of_products_are_mapped_each_by_itself():
+  """Those of statistics are compared with a loop below."""
+  stack = jnp.stack([POINTS[:, :4], POINTS[:, 4:8]])
+
+  @jax.jit
+  @jax.vmap
+  def capacity(points):
+    products = geometry.point_products(points)
+    return geometry.glue(KEY, products, num_probes=100).capacity
+
+  found = np.asarray(capacity(stack))
+  assert np.isfinite(found).all()
+  assert found[0] != found[1]
+  np.testing.assert_allclose(capacity(stack[::-1])[::-1], found, rtol=1e-5)
 
 
 def test_of_a_dead_layer_nothing_is_known():
@@ -212,34 +227,38 @@ def test_gradients_equal_finite_differences(num_features):
     np.testing.assert_allclose(slopes, finite, rtol=1e-5)
 
 
-def test_second_derivatives_are_those_of_the_closed_form():
+@pytest.mark.parametrize(
+  "how", ["hessian", *also_long("reverse", "forward", "scanned")]
+)
+def test_second_derivatives_are_those_of_the_closed_form(how):
   """Of single points; inside a scan, JAX before 0.12 ignores their rules."""
-  points = jnp.eye(5)[:, None]
-
-  def capacity(kappa):
-    return geometry.manifold_geometry(
-      KEY, points, kappa=kappa, centers=None, num_probes=100
-    ).mean_capacity
-
-  def scanned(kappa):
-    return jax.lax.map(capacity, kappa[None])[0]
-
   with jax.enable_x64(True):
+    points = jnp.eye(5, dtype=jnp.float64)[:, None]
     kappa = jnp.float64(0.5)
-    points = points.astype(jnp.float64)
-    exact = jax.grad(jax.grad(geometry.point_capacity))(kappa)
-    exact = pytest.approx(float(exact), rel=1e-6)
-    for second in (jax.hessian(capacity), jax.grad(jax.grad(capacity))):
-      assert float(second(kappa)) == exact
-    slope = jax.grad(geometry.point_capacity)(kappa)
-    assert float(jax.jacfwd(capacity)(kappa)) == pytest.approx(
-      float(slope), rel=1e-6
-    )
-    if jax.__version_info__ >= (0, 12):
-      assert float(jax.hessian(scanned)(kappa)) == exact
-    else:
+
+    def capacity(kappa):
+      return geometry.manifold_geometry(
+        KEY, points, kappa=kappa, centers=None, num_probes=100
+      ).mean_capacity
+
+    def scanned(kappa):
+      return jax.lax.map(capacity, kappa[None])[0]
+
+    derivative = {
+      "hessian": jax.hessian(capacity),
+      "reverse": jax.grad(jax.grad(capacity)),
+      "forward": jax.jacfwd(capacity),
+      "scanned": jax.hessian(scanned),
+    }[how]
+    if how == "scanned" and jax.__version_info__ < (0, 12):
       with pytest.raises(TypeError, match="inside a scan"):
-        jax.hessian(scanned)(kappa)
+        derivative(kappa)
+      return
+    exact = jax.grad(geometry.point_capacity)
+    exact = exact if how == "forward" else jax.grad(exact)
+    assert float(jax.jit(derivative)(kappa)) == pytest.approx(
+      float(exact(kappa)), rel=1e-6
+    )
 
 
 def test_derivatives_at_coinciding_points_are_between_both_sides():

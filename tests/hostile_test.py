@@ -205,7 +205,9 @@ def test_configs_are_told_apart(here):
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64, object])
 def test_what_lies_in_the_cache_is_not_believed(here, dtype):
   good = load(here)
-  for file in (here.parent.parent.parent / "cache").glob("*.npy"):
+  files = list((here.parent.parent.parent / "cache").glob("*.npy"))
+  assert len(files) == 2  # Images and labels.
+  for file in files:
     bad = np.zeros(3, dtype)
     if dtype is object:
       bad[0] = Bomb("executed")

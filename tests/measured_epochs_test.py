@@ -4,6 +4,7 @@ import json
 import shutil
 from unittest import mock
 
+import numpy as np
 import pytest
 
 from experiments import paper as binary
@@ -304,8 +305,21 @@ def test_a_sweep_says_what_was_not_measured(whole):
   further, (sentence,) = noise.summarize_noise(cell)
   assert not further
   assert "capacity was not measured at the last epoch" in sentence
-  assert plots.MEMORIZATION_SWEEP["last_layer"](cell)
-  assert plots.MEMORIZATION_SWEEP["departure"](cell)
+  # Where the epoch measured is a seed's best one, it is drawn; nowhere else.
+  names = ("capacity", "radius", "dimension")
+  axes = plots.MEMORIZATION_SWEEP["last_layer"](cell).axes
+  for ax, metric in zip(axes, names, strict=True):
+    assert ax.get_ylabel() == plots.style.label_of(metric)
+    heights = {
+      y
+      for bars in ax.containers
+      for y in bars.lines[0].get_ydata()
+      if np.isfinite(y)
+    }
+    assert not heights or 0 in cell.epochs("best").values()
+  left, right = plots.MEMORIZATION_SWEEP["departure"](cell).axes
+  for ax in (left, right):
+    assert not any(np.size(bars.lines[0].get_ydata()) for bars in ax.containers)
 
 
 @pytest.mark.long

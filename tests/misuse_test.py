@@ -17,7 +17,7 @@ from geomem.studies.memorization import Memorization
 from geomem.studies.packing import pack
 from geomem.studies.similarity import Similarity, SimilarityConfig
 from geomem.studies.truncate import Truncate, TruncateConfig
-from tests.fakes import SMALL_RUN, fields_of, write_run
+from tests.fakes import SMALL_RUN, curve, fields_of, write_run
 
 CHEAP = SMALL_RUN | {"num_seeds": 1, "layers": "last", "epochs": 1}
 KEY = jax.random.key(0)
@@ -235,11 +235,23 @@ def rows_of(values, stderr=None):
 )
 def test_what_is_not_finite_leaves_a_panel_empty(tmp_path, values, stderr):
   rows = rows_of(values, stderr)
-  for name, draw in plots.MEMORIZATION.items():
-    figure = draw(rows)
-    if figure is not None:
-      plots.save_figure(figure, tmp_path / name, suffixes=(".png",))
-  assert (tmp_path / "geometry_by_layer.png").exists()
+  figures = {name: draw(rows) for name, draw in plots.MEMORIZATION.items()}
+  assert figures.pop("loss") is None
+  for name, figure in figures.items():
+    (file,) = plots.save_figure(figure, tmp_path / name, suffixes=(".png",))
+    assert file.stat().st_size
+  np.testing.assert_array_equal(
+    curve(*figures["accuracy"].axes, "test"), [[0, 1], [0.5, 0.5]]
+  )
+  axes = figures["geometry_by_layer"].axes
+  assert len(axes) == 6
+  for ax in axes:
+    np.testing.assert_array_equal(curve(ax, "test"), [[0, 1, 2], values])
+  (image,) = figures["capacity_by_epoch"].axes[0].get_images()
+  drawn = np.ma.filled(np.ma.asarray(image.get_array(), float), np.nan)
+  # On its scale there is no place for zero.
+  over = [value / 0.2 if value > 0 else np.nan for value in values]
+  np.testing.assert_allclose(drawn, np.transpose([over, over]))
 
 
 def test_a_run_that_was_stopped_in_training_is_drawn(tmp_path):

@@ -1,6 +1,8 @@
 """The notebooks are stored clean, and run from top to bottom."""
 
+import ast
 import asyncio
+import inspect
 import os
 import pathlib
 import re
@@ -133,8 +135,60 @@ def kernel(tmp_path_factory):
     asyncio.run(manager.shutdown_kernel(now=True))
 
 
-@pytest.mark.slow
+def called(node, names):
+  """Returns what an expression such as `studies.run` is, or None."""
+  if isinstance(node, ast.Name):
+    return names.get(node.id)
+  if isinstance(node, ast.Attribute):
+    owner = called(node.value, names)
+    if inspect.ismodule(owner) and owner.__name__.startswith("geomem"):
+      return getattr(owner, node.attr)  # An error where there is none.
+  return None
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_what_it_calls_takes_what_it_gives(path):
+  """Names of geomem are there, and its functions have the arguments."""
+  source = "\n".join(
+    re.sub(r"^(\s*)[%!].*", r"\1pass", cell.source, flags=re.MULTILINE)
+    for cell in code_cells(read(path))
+  )
+  tree, names, count = ast.parse(source), {}, 0
+  for node in ast.walk(tree):
+    if isinstance(node, ast.Import | ast.ImportFrom):
+      module = getattr(node, "module", None) or node.names[0].name
+      if module.partition(".")[0] == "geomem":
+        exec(ast.unparse(node), names)
+  for node in ast.walk(tree):
+    called(node, names)
+    if not isinstance(node, ast.Call):
+      continue
+    function = called(node.func, names)
+    if function is None:
+      continue
+    count += 1
+    keywords = {x.arg: x.value for x in node.keywords}
+    starred = any(isinstance(x, ast.Starred) for x in node.args)
+    if starred or None in keywords:
+      continue
+    inspect.signature(function).bind(*node.args, **keywords)
+  assert count > 3
+
+
+# What these call is run by other tests: sweeps over sizes, GLUE, rewinds.
+LONG = ("double_descent", "glue_and_friends", "layer_rewind")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  "path",
+  [
+    pytest.param(
+      path, id=path.stem, marks=[pytest.mark.long] * (path.stem in LONG)
+    )
+    for path in NOTEBOOKS
+  ],
+)
 def test_runs_from_top_to_bottom(path, kernel):
   manager, how = kernel
   notebook = read(path)

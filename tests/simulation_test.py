@@ -204,6 +204,24 @@ def test_scale_and_rotation_change_nothing():
   a = geometry.simulated_capacity(KEY, points, num_draws=30)
   b = geometry.simulated_capacity(KEY, 100 * points, num_draws=30)
   assert a.capacity == b.capacity
+  rng = np.random.default_rng(1)
+  rotation, _ = np.linalg.qr(rng.normal(size=(300, 300)))
+  turned = np.float32(points.astype(np.float64) @ rotation)
+  assert np.abs(turned - points).max() > 0.1
+  c = geometry.simulated_capacity(KEY, turned, num_draws=30)
+  assert c.capacity == a.capacity
+  np.testing.assert_array_equal(c.features, a.features)
+  np.testing.assert_array_equal(c.separable, a.separable)
+  # In coordinates of the span, products of points are what they were.
+  flat = points[:, 0].astype(np.float64)
+  for given in (points, turned):
+    inside, owner = _checked(given, None)
+    assert inside.shape == (12, 12)
+    np.testing.assert_array_equal(owner, range(12))
+    unit = (inside**2).sum() / (flat**2).sum()
+    np.testing.assert_allclose(
+      inside @ inside.T, unit * flat @ flat.T, atol=1e-5 * (inside**2).sum()
+    )
 
 
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])

@@ -184,6 +184,30 @@ def test_points_that_are_not_finite_give_nan_under_jit(value, where):
   assert found.converged.all()
 
 
+def test_sums_of_blocks_have_the_products_of_all_features():
+  points = POINTS.astype(np.float64) - POINTS.mean(axis=(0, 1))
+  centers = points.mean(axis=1)
+  inside = points - centers[:, None]
+  blocks = [POINTS[..., :7], POINTS[..., 7:60], POINTS[..., 60:]]
+  found = geometry.sum_statistics(map(geometry.gram_statistics, blocks))
+  for name, expected in (
+    ("within", inside @ inside.swapaxes(1, 2)),
+    ("cross", inside @ centers.T),
+    ("centers", centers @ centers.T),
+  ):
+    np.testing.assert_allclose(getattr(found, name), expected, atol=1e-4)
+  # Blocks may have units of their own.
+  large = [np.float32(scale) * POINTS for scale in (1e20, 2e21)]
+  stats = list(map(geometry.gram_statistics, large))
+  assert int(stats[0].exponent) != int(stats[1].exponent)
+  ratio = 2.0 ** (2 * (int(stats[1].exponent) - int(stats[0].exponent)))
+  found, one, two = (
+    np.asarray(x.within, np.float64)
+    for x in (geometry.sum_statistics(stats), *stats)
+  )
+  np.testing.assert_allclose(found, one / ratio + two, rtol=1e-6)
+
+
 def test_sums_are_of_the_same_points():
   mask = np.arange(10)[None] < np.array([10, 9, 8, 10, 10])[:, None]
   a, b = (
@@ -240,7 +264,33 @@ def test_random_projections_keep_the_products_in_the_mean():
   projected = geometry.project_points(jax.random.key(0), points, 2000)
   assert projected.shape == (4, 3, 2000)
   norms = (np.asarray(projected) ** 2).sum(axis=-1) * 5000 / 2000
-  np.testing.assert_allclose(norms, (points**2).sum(axis=-1), rtol=0.15)
+  ratios = norms / (points**2).sum(axis=-1)
+  # Of 2,000 squares, each ratio spreads by √(2/2000) = .032.
+  assert abs(ratios.mean() - 1) < 4 * 0.032 / np.sqrt(ratios.size)
+  assert 0.016 < ratios.std() < 0.055
+
+
+def test_random_projections_are_those_of_gaussian_rows_of_unit_norm():
+  """The matrix is what they make of the axes; each block has its own draws."""
+  size, count = 60, 3000
+  options = {"num_features": count, "block_size": 20}
+  project = functools.partial(
+    geometry.project_points, jax.random.key(0), **options
+  )
+  A = np.asarray(project(np.eye(size, dtype=np.float32)), np.float64).T
+  np.testing.assert_allclose((A**2).sum(axis=1), 1, rtol=1e-5)
+  points = clouds(2, 3, size)
+  np.testing.assert_allclose(project(points), points @ A.T, atol=1e-5)
+  # Of independent axes: products of rows, and of columns, are those of chance.
+  for products, spread in (
+    (A[:200] @ A[:200].T, 1 / np.sqrt(size)),
+    (A.T @ A / count * size, 1 / np.sqrt(count)),
+  ):
+    others = products[~np.eye(len(products), dtype=bool)]
+    assert abs(others.mean()) < 4 * spread / np.sqrt(others.size / 2)
+    assert others.std() == pytest.approx(spread, rel=0.1)
+  # Fourth moments of a Gaussian, divided by its norm: 3 N / (N + 2).
+  assert (size**2 * A**4).mean() == pytest.approx(3 * size / 62, rel=0.05)
 
 
 @pytest.mark.parametrize("dtype", [np.int64, np.uint64])

@@ -10,7 +10,7 @@ import pytest
 from geomem import report, runs, studies
 from geomem.studies import study
 from geomem.studies.study import _Silent
-from tests.fakes import SMALL_RUN, also_long, draw_as_png
+from tests.fakes import SMALL_RUN, draw_as_png
 
 # What makes a study small; a new one is tried with its own defaults.
 SMALL = {
@@ -98,8 +98,21 @@ def test_what_a_bar_ends_after_its_last_move_is_kept(tmp_path):
     assert out.rows.values.tolist() == [1]
 
 
-@pytest.mark.parametrize("kills", [2, *also_long(6)])
-@pytest.mark.parametrize("name", ["memorization", *OF_RUNS])
+# Two kills where units of different kinds follow each other.
+KILLS = {"memorization": 2, "rewind": 2, "gradients": 2}
+
+
+@pytest.mark.parametrize(
+  ("name", "kills"),
+  [
+    case
+    for name in ("memorization", *OF_RUNS)
+    for case in (
+      (name, KILLS.get(name, 1)),
+      pytest.param(name, 6, marks=pytest.mark.long),
+    )
+  ],
+)
 def test_killed_anywhere_it_ends_with_the_same_rows(
   name, kills, trained, calm, tmp_path
 ):

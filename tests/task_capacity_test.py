@@ -6,7 +6,7 @@ import pytest
 from geomem import runs, studies
 from geomem.plots.task import half_rise, half_rise_with_error, plot_task
 from geomem.studies.task_capacity import TaskCapacity, TaskConfig
-from tests.fakes import assert_distinct
+from tests.fakes import assert_distinct, curve
 
 EPOCHS = (0, 5, 10, 20)
 
@@ -53,6 +53,42 @@ ANSWERS = {
   "probe": (0.2, 0.6, 0.8, 0.6),
   "early": (1, 1, 1.5, 1.5),
 }
+
+
+def assert_drawn(rows, values, epochs=EPOCHS):
+  """Asserts that all curves have their numbers, and gaps at unknown ones."""
+  by_epoch, by_layer, fitted, readouts = plot_task(rows).axes
+  at = np.isin(EPOCHS, epochs)
+  known = {n: np.array(x, float)[at] for n, x in values.items()}
+  # The networks themselves were scored at every epoch.
+  scored = {n: np.array(values[n], float) for n in ("fitted", "test")}
+  inside = known["interior"]
+
+  def assert_curve(ax, label, y):
+    x, found = curve(ax, label)
+    np.testing.assert_array_equal(x, EPOCHS if len(y) == 4 else epochs)
+    np.testing.assert_allclose(found, y)
+
+  grown = {}
+  for label, name in (("mean field", "mean_field"), ("GLUE", "glue")):
+    grown[label] = known[name] / known[name][0]
+    assert_curve(by_epoch, label, grown[label])
+  assert_curve(fitted, "separable labellings", 1 - inside)
+  assert_curve(fitted, "permuted accuracy", scored["fitted"])
+  assert_curve(readouts, "the network's readout", scored["test"])
+  assert_curve(readouts, "a new readout", known["probe"])
+  # Up to the last epoch, of fc1, fc2 and the logits.
+  early = known["early"][-1] / known["early"][0]
+  factors = {
+    "mean field": [1, grown["mean field"][-1], grown["mean field"][-1]],
+    "GLUE": [early, grown["GLUE"][-1], grown["GLUE"][-1]],
+  }
+  for label, expected in factors.items():
+    if EPOCHS[-1] not in epochs or (label == "GLUE" and inside[-1] > 0.5):
+      expected = []  # At its bound, GLUE says nothing.
+    x, found = curve(by_layer, label)
+    np.testing.assert_array_equal(x, range(len(expected)))
+    np.testing.assert_allclose(found, expected)
 
 
 def verdicts(**changed):
@@ -118,7 +154,7 @@ def test_what_hangs_on_an_unknown_number_is_not_told(changed, answers):
   rows = table(**ANSWERS | changed | early)
   found = [f for f in TaskCapacity.findings({}, rows) if hasattr(f, "holds")]
   assert [each.holds for each in found] == answers
-  assert plot_task(rows)
+  assert_drawn(rows, ANSWERS | changed | early)
 
 
 def test_each_theory_names_its_own_layers():
@@ -230,7 +266,7 @@ def test_where_epochs_were_not_measured_less_is_told(epochs, told, named):
   assert {n for n, each in found.items() if each.holds is not None} == told
   sentence = "this needs epochs that are not measured"
   assert f"is undecided: {sentence}: {named}." in str(found["Task 1"])
-  assert plot_task(rows)
+  assert_drawn(rows, ANSWERS, epochs)
 
 
 def test_half_of_a_rise_is_between_epochs():
@@ -309,16 +345,7 @@ def test_no_answer_hangs_on_what_was_removed_alone(
 
 def test_the_figure_draws_the_rows():
   rows = table(**ANSWERS)
-  axes = plot_task(rows).axes
-  capacity, glue, *_ = (line.get_ydata() for line in axes[0].get_lines())
-  np.testing.assert_allclose(capacity, ANSWERS["mean_field"])
-  np.testing.assert_allclose(glue, ANSWERS["glue"])
-  separable, fitted, *_ = (line.get_ydata() for line in axes[2].get_lines())
-  np.testing.assert_allclose(separable, 1 - np.array(ANSWERS["interior"]))
-  np.testing.assert_allclose(fitted, ANSWERS["fitted"])
-  network, probe, *_ = (line.get_ydata() for line in axes[3].get_lines())
-  np.testing.assert_allclose(network, ANSWERS["test"])
-  np.testing.assert_allclose(probe, ANSWERS["probe"])
+  assert_drawn(rows, ANSWERS)
   assert_distinct(plot_task(rows))
   # One layer has no panel of its own.
   alone = rows.where(layer=(None, "fc2"))
