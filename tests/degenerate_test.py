@@ -265,3 +265,54 @@ def test_equal_points_have_no_spread_by_rounding():
   np.testing.assert_allclose(
     slope(jnp.asarray(points)), slope(jnp.asarray(moved)), rtol=0.01, atol=0.1
   )
+
+
+def blocks_of_features():
+  """Two manifolds of 12 points surround the origin in 3 features of theirs."""
+  rng = np.random.default_rng(0)
+  points = np.zeros((4, 6, 20))
+  points[:2, :, :3] = rng.normal(size=(2, 6, 3))
+  points[2:, :, 3:] = 1 + rng.normal(size=(2, 6, 17))
+  return points
+
+
+def test_faces_with_more_points_than_dimensions_leave_the_anchors_open():
+  """Linear programmes over the optimal λ moved Ψ by 10% and R by 9%."""
+  key, points = jax.random.key(0), blocks_of_features()
+  turn = np.linalg.qr(np.random.default_rng(1).normal(size=(20, 20)))[0]
+  for given in (points, (points @ turn).astype("f4")):
+    found = geometry.glue(key, given, num_probes=200)
+    assert float(found.interior) == 0
+    assert found.converged.all()
+    assert np.isfinite([found.capacity, found.critical_features]).all()
+    assert np.isnan([found.dimension, found.radius, found.utility]).all()
+  # The oracle: optimal λ of one probe, with less and more weight on a manifold.
+  t = np.random.default_rng(2).normal(size=20)
+  A = (np.array([1, -1, 1, -1])[:, None, None] * points).reshape(24, 20).T
+  lam, _ = optimize.nnls(A, t)
+  weight = np.arange(24) < 6
+  found = []
+  for sign in (1, -1):
+    other = optimize.linprog(
+      sign * weight, A_eq=A, b_eq=A @ lam, bounds=(0, 10)
+    ).x
+    np.testing.assert_allclose(A @ other, A @ lam, atol=1e-8)
+    found.append(other @ weight)
+  assert found[1] - found[0] > 0.1
+
+
+@pytest.mark.parametrize("kind", ["f8", "f4"])
+def test_points_on_a_face_of_their_own_manifold_keep_its_anchor(kind):
+  """Points between others are in their hull, which has the same anchors."""
+  key = jax.random.key(0)
+  rng = np.random.default_rng(0)
+  points = 2 * rng.normal(size=(4, 1, 30)) + rng.normal(size=(4, 4, 30))
+  a, b, c, _ = points.swapaxes(0, 1)
+  more = [a, (a + b) / 2, 0.2 * a + 0.3 * b + 0.5 * c]
+  more = np.concatenate([points, np.stack(more, axis=1)], axis=1)
+  found, expected = (
+    geometry.glue(key, x.astype(kind), num_probes=300) for x in (more, points)
+  )
+  for name in ("capacity", "dimension", "radius", "utility"):
+    error = np.hypot(*(getattr(x, f"{name}_stderr") for x in (found, expected)))
+    assert abs(getattr(found, name) - getattr(expected, name)) < 4 * error

@@ -52,6 +52,45 @@ def test_separability_of_edge_cases():
   assert geometry.is_separable(close, np.array([True, False]))
 
 
+@pytest.mark.parametrize("offset", [1e9, 1e13, 1e16])
+def test_offsets_change_no_answer_with_a_bias(offset):
+  """The points are whole numbers, and so are exact beside the offset."""
+  rng = np.random.default_rng(0)
+  answers = []
+  for trial in range(12):
+    points = rng.integers(-500, 500, size=(8, 3)) * 4
+    labels = rng.random(8) < 0.5
+    answers.append(geometry.is_separable(points, labels, bias=True))
+    moved = int(offset) * np.array([1, -1, 0]) + points
+    for given in (moved, moved.astype(float)):
+      found = geometry.is_separable(given, labels, bias=True)
+      assert found == answers[-1], trial
+    # One point far away takes no digits from the others.
+    moved[0] = 0
+    points[0] = -int(offset) * np.array([1, -1, 0])
+    assert geometry.is_separable(moved, labels, bias=True) == (
+      geometry.is_separable(points, labels, bias=True)
+    )
+  assert 2 < sum(answers) < 10
+  extremes = np.array([[2**64 - 3], [2**64 - 1], [2**64 - 2]], np.uint64)
+  assert geometry.is_separable(extremes, [0, 1, 0], bias=True)
+  extremes = np.array([[1.7e308], [-1.7e308]])
+  assert geometry.is_separable(extremes, [0, 1], bias=True)
+
+
+def test_offsets_change_no_simulated_capacity_with_a_bias():
+  """Up to whether the offset is an axis of the span, which turns the draws."""
+  points = np.random.default_rng(0).integers(-500, 500, size=(8, 3, 12))
+  measure = functools.partial(
+    geometry.simulated_capacity, KEY, num_draws=40, bias=True
+  )
+  expected = measure(points)
+  for offset in (10**12, 10**15):
+    for given in (points + offset, (points + offset).astype(float)):
+      found = measure(given)
+      assert found.capacity == pytest.approx(expected.capacity, rel=1e-6)
+
+
 def test_programmes_without_an_answer_are_asked_again_or_refused():
   """Any status but solved counted as not separable."""
   A = np.random.default_rng(0).normal(size=(8, 3))
@@ -417,6 +456,43 @@ def test_samples_in_doubt_say_so():
     found = geometry.subsample(KEY, given, **options)
     assert found.samples.converged.tolist() == [share] * 2
     assert float(found.mean.converged) == share
+
+
+def test_samples_without_a_far_point_keep_their_digits():
+  """Points in float64 were rounded beside the first of all, if far away."""
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(5, 1, 30)) + 0.5 * rng.normal(size=(5, 8, 30))
+  options = {"num_samples": 6, "num_probes": 50, "centers": None}
+  sample = functools.partial(
+    geometry.subsample, KEY, num_manifolds=2, num_points=6, **options
+  )
+  plain = sample(points).samples
+  far = points.copy()
+  far[0] += 3e7
+  found = sample(far).samples
+  # Two points of 30 million times the distance are lost beside each other; the
+  # samples without the far manifold are the same as before.
+  assert set(np.asarray(found.converged).tolist()) == {0, 1}
+  for name in ("capacity", "radius", "dimension"):
+    a, b = (np.asarray(getattr(x, name)) for x in (found, plain))
+    np.testing.assert_allclose(
+      a[found.converged == 1], b[found.converged == 1], rtol=1e-4
+    )
+
+
+def test_wide_points_under_jit_are_refused():
+  points = np.random.default_rng(0).normal(size=(3, 5, 9))
+  sample = functools.partial(
+    geometry.subsample, num_samples=2, num_probes=8, centers=None
+  )
+  with pytest.raises(ValueError, match=r"draw of points in float64.*on the ho"):
+    jax.jit(lambda key: sample(key, points))(KEY)
+  given = points.astype(np.float32)
+  found = jax.jit(lambda key: sample(key, given))(KEY)
+  expected = sample(KEY, points)
+  np.testing.assert_allclose(
+    found.samples.capacity, expected.samples.capacity, rtol=1e-4
+  )
 
 
 def test_subsamples_are_of_the_size_asked_for():

@@ -101,6 +101,23 @@ def test_rounding_is_no_dimension():
   assert found["centers_participation"] == 0
 
 
+def test_spectra_of_centres_in_part_below_rounding_are_unknown():
+  """One of four dimensions was missing, without a word."""
+  rng = np.random.default_rng(0)
+  points = rng.normal(size=(5, 12, 30))
+  points -= points.mean(axis=1, keepdims=True)
+  centers = rng.normal(size=(5, 1, 30))
+  values = []
+  for size in (1e-3, 3e-6, 0):
+    stats = geometry.gram_statistics(points + size * centers)
+    values.append(np.asarray(geometry.center_spectrum(stats)))
+  C = 1e-3 * (centers - centers.mean(axis=0))[:, 0]
+  expected = np.linalg.svd(C, compute_uv=False) ** 2 / 5
+  np.testing.assert_allclose(values[0], expected, rtol=1e-3, atol=1e-12)
+  assert np.isnan(values[1]).all()
+  assert (values[2] == 0).all()
+
+
 def test_missing_points_add_zeros_to_a_spectrum():
   points = np.random.default_rng(0).normal(size=(3, 4, 20))
   mask = np.array([[1, 1, 1, 1], [1, 1, 0, 0], [1, 0, 0, 0]], bool)

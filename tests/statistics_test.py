@@ -81,6 +81,43 @@ def in_float64(points):
   }
 
 
+@pytest.mark.parametrize(
+  ("first", "second", "offset"),
+  [
+    ("float64", "float32", 1000 + 1 / 3),
+    ("float32", "float64", 1000 + 1 / 3),
+    ("int64", "float64", 2**62),
+    ("float64", "int64", 2**62),
+    ("int32", "float32", 2**28 + 1),
+  ],
+)
+def test_streams_of_two_types_have_one_origin(first, second, offset):
+  """The first point was rounded to the type of each block."""
+  scale = 2**12 if offset > 2**30 else 1
+  whole = np.round(8 * scale * POINTS).astype(np.int64)
+  blocks = [
+    (whole + int(offset)).astype(kind)
+    if "int" in first + second
+    else (offset + whole / 8).astype(kind)
+    for kind in (first, second)
+  ]
+  given = [jnp.asarray(x) if x.dtype.itemsize < 8 else x for x in blocks]
+  found = geometry.statistics_by_manifold(lambda: given)
+  # Python's whole numbers are exact, and so is float64 of the others.
+  exact = np.concatenate(
+    [
+      np.reshape([int(v) - int(offset) for v in x.ravel()], x.shape)
+      if "int" in first + second
+      else x.astype(np.float64)
+      for x in blocks
+    ]
+  )
+  for part, expected in in_float64(exact).items():
+    np.testing.assert_allclose(
+      getattr(found, part), expected, atol=2e-6 * np.abs(expected).max()
+    )
+
+
 def _collapsed(index):
   points = 5 + POINTS
   points[index] = points[index, :1]

@@ -133,8 +133,16 @@ def subtract_in_halves(x, reference, bits: int, dtype):
 
 
 def host_difference(x: np.ndarray, reference: np.ndarray) -> np.ndarray:
-  """Computes X − reference in float64, to full precision."""
-  if x.dtype.kind in "iu" and x.dtype.itemsize == 8:
-    return subtract_in_halves(x, reference, 32, np.float64)
+  """Computes X − reference in float64, to full precision, for any types."""
+  halves = _halves(x), _halves(reference)
   with np.errstate(invalid="ignore", over="ignore"):
-    return x.astype(np.float64) - reference.astype(np.float64)
+    difference, low = (a - b for a, b in zip(*halves, strict=True))
+    return difference + low
+
+
+def _halves(x: np.ndarray) -> tuple[np.ndarray, np.ndarray | float]:
+  """Returns two float64 arrays whose exact sum is X."""
+  if x.dtype.kind not in "iu" or x.dtype.itemsize < 8:
+    return x.astype(np.float64), 0.0
+  low = (x & x.dtype.type(2**32 - 1)).astype(np.float64)
+  return (x >> 32).astype(np.float64) * 2.0**32, low

@@ -38,6 +38,7 @@ from geomem.geometry.fields import draw_normal, fields_of
 from geomem.geometry.glue_doubt import (
   in_other_manifolds,
   is_lost,
+  share_faces,
   share_rays,
   surrounds_origin,
 )
@@ -98,8 +99,10 @@ class Glue(NamedTuple):
       above but capacity and critical_features are NaN. It is NaN itself for a
       dead layer. So are they, with `interior` 0, where in more than one sample
       in a hundred a point is active on a ray from the origin on which another
-      manifold has a point, or its own one of another length: their shares of λ
-      can be exchanged.
+      manifold has a point, or its own one of another length, or more points
+      touch the hyperplane v than are linearly independent, as where some
+      manifolds surround the origin in features of their own: shares of λ can be
+      exchanged. Affine combinations of points of one manifold do no harm.
     converged: which problems are solved; none of a dead layer, or of points
       that rounding has taken. If more than one, and more than 1% of them, are
       not, all numbers are NaN.
@@ -182,7 +185,8 @@ def _solve(floats, others, tol, single, reduce_variance):
   values = numbers_of(K, g, signs, solution.lam, mask, reduce_variance)
   fixed = jax.lax.stop_gradient((products, K, b, solution.lam))
   interior = surrounds_origin(*fixed, signs).mean()
-  shared = share_rays(*fixed[:2], fixed[3], signs).mean()
+  shared = share_rays(*fixed[:2], fixed[3], signs)
+  shared = (shared | share_faces(*fixed, signs)).mean()
   converged = solution.converged & ~dead
   unsolved = _too_few(converged)
   not_unique = unsolved | (jnp.maximum(interior, shared) > _MOST_NOT_UNIQUE)

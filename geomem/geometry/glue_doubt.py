@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from geomem.geometry.fields import shifted_root
-from geomem.geometry.linalg import matmul
+from geomem.geometry.linalg import diagonal, einsum, matmul
 from geomem.geometry.products import PointProducts
 from geomem.geometry.qp.growing_set import value
 from geomem.geometry.qp.projected_cg import product
@@ -16,6 +16,14 @@ _LEAST_LEFT = 1e4
 _NO_SLACK = 1e-3
 # Share of ‖t‖² that F may lack where it is ‖t‖².
 _NO_REST = 1e-5
+# The same of single points. Those without slack were measured to have less than
+# 1e-7, and of random points one in three million has as little.
+_TOUCHING = 1e-6
+# Relative square of a distance that counts as none is 100 times this, which
+# keeps the matrix of dependent points positive.
+_RIDGE = 1e-10
+# Active points of the manifolds in question: few, and the most.
+_SLOTS = (64, 320)
 # A point is dependent where its squared distance from the span of those before
 # it is below this many times the shift of their root.
 _DEPENDENT = 1e3
@@ -44,6 +52,17 @@ def in_other_manifolds(mask: Bool[Array, "P M"]) -> Bool[Array, "n n"]:
   return manifold[:, None] != manifold[None]
 
 
+def _slack(products, K, b, lam, signs) -> tuple[Array, Array, Array]:
+  """Returns the points' norms, their slack, and its unit: infinite for none."""
+  lengths = jnp.diagonal(K)
+  present = lengths > 0
+  norms = jnp.where(present, jnp.sqrt(jnp.abs(lengths)), 1)
+  # Far from the origin, any v is nearly orthogonal to all points.
+  spread = jnp.sqrt(jnp.diagonal(products.gram).max())
+  unit = jnp.where(present, jnp.minimum(norms, spread), jnp.inf)
+  return norms, b - product(K, lam, signs), unit
+
+
 def surrounds_origin(
   products: PointProducts,
   K: Float[Array, "n n"],
@@ -55,13 +74,8 @@ def surrounds_origin(
 
   Independent points may all be active, with no slack, but determine λ.
   """
-  lengths = jnp.diagonal(K)
-  present = lengths > 0
-  norms = jnp.where(present, jnp.sqrt(jnp.abs(lengths)), 1)
-  slack = b - product(K, lam, signs)
-  # Far from the origin, any v is nearly orthogonal to all points.
-  spread = jnp.sqrt(jnp.diagonal(products.gram).max())
-  unit = jnp.where(present, jnp.minimum(norms, spread), jnp.inf)
+  norms, slack, unit = _slack(products, K, b, lam, signs)
+  present = jnp.isfinite(unit)
   touching = jnp.abs(slack / unit[None]).max(axis=1) < _NO_SLACK
 
   def surrounded():
@@ -108,3 +122,74 @@ def share_rays(
     return ((lam > 0) & (count > 0)).any(axis=1)
 
   return jax.lax.cond(on_line.any(), shared, lambda: jnp.zeros(len(lam), bool))
+
+
+def share_faces(
+  products: PointProducts,
+  K: Float[Array, "n n"],
+  b: Float[Array, "T n"],
+  lam: Float[Array, "T n"],
+  signs: Float[Array, "T n"],
+) -> Bool[Array, " T"]:
+  """Tells in which samples a point without λ could have some of that of others.
+
+  For a random probe, a point has no slack only if it depends on the active ones
+  (λ > 0): some of their λ can be moved to it. The anchors stay where they are
+  if it is an affine combination of the active points of its own manifold.
+  """
+  _, slack, unit = _slack(products, K, b, lam, signs)
+  touching = jnp.abs(slack / unit[None]) < _TOUCHING
+  idle = touching & (lam <= 0) & jnp.isfinite(unit)[None]
+  (P, M), T = products.mask.shape, len(lam)
+  ridge = max(_RIDGE, 8 * float(jnp.finfo(K.dtype).eps))
+
+  def examined():
+    each = jnp.arange(P, dtype=jnp.int32)
+    own, rest = (
+      x.reshape(P, M, P, M)[each, :, each]
+      for x in (products.gram, products.rest[:-1, :-1])
+    )
+    # Of points (z, spread), so that linear combinations are affine ones.
+    own = own + rest + jnp.diagonal(products.gram).max()
+    # One combination of the idle points, without a pattern, stands for all.
+    weights = jnp.cos(jnp.arange(P * M, dtype=K.dtype))
+    weights = jnp.where(idle, weights[None], 0).reshape(T, P, M)
+    fields = einsum("tpm,pmk->tpk", weights, own)
+    square = (fields * weights).sum(axis=(1, 2))
+    size = (weights**2 * diagonal(own)[None]).sum(axis=(1, 2))
+    concerned = idle.reshape(T, P, M).any(axis=2, keepdims=True)
+    active = (lam > 0).reshape(T, P, M) & concerned
+    active, fields = active.reshape(T, -1), fields.reshape(T, -1)
+
+    def explained(sample, slots):
+      """Computes the square of the part in the span of active points."""
+      active, field = sample
+      here, i = jax.lax.top_k(active.astype(jnp.float32), slots)
+      p, m = i // M, i % M
+      G = own[p[:, None], m[:, None], m[None]]
+      pairs = (here[:, None] * here[None] > 0) & (p[:, None] == p[None])
+      G = jnp.where(pairs, G, 0)
+      unit = jnp.where(here > 0, ridge * jnp.diagonal(G), 1)
+      root = jax.scipy.linalg.cholesky(G + jnp.diag(unit), lower=True)
+      field = jnp.where(here > 0, field[i], 0)
+      x = jax.scipy.linalg.solve_triangular(root, field, lower=True)
+      return (x**2).sum()
+
+    def of_all(slots):
+      slots = min(slots, P * M)
+
+      def of_one(sample):
+        there = sample[0].any()
+        zero = jnp.zeros((), K.dtype)
+        return jax.lax.cond(
+          there, lambda: explained(sample, slots), lambda: zero
+        )
+
+      return jax.lax.map(of_one, (active, fields))
+
+    few, most = _SLOTS
+    fits = active.astype(jnp.float32).sum(axis=1).max() <= few
+    part = jax.lax.cond(fits, lambda: of_all(few), lambda: of_all(most))
+    return square - part > 100 * ridge * size
+
+  return jax.lax.cond(idle.any(), examined, lambda: jnp.zeros(T, bool))

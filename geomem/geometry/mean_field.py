@@ -135,7 +135,11 @@ class ManifoldGeometry:
       them, as are `mean_radius` and `mean_dimension`.
     radius: R_M, in units of the centre's norm.
     radius_stderr: by the jackknife; NaN for fewer than three probes.
-    dimension: D_M.
+    dimension: D_M. In single precision, directions in which a manifold varies
+      by less than some thousandth of its largest variation are lost in its Gram
+      matrix, and D_M is too high, though `converged`: if one feature or point
+      is 1,000 times as large as others, by 5%, and up to 50% beyond. Divide
+      such features by their size, or use double precision.
     center_correlation: ρ, before directions are removed.
     rank: K, how many shared directions were removed.
     center_left: the share of each centre's squared norm that is then left.

@@ -164,17 +164,23 @@ def within_spectrum(stats: GramStatistics) -> Float[Array, "*b P M"]:
   check_statistics(stats)
   stats = in_present_types(stats)
   values = _eigenvalues(stats.within) / stats.mask.sum(axis=-1)[..., None]
-  floor = rounding_floor(stats)[..., None, None]
-  kept = jnp.where(values <= floor, 0, values)
-  lost = kept.sum(axis=-1) < 0.99 * values.sum(axis=-1)
+  kept, lost = _above(rounding_floor(stats)[..., None, None], values)
   scaled = _in_units(kept, stats.exponent)
-  return jnp.where(lost[..., None], jnp.nan, scaled)
+  return jnp.where(lost, jnp.nan, scaled)
+
+
+def _above(floor: Array, values: Array) -> tuple[Array, Array]:
+  """Returns eigenvalues with 0 up to the floor, and if it took over 1%."""
+  kept = jnp.where(values <= floor, 0, values)
+  total = values.sum(axis=-1, keepdims=True)
+  return kept, kept.sum(axis=-1, keepdims=True) < 0.99 * total
 
 
 def center_spectrum(stats: GramStatistics) -> Float[Array, "*b P"]:
   """Computes eigenvalues of the covariance of the centres.
 
-  They are 0 where they are no larger than what rounding leaves.
+  They are 0 where they are no larger than what rounding leaves, and NaN if
+  these are more than one per cent of the variance, but not all of it.
 
   Raises:
     ValueError: as in `within_spectrum`.
@@ -184,8 +190,11 @@ def center_spectrum(stats: GramStatistics) -> Float[Array, "*b P"]:
   # Their own mean differs from that of all points if M varies.
   gram = center_gram(stats.centers)
   values = _eigenvalues(gram) / gram.shape[-1]
-  floor = rounding_floor(stats)[..., None]
-  return _in_units(jnp.where(values <= floor, 0, values), stats.exponent)
+  kept, lost = _above(rounding_floor(stats)[..., None], values)
+  scaled = _in_units(kept, stats.exponent)
+  return jnp.where(
+    lost & (kept > 0).any(axis=-1, keepdims=True), jnp.nan, scaled
+  )
 
 
 def _in_any_unit(eigenvalues: Eigenvalues) -> Array:

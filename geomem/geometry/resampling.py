@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from geomem.geometry import checks
+from geomem.geometry.arrays import is_wide
 from geomem.geometry.mean_field import ManifoldGeometry
 from geomem.geometry.measurement import (
   as_margins,
@@ -25,7 +26,6 @@ from geomem.geometry.points import (
   as_points,
   check_finite,
   float_type,
-  to_device,
 )
 from geomem.geometry.statistics import GramStatistics, gram_statistics
 
@@ -98,22 +98,41 @@ def _measure(keys, stats, kappa, *, batch_size, options) -> Resampled:
 
 
 def _resampled(
-  key, points, mask, num_samples, batch_size, options, draw
+  key, points, num_samples, batch_size, options, draw
 ) -> Resampled:
   """Measures samples with the options of `manifold_geometry`.
 
-  `draw` maps keys, the points on the device, and their mask to statistics.
+  `draw` maps keys to the indices of each sample's points among all of them, and
+  to which of these are present.
   """
   sample_key, probe_key = jax.random.split(key)
   kappa = as_margins(options.pop("kappa", 0.0), float_type(points))
-  points, _ = to_device(points, mask)
-  stats = draw(jax.random.split(sample_key, num_samples), points, mask)
+  drawn = draw(jax.random.split(sample_key, num_samples))
+  flat = points.reshape(-1, points.shape[2])
+  if is_wide(points):
+    # Each sample is shifted by one of its own points before it is rounded: one
+    # of all points may be far from it.
+    checks.known("The draw of points in float64 or wide integers", key)
+    samples = zip(*map(np.asarray, drawn), strict=True)
+    stats = [gram_statistics(flat[i], mask=shown) for i, shown in samples]
+    stats = jax.tree.map(lambda *x: jnp.stack(x), *stats)
+  else:
+    stats = _statistics(jnp.asarray(flat), *drawn)
   return _measure(
     jax.random.split(probe_key, num_samples),
     stats,
     kappa,
     batch_size=batch_size,
     options=tuple(sorted(options.items())),
+  )
+
+
+@jax.jit
+def _statistics(flat, indices, masks) -> GramStatistics:
+  """Computes statistics of each sample of points on the device."""
+  return jax.lax.map(
+    lambda drawn: gram_statistics(flat[drawn[0]], mask=drawn[1]),
+    (indices, masks),
   )
 
 
@@ -143,30 +162,31 @@ def _random_order(key, present: Array) -> Array:
 
 
 @jax.jit
-def _shuffled(keys, points, mask) -> GramStatistics:
-  """Computes statistics of each shuffle of the points."""
-  flat, present = points.reshape(-1, points.shape[2]), mask.reshape(-1)
+def _shuffled(keys, mask) -> tuple[Array, Array]:
+  """Draws shuffles of the points, which leave the missing ones missing."""
+  present = mask.reshape(-1)
   slots = (~present).argsort(stable=True)
 
   def shuffle(key):
     order = _random_order(key, present)
-    shuffled = jnp.zeros_like(flat).at[slots].set(flat[order])
-    return gram_statistics(shuffled.reshape(points.shape), mask=mask)
+    return jnp.zeros_like(order).at[slots].set(order).reshape(mask.shape)
 
-  return jax.lax.map(shuffle, keys)
+  indices = jax.lax.map(shuffle, keys)
+  return indices, jnp.broadcast_to(mask[None], indices.shape)
 
 
 @functools.partial(jax.jit, static_argnames=("num_manifolds", "num_points"))
-def _subsampled(keys, points, mask, *, num_manifolds, num_points):
-  """Computes statistics of each subset."""
+def _subsampled(keys, mask, *, num_manifolds, num_points):
+  """Draws subsets of the manifolds and of their points."""
 
   def choose(key):
     manifold_key, point_key = jax.random.split(key)
-    chosen = jax.random.permutation(manifold_key, len(points))[:num_manifolds]
+    chosen = jax.random.permutation(manifold_key, len(mask))[:num_manifolds]
     order = _random_order(point_key, mask[chosen])[:, :num_points]
-    return gram_statistics(points[chosen[:, None], order])
+    return chosen[:, None] * mask.shape[1] + order
 
-  return jax.lax.map(choose, keys)
+  indices = jax.lax.map(choose, keys)
+  return indices, jnp.ones(indices.shape, bool)
 
 
 def shuffled_null(
@@ -186,6 +206,7 @@ def shuffled_null(
   Args:
     key: for the shuffles and the probes.
     points: `[P, M, N]`, or a list of `[M_i, N]`, of any real dtype.
+      Those in float64 or integers on the host are drawn there, not under jit.
     mask: which of the points are present; all by default.
     num_samples: R, how many shuffles.
     batch_size: samples at a time under vmap; one by default.
@@ -196,9 +217,8 @@ def shuffled_null(
       does not fit.
   """
   points, mask = _checked(key, points, mask, num_samples, batch_size, options)
-  return _resampled(
-    key, points, mask, num_samples, batch_size, options, _shuffled
-  )
+  draw = functools.partial(_shuffled, mask=jnp.asarray(mask))
+  return _resampled(key, points, num_samples, batch_size, options, draw)
 
 
 def subsample(
@@ -221,6 +241,7 @@ def subsample(
   Args:
     key: for the subsets and the probes.
     points: `[P, M, N]`, or a list of `[M_i, N]`, of any real dtype.
+      Those in float64 or integers on the host are drawn there, not under jit.
     mask: which of the points are present; all by default.
     num_manifolds: P', manifolds in a sample; all by default.
     num_points: M', points of each; the size of the smallest by default.
@@ -246,9 +267,12 @@ def subsample(
       " of its own."
     )
   draw = functools.partial(
-    _subsampled, num_manifolds=num_manifolds, num_points=num_points
+    _subsampled,
+    mask=jnp.asarray(mask),
+    num_manifolds=num_manifolds,
+    num_points=num_points,
   )
-  return _resampled(key, points, mask, num_samples, batch_size, options, draw)
+  return _resampled(key, points, num_samples, batch_size, options, draw)
 
 
 def detectable_difference(

@@ -6,7 +6,13 @@ import numpy as np
 from jaxtyping import Array, Shaped
 
 from geomem.geometry import checks
-from geomem.geometry.arrays import DLPackArray, as_array, as_reals, unmasked
+from geomem.geometry.arrays import (
+  DLPackArray,
+  as_array,
+  as_reals,
+  host_difference,
+  unmasked,
+)
 
 # Bound on the rounding error of products of unit vectors, with room to spare.
 _ROUNDING = 1e-13
@@ -47,12 +53,12 @@ def is_separable(
     )
   points, shown = unmasked(points)
   labels = _sides(labels, shown)
-  A = np.asarray(as_reals(points, given))[shown].astype(np.float64)
-  if not np.isfinite(A).all():
+  A = np.asarray(as_reals(points, given))[shown]
+  if not np.isfinite(A.astype(np.float64)).all():
     raise ValueError("The points are not finite; look for NaN or overflow.")
   if not len(A):
     return True
-  A = in_own_unit(A)
+  A = in_own_unit(about_median(A) if bias else A.astype(np.float64))
   if bias:
     # The extra feature has the size of the points: no scale is favoured.
     size = np.sqrt((A**2).sum(axis=1).mean()) or 1.0
@@ -65,6 +71,19 @@ def is_separable(
   A = np.where(labels[:, None], A, -A)
   answer = _by_least_squares(A)
   return _by_linear_programme(A) if answer is None else answer
+
+
+def about_median(X: np.ndarray) -> np.ndarray:
+  """Returns points relative to their median, in float64.
+
+  Beside an offset their differences would be lost, and with a bias it changes
+  no answer. The lower median of each feature is one of its values, to which all
+  that are near it have exact differences, whatever is far.
+  """
+  if X.dtype.kind not in "iu":
+    X = in_own_unit(X.astype(np.float64))  # So that no difference overflows.
+  middle = (len(X) - 1) // 2
+  return host_difference(X, np.partition(X, middle, axis=0)[middle])
 
 
 def in_own_unit(X: np.ndarray) -> np.ndarray:

@@ -10,7 +10,11 @@ from jaxtyping import Array, Bool, Int, Key
 from geomem.geometry import checks
 from geomem.geometry.points import Mask, Points, as_points, check_finite
 from geomem.geometry.products import PointProducts
-from geomem.geometry.separability import in_own_unit, is_separable
+from geomem.geometry.separability import (
+  about_median,
+  in_own_unit,
+  is_separable,
+)
 from geomem.geometry.statistics import GramStatistics
 
 # Offsets of the draws from the middle of the transition, in its widths: each
@@ -156,7 +160,7 @@ def simulated_capacity(
   checks.key(key)
   checks.count("num_draws", num_draws, least=FEWEST_DRAWS)
   checks.flag("bias", bias)
-  X, owner = _checked(points, mask)
+  X, owner = _checked(points, mask, bias)
   num_manifolds, num_features = int(owner.max()) + 1, X.shape[1]
   with jax.ensure_compile_time_eval():
     seed = np.asarray(jax.random.key_data(key)).tolist()
@@ -184,7 +188,7 @@ def simulated_capacity(
   )
 
 
-def _checked(points, mask) -> tuple[np.ndarray, np.ndarray]:
+def _checked(points, mask, bias) -> tuple[np.ndarray, np.ndarray]:
   """Returns the points in float64, in coordinates of their span."""
   if isinstance(points, GramStatistics | PointProducts):
     raise ValueError(
@@ -200,7 +204,9 @@ def _checked(points, mask) -> tuple[np.ndarray, np.ndarray]:
   check_finite(points, mask)
   dtype = points.dtype
   mask = np.asarray(mask)
-  flat = in_own_unit(np.asarray(points)[mask].astype(np.float64))
+  given = np.asarray(points)[mask]
+  whole = in_own_unit(given.astype(np.float64))
+  flat = about_median(given) if bias else whole
   # Gaussian directions look alike in any orthonormal basis. The basis of the
   # span has as many axes as the rank, which dead features and projections hide.
   left, values, _ = np.linalg.svd(flat, full_matrices=False)
@@ -208,9 +214,11 @@ def _checked(points, mask) -> tuple[np.ndarray, np.ndarray]:
   # in single precision: they are exact here.
   is_float = jnp.issubdtype(dtype, jnp.floating)
   wide = jnp.promote_types(dtype, jnp.float32) if is_float else np.float64
+  # An offset that a bias makes up for has cost floats digits, not integers.
+  size = np.sqrt(((whole if is_float else flat) ** 2).sum())
   # What the decomposition adds, in double precision, grows with the shape.
   rounding = max(
-    _ROUNDING * float(jnp.finfo(wide).eps) * np.sqrt((values**2).sum()),
+    _ROUNDING * float(jnp.finfo(wide).eps) * size,
     max(flat.shape) * float(np.finfo(np.float64).eps) * values[0],
   )
   real = values > rounding

@@ -103,12 +103,12 @@ class _Blocks:
       yield self._moved(block)
 
   def _moved(self, block) -> Array | np.ndarray:
-    if is_wide(block):
-      return host_difference(block, np.asarray(self._reference))
+    reference = self._reference
+    # In one type of both, the reference could be rounded to another point.
+    if is_wide(block) or block.dtype != reference.dtype:
+      return host_difference(np.asarray(block), np.asarray(reference))
     # `as_floats` takes the first point as its reference.
-    reference = jnp.broadcast_to(
-      jnp.asarray(self._reference), (1, *block.shape[1:])
-    )
+    reference = jnp.broadcast_to(jnp.asarray(reference), (1, *block.shape[1:]))
     both = jnp.concatenate([reference, jnp.asarray(block)])
     return as_floats(both, jnp.ones(both.shape[:2], bool))[1:]
 
