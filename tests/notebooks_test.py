@@ -175,20 +175,8 @@ def test_what_it_calls_takes_what_it_gives(path):
   assert count > 3
 
 
-# What these call is run by other tests: sweeps over sizes, GLUE, rewinds.
-LONG = ("double_descent", "glue_and_friends", "layer_rewind")
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize(
-  "path",
-  [
-    pytest.param(
-      path, id=path.stem, marks=[pytest.mark.long] * (path.stem in LONG)
-    )
-    for path in NOTEBOOKS
-  ],
-)
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_from_top_to_bottom(path, kernel):
   manager, how = kernel
   notebook = read(path)

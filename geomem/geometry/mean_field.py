@@ -138,8 +138,8 @@ class ManifoldGeometry:
     dimension: D_M. In single precision, directions in which a manifold varies
       by less than some thousandth of its largest variation are lost in its Gram
       matrix, and D_M is too high, though `converged`: if one feature or point
-      is 1,000 times as large as others, by 5%, and up to 50% beyond. Divide
-      such features by their size, or use double precision.
+      is 1,000 times as large as others, by 5%, and up to 50% beyond. Double
+      precision is right there.
     center_correlation: ρ, before directions are removed.
     rank: K, how many shared directions were removed.
     center_left: the share of each centre's squared norm that is then left.
