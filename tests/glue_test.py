@@ -359,19 +359,23 @@ def test_points_on_one_ray_leave_the_anchors_open():
     return geometry.glue(key, changed, labels=labels, num_probes=400)
 
   own = np.concatenate([points[0, :4], 3 * points[0, :4]])
-  for place, manifold in ((1, points[0]), (2, -2 * points[0]), (0, own)):
-    found = measured(labels, place, manifold)
+  # With opposite labels, equal points may have any λ that is added to both.
+  opposite = labels * [1, -1, 1, 1, 1, 1]
+  for found in (
+    measured(labels, 1, points[0]),
+    measured(labels, 2, -2 * points[0]),
+    measured(labels, 0, own),
+    measured(opposite, 1, points[0]),
+  ):
     assert float(found.interior) == 0
     assert found.converged.all()
     assert np.isfinite([found.capacity, found.critical_features]).all()
     unknown = (found.dimension, found.radius, found.utility, *found.active)
     assert np.isnan(unknown).all()
-  # Neither near each other nor on opposite rays can they be exchanged.
+  # Near each other they cannot be exchanged, and equal ones keep the anchor.
   noise = 1e-3 * np.random.default_rng(0).normal(size=points[0].shape)
-  opposite = labels * [1, -1, 1, 1, 1, 1]
   for found in (
     measured(labels, 1, points[0] + noise.astype("f4")),
-    measured(opposite, 1, points[0]),
     measured(labels, 0, np.concatenate([points[0, :4], points[0, :4]])),
   ):
     assert np.isfinite([found.dimension, found.radius, found.utility]).all()

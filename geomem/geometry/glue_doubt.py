@@ -138,7 +138,8 @@ def share_faces(
   if it is an affine combination of the active points of its own manifold.
   """
   _, slack, unit = _slack(products, K, b, lam, signs)
-  touching = jnp.abs(slack / unit[None]) < _TOUCHING
+  # By the least unit: where some manifolds are far, theirs hides the slack.
+  touching = jnp.abs(slack) < _TOUCHING * unit.min()
   idle = touching & (lam <= 0) & jnp.isfinite(unit)[None]
   (P, M), T = products.mask.shape, len(lam)
   ridge = max(_RIDGE, 8 * float(jnp.finfo(K.dtype).eps))
