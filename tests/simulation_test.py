@@ -312,6 +312,17 @@ def test_correlated_centers_share_directions():
     geometry.correlated_centers(KEY, 4, 9, rank=10, strength=0.5)
 
 
+def test_hyperplanes_that_may_miss_the_origin_are_anywhere():
+  points = np.random.default_rng(0).normal(size=(10, 1, 30))
+  capacity = functools.partial(geometry.simulated_capacity, KEY, num_draws=40)
+  free = capacity(points, bias=True)
+  assert capacity(points + 2, bias=True) == free
+  fixed, moved = capacity(points), capacity(points + 2)
+  assert fixed != moved
+  # A dimension less is needed.
+  assert free.critical_dimension < fixed.critical_dimension
+
+
 def test_shuffled_labels_leave_no_structure():
   """Tight, well separated manifolds become clouds of all points."""
   points = manifolds(
@@ -382,6 +393,12 @@ def test_several_margins_are_kept_apart(function):
             atol=1e-5,
             err_msg=f"{part} {name}",
           )
+  batched = sample(kappa=1.0, batch_size=2)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
+    batched,
+    alone[1],
+  )
   with pytest.raises(ValueError, match="relative_error was given"):
     sample(relative_error=0.1)
   with pytest.raises(ValueError, match="kappa is nan"):
