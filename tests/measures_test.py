@@ -37,9 +37,10 @@ def test_its_rows_are_those_of_its_metrics(name):
 
 
 def test_options_are_those_of_the_geometry():
-  # Shared directions would be removed by default, two at most.
+  # By default the direction that centres share would be removed.
   rng = np.random.default_rng(0)
   points = rng.normal(size=(5, 4, 9)) + 2 * rng.normal(size=(5, 1, 9)) + 3
+  points += 30 * rng.normal(size=(5, 1, 1)) * rng.normal(size=9)
   points = points.astype(np.float32)
   options = measures.Options(
     kappa=0.2, num_probes=12, centers=None, labels="one_vs_rest"
