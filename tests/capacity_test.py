@@ -1,6 +1,9 @@
 """Theory against simulation through the binary: whole, resumed, refused."""
 
+import types
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -41,6 +44,29 @@ def test_layers_of_a_run_are_compared(trained, tmp_path):
   other = studies.Capacity(config, studies.TrainedRun(trained))
   with pytest.raises(runs.RunError, match="num_draws differs"):
     studies.run(other, tmp_path)
+
+
+def test_points_of_layers_are_activations_of_the_run(trained):
+  run = studies.TrainedRun(trained)
+  (seed,), experiment = run.seeds, run.experiment
+  sets = study_of(trained).sets()
+  state = run.state(seed.number, run.last(seed.number))
+  for subset in ("permuted", "test"):
+    images = getattr(experiment, seed.subsets[subset].source).images
+    chosen = np.asarray(images)[seed.manifolds[subset]].reshape(-1, 8, 8, 1)
+    normalized = (np.float32(chosen) - experiment.mean) / experiment.std
+    normalized = jnp.asarray(normalized)
+    activations = experiment.network.apply(state, normalized).activations
+    for layer in ("input", "fc1"):
+      of_layer = [
+        one.points()
+        for one in sets
+        if (one.columns["layer"], one.columns["subset"]) == (layer, subset)
+      ]
+      assert len(of_layer) == 2  # With shared directions and without.
+      expected = np.reshape(activations[layer], (3, 5, -1))
+      for points in of_layer:
+        np.testing.assert_allclose(points, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_subsets_of_the_run_are_compared(trained):
@@ -158,6 +184,54 @@ def test_what_is_not_to_be_believed_is_left_out_and_said():
   rows = runs.Rows(r | place for r in rows)
   doubt, _ = studies.Capacity.findings({}, rows)
   assert "fc3 of clouds examples" in doubt
+
+
+def test_shared_directions_are_removed_from_all_points(monkeypatch):
+  """Theory and simulation are of what NumPy leaves of the points."""
+  rng = np.random.default_rng(0)
+  shift = 3 * rng.normal(size=(3, 1, 64))
+  points = np.float32(rng.normal(size=SHAPE) + shift)
+  key = jax.random.key(0)
+  direction_key, probe_key, draw_key, _ = jax.random.split(key, 4)
+  centered = points.astype(float)
+  centered = centered - centered.mean(axis=(0, 1))
+  centers = centered.mean(axis=1)
+  A = np.array([[1.0, 0], [0.5, 0], [-2, 0]])
+
+  def find(given_key, gram, rule):
+    assert given_key == direction_key
+    assert rule == "low_rank"
+    np.testing.assert_allclose(gram, centers @ centers.T, rtol=1e-4, atol=1e-3)
+    return types.SimpleNamespace(coefficients=A, rank=1)
+
+  monkeypatch.setattr(capacity, "_shared_directions", find)
+  columns = {"centers": "low_rank", "subset": "clouds"}
+  one = capacity.ManifoldSet(key, columns, lambda: points)
+  rows = runs.Rows(capacity.compare(one, COMPARISON))
+  v = A[:, 0] @ centers / np.linalg.norm(A[:, 0] @ centers)
+  left = centered - (centered @ v)[..., None] * v
+  theory, whole = (
+    geometry.manifold_geometry(
+      probe_key, np.float32(x), num_probes=10, centers=None
+    )
+    for x in (left, centered)
+  )
+  # Of three centres that are left on a line most labels are inseparable.
+  simulated, of_whole = (
+    geometry.simulated_capacity(draw_key, x, num_draws=5).capacity
+    for x in (left, centered)
+  )
+  assert np.isnan([simulated, of_whole]).tolist() == [True, False]
+  for metric, value in (
+    ("capacity", theory.mean_capacity),
+    ("radius", theory.mean_radius),
+    ("dimension", theory.mean_dimension),
+    ("center_correlation", theory.center_correlation),
+    ("simulated_capacity", simulated),
+  ):
+    (found,) = rows.where(metric).values
+    assert found == pytest.approx(float(value), rel=1e-3, nan_ok=True)
+  assert float(whole.mean_radius) < 0.9 * float(theory.mean_radius)
 
 
 def test_rows_say_what_converged_and_the_error_of_the_null():

@@ -16,6 +16,8 @@ def test_the_departure_from_chance_is_the_first_layer_that_stays_above():
     ([0.2, 0.1, 0.2], 2),
     ([0.2, 0.2, 0.2], 0),
     ([0.1, 0.2, 0.1], None),
+    ([0.12, 0.12, 0.13], 2),
+    ([0.12, 0.13, 0.12], None),
     ([np.nan, 0.1, 0.2], 2),
     ([0.1, np.nan, 0.1], None),
   ):

@@ -175,7 +175,8 @@ def test_f31_cannot_fail_by_what_was_removed():
     (with_removed(rows, {}), False),
     (with_removed(rows, {(40, "restored"): 2}), None),
     (with_removed(rows, {(1000, "restored"): 2}), False),
-    (with_removed(rows, {}, left=0.01), None),
+    (with_removed(rows, {}, left=0.04), None),
+    (with_removed(rows, {}, left=0.06), False),
     (with_removed(rows_of(PAPER), {(40, "restored"): 2}), True),
   ]
   for of_case, holds in cases:
@@ -209,6 +210,8 @@ def test_f31_cannot_fail_by_what_was_removed():
     ("F3.2", "last", {("permuted", 5): 0.1}, True, True),  # 2.65 x .6 > 1.5
     ("F3.2", "last", {("permuted", 5): 0.08}, True, None),
     ("F3.2", "last", {("permuted", 5): 0.05}, False, None),  # 1.32 / .6 > 1.5
+    ("F3.2", "last", {("permuted", 5): 1.55 * 0.0378}, True, None),
+    ("F3.2", "last", {("permuted", 5): 1.45 * 0.0378}, False, None),
     ("F3.2", "last", {("permuted", 5): 0.03}, False, False),
     ("F3.2", "last", {("permuted", 0): 0.05}, False, None),
     ("F3.2", "last", {("permuted", 0): 0.08}, False, False),

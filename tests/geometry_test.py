@@ -12,7 +12,7 @@ import pytest
 from scipy import optimize
 
 from geomem import geometry
-from geomem.geometry import measurement
+from geomem.geometry import mean_field, measurement
 from geomem.geometry.frames import center_gram, relative_grams
 from tests import problems
 from tests.fakes import also_long
@@ -33,7 +33,7 @@ measure = functools.partial(geometry.manifold_geometry, KEY, num_probes=64)
 
 @pytest.mark.parametrize("half_length", [0.3, 1.0, 3.0])
 def test_segments_have_the_closed_form(half_length):
-  """1/α = ½ + (2/π) arctan R; D = 1."""
+  """1/α = ½ + (2/π) arctan R; D = 1; a probe in ½ − (arctan R)/π is inside."""
   shape = problems.segment(half_length)
   points = np.stack([problems.centered_at_one(shape, 500, s) for s in range(8)])
   found = geometry.manifold_geometry(
@@ -47,6 +47,40 @@ def test_segments_have_the_closed_form(half_length):
   error = 4 * float(found.mean_capacity_stderr)
   assert abs(float(found.mean_capacity) - expected) < error + 0.005 * expected
   np.testing.assert_allclose(found.dimension, 1, atol=1e-3)
+  inside = 0.5 - np.arctan(half_length / norm) / np.pi
+  # Of 4,000 probes: ± .008.
+  np.testing.assert_allclose(found.interior, inside, atol=0.032)
+
+
+def test_interior_and_residual_of_a_manifold_are_those_of_its_probes(
+  monkeypatch,
+):
+  solve, rng = mean_field._solve, np.random.default_rng(0)
+  known = {
+    "interior": rng.random((5, 64)) < 0.3,
+    "residual": rng.random((5, 64)).astype(np.float32),
+  }
+  monkeypatch.setattr(
+    mean_field, "_solve", lambda *args: solve(*args)._replace(**known)
+  )
+  found = measure(POINTS, centers=None)
+  np.testing.assert_allclose(found.interior, known["interior"].mean(axis=1))
+  np.testing.assert_allclose(found.residual, known["residual"].max(axis=1))
+
+
+def test_rounding_is_that_of_the_distance_from_the_first_point():
+  """ε/8 times a bound on it, of at most twice, over the points' spread."""
+  rng = np.random.default_rng(0)
+  spread = np.array([1e-4, 1e-4, 1e-3, 1e-2, 1])[:, None, None]
+  points = 10 * rng.normal(size=(5, 1, 100)) + spread * POINTS
+  found = measure(points, centers=None)
+  about = points - points.mean(axis=1, keepdims=True)
+  lengths = np.sqrt((about**2).sum(axis=2).mean(axis=1))
+  distance = np.linalg.norm(points - points[0, 0], axis=2).max(axis=1)
+  ratio = found.rounding / (np.finfo(np.float32).eps / 8 * distance / lengths)
+  # Of the first manifold it bounds twice the way to the mean of all.
+  assert ratio.min() > 0.99
+  assert ratio[1:].max() < 2
 
 
 def test_gaussian_clouds_give_the_published_numbers():

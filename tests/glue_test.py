@@ -3,6 +3,7 @@
 import functools
 import importlib
 import inspect
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -59,11 +60,16 @@ def by_hand(manifolds, fields, labels):
       if own.sum() > 0:
         S[manifold] = own @ Z / own.sum()
   S0 = anchors.mean(axis=0)
-  a, b, c, axis = [], [], [], []
+  a, b, c, axis, mixed, cosines = [], [], [], [], [], []
   others = ~np.eye(P, dtype=bool)
 
   def shares(A, r):
     return r * (np.linalg.pinv(A, rcond=1e-8, hermitian=True) @ r)
+
+  def cosines_of(A, B):
+    norms = (np.linalg.norm(x, axis=1) for x in (A, B))
+    norms = np.multiply.outer(*norms)
+    return (A @ B.T / np.where(norms > 0, norms, np.inf))[others].mean()
 
   for t, S in zip(probes, anchors, strict=True):
     S1 = S - S0
@@ -71,6 +77,8 @@ def by_hand(manifolds, fields, labels):
     b.append(shares(S1 @ S1.T, S1 @ t))
     c.append(shares(S0 @ S0.T + S1 @ S1.T, S1 @ t))
     axis.append(np.abs(S1 @ S1.T)[others].mean())
+    mixed.append(np.abs(S1 @ S0.T)[others].mean())
+    cosines.append((cosines_of(S1, S1), cosines_of(S1, S0)))
   own = [np.mean(x, axis=0) for x in (a, b, c)]
   a, b, c = (x.sum() for x in own)
   # Σ y Λ s of mean anchors, and of what is left of each: a = ‖their sum‖².
@@ -88,6 +96,10 @@ def by_hand(manifolds, fields, labels):
     "critical_features": a,
     "center_alignment": np.abs(S0 @ S0.T)[others].mean(),
     "axis_alignment": np.mean(axis),
+    "center_axis_alignment": np.mean(mixed),
+    "center_cosine": cosines_of(S0, S0),
+    "axis_cosine": np.mean(cosines, axis=0)[0],
+    "center_axis_cosine": np.mean(cosines, axis=0)[1],
     "active": (np.abs(anchors).sum(axis=2) > 0).mean(axis=0),
     "manifold_capacity": 1 / own[0],
     "manifold_dimension": own[1],
@@ -144,7 +156,7 @@ def test_every_number_is_that_of_the_definition(sizes, labels):
   expected = by_hand(manifolds, fields[:, there], y)
   for name, value in expected.items():
     np.testing.assert_allclose(
-      getattr(found, name), value, rtol=2e-3, err_msg=name
+      getattr(found, name), value, rtol=2e-3, atol=1e-5, err_msg=name
     )
   for one in (found, reduced):
     identity = one.utility * (1 + one.radius**-2) / one.dimension
@@ -153,6 +165,24 @@ def test_every_number_is_that_of_the_definition(sizes, labels):
     assert float(1 / one.capacity) == pytest.approx(float(mean), rel=1e-5)
     mean = one.manifold_dimension.mean()
     assert float(one.dimension) == pytest.approx(float(mean), rel=1e-5)
+
+
+def test_what_is_not_separable_is_interior():
+  """Of 48 points in 23 features, NNLS finds those whose cone holds t."""
+  points = np.random.default_rng(0).normal(size=(P, M, 23)).astype("f4")
+  key, Z = jax.random.key(3), points.reshape(P * M, 23).astype(float)
+  products = geometry.point_products(points)
+  found = geometry.glue(key, products, num_probes=60, reduce_variance=False)
+  fields, y = drawn(key, products, "balanced", 60)
+  signs, probes = np.repeat(y, M, axis=1), fields @ np.linalg.pinv(Z).T
+  distances = [
+    optimize.nnls((s[:, None] * Z).T, t)[1]
+    for s, t in zip(signs, probes, strict=True)
+  ]
+  inside = np.less(distances, 1e-6)
+  assert 0.2 < inside.mean() < 0.8
+  assert float(found.interior) == pytest.approx(inside.mean())
+  assert 0 <= found.residual < 1e-4
 
 
 def test_the_fields_have_the_covariance_of_the_points():
@@ -622,14 +652,22 @@ def test_derivatives_that_do_not_exist_are_nan():
 
 
 def test_pairs_are_measured_each_by_itself():
+  """Of manifolds whose radii differ: no two pairs are alike."""
   points = known_manifolds(4, M, 30, 3, 1.0)
+  centers = points.mean(axis=1, keepdims=True)
+  radii = np.float32([0.1, 0.5, 1.5, 4])[:, None, None]
+  points = centers + radii * (points - centers)
   found = geometry.glue(
     jax.random.key(0), points, labels="pairs", num_probes=100
   )
+  pairs = list(itertools.combinations(range(4), 2))
   assert found.capacity.shape == (6,)
-  alone = geometry.glue(jax.random.key(9), points[[1, 3]], num_probes=100)
-  error = float(jnp.hypot(found.capacity_stderr[4], alone.capacity_stderr))
-  assert abs(float(found.capacity[4] - alone.capacity)) < 4 * error
+  for i, pair in enumerate(pairs):
+    # By other probes.
+    alone = geometry.glue(jax.random.key(9), points[[*pair]], num_probes=100)
+    error = float(jnp.hypot(found.capacity_stderr[i], alone.capacity_stderr))
+    assert abs(float(found.capacity[i] - alone.capacity)) < 4 * error
+  assert np.ptp(found.capacity) > 10 * np.max(found.capacity_stderr)
 
 
 def test_many_points_beyond_the_slots_are_solved():

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from geomem import plots, runs
+from geomem.studies import paper
 from geomem.studies.gradients.findings import find_gradients
 from geomem.studies.paper import comparison
-from tests.fakes import shown
+from tests.fakes import shown, write_run
 
 SIZES = (64, 128, 256)
 # Of the whole network at epochs 0, 1 (the best) and 5 (the last).
@@ -106,6 +107,7 @@ def test_all_hold_where_they_must():
     ("G2", {"unpermuted_slope": -0.2}),
     ("G2", {"unpermuted_slope": 0.2}),
     ("G3", {"closed_form": 0.02}),
+    ("G3", {"closed_form": 0.011}),
     ("G4", {"ratio": (0.3, 0.3, 1.0)}),  # Never small.
     ("G4", {"ratio": (0.1, 0.1, 0.7)}),  # Never like the unpermuted.
     ("G4", {"ratio": (0.1, 0.1, 1.4)}),
@@ -119,6 +121,47 @@ def test_all_hold_where_they_must():
 def test_each_fails_where_it_must_and_no_other(name, changed):
   expected = dict.fromkeys(("G1", "G2", "G3", "G4", "G5"), True)
   assert verdicts(**changed) == expected | {name: False}
+
+
+def test_all_hold_just_within_their_bounds():
+  bounds = {"closed_form": 0.009, "ratio": (0.24, 0.24, 1.3), "slope": -0.46}
+  assert set(verdicts(**bounds).values()) == {True}
+  assert verdicts(ratio=(0.24, 0.24, 0.77))["G4"]
+  assert verdicts(cancelled=(0.05, 0.2, 0.52))["G5"]
+
+
+@pytest.mark.parametrize(
+  ("changed", "holds"),
+  [
+    ({}, True),
+    ({"slope": -0.4}, False),
+    ({"ratio": (0.1, 0.1, 0.7)}, False),
+    ({"ratio": (0.1, 0.1, math.nan)}, None),
+    ({"slope": math.nan}, None),
+  ],
+)
+def test_the_paper_compares_the_numbers_and_judges_both_together(
+  changed, holds, tmp_path
+):
+  """T6 is G1 and G4."""
+  table = TABLE | {"ratio": (0.1, 0.2, 1.0), "closed_form": 0.003} | changed
+  rows = rows_of(**table)
+  write_run(tmp_path / "memorization/gradients", {}, rows)
+  found = {
+    row["metric"]: row for row in paper.compare(tmp_path, paper.SCALES["tiny"])
+  }
+  assert found["T6"]["holds"] is holds
+  expected = {
+    "G1": table["slope"],
+    "G2": table["unpermuted_slope"],
+    "G3": table["closed_form"],
+    "G4 first": table["ratio"][0],
+    "G4 last": table["ratio"][2],
+    "G5": table["cancelled"][2],
+  }
+  for key, value in expected.items():
+    if not math.isnan(value):
+      assert found[key]["value"] == pytest.approx(value, abs=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -85,10 +85,8 @@ def test_the_parts_add_up_to_the_gradient_of_the_loss(train):
   np.testing.assert_allclose(total, expected, atol=2e-6)
 
 
-def test_each_part_is_that_of_the_explicit_jacobian():
-  network = network_of(norm=False)
-  state = network.init(jax.random.key(0))
-  examples = examples_of(7)
+def explicit_jacobian(network, state, examples):
+  """`[n, C]` logits and, by layer, their `[n, C, P]` Jacobian."""
   images = normalized(examples)
   logits, jacobian = jax.jit(
     lambda s: (
@@ -96,10 +94,22 @@ def test_each_part_is_that_of_the_explicit_jacobian():
       jax.jacrev(lambda s: network.apply(s, images).logits)(s),
     )
   )(state)
-  leaves = [jax.tree.leaves(jacobian[n]) for n in network.parameter_layers]
-  J = np.concatenate(
-    [np.reshape(x, (7, CLASSES, -1)) for by in leaves for x in by], axis=-1
-  )
+  by_layer = {
+    name: np.concatenate(
+      [np.reshape(x, (*logits.shape, -1)) for x in jax.tree.leaves(by)], -1
+    )
+    for name, by in jacobian.items()
+    if name in network.parameter_layers
+  }
+  return logits, by_layer
+
+
+def test_each_part_is_that_of_the_explicit_jacobian():
+  network = network_of(norm=False)
+  state = network.init(jax.random.key(0))
+  examples = examples_of(7)
+  logits, by_layer = explicit_jacobian(network, state, examples)
+  J = np.concatenate([by_layer[n] for n in network.parameter_layers], axis=-1)
   p, e = np.asarray(jax.nn.softmax(logits)), np.eye(CLASSES)[examples.labels]
   found = gradients.block_sums(network, state, examples, batch_size=4)
   basis = means_of(found, network)
@@ -230,6 +240,51 @@ def test_sums_merge_in_pairs_and_end_with_all():
   assert [s for n, s, _ in merged if n == 256] == [0b1111]
   assert merged[-1] == (458, 0b11111111, False)
   assert all(halves == (n in (128, 256)) for n, _, halves in merged)
+
+
+def test_norms_by_size_are_those_of_the_explicit_jacobian(monkeypatch):
+  monkeypatch.setattr(law, "BATCH_SIZE", 4)
+  network = network_of(norm=False)
+  state = network.init(jax.random.key(0))
+  examples = examples_of(10)
+  _, by_layer = explicit_jacobian(network, state, examples)
+  draws = np.random.default_rng(1).integers(CLASSES, size=(2, 10))
+  found = law.norms_by_size(network, state, examples, np.int32(draws))
+  assert set(found) == set(by_layer) == set(network.parameter_layers)
+  e = np.eye(CLASSES)[draws]
+  for layer, J in by_layer.items():
+
+    def mean(cotangents, first, last, J=J):
+      chosen = cotangents[:, first:last], J[first:last]
+      return np.einsum("dnc,ncp->dp", *chosen) / (last - first)
+
+    expected = {4: ([], None), 8: ([], []), 10: ([], None)}
+    for g in (-e, 1 / CLASSES - e):  # Raw and centred.
+      halves = mean(g, 0, 4), mean(g, 4, 8)
+      expected[4][0].append(np.mean([(x**2).sum(1) for x in halves], axis=0))
+      for n in (8, 10):
+        expected[n][0].append((mean(g, 0, n) ** 2).sum(axis=1))
+      expected[8][1].append((halves[0] * halves[1]).sum(axis=1))
+    assert list(found[layer]) == [4, 8, 10]
+    for n, (squares, crossed) in expected.items():
+      np.testing.assert_allclose(found[layer][n][0], squares, rtol=1e-4)
+      if crossed is None:
+        assert found[layer][n][1] is None
+      else:
+        np.testing.assert_allclose(
+          found[layer][n][1], crossed, rtol=1e-4, atol=1e-5
+        )
+
+
+def test_the_error_of_the_slope_is_its_spread():
+  rng = np.random.default_rng(0)
+  sizes = np.array([64, 128, 256])
+  noise = rng.lognormal(sigma=0.2, size=(300, 20, 3))
+  slopes, errors = np.transpose(
+    [law.fit_slope(sizes, x / sizes) for x in noise]
+  )
+  assert np.sqrt((errors**2).mean()) == pytest.approx(slopes.std(), rel=0.2)
+  assert slopes.mean() == pytest.approx(-0.5, abs=0.01)
 
 
 def test_the_slope_of_a_power_law_is_found():

@@ -11,7 +11,7 @@ from geomem import runs, studies, training
 from geomem.measures import statistics
 from geomem.studies import train
 from tests.binaries import execute
-from tests.fakes import SMALL_RUN
+from tests.fakes import SMALL_RUN, fields_of
 from tests.log_test import lines_of
 
 SMALL = SMALL_RUN | {"epochs": 3}
@@ -133,6 +133,29 @@ def test_a_run_without_any_geometry_says_so(tmp_path, monkeypatch, caplog):
   assert not rows.where("capacity")
   assert rows.epochs("last") == {0: 0, 1: 0}
   assert "measure_epochs is 3, and the networks are of epochs 0." in caplog.text
+
+
+def test_training_stops_once_the_permuted_labels_are_memorized(
+  tmp_path, monkeypatch
+):
+  by_epoch = [0.1, 0.98, 0.991, 1.0], [0.1, 0.6, 0.8, 0.9]
+  left = [iter(accuracies) for accuracies in by_epoch]
+
+  def scores(_, seed, state):
+    del state
+    values = {"permuted": next(left[seed.number]), "test": 1.0}
+    at = {"metric": "accuracy", "stderr": 0.0}
+    return [at | {"subset": s, "value": value} for s, value in values.items()]
+
+  monkeypatch.setattr(train, "score_subsets", scores)
+  config = studies.make_config(**SMALL | {"stop_when_memorized": True})
+  experiment = studies.prepare(config)
+  seeds = [studies.prepare_seed(experiment, i) for i in (0, 1)]
+  with runs.Run(tmp_path, fields_of(config)) as run:
+    list(train.train_seeds(run, experiment, seeds))
+    scored = run.rows.where("accuracy", subset="permuted")
+  for number, accuracies in ((0, by_epoch[0][:3]), (1, by_epoch[1])):
+    assert scored.where(seed=number).values.tolist() == accuracies
 
 
 def test_training_resumes_bit_for_bit(tmp_path):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from geomem import runs, studies
+from geomem.studies import paper
 from tests.binaries import execute
 
 
@@ -76,6 +77,43 @@ def test_a_preset_is_what_it_says_and_can_be_prepared(name, images):
   experiment = studies.prepare(config.replace(**changed))
   assert experiment.network.name == config.model.model
   studies.prepare_seed(experiment, 0)
+
+
+def test_the_papers_run_is_as_it_states():
+  """The network, the data, the points and the labels; and our recipe."""
+  config = studies.make_config(**paper.SCALES["paper"].fields["memorization"])
+  stated = {"model": "vgg16", "dataset": "cifar100", "permuted_fraction": 0.5}
+  stated |= {"manifold_points": 50, "num_probes": 300, "num_seeds": 5}
+  stated |= {"labels": "permuted", "num_classes": None, "width": None}
+  recipe = {"epochs": 40, "batch_size": 128, "optimizer": "adam"}
+  recipe |= {"learning_rate": 5e-4, "schedule": "cosine"}
+  assert (stated | recipe).items() <= config.flat().items()
+  long = studies.make_config(preset="paper_vgg16_long").flat()
+  changed = {"epochs": 1000, "optimizer": "sgd", "learning_rate": 0.01}
+  changed |= {"schedule": "constant", "momentum": 0.9}
+  expected = stated | recipe | changed | {"num_seeds": 1}
+  assert {name: long[name] for name in expected} == expected
+
+
+@pytest.mark.parametrize("name", paper.SCALES)
+def test_every_scale_has_fields_that_its_studies_take(name):
+  fields = paper.SCALES[name].fields
+  configs = {
+    "memorization": studies.make_config,
+    "rewind": studies.RewindConfig,
+    "gradients": studies.GradientConfig,
+    "capacity": studies.CapacityConfig,
+  }
+  assert set(fields) <= {*configs, "model_size"}
+  for study, config in configs.items():
+    made = config(**fields.get(study, {}))
+    made = made.flat() if study == "memorization" else vars(made)
+    given = fields.get(study, {}).items()
+    assert all(made[k] == v for k, v in given if k != "preset")
+  sizes = dict(fields.get("model_size", {}))
+  widths = sizes.pop("width", ())
+  sweep = studies.model_size_sweep(widths, **sizes)
+  assert not widths or tuple(sweep.axes["width"]) == widths
 
 
 def test_presets_of_a_study_are_listed():

@@ -257,6 +257,40 @@ def test_the_probe_is_the_ridge_regression_of_scikit_learn():
     assert count == 40
 
 
+def test_the_probe_takes_the_best_strength_and_refits():
+  """Noise in more features than points; scikit-learn on the same split."""
+  P, M = 4, 20
+  rng = np.random.default_rng(0)
+  points = np.float32(rng.normal(size=(P, M, 60)))
+  points += np.float32(0.2 * rng.normal(size=(P, 1, 60)))
+  found = compute("probe", geometry.point_products(points))
+  order = jax.random.permutation(
+    jax.random.key(0), np.tile(np.arange(M), (P, 1)), axis=1, independent=True
+  )
+  places = np.asarray(order) + M * np.arange(P)[:, None]
+  fitted, choosing, held_out = (
+    part.ravel() for part in np.split(places, [12, 16], axis=1)
+  )
+  X, labels = flat(points).astype(float), np.repeat(np.arange(P), M)
+
+  def scores(strength, fitted, new):
+    centered = X[fitted] - X[fitted].mean(axis=0)
+    ridge = strength * (centered**2).sum() / len(fitted)
+    model = Ridge(alpha=ridge).fit(X[fitted], np.eye(P)[labels[fitted]])
+    values = model.predict(X[new])
+    error = ((values - np.eye(P)[labels[new]]) ** 2).sum(axis=1).mean()
+    return error, (values.argmax(axis=1) == labels[new]).mean()
+
+  errors = [scores(s, fitted, choosing)[0] for s in probe.STRENGTHS]
+  both = np.concatenate([fitted, choosing])
+  best, worst = (probe.STRENGTHS[f(errors)] for f in (np.argmin, np.argmax))
+  expected = scores(best, both, held_out)[1]
+  assert found["accuracy"] == pytest.approx(expected, abs=1e-6)
+  # The strength and the second fit matter.
+  assert scores(worst, both, held_out)[1] < expected - 0.1
+  assert scores(best, fitted, held_out)[1] < expected - 0.1
+
+
 def test_the_error_of_the_probe_is_that_of_a_mean_over_its_held_out_points():
   found = compute("probe", geometry.point_products(points_of(10)))
   # A fifth of five points, of each of three manifolds.

@@ -369,6 +369,17 @@ def test_correlated_centers_share_directions():
     geometry.correlated_centers(KEY, 4, 9, rank=10, strength=0.5)
 
 
+def test_hyperplanes_that_may_miss_the_origin_need_a_dimension_less():
+  points = np.random.default_rng(0).normal(size=(10, 1, 30))
+  fixed, free = (
+    geometry.simulated_capacity(KEY, points, num_draws=100, bias=bias)
+    for bias in (False, True)
+  )
+  less = fixed.critical_dimension - free.critical_dimension
+  error = np.hypot(fixed.critical_stderr, free.critical_stderr)
+  assert 0 < less < 1 + 3 * error
+
+
 def test_shuffled_labels_leave_no_structure():
   """Tight, well separated manifolds become clouds of all points."""
   points = manifolds(
@@ -439,6 +450,12 @@ def test_several_margins_are_kept_apart(function):
             atol=1e-5,
             err_msg=f"{part} {name}",
           )
+  batched = sample(kappa=1.0, batch_size=2)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, rtol=1e-3, atol=1e-5),
+    batched,
+    alone[1],
+  )
   with pytest.raises(ValueError, match="relative_error was given"):
     sample(relative_error=0.1)
   with pytest.raises(ValueError, match="kappa is nan"):

@@ -626,6 +626,19 @@ def test_what_is_missing_of_the_dip_is_said():
   assert "falls with size cannot be told: accuracies are missing" in fall
 
 
+@pytest.mark.parametrize(("num_permuted", "width"), [(10, 4), (90, 8)])
+def test_each_label_counts_once_towards_interpolation(num_permuted, width):
+  """Of .95 of the permuted labels, and all others, 99.5% are fitted or 95.5."""
+  rows = sized((1.0, 1.0, 1.0), (1.0,) * 3, (0.8,) * 3)
+  counts = {"num_permuted": num_permuted, "num_unpermuted": 100 - num_permuted}
+  for row in rows:
+    row["value"] = counts.get(row["metric"], row["value"])
+  for row in rows.where("accuracy", subset="unpermuted"):
+    fitted = {2: 0.5, 4: 0.95, 8: 1.0}[row["width"]]
+    rows.append(row | {"subset": "permuted", "value": fitted})
+  assert model_size.threshold(model_size.Sizes(rows)) == width
+
+
 def test_sizes_name_their_own_layers_in_doubt():
   rows = runs.Rows()
   for width, converged in ((2, 1.0), (4, 0.9)):

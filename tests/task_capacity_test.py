@@ -98,6 +98,8 @@ def verdicts(**changed):
 
 def test_answers_hold_where_they_should():
   assert verdicts() == [True, True, True, True]
+  half = {"interior": (0.9, 0.55, 0.45, 0), "fitted": (0.1, 0.2, 0.45, 0.55)}
+  assert verdicts(**half) == [True, True, True, True]
 
 
 @pytest.mark.parametrize(
@@ -106,6 +108,8 @@ def test_answers_hold_where_they_should():
     ({"glue": (1, 1, 1, 2)}, 0),
     ({"early": (1, 1, 1, 1)}, 1),
     ({"interior": (0.9, 0.9, 0.9, 0.1)}, 2),
+    ({"interior": (0.9, 0.55, 0.55, 0.45)}, 2),
+    ({"interior": (0.9, 0.55, 0.45, 0), "fitted": (0.1, 0.2, 0.55, 0.9)}, 2),
     ({"probe": (0.2, 0.6, 0.8, 0.79)}, 3),
   ],
 )
