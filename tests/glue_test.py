@@ -797,7 +797,6 @@ def test_control_variates_reduce_errors_and_keep_the_means():
   """Of 60 keys; errors of means and spreads are 1/√60 and 9 % of a spread."""
   rng = np.random.default_rng(0)
   points = rng.normal(size=(P, M, 30)) + 2 * rng.normal(size=(P, 1, 30))
-  points[0] -= points[0].mean(axis=0)  # A centre at the origin has no field.
   products = geometry.point_products(points.astype("f4"))
 
   def measure(reduce):

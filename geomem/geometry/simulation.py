@@ -188,7 +188,7 @@ def simulated_capacity(
   )
 
 
-def _checked(points, mask, bias) -> tuple[np.ndarray, np.ndarray]:
+def _checked(points, mask, bias=False) -> tuple[np.ndarray, np.ndarray]:
   """Returns the points in float64, in coordinates of their span."""
   if isinstance(points, GramStatistics | PointProducts):
     raise ValueError(
