@@ -22,8 +22,8 @@ _TOUCHING = 1e-6
 # Relative square of a distance that counts as none is 100 times this, which
 # keeps the matrix of dependent points positive.
 _RIDGE = 1e-10
-# Active points of the manifolds in question: few, and the most.
-_SLOTS = (64, 320)
+# Most active points of the manifolds in question; of more, none is explained.
+_SLOTS = 256
 # A point is dependent where its squared distance from the span of those before
 # it is below this many times the shift of their root.
 _DEPENDENT = 1e3
@@ -162,9 +162,9 @@ def share_faces(
     active = (lam > 0).reshape(T, P, M) & concerned
     active, fields = active.reshape(T, -1), fields.reshape(T, -1)
 
-    def explained(sample, slots):
+    def explained(active, field):
       """Computes the square of the part in the span of active points."""
-      active, field = sample
+      slots = min(_SLOTS, P * M)
       here, i = jax.lax.top_k(active.astype(jnp.float32), slots)
       p, m = i // M, i % M
       G = own[p[:, None], m[:, None], m[None]]
@@ -176,21 +176,12 @@ def share_faces(
       x = jax.scipy.linalg.solve_triangular(root, field, lower=True)
       return (x**2).sum()
 
-    def of_all(slots):
-      slots = min(slots, P * M)
+    def of_one(sample):
+      zero = jnp.zeros((), K.dtype)
+      there = sample[0].any()
+      return jax.lax.cond(there, lambda: explained(*sample), lambda: zero)
 
-      def of_one(sample):
-        there = sample[0].any()
-        zero = jnp.zeros((), K.dtype)
-        return jax.lax.cond(
-          there, lambda: explained(sample, slots), lambda: zero
-        )
-
-      return jax.lax.map(of_one, (active, fields))
-
-    few, most = _SLOTS
-    fits = active.astype(jnp.float32).sum(axis=1).max() <= few
-    part = jax.lax.cond(fits, lambda: of_all(few), lambda: of_all(most))
+    part = jax.lax.map(of_one, (active, fields))
     return square - part > 100 * ridge * size
 
   return jax.lax.cond(idle.any(), examined, lambda: jnp.zeros(T, bool))
