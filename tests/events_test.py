@@ -232,17 +232,32 @@ def test_without_the_writer_no_run_is_begun(tmp_path):
   assert not (tmp_path / "run").exists()
 
 
-def test_a_directory_of_other_files_is_not_replaced(finished, tmp_path):
+@pytest.mark.parametrize("name", ["events.out.tfevents.1.host", "notes.txt"])
+def test_a_directory_of_other_files_is_not_replaced(finished, tmp_path, name):
   """Such as a run of this name, or TensorBoard's files of other programs."""
-  other = tmp_path / "tensorboard" / "mine" / "events.out.tfevents.1.host"
+  other = tmp_path / "tensorboard" / "mine" / name
   other.parent.mkdir(parents=True)
   other.write_text("precious")
   with pytest.raises(runs.RunError, match="none of geomem's event files"):
     report.write_events(finished, tmp_path)
   assert other.read_text() == "precious"
-  live = events._Live(finished, tmp_path / "tensorboard")
+
+
+def test_below_a_run_only_event_files_are_replaced(tmp_path):
+  path = write(tmp_path / "run", {}, curves(0))
+  before = path / "tensorboard" / "events.out.tfevents.1.host"
+  notes = path / "tensorboard" / "notes.txt"
+  before.parent.mkdir()
+  for file in (before, notes):
+    file.write_text("")
+  live = events._Live(path, path / "tensorboard")
   for _ in range(2):  # The second takes the place of the first.
     live.begin()
-    own = [*other.parents[1].glob(events._OWN_FILES)]
-    assert len(own) == 1
-  assert other.read_text() == "precious"
+    assert len([*notes.parent.glob("events.*")]) == 1
+  assert notes.exists()
+  with pytest.raises(runs.RunError, match=r"notes\.txt is none"):
+    report.write_events(path)
+  notes.unlink()
+  before.write_text("")  # Of an earlier version.
+  report.write_events(path)
+  assert not before.exists()

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from geomem import runs
-from geomem.studies.finding import doubts
+from geomem.studies.finding import believable, doubts
 from geomem.studies.memorization import Memorization
 from geomem.studies.memorization_findings import find
 
@@ -492,3 +492,19 @@ def test_the_most_frequent_label_needs_no_learning():
   assert {f.holds for f in found} == {None}
   assert "chance (0.770)" in found[0].sentence
   assert "chance is 0.770" in found[1].sentence
+
+
+def test_glue_says_itself_where_too_much_is_unsolved():
+  """One probe of many that is not solved leaves its capacity a number."""
+  at = {"seed": 0, "epoch": 1, "layer": "fc1", "layer_index": 1}
+  at |= {"subset": "test"}
+  of_glue = [("glue_capacity", 0.2), ("glue_converged", 0.995)]
+  of_field = [("capacity", 0.1), ("radius", 1.0), ("converged", 0.9)]
+  rows = runs.Rows(
+    at | {"metric": metric, "value": value}
+    for metric, value in (*of_glue, *of_field)
+  )
+  values = {row["metric"]: row["value"] for row in believable(rows)}
+  assert values["glue_capacity"] == 0.2
+  assert math.isnan(values["capacity"] + values["radius"])
+  assert len(doubts(rows)) == 1

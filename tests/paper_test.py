@@ -628,3 +628,17 @@ def test_shorter_stages_come_before_one_that_fits_no_start(
   said = capsys.readouterr().out
   assert "figa1 needs several starts; this one does a part." in said
   assert "fig1b needs 6.0 min for one of its units" in said
+
+
+def test_a_number_is_unknown_where_what_it_rests_on_did_not_converge(tmp_path):
+  """And no other: verdict and number of a row go together."""
+  rows = memorized_rows()
+  for row in runs.Rows(rows).where("capacity", subset="test", layer="fc1"):
+    solved = {"metric": "converged", "value": 0.98 if row["epoch"] == 1 else 1}
+    rows.append(row | solved)
+  found = verdicts(tmp_path, "memorization", rows)
+  assert "fc1 of test examples at epoch 1" in found.pop("doubt")["text"]
+  undecided = {key for key, row in found.items() if row["holds"] is None}
+  assert undecided == {"F3.1", "F3.5"}
+  values = {k: row["value"] for k, row in found.items() if k not in undecided}
+  assert np.isfinite([*values.values()]).all()

@@ -728,9 +728,15 @@ def test_an_error_of_one_host_ends_the_sweep_of_several(tmp_path, monkeypatch):
   monkeypatch.setattr(sweep, "Memorization", fail)
   fail.name = studies.Memorization.name
   cells = sweep_of().cells(tmp_path)[:1] * 3
-  common = [training.NonFiniteLossError("all"), runs.RunError("all")]
-  errors = [*common, OSError("one")]
+  errors = [runs.RunError("all"), ValueError("all"), OSError("one")]
   bar = study.silent(total=len(cells))
   with pytest.raises(OSError, match="one"):
     sweep._do_cells(cells, bar, study.silent, study.unwatched)
+  assert not errors
+  # In the work, one host alone may read a damaged image.
+  monkeypatch.setattr(sweep, "Memorization", lambda config: config)
+  monkeypatch.setattr(sweep, "run", lambda *_, **__: fail(None))
+  errors[:] = [training.NonFiniteLossError("all"), ValueError("one")]
+  with pytest.raises(ValueError, match="one"):
+    sweep._do_cells(cells[:2], bar, study.silent, study.unwatched)
   assert not errors

@@ -124,8 +124,8 @@ def permute_labels(
   given, labels = np.asarray(labels), np.asarray(labels).astype(np.int32)
   if given.dtype.kind not in "iu" or (labels != given).any():
     raise ValueError(
-      f"The labels are {given.dtype}, up to {given.max()}; whole numbers of 32"
-      " bits were expected."
+      f"The labels are {given.dtype}, such as {given.ravel()[-1:]}; whole"
+      " numbers of 32 bits were expected."
     )
   keys = jax.random.split(key)
   count = round(fraction * len(labels))

@@ -21,8 +21,9 @@ from geomem.report.page import parts_of
 
 _LOG = logging.getLogger(__name__)
 _SECONDS = 5.0  # Between updates.
-# TensorBoard reads these, and no other program writes them.
-_OWN_FILES = "events.out.tfevents.*.geomem"
+# TensorBoard reads all of these, and no other program writes the latter. Below
+# a run, those of earlier versions are its own, too.
+_FILES, _OWN_FILES = "events.out.tfevents.*", "events.out.tfevents.*.geomem"
 
 # The points of each tag's curve: (value, epoch).
 Curves = dict[str, list[tuple[float, int]]]
@@ -85,7 +86,7 @@ class _Live:
     """Recreates the files, so that TensorBoard sees no row twice."""
     with self._guarded():
       with disk.explained(self._target):
-        for file in self._target.rglob(_OWN_FILES):
+        for file in self._target.rglob(_FILES):
           file.unlink()
       _write_config(self._path, self._target)
       self.update()
@@ -180,8 +181,9 @@ def write_events(
   above = path if out is None else pathlib.Path(out)
   target = above / "tensorboard"
   disk.check_literal(target)
+  own_files = _OWN_FILES if out else _FILES
   for file in target.rglob("*"):
-    if not (file.is_dir() or file.match(_OWN_FILES)):
+    if not (file.is_dir() or file.match(own_files)):
       raise runs.RunError(
         f"{target} would be replaced, but {file} is none of geomem's event"
         " files. Move it away, or choose another directory with --out."

@@ -303,9 +303,10 @@ def _marker(path: pathlib.Path | str) -> pathlib.Path:
 
 
 def _digest(path: pathlib.Path | str) -> dict[str, Any]:
-  content = units.content(rows_file(path))
-  digest = hashlib.sha256(content).hexdigest()
-  return {"rows": content.count(b"\n"), "sha256": digest}
+  # Whatever the ends of lines have become.
+  lines = units.content(rows_file(path)).splitlines()
+  digest = hashlib.sha256(units.join(lines)).hexdigest()
+  return {"rows": len(lines), "sha256": digest}
 
 
 def mark_complete(path: pathlib.Path | str) -> None:

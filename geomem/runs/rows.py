@@ -319,7 +319,10 @@ class Rows(list):
 
     It is that of the most frequent label, or of older runs 1/classes.
     """
-    return self.fact("chance_accuracy") | self.fact("majority_accuracy")
+    highest = self.fact("chance_accuracy")
+    for row in self.where("majority_accuracy"):
+      highest[row["seed"]] = max(highest.get(row["seed"], 0), row["value"])
+    return highest
 
   def narrow(self) -> dict[int, str]:
     """Names the layers of fewer than 2M features, where chance is higher.

@@ -184,6 +184,7 @@ class Run(contextlib.AbstractContextManager):
       return
     # A killed unit leaves rows only behind those of the units in the journal.
     is_tail = known == self._units != {} and lines[: len(kept)] == kept
+    is_tail |= known.keys() == {units.name_of({})}  # Derived by `replace`.
     if others and not (is_tail and all(map(parse, others[:-1]))):
       aside = self.path / "results.jsonl.damaged"
       disk.append_whole(aside, units.join(others))

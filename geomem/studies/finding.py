@@ -11,12 +11,11 @@ from geomem import runs
 _MOST_NAMED = 3
 # Of mean-field theory and of GLUE.
 _CAPACITIES = ("capacity", "glue_capacity")
-# What is not to be believed where manifolds did not converge, by the metric
-# that says so.
-_OF_SOLVED = {
-  "converged": ("capacity", "radius", "dimension"),
-  "glue_converged": ("glue_capacity",),
-}
+# Metrics that say which problems were solved, of both.
+_CONVERGED = ("converged", "glue_converged")
+# What is unknown where mean-field theory did not converge. GLUE is NaN itself
+# where too many of its problems are not solved.
+_OF_MEAN_FIELD = ("capacity", "radius", "dimension")
 # Smallest share of permuted labels fitted beyond chance that counts as memory.
 _MEMORIZED = 0.2
 # What another number K of shared directions removed leaves of a capacity, a
@@ -201,16 +200,13 @@ def believable(rows: runs.Rows) -> runs.Rows:
   def place(row: runs.Row) -> tuple:
     return tuple((k, v) for k, v in sorted(row.items()) if k not in numbers)
 
-  unsolved = {
-    (metric, place(row))
-    for row in _unsolved(rows, _OF_SOLVED)
-    for metric in _OF_SOLVED[row["metric"]]
-  }
+  unsolved = set(map(place, _unsolved(rows, ["converged"])))
   if not unsolved:
     return rows
-  unknown = {"value": math.nan}
   return runs.Rows(
-    row | unknown if (row["metric"], place(row)) in unsolved else row
+    row | {"value": math.nan}
+    if row["metric"] in _OF_MEAN_FIELD and place(row) in unsolved
+    else row
     for row in rows
   )
 
@@ -224,7 +220,7 @@ def doubts(rows: runs.Rows) -> list[str]:
   """
   of_layers = runs.Rows(row for row in rows if row["layer"] is not None)
   capacities = of_layers.where(_CAPACITIES)
-  bad = _unsolved(of_layers, _OF_SOLVED)
+  bad = _unsolved(of_layers, _CONVERGED)
   bad += [row for row in capacities if not runs.has_value(row)]
   if not bad:
     return []

@@ -20,7 +20,7 @@ from geomem.studies.study import Watch, run, silent, unwatched
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE = 5.0  # Seconds between retries of cells that others hold.
-# Errors that every host has alike.
+# Errors in the work that every host has alike; before it, ValueErrors are.
 _OF_ALL_HOSTS = (runs.RunError, training.NonFiniteLossError)
 # The fields that say which data a cell is trained on, beside their place.
 _DATA = ("dataset", "image_size", "num_classes", "examples_per_class")
@@ -202,6 +202,7 @@ def _do_cells(waiting: list[Cell], bar, progress, watch) -> list[Failure]:
       if parallel.from_first(functools.partial(runs.is_held, cell.path)):
         held.append(cell)
         continue
+      study = None
       try:
         study = Memorization(cell.config)
         run(study, cell.path, progress=progress, watch=watch)
@@ -209,7 +210,8 @@ def _do_cells(waiting: list[Cell], bar, progress, watch) -> list[Failure]:
         held.append(cell)
         continue
       except Exception as error:  # One failing cell must not end the others.
-        if jax.process_count() > 1 and not isinstance(error, _OF_ALL_HOSTS):
+        alike = _OF_ALL_HOSTS if study else ValueError
+        if jax.process_count() > 1 and not isinstance(error, alike):
           raise  # Other hosts may be without it, and wait for this one.
         _LOG.info("%s failed: %s", cell.path, error)
         failures.append(Failure(cell, error))
@@ -277,9 +279,7 @@ def _collect(
       others.append(f"{place.name} ({field} differs)")
     elif place != cell.path:
       others.append(f"{place.name} (the cell is {cell.path.name})")
-    elif not runs.is_complete(place):
-      others.append(f"{place.name} (its rows have changed)")
-    else:
+    elif runs.is_complete(place):  # It warns of rows that have changed.
       cells.append((columns, place))
       _check_data(place, first.setdefault(_named_data(stored), place))
   if others:

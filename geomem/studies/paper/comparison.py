@@ -47,10 +47,11 @@ _CHANGES = ("F3.2", "F3.3", "F3.4 radius", "F3.4 dimension", "F3.5")
 def _memorization(rows: runs.Rows, is_the_papers: bool) -> _Judged:
   if set(rows.where("capacity").subsets) < set(runs.SUBSETS):
     return {}, {}
+  no_best, no_last = (incomplete(rows, which) for which in ("best", "last"))
+  # What did not converge is unknown by itself, as in the findings.
   rows = believable(rows)
   chance, values, numbers = rows.chance_capacity(), {}, []
   changed, _ = changed_seeds(rows)
-  no_best, no_last = (incomplete(rows, which) for which in ("best", "last"))
   for seed in rows.seeds:
     of_seed, ratios = rows.where(seed=seed), {"F3.1": np.nan}
     if seed not in no_best:
