@@ -121,8 +121,9 @@ def permute_labels(
     raise ValueError(
       f"permuted_fraction is {fraction}; it must lie between 0 and 1."
     )
-  given, labels = np.asarray(labels), np.asarray(labels).astype(np.int32)
-  if given.dtype.kind not in "iu" or (labels != given).any():
+  given = np.asarray(labels)
+  labels = given.astype(np.int32) if given.dtype.kind in "iu" else None
+  if labels is None or (labels != given).any():
     raise ValueError(
       f"The labels are {given.dtype}, such as {given.ravel()[-1:]}; whole"
       " numbers of 32 bits were expected."

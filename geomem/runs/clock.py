@@ -9,6 +9,11 @@ import time
 
 from geomem import disk, parallel
 
+# What reading a damaged file may raise.
+_DAMAGE = (
+  *(OSError, ValueError, TypeError, KeyError),
+  *(OverflowError, RecursionError),
+)
 _SECONDS = 30.0  # Between saves: at most this is lost if a process is killed.
 
 
@@ -17,9 +22,7 @@ def _read(path: pathlib.Path | str) -> dict[str, float]:
   try:
     kept = json.loads((pathlib.Path(path) / "duration.json").read_bytes())
     return {"seconds": float(kept["seconds"]), "starts": int(kept["starts"])}
-  except (OSError, ValueError, TypeError, KeyError, RecursionError):
-    return {}
-  except OverflowError:  # Of a number that no float holds.
+  except _DAMAGE:
     return {}
 
 

@@ -100,18 +100,11 @@ def find(rows: runs.Rows) -> list[Finding]:
   permuted, *others = (
     rows.at("best").where(subset=s) for s in ("permuted", "restored", "test")
   )
-
-  ends = runs.Rows([*best, *last])
-  first, deepest = hidden[:early], hidden[-1:]
-
-  def unsolved(layers, *subsets) -> str:
-    return unbelievable(
-      ends, layer_index=layers, subset=subsets or runs.SUBSETS
-    )
+  unconverged = _unconverged(rows, changed, hidden, early)
 
   def judge(name, nothing, test: Callable, *of) -> Finding:
-    holds, sentence = None, nothing
-    if not nothing:
+    holds, sentence = None, nothing or unconverged[name]
+    if not sentence:
       holds, reason, sentence = test(*of)
       if holds is None:
         sentence += f"; {reason}"
@@ -124,55 +117,45 @@ def find(rows: runs.Rows) -> list[Finding]:
     return [
       judge(
         "F3.1",
-        no_best
-        or _unlearnt(rows)
-        or too_narrow(rows, *hidden)
-        or unbelievable(
-          runs.Rows([*permuted, *(row for of in others for row in of)]),
-          layer_index=hidden,
-        ),
+        no_best or _unlearnt(rows) or too_narrow(rows, *hidden),
         _permuted_at_chance,
         at_best,
         chance,
         _doubt(permuted),
         _doubt(*others, least_left=_LITTLE_LEFT),
       ),
-      judge(
-        "F3.2",
-        no_half or unsolved([*first, *deepest], "permuted"),
-        _permuted_rises_late,
-        *capacity,
-        early,
-        doubt,
-      ),
+      judge("F3.2", no_half, _permuted_rises_late, *capacity, early, doubt),
       judge(
         "F3.3",
-        undecided
-        or too_narrow(rows, *deepest)
-        or unsolved(deepest, "restored"),
+        undecided or too_narrow(rows, *hidden[-1:]),
         _restored_falls,
         *capacity,
         chance,
         doubt,
         changed,
       ),
-      judge(
-        "F3.4",
-        undecided or unsolved(deepest, "permuted"),
-        _permuted_shrinks,
-        *sizes,
-        doubt,
-        changed,
-      ),
-      judge(
-        "F3.5",
-        no_half or unsolved(first),
-        _early_layers_stay,
-        *capacity,
-        early,
-        doubt,
-      ),
+      judge("F3.4", undecided, _permuted_shrinks, *sizes, doubt, changed),
+      judge("F3.5", no_half, _early_layers_stay, *capacity, early, doubt),
     ]
+
+
+def _unconverged(
+  rows, changed, hidden: list[int], early: int
+) -> dict[str, str]:
+  """Names the layers that each finding needs and that did not converge."""
+  ends = runs.Rows(row for which in EPOCHS for row in changed.at(which))
+  first, deepest = hidden[:early], hidden[-1:]
+  needed = {
+    "F3.1": (rows.at("best"), hidden, ("permuted", "restored", "test")),
+    "F3.2": (ends, [*first, *deepest], "permuted"),
+    "F3.3": (ends, deepest, "restored"),
+    "F3.4": (ends, deepest, "permuted"),
+    "F3.5": (ends, first, runs.SUBSETS),
+  }
+  return {
+    name: unbelievable(of, layer_index=layers, subset=subsets)
+    for name, (of, layers, subsets) in needed.items()
+  }
 
 
 def changed_seeds(rows: runs.Rows) -> tuple[runs.Rows, str]:
